@@ -1,0 +1,347 @@
+"""Activation functions a = σ(z) and their derivatives, side by side.
+
+Two kinds. An :class:`Elementwise` σ acts on each unit alone, so its Jacobian ∂a/∂z is diagonal and all that is needed
+is σ'(z). :class:`Softmax` couples the units of a layer; its Jacobian is full. Both answer the same question in the
+backward pass: given ∂C/∂a, what is ∂C/∂z = Jᵀ ∂C/∂a (:meth:`Activation.pull_back`)?
+
+To add one, derive from :class:`Elementwise`, write ``value`` and ``derivative``, and let
+:func:`engine.testing.check_activation` compare the two.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from engine.arrays import Array
+from engine.special import erf
+
+
+class Activation(ABC):
+    """a = σ(z) on a layer: z and a are [E..., n, B].
+
+    Attributes:
+        low, high: bounds of the values σ can take (closed).
+        normalised: whether the values of a layer sum to one.
+        steepest: sup |σ'(z)|; the scale against which a unit counts as saturated.
+        gain: the σ_w² = fan_in · Var[W] that the literature pairs with σ (2 for rectifiers, He et al. 2015; else 1).
+    """
+
+    low: ClassVar[float] = -math.inf
+    high: ClassVar[float] = math.inf
+    normalised: ClassVar[bool] = False
+    steepest: float = 1.0
+    gain: float = 1.0
+
+    @abstractmethod
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        """a = σ(z), written into ``out`` when given; shape of z."""
+
+    @abstractmethod
+    def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
+        """∂C/∂z = Jᵀ ∂C/∂a with J = ∂a/∂z; all [E..., n, B]. ``out`` must not be ``dC_da``."""
+
+    @abstractmethod
+    def jacobian(self, z: Array, a: Array) -> Array:
+        """J = ∂a/∂z of every example: [E..., B, n, n], entry (i, j) = ∂a_i/∂z_j."""
+
+
+class Elementwise(Activation):
+    """An activation that acts on each unit alone: J = diag σ'(z)."""
+
+    @abstractmethod
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        """σ'(z), given z and a = σ(z) (use whichever is cheaper); shape of z."""
+
+    def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
+        """∂C/∂z = ∂C/∂a ⊙ σ'(z)."""
+        delta = self.derivative(z, a, out=out)
+        delta *= dC_da
+        return delta
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        """The diagonal matrices diag σ'(z): [E..., B, n, n]."""
+        slopes = np.swapaxes(self.derivative(z, a), -1, -2)
+        return slopes[..., None] * np.eye(z.shape[-2], dtype=slopes.dtype)
+
+
+def _logistic(z: Array, out: Array | None = None) -> Array:
+    """1 / (1 + e^−z). For z < −709 (float64) e^−z is infinite and the value is 0, as it should be."""
+    s = np.negative(z, out=out)
+    np.exp(s, out=s)
+    s += 1
+    return np.reciprocal(s, out=s)
+
+
+@dataclass(frozen=True)
+class Sigmoid(Elementwise):
+    """σ(z) = 1/(1 + e^−z), σ' = σ(1 − σ) ≤ ¼. Source: the derivation, last section."""
+
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+    steepest = 0.25
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return _logistic(z, out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.subtract(1, a, out=out)
+        s *= a
+        return s
+
+
+@dataclass(frozen=True)
+class Tanh(Elementwise):
+    """σ(z) = tanh z, σ' = 1 − σ² ≤ 1."""
+
+    low: ClassVar[float] = -1.0
+    high: ClassVar[float] = 1.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.tanh(z, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.multiply(a, a, out=out)
+        return np.subtract(1, s, out=s)
+
+
+@dataclass(frozen=True)
+class Relu(Elementwise):
+    """σ(z) = max(0, z), σ' = 1 where z > 0, else 0. Source: Nair & Hinton, "Rectified Linear Units", 2010."""
+
+    low: ClassVar[float] = 0.0
+    gain = 2.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.maximum(z, 0, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.empty_like(z) if out is None else out
+        np.greater(z, 0, out=s)
+        return s
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Elementwise):
+    """σ(z) = z where z > 0, else αz; σ' = 1 or α. Source: Maas, Hannun & Ng, "Rectifier Nonlinearities", 2013."""
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"alpha={self.alpha}: must be in [0, 1)")
+
+    @property
+    def gain(self) -> float:  # type: ignore[override]
+        """2/(1 + α²): He et al. 2015, equation (15)."""
+        return 2.0 / (1.0 + self.alpha**2)
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.multiply(z, self.alpha, out=out)
+        return np.maximum(z, a, out=a)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.empty_like(z) if out is None else out
+        s[...] = self.alpha
+        np.copyto(s, 1, where=z > 0)
+        return s
+
+
+@dataclass(frozen=True)
+class Elu(Elementwise):
+    """σ(z) = z where z > 0, else α(e^z − 1); σ' = 1 or σ + α. Source: Clevert, Unterthiner & Hochreiter, 2016."""
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha}: must be > 0")
+
+    @property
+    def steepest(self) -> float:  # type: ignore[override]
+        """max(1, α)."""
+        return max(1.0, self.alpha)
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.minimum(z, 0, out=out)
+        np.expm1(a, out=a)
+        a *= self.alpha
+        np.copyto(a, z, where=z > 0)
+        return a
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.add(a, self.alpha, out=out)
+        np.copyto(s, 1, where=z > 0)
+        return s
+
+
+@dataclass(frozen=True)
+class Selu(Elementwise):
+    """σ(z) = λz where z > 0, else λα(e^z − 1), with the λ, α that fix mean 0 and variance 1.
+
+    Source: Klambauer, Unterthiner, Mayr & Hochreiter, "Self-Normalizing Neural Networks", 2017.
+    """
+
+    LAMBDA: ClassVar[float] = 1.0507009873554804934193349852946
+    ALPHA: ClassVar[float] = 1.6732632423543772848170429916717
+    steepest = LAMBDA * ALPHA
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.minimum(z, 0, out=out)
+        np.expm1(a, out=a)
+        a *= self.ALPHA
+        np.copyto(a, z, where=z > 0)
+        a *= self.LAMBDA
+        return a
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.add(a, self.LAMBDA * self.ALPHA, out=out)
+        np.copyto(s, self.LAMBDA, where=z > 0)
+        return s
+
+
+@dataclass(frozen=True)
+class Gelu(Elementwise):
+    """σ(z) = z Φ(z), σ' = Φ(z) + z φ(z), with Φ, φ the normal distribution and density.
+
+    Source: Hendrycks & Gimpel, "Gaussian Error Linear Units", 2016 (the exact form, not the tanh approximation).
+    """
+
+    steepest = 1.1289  # at z = √2
+    gain = 2.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.multiply(z, self._distribution(z), out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.multiply(z, z, out=out)
+        s *= -0.5
+        np.exp(s, out=s)
+        s *= z
+        s *= (2 * math.pi) ** -0.5
+        s += self._distribution(z)
+        return s
+
+    @staticmethod
+    def _distribution(z: Array) -> Array:
+        p = erf(z * 0.5**0.5)
+        p += 1
+        p *= 0.5
+        return p
+
+
+@dataclass(frozen=True)
+class Silu(Elementwise):
+    """σ(z) = z s(z), σ' = s + σ(1 − s), with s the logistic function.
+
+    Source: Elfwing, Uchibe & Doya, "Sigmoid-Weighted Linear Units", 2018; "swish" in Ramachandran et al. 2017.
+    """
+
+    steepest = 1.0999  # at z = 2.3994
+    gain = 2.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = _logistic(z, out)
+        a *= z
+        return a
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        logistic = _logistic(z)
+        s = np.subtract(1, logistic, out=out)
+        s *= a
+        s += logistic
+        return s
+
+
+@dataclass(frozen=True)
+class Softplus(Elementwise):
+    """σ(z) = ln(1 + e^z), σ' = 1/(1 + e^−z). Source: Dugas et al., 2001."""
+
+    low: ClassVar[float] = 0.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.logaddexp(z, 0, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return _logistic(z, out)
+
+
+@dataclass(frozen=True)
+class Softsign(Elementwise):
+    """σ(z) = z/(1 + |z|), σ' = (1 − |σ|)². Source: Bergstra et al., 2009; studied by Glorot & Bengio, 2010."""
+
+    low: ClassVar[float] = -1.0
+    high: ClassVar[float] = 1.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.abs(z, out=out)
+        a += 1
+        return np.divide(z, a, out=a)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.abs(a, out=out)
+        np.subtract(1, s, out=s)
+        s *= s
+        return s
+
+
+@dataclass(frozen=True)
+class HardTanh(Elementwise):
+    """σ(z) = min(1, max(−1, z)), σ' = 1 inside (−1, 1), else 0. Source: Collobert, 2004."""
+
+    low: ClassVar[float] = -1.0
+    high: ClassVar[float] = 1.0
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.maximum(z, -1, out=out)
+        return np.minimum(a, 1, out=a)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.empty_like(z) if out is None else out
+        np.less(np.abs(z), 1, out=s)
+        return s
+
+
+@dataclass(frozen=True)
+class Identity(Elementwise):
+    """σ(z) = z, σ' = 1: linear networks."""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.positive(z, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        s = np.empty_like(z) if out is None else out
+        s[...] = 1
+        return s
+
+
+@dataclass(frozen=True)
+class Softmax(Activation):
+    """a_i = e^{z_i} / Σ_j e^{z_j} over the units of a layer; ∂a_i/∂z_j = a_i (δ_ij − a_j), not diagonal.
+
+    Jᵀ v = a ⊙ (v − Σ_i a_i v_i). Source: Bridle, "Probabilistic Interpretation of Feedforward Classification", 1990.
+    """
+
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+    normalised: ClassVar[bool] = True
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        a = np.subtract(z, z.max(axis=-2, keepdims=True), out=out)
+        np.exp(a, out=a)
+        a /= a.sum(axis=-2, keepdims=True)
+        return a
+
+    def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
+        weighted = np.multiply(a, dC_da, out=out)
+        mean = weighted.sum(axis=-2, keepdims=True)
+        weighted -= a * mean
+        return weighted
+
+    def jacobian(self, z: Array, a: Array) -> Array:
+        rows = np.swapaxes(a, -1, -2)
+        return rows[..., None] * (np.eye(a.shape[-2], dtype=a.dtype) - rows[..., None, :])

@@ -1,0 +1,281 @@
+"""Initial weights and biases. Each is a distribution with a known variance, so that theory can read it.
+
+``sample`` draws in float64 whatever the run's type, so float32 and float64 runs start from the same numbers.
+fan_in = m and fan_out = n are those of the layer W [n, m], for its biases b [n, 1] as well.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.activations import Activation
+from engine.arrays import Array
+from engine.network import Network
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a draw is for: the layer's number, the matrix's shape (W [n, m] or b [n, 1]) and the layer's fans."""
+
+    layer: int
+    shape: tuple[int, int]
+    fan_in: int
+    fan_out: int
+
+
+class Initializer(ABC):
+    """A distribution over matrices [n, k] with independent (or rotation-invariant) entries."""
+
+    @abstractmethod
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        """Mean square of an entry (its variance, for the centred ones)."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        """One draw, float64 [n, k]."""
+
+
+def _positive(name: str, value: float, allow_zero: bool = False) -> None:
+    if not (value > 0 or (allow_zero and value == 0)) or math.isinf(value):
+        raise ValueError(f"{name}={value}: must be {'>= 0' if allow_zero else '> 0'} and finite")
+
+
+class _Normal(Initializer):
+    """N(0, variance)."""
+
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        return rng.standard_normal(place.shape) * math.sqrt(self.variance(place.fan_in, place.fan_out))
+
+
+class _Uniform(Initializer):
+    """U(−r, r) with r = √(3 variance)."""
+
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        return (2 * rng.random(place.shape) - 1) * math.sqrt(3 * self.variance(place.fan_in, place.fan_out))
+
+
+@dataclass(frozen=True)
+class Gaussian(_Normal):
+    """N(0, s²)."""
+
+    std: float
+
+    def __post_init__(self) -> None:
+        _positive("std", self.std, allow_zero=True)
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.std**2
+
+
+@dataclass(frozen=True)
+class GaussianFanIn(_Normal):
+    """N(0, s²/fan_in). s = 1 is Nielsen's "better" initialisation and LeCun's (1998)."""
+
+    std: float
+
+    def __post_init__(self) -> None:
+        _positive("std", self.std, allow_zero=True)
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.std**2 / fan_in
+
+
+@dataclass(frozen=True)
+class UniformFanIn(_Uniform):
+    """U(−1/√fan_in, 1/√fan_in), variance 1/(3 fan_in): the "standard" one of Glorot & Bengio, 2010, equation (1)."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 1 / (3 * fan_in)
+
+
+@dataclass(frozen=True)
+class GlorotNormal(_Normal):
+    """N(0, 2/(fan_in + fan_out)). Source: Glorot & Bengio, "Understanding the difficulty of training ...", 2010."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 2 / (fan_in + fan_out)
+
+
+@dataclass(frozen=True)
+class GlorotUniform(_Uniform):
+    """U(±√(6/(fan_in + fan_out))). Source: Glorot & Bengio, 2010, equation (16)."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 2 / (fan_in + fan_out)
+
+
+@dataclass(frozen=True)
+class HeNormal(_Normal):
+    """N(0, 2/fan_in). Source: He, Zhang, Ren & Sun, "Delving Deep into Rectifiers", 2015, equation (10)."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 2 / fan_in
+
+
+@dataclass(frozen=True)
+class HeUniform(_Uniform):
+    """U(±√(6/fan_in)), variance 2/fan_in. Source: He et al., 2015."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 2 / fan_in
+
+
+@dataclass(frozen=True)
+class LecunNormal(_Normal):
+    """N(0, 1/fan_in). Source: LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.6."""
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return 1 / fan_in
+
+
+@dataclass(frozen=True)
+class Matched(_Normal):
+    """N(0, g/fan_in) with the g that the literature pairs with the activation: He for rectifiers, LeCun otherwise.
+
+    g is :attr:`engine.activations.Activation.gain`.
+    """
+
+    activation: Activation
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.activation.gain / fan_in
+
+
+@dataclass(frozen=True)
+class MeanFieldWeights(_Normal):
+    """N(0, σ_w²/fan_in). Source: Poole et al., "Exponential expressivity in deep neural networks", 2016."""
+
+    sigma_w2: float
+
+    def __post_init__(self) -> None:
+        _positive("sigma_w2", self.sigma_w2)
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.sigma_w2 / fan_in
+
+
+@dataclass(frozen=True)
+class MeanFieldBiases(_Normal):
+    """N(0, σ_b²), whatever the fan. Source: Poole et al., 2016."""
+
+    sigma_b2: float
+
+    def __post_init__(self) -> None:
+        _positive("sigma_b2", self.sigma_b2, allow_zero=True)
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.sigma_b2
+
+
+@dataclass(frozen=True)
+class Orthogonal(Initializer):
+    """g·Q with QᵀQ = 1 (or QQᵀ = 1 if wider than high), uniform over such matrices; mean square g²/max(n, m).
+
+    Source: Saxe, McClelland & Ganguli, 2014; the sign fix that makes Q uniform: Mezzadri, 2007.
+    """
+
+    gain: float
+
+    def __post_init__(self) -> None:
+        _positive("gain", self.gain)
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.gain**2 / max(fan_in, fan_out)
+
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        n, m = place.shape
+        q, r = np.linalg.qr(rng.standard_normal((max(n, m), min(n, m))))
+        q = q * np.sign(np.diagonal(r))
+        return self.gain * (q if n >= m else q.T)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Initializer):
+    """N(0, s²) conditioned on |w| ≤ c·s (redrawn until inside); variance s²·(1 − 2cφ(c)/(2Φ(c) − 1))."""
+
+    std: float
+    cut: float
+
+    def __post_init__(self) -> None:
+        _positive("std", self.std)
+        if not self.cut >= 0.1:
+            raise ValueError(f"cut={self.cut}: must be >= 0.1 standard deviations")
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        density = math.exp(-(self.cut**2) / 2) / math.sqrt(2 * math.pi)
+        return self.std**2 * (1 - 2 * self.cut * density / math.erf(self.cut / math.sqrt(2)))
+
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        draw = rng.standard_normal(place.shape)
+        while (outside := np.abs(draw) > self.cut).any():
+            draw[outside] = rng.standard_normal(int(outside.sum()))
+        return self.std * draw
+
+
+@dataclass(frozen=True)
+class Constant(Initializer):
+    """The same value everywhere; biases of 0 are the common case."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"value={self.value}: must be finite")
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        return self.value**2
+
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        return np.full(place.shape, self.value)
+
+
+@dataclass(frozen=True)
+class Given(Initializer):
+    """Values written out: one matrix a layer, each a list of rows.
+
+    The worked examples of the derivation are such networks.
+    """
+
+    values: Sequence[Sequence[Sequence[float]]]
+
+    def variance(self, fan_in: int, fan_out: int) -> float:
+        """NaN: given numbers have no distribution."""
+        return math.nan
+
+    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        """The matrix of the place's layer.
+
+        Raises:
+            ValueError: no such layer, or another shape.
+        """
+        if place.layer > len(self.values):
+            raise ValueError(f"values holds {len(self.values)} matrices, but the network has a layer {place.layer}")
+        try:
+            matrix = np.array(self.values[place.layer - 1], dtype=np.float64)
+        except ValueError as ragged:
+            raise ValueError(f"values[{place.layer - 1}]: rows must have equal lengths") from ragged
+        if matrix.shape != place.shape:
+            raise ValueError(f"values[{place.layer - 1}] is {matrix.shape}, but layer {place.layer} needs {place.shape}")
+        return matrix
+
+
+def initialize(
+    network: Network, weights: Initializer, biases: Initializer, rngs: Sequence[np.random.Generator]
+) -> None:
+    """Draw W and b of every layer; member k of the stack takes all its numbers from rngs[k] (weights before biases).
+
+    Raises:
+        ValueError: as many generators as members are needed; given values must fit.
+    """
+    if len(rngs) != network.members:
+        raise ValueError(f"{len(rngs)} generators for {network.members} networks: one each")
+    for member, rng in zip(np.ndindex(network.ensemble), rngs, strict=True):
+        for layer in network.layers:
+            n, m = layer.W.shape[-2:]
+            layer.W[member] = weights.sample(rng, Place(layer.number, (n, m), fan_in=m, fan_out=n))
+            layer.b[member] = biases.sample(rng, Place(layer.number, (n, 1), fan_in=m, fan_out=n))

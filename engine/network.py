@@ -1,0 +1,184 @@
+"""Forward and backward pass of the derivation, for one network or a stack of them. Read this file first.
+
+    z = W a + b,  a = σ(z)                       forward
+    δ^L = ∂C/∂a ⊙ σ'(z^L)                        (1)     in general Jᵀ ∂C/∂a with J = ∂a/∂z
+    ∂C/∂b = δ                                    (2)(5)
+    ∂C/∂W = δ aᵀ                                 (3)(6)
+    δ^l = (W^{l+1})ᵀ δ^{l+1} ⊙ σ'(z^l)           (4)
+
+Shapes: W [E..., n, m], b [E..., n, 1], a [E..., n, B]; E... are the ensemble axes (none for a single network), n the
+units of the layer, m those of the layer below, B the examples, which are columns. δ is kept per example; gradients are
+averages over the batch (section 1.6). Every member of a stack is bit-identical to the same network alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from engine.activations import Activation
+from engine.arrays import Array
+from engine.costs import Cost
+
+
+@dataclass
+class Layer:
+    """Layer l: views into the network's theta and grad, and what the last pass left behind.
+
+    Attributes:
+        W, b: weights [E..., n, m] and biases [E..., n, 1], views into theta.
+        dW, db: ∂C/∂W and ∂C/∂b, batch averages, views into grad.
+        a_in, z, a: input, weighted input and activation of the last forward pass, [E..., n, B] (a_in has m rows).
+        dC_da, delta: ∂C/∂a and δ = ∂C/∂z of each example (not divided by B), from the last backward pass.
+    """
+
+    number: int
+    sigma: Activation
+    W: Array
+    b: Array
+    dW: Array
+    db: Array
+    a_in: Array = field(init=False, repr=False)
+    z: Array = field(init=False, repr=False)
+    a: Array = field(init=False, repr=False)
+    dC_da: Array = field(init=False, repr=False)
+    delta: Array = field(init=False, repr=False)
+    share: Array = field(init=False, repr=False)  # δ/B
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Where each layer's parameters lie in a flat vector: all weights first, layer by layer, then all biases."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def n_weights(self) -> int:
+        return sum(n * m for m, n in zip(self.sizes, self.sizes[1:], strict=False))
+
+    @property
+    def count(self) -> int:
+        return self.n_weights + sum(self.sizes[1:])
+
+    def views(self, flat: Array) -> list[tuple[Array, Array]]:
+        """(weights [E..., n, m], biases [E..., n, 1]) of every layer, as views into flat [E..., P]."""
+        lead, w, b, pairs = flat.shape[:-1], 0, self.n_weights, []
+        for m, n in zip(self.sizes, self.sizes[1:], strict=False):
+            weights = flat[..., w : w + n * m].reshape(*lead, n, m)
+            biases = flat[..., b : b + n].reshape(*lead, n, 1)
+            pairs.append((weights, biases))
+            w, b = w + n * m, b + n
+        return pairs
+
+
+class Network:
+    """A fully connected network, or a stack of them along leading ensemble axes.
+
+    Args:
+        sizes: units per layer, input first: (n_0, n_1, ..., n_L).
+        activations: σ of layers 1 ... L.
+        ensemble: shape E... of the stack; () for a single network.
+        dtype: float64, float32 (or complex, for complex-step differentiation).
+
+    Attributes:
+        theta, grad: all parameters and their gradient, flat: [E..., P].
+        layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
+
+    Raises:
+        ValueError: fewer than two sizes, a size below 1, or a number of activations other than L.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activations: Sequence[Activation],
+        ensemble: tuple[int, ...] = (),
+        dtype: DTypeLike = np.float64,
+    ) -> None:
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"sizes={list(sizes)}: at least an input and an output layer, each of 1 unit or more")
+        if len(activations) != len(sizes) - 1:
+            raise ValueError(f"{len(activations)} activations for {len(sizes) - 1} layers: one each")
+        self.sizes = tuple(sizes)
+        self.ensemble = tuple(ensemble)
+        self.parameters = Parameters(self.sizes)
+        self.theta: Array = np.zeros((*self.ensemble, self.parameters.count), dtype=dtype)
+        self.grad: Array = np.zeros_like(self.theta)
+        pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
+        self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
+        self._buffers: dict[int, list[tuple[Array, ...]]] = {}
+        self._batch_size = 0
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def forward(self, x: Array) -> Array:
+        """Equations z = W a + b, a = σ(z), from the input x [E..., n_0, B] (or [n_0, B], shared) to a^L [E..., n_L, B].
+
+        The result is a buffer that the next pass with the same B overwrites. Infinities pass through silently.
+        """
+        self._bind(x.shape[-1])
+        a = x
+        for layer in self.layers:
+            layer.a_in = a
+            z = np.matmul(layer.W, layer.a_in, out=layer.z)
+            z += layer.b
+            a = layer.sigma.value(z, out=layer.a)
+        return a
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+    def backward(self, y: Array, cost: Cost) -> Array:
+        """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
+        top = self.layers[-1]
+        if cost.collapses_with is type(top.sigma):
+            np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
+        else:
+            cost.gradient(top.a, y, out=top.dC_da)
+            top.sigma.pull_back(top.z, top.a, top.dC_da, out=top.delta)  # (1)
+        self._gradient(top)
+        for above, layer in zip(self.layers[:0:-1], self.layers[-2::-1], strict=True):
+            np.matmul(above.W.mT, above.delta, out=layer.dC_da)
+            layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4)
+            self._gradient(layer)
+        return self.grad
+
+    def _gradient(self, layer: Layer) -> None:
+        np.multiply(layer.delta, 1 / self._batch_size, out=layer.share)
+        np.add.reduce(layer.share, axis=-1, keepdims=True, out=layer.db)  # (2)(5), averaged over the batch
+        np.matmul(layer.share, layer.a_in.mT, out=layer.dW)  # (3)(6), averaged over the batch
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def cost(self, y: Array, cost: Cost) -> Array:
+        """C of every example [E..., B] after a forward pass; from z where the cost collapses with the output σ."""
+        top = self.layers[-1]
+        if cost.collapses_with is type(top.sigma):
+            return cost.value_from_z(top.z, y)
+        return cost.value(top.a, y)
+
+    def _bind(self, batch_size: int) -> None:
+        """Point every layer at its buffers for this batch size, made at first use."""
+        if batch_size == self._batch_size:
+            return
+        if batch_size not in self._buffers:
+            shapes = [(*self.ensemble, n, batch_size) for n in self.sizes[1:]]
+            self._buffers[batch_size] = [tuple(np.empty(s, self.theta.dtype) for _ in range(5)) for s in shapes]
+        for layer, buffers in zip(self.layers, self._buffers[batch_size], strict=True):
+            layer.z, layer.a, layer.dC_da, layer.delta, layer.share = buffers
+        self._batch_size = batch_size
+
+    @property
+    def batch_size(self) -> int:
+        """B of the last forward pass."""
+        return self._batch_size
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers with weights."""
+        return len(self.layers)
+
+    @property
+    def members(self) -> int:
+        """Networks in the stack (1 for a single network)."""
+        return math.prod(self.ensemble)

@@ -1,0 +1,133 @@
+"""Mini-batch SGD, W_new = W − η ∇C, with the common additions, each optional and each in one line.
+
+Order of the additions: clip the gradient, add weight decay, add momentum, scale by the learning rate.
+Arrays broadcast along the ensemble axes, so members never mix.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.arrays import Array, norm
+from engine.learning_rates import LearningRateSchedule
+from engine.network import Network, Parameters
+
+
+class Clipping(ABC):
+    """A bound on the gradient's norm."""
+
+    @abstractmethod
+    def clip(self, gradient: Array, parameters: Parameters) -> None:
+        """Scale the flat gradient [E..., P] in place."""
+
+
+def _shrink(norms: Array, max_norm: float) -> Array:
+    """min(1, max_norm/‖g‖); a non-finite norm is left alone, for it is a finding."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.isfinite(norms) & (norms > max_norm), max_norm / norms, 1.0)
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value}: must be > 0 and finite")
+
+
+@dataclass(frozen=True)
+class ClipGlobalNorm(Clipping):
+    """g ← g·min(1, c/‖g‖) over all parameters of a network. Source: Pascanu, Mikolov & Bengio, 2013."""
+
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        _require_positive("max_norm", self.max_norm)
+
+    def clip(self, gradient: Array, parameters: Parameters) -> None:
+        factor = _shrink(norm(gradient, axes=1), self.max_norm)
+        gradient *= factor[..., None].astype(gradient.dtype)
+
+
+@dataclass(frozen=True)
+class ClipPerLayer(Clipping):
+    """g_l ← g_l·min(1, c/‖g_l‖) for each layer's weights and biases together."""
+
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        _require_positive("max_norm", self.max_norm)
+
+    def clip(self, gradient: Array, parameters: Parameters) -> None:
+        for weights, biases in parameters.views(gradient):
+            factor = _shrink(np.hypot(norm(weights), norm(biases)), self.max_norm)[..., None, None]
+            weights *= factor.astype(gradient.dtype)
+            biases *= factor.astype(gradient.dtype)
+
+
+@dataclass
+class OptimizerState:
+    """What an optimizer keeps between steps: the last update Δθ and the velocity v, both [E..., P]."""
+
+    update: Array
+    velocity: Array
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent: Δθ = −η f(t) v, v ← μ v + g, g = clip(∇C) + λW.
+
+    Args:
+        learning_rate: η ≥ 0.
+        momentum: μ in [0, 1). With 0, v = g: the derivation's rule.
+        nesterov: Δθ = −η f(t) (g + μ v) (Sutskever et al., 2013, in the form PyTorch uses).
+        weight_decay: λ ≥ 0, the gradient of the cost's extra term ½λ‖W‖²; weights only, not biases.
+        clipping: bound on ‖∇C‖, or None.
+        learning_rate_schedule: f(t).
+
+    Raises:
+        ValueError: a value outside its range; nesterov without momentum.
+    """
+
+    learning_rate: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    clipping: Clipping | None
+    learning_rate_schedule: LearningRateSchedule
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate >= 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate={self.learning_rate}: must be >= 0 and finite")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: must be in [0, 1)")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise ValueError(f"weight_decay={self.weight_decay}: must be >= 0 and finite")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True: needs momentum > 0, got momentum=0")
+
+    def start(self, network: Network) -> OptimizerState:
+        """Zero update and zero velocity."""
+        velocity = np.zeros_like(network.theta) if self.momentum else np.empty((0,), network.theta.dtype)
+        return OptimizerState(update=np.zeros_like(network.theta), velocity=velocity)
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def update(self, network: Network, state: OptimizerState, step: int, total_steps: int) -> Array:
+        """Δθ [E..., P] for the network's current grad, written into ``state.update``; θ itself is not touched."""
+        rate = -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)
+        update = state.update
+        if self.clipping is None and not self.weight_decay and not self.momentum:
+            return np.multiply(network.grad, rate, out=update)
+        update[...] = network.grad
+        if self.clipping is not None:
+            self.clipping.clip(update, network.parameters)
+        if self.weight_decay:
+            weights = slice(0, network.parameters.n_weights)
+            update[..., weights] += self.weight_decay * network.theta[..., weights]
+        if self.momentum:
+            state.velocity *= self.momentum
+            state.velocity += update
+            update[...] = update + self.momentum * state.velocity if self.nesterov else state.velocity
+        update *= rate
+        return update

@@ -1,0 +1,95 @@
+"""The command: ``python -m pipeline run|sweep|reproduce|trace|ui|show ...``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before NumPy is imported: one thread is reproducible, and fastest for small nets
+
+from pipeline.errors import ConfigError  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, composes: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if composes:
+            sub.add_argument("overrides", nargs="*", help="Hydra overrides: key=value, group=option, +key=value, ~key")
+            sub.add_argument("--config-dir", metavar="DIR", help="a folder with config groups of your own")
+        return sub
+
+    command("run", "train and log one run")
+    command("sweep", "run every combination of the swept values")
+    command("show", "print the composed config, resolved")
+    command("trace", "print a small network's forward and backward pass step by step; by default the worked examples")
+    again = command("reproduce", "train a logged run again and compare every record", composes=False)
+    again.add_argument("run_id", help="the MLflow run id, or its first 8 or more characters")
+    again.add_argument("changes", nargs="*", help="key=value: change the logged config first")
+    again.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
+    again.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    serve = command("ui", "serve the MLflow UI of the project's store on loopback", composes=False)
+    serve.add_argument("--port", type=int, default=5000)
+    serve.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 fine, 1 failed or different, 2 wrong input)."""
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return dispatch(arguments)
+    except ConfigError as wrong:
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
+    """Hand over to the module that does it; each is imported only when needed, for mlflow takes seconds."""
+    from rich.console import Console
+
+    quiet = bool(os.environ.get("CI"))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    match arguments.command:
+        case "run":
+            from pipeline.single import single
+
+            return single(arguments.overrides, arguments.config_dir, quiet, console)
+        case "sweep":
+            from pipeline.sweep import sweep
+
+            return sweep(arguments.overrides, arguments.config_dir, quiet, console)
+        case "show":
+            from pipeline.single import show
+
+            return show(arguments.overrides, arguments.config_dir)
+        case "trace":
+            from pipeline.trace import trace
+
+            return trace(arguments.overrides, arguments.config_dir, console)
+        case "reproduce":
+            from pipeline.reproduce import reproduce
+            from pipeline.tracking import TrackingConfig
+
+            tracking = TrackingConfig(arguments.uri, "gradvitals")
+            return reproduce(arguments.run_id, arguments.changes, tracking, arguments.allow, quiet, console)
+        case _:
+            from pipeline.ui import serve
+
+            return serve(arguments.uri, arguments.port)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Hydra composes; this module asks it to, through its compose API, and puts its complaints into one line.
+
+A sweep is composed whole before its first cell runs, so a mistake in the last cell costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import ConfigError, did_you_mean
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        swept: the keys that differ between cells, with this cell's values as text.
+        config: the resolved config, plain data.
+    """
+
+    swept: dict[str, str]
+    config: dict[str, Any]
+
+
+def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """The resolved config of one run.
+
+    Raises:
+        ConfigError: Hydra's or OmegaConf's complaint in one line.
+    """
+    with _hydra():
+        return _resolved(_compose(_with_directory(overrides, config_dir)))
+
+
+def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> list[Cell]:
+    """The cells of a sweep: the product of ``hydra.sweeper.params`` of the experiment and of ``key=a,b`` overrides.
+
+    Raises:
+        ConfigError: as :func:`compose_run`, for any cell.
+    """
+    with _hydra():
+        given = _with_directory(overrides, config_dir)
+        parser = OverridesParser.create()
+        with _one_line(given):
+            parsed = parser.parse_overrides(list(given))
+        fixed = [text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override()]
+        params = OmegaConf.to_container(_compose(fixed, hydra=True).hydra.sweeper.params or OmegaConf.create({}))
+        with _one_line(given):
+            from_file = parser.parse_overrides([f"{k}={v}" for k, v in dict(params).items()])  # type: ignore[arg-type]
+            (cells,) = BasicSweeper.split_arguments([*from_file, *parsed], max_batch_size=None)
+        swept = {o.get_key_element(): None for o in [*from_file, *parsed] if o.is_sweep_override()}
+        for o in [*from_file, *parsed]:  # a fixed override on the command line beats the experiment's sweep
+            if not o.is_sweep_override():
+                swept.pop(o.get_key_element(), None)
+        return [Cell(_values(cell, list(swept)), _resolved(_compose(cell))) for cell in cells]
+
+
+def _values(cell: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    chosen = dict(text.split("=", 1) for text in cell)
+    return {key: chosen[key] for key in keys}
+
+
+def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """``--config-dir`` is one more place on Hydra's search path."""
+    if config_dir is None:
+        return list(overrides)
+    path = Path(config_dir).expanduser().resolve()
+    if not path.is_dir():
+        raise ConfigError(f"--config-dir={config_dir}: no such directory")
+    places = [f"file://{path}"]
+    rest = []
+    for text in overrides:
+        if text.startswith("hydra.searchpath="):
+            places += OmegaConf.to_container(OmegaConf.create(text.split("=", 1)[1]))  # type: ignore[arg-type]
+        else:
+            rest.append(text)
+    return [f"hydra.searchpath=[{','.join(places)}]", *rest]
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="gradvitals"):
+        yield
+
+
+def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
+    with _one_line(overrides):
+        return compose("config", overrides=list(overrides), return_hydra_config=hydra)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]}=???: is missing; give it a value: {missing[0]}=...")
+    with _one_line([]):
+        plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+@contextmanager
+def _one_line(overrides: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as complaint:
+        raise ConfigError(_explain(str(complaint), overrides)) from complaint
+
+
+def _explain(text: str, overrides: Sequence[str]) -> str:
+    """Hydra's paragraphs in one line, with what would have been allowed."""
+    if found := re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]+)'", text):
+        if options := re.search(rf"Available options in '{re.escape(found['group'])}':\n(.*)", text, re.S):
+            names = [line.strip() for line in options[1].splitlines() if line.startswith("\t") and "=" not in line]
+            return f"{found['group']}={found['option']}: no such option{did_you_mean(found['option'], names)}"
+    if found := re.search(r"Could not override '(?P<key>[^']+)'", text):
+        return _unknown_key(found["key"], overrides)
+    if found := re.search(r"Could not delete from config. '([^']+)'", text):
+        return _unknown_key(found[1], overrides)
+    if found := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
+        return f"{found[1]}: several values make a sweep, not a run (use make sweep, or quote them to make a list)"
+    if found := re.search(r"Error resolving interpolation '([^']+)'", text):
+        return f"{found[1]}: cannot be resolved in the defaults list"
+    if bad := [o for o in overrides if _unreadable(o)]:
+        return f"{bad[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
+    return " ".join(line.strip() for line in text.splitlines()[:2]).strip() or "the config cannot be composed"
+
+
+def _unreadable(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return True
+    return False
+
+
+def _unknown_key(key: str, overrides: Sequence[str]) -> str:
+    """The first part of a dotted key that does not exist, and its siblings that do."""
+    kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
+    try:
+        node: Any = OmegaConf.to_container(compose("config", overrides=kept), resolve=False)
+    except (HydraException, OmegaConfBaseException):
+        node = OmegaConf.to_container(compose("config"), resolve=False)
+    group, at, package = key.partition("@")
+    place = package if at else group
+    siblings: set[str] = set()
+    for part in place.split("."):
+        siblings = set(node) if isinstance(node, dict) else set()
+        if part not in siblings:
+            break
+        node = node[part]
+    else:
+        return f"{key}: no such group in the defaults list (to add it, write +{key}=...)"
+    if part == place:
+        siblings |= {p.name for p in CONF.iterdir() if p.is_dir()}
+    return f"{key}: unknown key {part!r}{did_you_mean(part, siblings - {'_target_'})}"

@@ -1,0 +1,192 @@
+"""The config of a run: its schema and the checks that need more than one key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.activations import Activation
+from engine.costs import Cost
+from engine.initializers import Initializer
+from engine.optimizers import SGD
+from engine.probes import Probe
+from pipeline.architecture import Architecture
+from pipeline.batching import Batching
+from pipeline.construct import construct
+from pipeline.data.prepare import Data, DataConfig
+from pipeline.errors import ConfigError
+from pipeline.schedules import Schedule
+
+OWN_PACKAGES = frozenset({"engine", "pipeline"})
+
+
+@dataclass(frozen=True)
+class Init:
+    """Initialisers of weights and of biases."""
+
+    weights: Initializer
+    biases: Initializer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When and on how much to take cost and accuracy (R² for a regression).
+
+    Args:
+        schedule: the steps.
+        train_examples: how many training examples at most, the first of each replicate's; the test set is always whole.
+    """
+
+    schedule: Schedule
+    train_examples: int
+
+    def __post_init__(self) -> None:
+        if self.train_examples < 1:
+            raise ValueError(f"train_examples={self.train_examples}: must be >= 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run's numbers depend on.
+
+    Args:
+        seed: replicate k is the run with seed + k.
+        replicates: networks trained as one stack.
+        epochs: passes over the training set; 0 measures at initialisation only.
+        dtype: of parameters, activations and gradients.
+        activation, output: of the hidden layers and of the last one.
+        layer_activations: exceptions, ``layer_03: ...``.
+    """
+
+    seed: int
+    replicates: int
+    epochs: int
+    dtype: Literal["float64", "float32"]
+    architecture: Architecture
+    activation: Activation
+    output: Activation
+    layer_activations: Mapping[str, Activation]
+    cost: Cost
+    init: Init
+    batching: Batching
+    optimizer: SGD
+    data: DataConfig
+    probes: Mapping[str, Probe]
+    schedule: Schedule
+    evaluation: Evaluation
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("seed", 0), ("replicates", 1), ("epochs", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name}={getattr(self, name)}: must be >= {lowest}")
+        for name in self.layer_activations:
+            if not (name.startswith("layer_") and name[6:].isdigit() and int(name[6:]) >= 1):
+                raise ValueError(f"layer_activations.{name}: must be layer_01, layer_02, ...")
+        for name in self.probes:
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"probes.{name}: a probe's name may have letters, digits and underscores only")
+
+    def activations(self, layers: int) -> list[Activation]:
+        """σ of layers 1 ... ``layers``.
+
+        Raises:
+            ConfigError: an exception for a layer that does not exist.
+        """
+        sigmas = [self.activation] * (layers - 1) + [self.output]
+        for name, sigma in self.layer_activations.items():
+            number = int(name[6:])
+            if number > layers:
+                raise ConfigError(f"layer_activations.{name}: the network has {layers} layers")
+            sigmas[number - 1] = sigma
+        for number, sigma in enumerate(sigmas[:-1], start=1):
+            if sigma.normalised:
+                raise ConfigError(f"activation of layer {number}={_name(sigma)}: for the output layer only (key output)")
+        return sigmas
+
+
+def build(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> Config:
+    """The run that a resolved config describes; its tracking and other outer keys are left aside.
+
+    Args:
+        trusted: packages whose targets may be called; None for a config composed here.
+
+    Raises:
+        ConfigError: anything wrong that shows without loading the data.
+    """
+    config: Config = construct(Config, scientific(node), "", trusted)
+    check_cost(config)
+    return config
+
+
+OUTER_KEYS = ("tracking", "name")
+
+
+def scientific(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config on which a run's numbers depend."""
+    return {key: value for key, value in node.items() if key not in OUTER_KEYS}
+
+
+def digest(node: Mapping[str, Any]) -> str:
+    """SHA-256 of the scientific part of a resolved config, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(scientific(node), sort_keys=True).encode()).hexdigest()
+
+
+def _name(part: object) -> str:
+    return type(part).__name__
+
+
+def check_cost(config: Config) -> None:
+    """Output activation and cost must speak of the same numbers.
+
+    Raises:
+        ConfigError: outputs outside the cost's domain, or coupled outputs with an uncoupled cost or the reverse.
+    """
+    cost, output = config.cost, config.output
+    if cost.normalised is not None and cost.normalised != output.normalised:
+        needs = "outputs that sum to one: output=softmax" if cost.normalised else "independent outputs: output=sigmoid"
+        raise ConfigError(f"cost={_name(cost)}: contradicts output={_name(output)}; it needs {needs}")
+    if output.low < cost.output_low or output.high > cost.output_high:
+        raise ConfigError(
+            f"cost={_name(cost)}: contradicts output={_name(output)}, whose values reach from {output.low:g} to "
+            f"{output.high:g}; the cost needs [{cost.output_low:g}, {cost.output_high:g}]: output=sigmoid"
+        )
+
+
+def check_data(config: Config, data: Data) -> list[int]:
+    """Do data, architecture, outputs, cost and batching fit? Returns the layer sizes.
+
+    Raises:
+        ConfigError: the first thing that does not.
+    """
+    n_in, n_targets = data.x.shape[1], data.y.shape[1]
+    try:
+        sizes = config.architecture.sizes(n_in, n_targets)
+    except ValueError as wrong:
+        raise ConfigError(f"architecture={_name(config.architecture)}: {wrong}") from wrong
+    if sizes[-1] != n_targets:
+        what = f"{n_targets} classes" if data.classes else f"{n_targets} targets"
+        raise ConfigError(f"architecture.outputs={sizes[-1]}: the data have {what}; must be {n_targets} or null")
+    cost, output = config.cost, config.output
+    low, high = float(data.y.min()), float(data.y.max())
+    if low < cost.target_low or high > cost.target_high or (cost.normalised and data.classes is None):
+        raise ConfigError(
+            f"cost={_name(cost)}: the data's targets reach from {low:g} to {high:g}, it needs classes or targets in "
+            f"[{cost.target_low:g}, {cost.target_high:g}]; for a regression use half_squared_error or squared_error"
+        )
+    if low < output.low or high > output.high:
+        raise ConfigError(
+            f"output={_name(output)}: its values reach from {output.low:g} to {output.high:g}, but the data's targets "
+            f"from {low:g} to {high:g}; for a regression use output=identity"
+        )
+    count = data.train.shape[1]
+    if config.batching.largest(count) > count:
+        raise ConfigError(f"batching.size={config.batching.largest(count)}: there are only {count} training examples")
+    if config.batching.steps_per_epoch(count) < 1:
+        raise ConfigError(f"batching={_name(config.batching)}: no batch in an epoch of {count} examples")
+    if not math.isfinite(low + high) or not bool((abs(data.x) < math.inf).all()):
+        raise ConfigError("data.source: inputs or targets are not finite in the run's dtype")
+    return sizes

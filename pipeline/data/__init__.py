@@ -1,0 +1,1 @@
+"""Data: one small loader a source; ``conf/data`` is the registry."""

@@ -1,0 +1,131 @@
+"""From a source's table to what training needs: split, subset, standardised, one-hot, a pool of rows and indices."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from engine.arrays import Array
+from pipeline.data.table import Source, Table
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a source becomes a training and a test set.
+
+    Args:
+        source: where the table comes from.
+        test_fraction: share of the rows held out at random, in (0, 1); None for a source that brings its own test set.
+        subset: use only so many training rows, chosen at random (test set: as it is); None for all.
+        standardise: mean 0 and variance 1 for every input (and every regression target), fitted on the training rows.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    source: Source
+    test_fraction: float | None
+    subset: int | None
+    standardise: bool
+
+    def __post_init__(self) -> None:
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
+            raise ValueError(f"test_fraction={self.test_fraction}: must be in (0, 1), or null for the source's own")
+        if self.subset is not None and self.subset < 1:
+            raise ValueError(f"subset={self.subset}: must be >= 1, or null for all")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows for all replicates, and which of them each replicate trains and is tested on.
+
+    Attributes:
+        x, y: inputs [rows, n_0] and targets [rows, outputs] in the run's type; classes are one-hot.
+        train, test: row numbers, one line a replicate: [R, N_train], [R, N_test].
+        classes: number of classes, or None for a regression.
+        digest: SHA-256 of the source's tables.
+    """
+
+    x: Array
+    y: Array
+    train: Array
+    test: Array
+    classes: int | None
+    digest: str
+
+
+def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTypeLike) -> Data:
+    """Load, split and scale; replicate k takes all its randomness from rngs[k].
+
+    Replicates that end up with the same rows, scaled alike, share them in memory.
+
+    Raises:
+        ValueError: one line that starts with the key to blame.
+    """
+    shared = None if config.source.varies else config.source.load(rngs[0])
+    pools: dict[bytes, int] = {}
+    xs: list[Array] = []
+    ys: list[Array] = []
+    trains, tests, digests, rows = [], [], [], 0
+    for rng in rngs:
+        table = config.source.load(rng) if shared is None else shared
+        if shared is None or not digests:
+            digests.append(table.digest())
+        train, test = _split(table, config, rng)
+        key = hashlib.sha256(digests[-1].encode() + np.sort(train).tobytes()).digest()
+        if key not in pools:
+            x, y = _scale(table, train, config.standardise)
+            used = np.arange(len(x)) if config.subset is None else np.sort(np.concatenate([train, test]))
+            pools[key] = rows
+            xs.append(x[used].astype(dtype))
+            ys.append(y[used].astype(dtype))
+            rows += len(used)
+        if config.subset is not None:
+            used = np.sort(np.concatenate([train, test]))
+            train, test = np.searchsorted(used, train), np.searchsorted(used, test)
+        trains.append(train + pools[key])
+        tests.append(test + pools[key])
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    x, y = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in (xs, ys))
+    return Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest)
+
+
+def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Row numbers of the training and of the test set."""
+    count = len(table.x)
+    if config.test_fraction is None:
+        if not table.test:
+            raise ValueError("test_fraction=null: this source has no test set of its own; must be in (0, 1)")
+        train, test = np.arange(count - table.test), np.arange(count - table.test, count)
+    else:
+        held_out = round(config.test_fraction * count)
+        if not 0 < held_out < count:
+            raise ValueError(f"test_fraction={config.test_fraction}: leaves one of the sets of {count} rows empty")
+        order = rng.permutation(count)
+        train, test = order[held_out:], order[:held_out]
+    if config.subset is not None:
+        if config.subset > len(train):
+            raise ValueError(f"subset={config.subset}: there are only {len(train)} training rows")
+        train = rng.permutation(train)[: config.subset]
+    return train, test
+
+
+def _scale(table: Table, train: Array, standardise: bool) -> tuple[Array, Array]:
+    """Inputs and targets of all rows, scaled by the training rows if asked; classes one-hot."""
+    x = table.x
+    y = np.eye(table.classes)[table.y] if table.classes else table.y
+    if standardise:
+        x = _standardised(x, train)
+        if table.classes is None:
+            y = _standardised(y, train)
+    return x, y
+
+
+def _standardised(values: Array, train: Array) -> Array:
+    """(v − mean)/std column by column, from the training rows; a constant column becomes 0."""
+    mean, std = values[train].mean(axis=0), values[train].std(axis=0)
+    return (values - mean) / np.where(std > 0, std, 1.0)

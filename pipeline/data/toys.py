@@ -1,0 +1,30 @@
+"""The small real tables that ship with scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.data.table import Source, Table
+
+
+@dataclass(frozen=True)
+class ScikitLearn(Source):
+    """A table bundled with scikit-learn; nothing is downloaded.
+
+    digits 1797 × 64, 10 classes (UCI optical digits); iris 150 × 4, 3; wine 178 × 13, 3; breast_cancer 569 × 30, 2;
+    diabetes 442 × 10, regression.
+    """
+
+    name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]
+
+    def load(self, rng: np.random.Generator) -> Table:
+        from sklearn import datasets  # slow to import; only when such data are asked for
+
+        x, y = getattr(datasets, f"load_{self.name}")(return_X_y=True)
+        x = np.asarray(x, dtype=np.float64)
+        if self.name == "diabetes":
+            return Table(x, np.asarray(y, dtype=np.float64)[:, None], classes=None)
+        return Table(x, np.asarray(y, dtype=np.int64), classes=int(y.max()) + 1)

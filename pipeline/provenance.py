@@ -1,0 +1,76 @@
+"""What a run must say about itself: code, packages, BLAS, machine. Read once, when a run starts."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from threadpoolctl import threadpool_info
+
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "hydra-core", "omegaconf", "mlflow")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Flat facts for tags, and the texts that go into artifacts.
+
+    Attributes:
+        tags: short facts by name.
+        patch: uncommitted changes of tracked files against the commit, as ``git diff`` prints them; "" if none.
+        packages: every installed package, ``name==version`` a line.
+    """
+
+    tags: dict[str, str]
+    patch: str
+    packages: str
+
+
+def provenance() -> Provenance:
+    """The state of code, packages and machine now. A checkout without git is said to be one, not an error."""
+    commit = _git("rev-parse", "HEAD").strip()
+    status = _git("status", "--porcelain")
+    blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    tags = {
+        "git.commit": commit or "unknown",
+        "git.dirty": "unknown" if not commit else str(bool(status.strip())).lower(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "blas": "; ".join(f"{p['internal_api']} {p.get('version')}" for p in blas) or "unknown",
+        "blas.core_type": "; ".join(str(p.get("architecture")) for p in blas) or "unknown",
+        "blas.threads": "; ".join(str(p["num_threads"]) for p in blas) or "unknown",
+    }
+    tags |= {f"package.{name}": _version(name) for name in PACKAGES}
+    installed = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
+    return Provenance(tags, _git("diff", "HEAD") if commit else "", "\n".join(sorted(installed, key=str.lower)) + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

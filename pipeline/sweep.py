@@ -1,0 +1,198 @@
+"""A sweep's life: composed and checked whole, store made first, every failure told, one summary at the end."""
+
+from __future__ import annotations
+
+import io
+import math
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import config as configs
+from pipeline import figures
+from pipeline.composing import Cell, compose_sweep
+from pipeline.construct import construct
+from pipeline.errors import ConfigError
+from pipeline.execution import Outcome, execute
+from pipeline.naming import run_name, short_key
+from pipeline.progress import bars
+from pipeline.summary import show
+from pipeline.tracking import Store, TrackingConfig
+from pipeline.training import ready
+
+COLUMNS = (  # headline metric, column title
+    ("decades_lost_delta_rms_start", "decades lost (δ)"),
+    ("decades_lost_per_layer_delta_rms_start", "per layer"),
+    ("decades_lost_gradient_norm_start", "decades lost (∂C/∂W)"),
+    ("final_accuracy_test", "test accuracy"),
+    ("final_r2_test", "test R²"),
+)
+
+
+def sweep(overrides: Sequence[str], config_dir: str | None, quiet: bool, console: Console) -> int:
+    """Run every cell; returns the exit code, 1 if a cell failed.
+
+    Raises:
+        ConfigError: a mistake in any cell, before the first one runs.
+    """
+    cells = compose_sweep(overrides, config_dir)
+    check(cells)
+    tracking = tracking_of(cells[0].config)
+    store = Store.open(tracking)
+    name = str(cells[0].config.get("name") or "sweep")
+    sweep_id = f"{name}-{uuid.uuid4().hex[:8]}"
+    console.print(f"{len(cells)} runs, sweep {sweep_id}", highlight=False)
+    outcomes = []
+    with bars(len(cells), quiet) as shown:
+        for cell in cells:
+            label = run_name(cell.swept, name)
+            tags = {"sweep": sweep_id, "kind": "run", **source_tags(overrides)}
+            outcomes.append(execute(cell.config, store, label, cell.swept, tags, shown))
+            if outcomes[-1].error:
+                console.print(f"[red]failed[/red] {label}: {outcomes[-1].error}", highlight=False)
+    summary_id = summarise(store, name, sweep_id, outcomes)
+    report(console, store, sweep_id, summary_id, outcomes)
+    return 1 if any(o.status == "FAILED" for o in outcomes) else 0
+
+
+def check(cells: Sequence[Cell]) -> None:
+    """Everything that can be wrong in a cell, found before any cell runs.
+
+    Raises:
+        ConfigError: naming the cell, if it is one of several.
+    """
+    if not cells:
+        raise ConfigError("the sweep has no cells: a swept key has no values")
+    for cell in cells:
+        try:
+            ready(configs.build(cell.config))
+        except ConfigError as wrong:
+            which = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
+            raise ConfigError(f"{wrong} (cell {which})" if which else str(wrong)) from wrong
+        if cell.config["tracking"] != cells[0].config["tracking"]:
+            raise ConfigError("tracking: must be the same in every cell of a sweep")
+
+
+def tracking_of(node: dict[str, Any]) -> TrackingConfig:
+    """Where this config's runs are logged."""
+    tracking: TrackingConfig = construct(TrackingConfig, node["tracking"], "tracking", configs.OWN_PACKAGES)
+    tracking.resolved_uri()
+    return tracking
+
+
+def source_tags(overrides: Sequence[str]) -> dict[str, str]:
+    """Tags by which MLflow shows where a run came from."""
+    return {"mlflow.source.name": "gradvitals", "mlflow.source.type": "LOCAL", "overrides": " ".join(overrides)[:4000]}
+
+
+def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """One row a cell: swept values, status, and the final numbers with their intervals."""
+    rows = []
+    for o in outcomes:
+        row: dict[str, Any] = {**o.swept, "status": o.status, "run_id": o.run_id}
+        for key, value in o.headline.items():
+            row |= {key: float(value.mean), f"{key}_low": float(value.low), f"{key}_high": float(value.high)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summarise(store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
+    """The sweep's own run: figure, table and description. Returns its id."""
+    summary = store.start(f"sweep {name}", {"sweep_summary": sweep_id, "kind": "sweep"})
+    summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
+    buffer = io.StringIO()
+    table(outcomes).to_csv(buffer, index=False)
+    summary.text(buffer.getvalue(), "sweep.csv")
+    figure = picture(name, outcomes)
+    if figure is not None:
+        summary.figure(figure, "sweep.png")
+    failed = [o for o in outcomes if o.status == "FAILED"]
+    summary.metric("cells_finished", len(outcomes) - len(failed))
+    summary.metric("cells_failed", len(failed))
+    summary.tags({"mlflow.note.content": markdown(name, sweep_id, outcomes)})
+    summary.end("FAILED" if failed else "FINISHED")
+    return summary.run_id
+
+
+def markdown(name: str, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
+    """The description at the top of the summary's page."""
+    columns = _present(outcomes)
+    heads = [short_key(k) for k in outcomes[0].swept] + [title for _, title in columns] + ["status"]
+    lines = [f"**Sweep {name}** ({sweep_id}): {len(outcomes)} runs, means over replicates with 95% intervals.", ""]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for o in outcomes:
+        cells = [*o.swept.values(), *(_cell(o, key) for key, _ in columns), o.error or o.status.lower()]
+        lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    lines += ["", f"Its runs: filter `tags.sweep = '{sweep_id}'`. The figure is the artifact `sweep.png`."]
+    return "\n".join(lines)
+
+
+def _present(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
+    return [(key, title) for key, title in COLUMNS if any(key in o.headline for o in outcomes)]
+
+
+def _cell(outcome: Outcome, key: str) -> str:
+    return show(outcome.headline[key]) if key in outcome.headline else "–"
+
+
+def picture(name: str, outcomes: Sequence[Outcome]) -> figures.Figure | None:
+    """Decades of gradient lost per layer, and the score, over the first swept keys against the last one."""
+    keys = list(outcomes[0].swept)
+    if not keys:
+        return None
+    rows = list(dict.fromkeys(_row(o, keys) for o in outcomes))
+    columns = list(dict.fromkeys(o.swept[keys[-1]] for o in outcomes))
+    maps = []
+    for key, title, form, colours in (
+        ("decades_lost_per_layer_delta_rms_start", "decades of δ lost per layer", ".2f", "cividis"),
+        ("final_accuracy_test", "test accuracy", ".2f", "viridis"),
+        ("final_r2_test", "test R²", ".2f", "viridis"),
+    ):
+        numbers = np.full((len(rows), len(columns)), math.nan)
+        for o in outcomes:
+            if key in o.headline:
+                numbers[rows.index(_row(o, keys)), columns.index(o.swept[keys[-1]])] = o.headline[key].mean
+        if np.isfinite(numbers).any():
+            maps.append((title, numbers, form, colours))
+    names = (", ".join(short_key(k) for k in keys[:-1]), short_key(keys[-1]))
+    return figures.grid(maps, rows, columns, names, f"sweep {name}") if maps else None
+
+
+def _row(outcome: Outcome, keys: Sequence[str]) -> str:
+    return ", ".join(outcome.swept[k] for k in keys[:-1])
+
+
+def report(console: Console, store: Store, sweep_id: str, summary_id: str, outcomes: Sequence[Outcome]) -> None:
+    """The table in the terminal, every failure, and where to look."""
+    columns = _present(outcomes)
+    shown = Table(title=f"sweep {sweep_id}: mean [95% interval] over replicates", title_justify="left")
+    for key in outcomes[0].swept:
+        shown.add_column(short_key(key))
+    for _, title in columns:
+        shown.add_column(title, justify="right")
+    shown.add_column("run")
+    for o in outcomes:
+        status = o.run_id[:8] if o.status == "FINISHED" else "[red]failed[/red]"
+        shown.add_row(*o.swept.values(), *(_cell(o, key) for key, _ in columns), status)
+    console.print(shown)
+    failed = [o for o in outcomes if o.status == "FAILED"]
+    for o in failed:
+        console.print(f"[red]failed[/red] {o.name} (run {o.run_id}): {o.error}", highlight=False)
+    where(console, store, store.link(f"tags.sweep = '{sweep_id}'"), "charts of its runs")
+    where(console, store, store.run_link(summary_id), "its summary")
+
+
+def where(console: Console, store: Store, path: str, what: str) -> None:
+    """A link on a line of its own, never broken; for a local store, with the command that serves it."""
+    if store.uri.startswith("http"):
+        base, hint = store.uri.rstrip("/"), ""
+    else:
+        base, hint = "http://127.0.0.1:5000", " (after `make ui`)"
+    console.print(f"{what}{hint}:", highlight=False)
+    console.print(f"{base}{path}", soft_wrap=True, highlight=False)
+
