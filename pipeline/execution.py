@@ -133,7 +133,7 @@ def log_record(run_log: RunLog, record: Record) -> None:
 
 
 def log_profiles(run_log: RunLog, summary: Summary) -> None:
-    """log10 of the main norms with the layer as the metric's step: the UI then draws norm against depth."""
+    """log10 of the main norms with the layer as the metric's step: the UI then draws norm against layer."""
     for probe in PROFILED:
         for index, when in ((0, "start"), (-1, "end")):
             record = summary.at(probe, index)
@@ -141,7 +141,7 @@ def log_profiles(run_log: RunLog, summary: Summary) -> None:
                 means = estimate(record.values, record.geometric).mean
                 for number, mean in zip(record.layers, means, strict=True):
                     if mean > 0:
-                        run_log.metric(f"by_layer_{when}_log10_{probe}", float(np.log10(mean)), number)
+                        run_log.metric(f"log10_{probe}_by_layer/{when}", float(np.log10(mean)), number)
 
 
 def _log_files(run_log: RunLog, summary: Summary, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -112,3 +112,18 @@ def grid(
             axes.set(xlabel=names[1], ylabel=names[0], title=label)
         figure.suptitle(title)
     return figure
+
+
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def run_colours(swept: Sequence[Mapping[str, str]]) -> list[str]:
+    """A colour a run: its hue from the first swept key, its lightness from the other keys."""
+    hues, rest = ([tuple(list(cell.values())[part]) for cell in swept] for part in (slice(0, 1), slice(1, None)))
+    hue_order, rest_order = list(dict.fromkeys(hues)), list(dict.fromkeys(rest))
+    colours = []
+    for hue, other in zip(hues, rest, strict=True):
+        base = np.array(matplotlib.colors.to_rgb(HUES[hue_order.index(hue) % len(HUES)]))
+        towards_white = 0.6 * (1 - (rest_order.index(other) + 1) / len(rest_order))
+        colours.append(matplotlib.colors.to_hex(base + (1 - base) * towards_white))
+    return colours

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config as configs
-from pipeline import figures
+from pipeline import figures, views
 from pipeline.composing import Cell, compose_sweep
 from pipeline.construct import construct
 from pipeline.errors import ConfigError
@@ -48,10 +48,11 @@ def sweep(overrides: Sequence[str], config_dir: str | None, quiet: bool, console
     sweep_id = f"{name}-{uuid.uuid4().hex[:8]}"
     console.print(f"{len(cells)} runs, sweep {sweep_id}", highlight=False)
     outcomes = []
+    colours = figures.run_colours([cell.swept for cell in cells])
     with bars(len(cells), quiet) as shown:
-        for cell in cells:
+        for cell, colour in zip(cells, colours, strict=True):
             label = run_name(cell.swept, name)
-            tags = {"sweep": sweep_id, "kind": "run", **source_tags(overrides)}
+            tags = {"sweep": sweep_id, "kind": "run", "mlflow.runColor": colour, **source_tags(overrides)}
             outcomes.append(execute(cell.config, store, label, cell.swept, tags, shown))
             if outcomes[-1].error:
                 console.print(f"[red]failed[/red] {label}: {outcomes[-1].error}", highlight=False)
@@ -183,8 +184,14 @@ def report(console: Console, store: Store, sweep_id: str, summary_id: str, outco
     failed = [o for o in outcomes if o.status == "FAILED"]
     for o in failed:
         console.print(f"[red]failed[/red] {o.name} (run {o.run_id}): {o.error}", highlight=False)
-    where(console, store, store.link(f"tags.sweep = '{sweep_id}'"), "charts of its runs")
+    where(console, store, share(store, sweep_id, outcomes), "charts of its runs")
     where(console, store, store.run_link(summary_id), "its summary")
+
+
+def share(store: Store, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
+    """Keep a view with all runs of the sweep overlaid; returns its path."""
+    score = "r2/test" if any("final_r2_test" in o.headline for o in outcomes) else "accuracy/test"
+    return store.share_view(sweep_id, views.sweep_view(f"tags.sweep = '{sweep_id}'", score))
 
 
 def where(console: Console, store: Store, path: str, what: str) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from filelock import FileLock
 
+from pipeline import views
 from pipeline.errors import ConfigError
 from pipeline.provenance import PROJECT
 
@@ -137,12 +137,11 @@ class Store:
             raise ConfigError(f"RUN={run_id}: {problem} in {self.uri}; allowed: a run id or its first 8 or more characters")
         return matches[0]
 
-    def link(self, run_filter: str | None = None, charts: bool = True) -> str:
-        """The path after the server's address that opens this experiment's runs, as charts, in a fresh browser."""
-        path = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
-        if run_filter is not None:
-            path += f"&searchFilter={quote(run_filter)}"
-        return path + ("&compareRunsMode=CHART" if charts else "")
+    def share_view(self, key: str, state: str) -> str:
+        """Keep a view of the runs page (see :mod:`pipeline.views`); returns the path that opens it in any browser."""
+        self.client.set_experiment_tag(self.experiment_id, f"{views.TAG}{key}", state)
+        page = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+        return f"{page}&compareRunsMode=CHART&viewStateShareKey={key}"
 
     def run_link(self, run_id: str) -> str:
         """The path that opens one run's page."""

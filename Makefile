@@ -1,0 +1,66 @@
+# gradvitals. `make help` lists the targets; each sets up what it needs.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$p && break; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PORT ?= 5000
+EXP ?=
+ARGS ?=
+RUN ?=
+ALLOW ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help sweep run ui show reproduce trace test lint bench clean lock
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  EXP=name picks conf/experiment/name.yaml; ARGS="key=value group=option ..." overrides any key.'
+
+$(READY): requirements.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 to 3.13 with venv found; set PYTHON=..." >&2; exit 2; fi
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+sweep: $(READY)  ## run a sweep (EXP=depth by default), log it to MLflow, print the table and the link
+	@$(PY) -m pipeline sweep experiment=$(or $(EXP),depth) $(ARGS)
+
+run: $(READY)  ## run one config and log it to MLflow
+	@$(PY) -m pipeline run $(if $(EXP),experiment=$(EXP)) $(ARGS)
+
+ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
+	@exec $(PY) -m pipeline ui --port $(PORT)
+
+show: $(READY)  ## print the composed config
+	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
+
+reproduce: $(READY)  ## train RUN=<id> again from its logged config and compare every record
+	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make reproduce RUN=..." >&2; exit 2; fi
+	@$(PY) -m pipeline reproduce $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
+
+trace: $(READY)  ## print a forward and backward pass step by step: the worked examples, or any config (EXP=, ARGS=)
+	@$(PY) -m pipeline trace $(if $(EXP),experiment=$(EXP)) $(ARGS)
+
+test: $(READY)  ## run the tests
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+bench: $(READY)  ## time a training step against PyTorch (if installed) and bare matrix products
+	@$(PY) -m benchmarks.step $(ARGS)
+
+lock: $(READY)  ## pin all requirements anew, with hashes (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-header \
+		--no-emit-index-url --output-file requirements.txt pyproject.toml requirements.in
+
+clean:  ## remove the virtual environment and caches (not the store)
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Speed, both sides measured in one run."""

@@ -1,0 +1,1 @@
+"""Experiments: what is claimed, the sweep, the analysis, the figure."""
