@@ -260,7 +260,9 @@ class Given(Initializer):
         except ValueError as ragged:
             raise ValueError(f"values[{place.layer - 1}]: rows must have equal lengths") from ragged
         if matrix.shape != place.shape:
-            raise ValueError(f"values[{place.layer - 1}] is {matrix.shape}, but layer {place.layer} needs {place.shape}")
+            raise ValueError(
+                f"values[{place.layer - 1}] is {matrix.shape}, but layer {place.layer} needs {place.shape}"
+            )
         return matrix
 
 

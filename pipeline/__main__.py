@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before NumPy is imported: one thread is reproducible, and fastest for small nets
+    os.environ.setdefault(
+        _name, "1"
+    )  # before NumPy is imported: one thread is reproducible, and fastest for small nets
 
 from pipeline.errors import ConfigError  # noqa: E402
 

@@ -104,7 +104,9 @@ class Config:
             sigmas[number - 1] = sigma
         for number, sigma in enumerate(sigmas[:-1], start=1):
             if sigma.normalised:
-                raise ConfigError(f"activation of layer {number}={_name(sigma)}: for the output layer only (key output)")
+                raise ConfigError(
+                    f"activation of layer {number}={_name(sigma)}: for the output layer only (key output)"
+                )
         return sigmas
 
 

@@ -59,7 +59,9 @@ def construct(kind: Any, node: Any, key: str, trusted: Collection[str] | None = 
         return {name: construct(arguments[1], value, f"{key}.{name}", trusted) for name, value in node.items()}
     if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
         if not isinstance(node, Mapping):
-            raise ConfigError(f"{key}={_show(node)}: must be a mapping with {', '.join(inspect.signature(kind).parameters)}")
+            raise ConfigError(
+                f"{key}={_show(node)}: must be a mapping with {', '.join(inspect.signature(kind).parameters)}"
+            )
         return _call(kind, kind, node, key, trusted)
     if inspect.isabstract(kind):
         raise ConfigError(f"{key}={_show(node)}: must name an option of its group, a mapping with _target_")
@@ -102,9 +104,7 @@ def _duck(expected: type, result: Any) -> bool:
     return getattr(expected, "__abstractmethods__", None) == frozenset({"__call__"}) and callable(result)
 
 
-def _call(
-    target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None
-) -> Any:
+def _call(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
     """``target(**node)``, its arguments constructed by the annotations of its parameters."""
     parameters = inspect.signature(target).parameters
     prefix = f"{key}." if key else ""
@@ -149,7 +149,9 @@ def locate(path: str, key: str, trusted: Collection[str] | None) -> Any:
 
 
 def _plugins(module: types.ModuleType) -> list[str]:
-    return [n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__ and n[0] != "_"]
+    return [
+        n for n, v in vars(module).items() if inspect.isclass(v) and v.__module__ == module.__name__ and n[0] != "_"
+    ]
 
 
 def _article(name: str) -> str:
@@ -157,9 +159,11 @@ def _article(name: str) -> str:
 
 
 def _show(value: Any) -> str:
-    return json.dumps(value, default=str) if isinstance(value, (Mapping, Sequence, type(None), bool)) and not isinstance(
-        value, str
-    ) else str(value)
+    return (
+        json.dumps(value, default=str)
+        if isinstance(value, (Mapping, Sequence, type(None), bool)) and not isinstance(value, str)
+        else str(value)
+    )
 
 
 def one_line(error: BaseException) -> str:

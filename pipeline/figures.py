@@ -83,7 +83,11 @@ def heat_map(summary: Summary, probe: str, title: str) -> Figure | None:
 
 
 def grid(
-    values: Sequence[tuple[str, Array, str, str]], rows: Sequence[str], columns: Sequence[str], names: tuple[str, str], title: str
+    values: Sequence[tuple[str, Array, str, str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    names: tuple[str, str],
+    title: str,
 ) -> Figure:
     """Heat maps side by side over the same two swept keys.
 

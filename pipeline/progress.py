@@ -34,7 +34,13 @@ class Bars:
 def bars(runs: int, quiet: bool) -> Iterator[Bars]:
     """Bars for so many runs; nothing is shown when ``quiet`` or when stderr is no terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=5) as progress:
         yield Bars(progress, runs)

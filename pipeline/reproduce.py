@@ -146,4 +146,6 @@ def reproduce(
 def environment_changes(tags: dict[str, str], node: dict[str, Any], data_digest: str) -> list[str]:
     """What is not as it was when the run was logged: config, data, code, packages, machine."""
     now = provenance().tags | {"config.sha256": configs.digest(node), "data.sha256": data_digest}
-    return [f"{key} was {tags.get(key, 'not logged')}, is {value}" for key, value in now.items() if tags.get(key) != value]
+    return [
+        f"{key} was {tags.get(key, 'not logged')}, is {value}" for key, value in now.items() if tags.get(key) != value
+    ]

@@ -29,7 +29,9 @@ def single(overrides: Sequence[str], config_dir: str | None, quiet: bool, consol
     node = compose_run(overrides, config_dir)
     ready(configs.build(node))
     store = Store.open(tracking_of(node))
-    chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(("experiment=", "hydra.", "tracking")))
+    chosen = dict(
+        o.split("=", 1) for o in overrides if "=" in o and not o.startswith(("experiment=", "hydra.", "tracking"))
+    )
     name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, node.get("name"))
     with bars(1, quiet) as shown:
         outcome = execute(node, store, name, {}, {"kind": "run", **source_tags(overrides)}, shown)

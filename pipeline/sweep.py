@@ -202,4 +202,3 @@ def where(console: Console, store: Store, path: str, what: str) -> None:
         base, hint = "http://127.0.0.1:5000", " (after `make ui`)"
     console.print(f"{what}{hint}:", highlight=False)
     console.print(f"{base}{path}", soft_wrap=True, highlight=False)
-

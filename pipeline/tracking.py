@@ -134,7 +134,9 @@ class Store:
             matches = [r for r in found if r.info.run_id.startswith(run_id)]
         if len(matches) != 1:
             problem = "several runs begin so" if matches else "no such run"
-            raise ConfigError(f"RUN={run_id}: {problem} in {self.uri}; allowed: a run id or its first 8 or more characters")
+            raise ConfigError(
+                f"RUN={run_id}: {problem} in {self.uri}; allowed: a run id or its first 8 or more characters"
+            )
         return matches[0]
 
     def share_view(self, key: str, state: str) -> str:

@@ -48,7 +48,9 @@ class _File(Source):
         except Exception as unreadable:  # pandas and pyarrow raise a dozen kinds
             raise ValueError(f"path={self.path}: cannot read it: {str(unreadable).splitlines()[0]}") from unreadable
         if self.target not in frame.columns:
-            raise ValueError(f"target={self.target}: no such column{did_you_mean(self.target, map(str, frame.columns))}")
+            raise ValueError(
+                f"target={self.target}: no such column{did_you_mean(self.target, map(str, frame.columns))}"
+            )
         frame = self._complete(frame)
         return self._table(frame.drop(columns=self.target), frame[self.target])
 
@@ -78,7 +80,9 @@ class _File(Source):
         if self.task == "classification":
             labels, y = np.unique(target.to_numpy(), return_inverse=True)
             if len(labels) > max(20, len(y) // 2):
-                raise ValueError(f"target={self.target}: {len(labels)} different values in {len(y)} rows are no classes")
+                raise ValueError(
+                    f"target={self.target}: {len(labels)} different values in {len(y)} rows are no classes"
+                )
             return Table(x, y.astype(np.int64), classes=len(labels))
         if not pd.api.types.is_numeric_dtype(target):
             raise ValueError(f"target={self.target}: not numeric, so task must be classification")

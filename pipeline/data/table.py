@@ -49,4 +49,3 @@ class Source(ABC):
         Raises:
             ValueError: what is wrong with the source, in one line.
         """
-
