@@ -10,9 +10,9 @@ from engine.arrays import Array
 
 
 def _log_tail(s: Array) -> Array:
-    """ln(erfc(x) e^{x²} / t) with t = 2/(2 + x), x ≥ 0, as a function of s = 2t − 1; smooth, so a short series holds it.
+    """ln(erfc(x) e^{x²} / t) with t = 2/(2 + x), x ≥ 0, as a function of s = 2t − 1.
 
-    Interpolated only where erfc is a normal number (x ≤ 26).
+    It is smooth, so a short series holds it. Interpolated only where erfc is a normal number (x ≤ 26).
     """
     t = (s + 1) / 2
     x = 2 / t - 2

@@ -110,8 +110,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{missing[0]}=???: is missing; give it a value: {missing[0]}=...")
     with _one_line([]):
-        plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
     return {str(key): value for key, value in plain.items()}
 
 
@@ -125,10 +124,11 @@ def _one_line(overrides: Sequence[str]) -> Iterator[None]:
 
 def _explain(text: str, overrides: Sequence[str]) -> str:
     """Hydra's paragraphs in one line, with what would have been allowed."""
-    if found := re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]+)'", text):
-        if options := re.search(rf"Available options in '{re.escape(found['group'])}':\n(.*)", text, re.S):
-            names = [line.strip() for line in options[1].splitlines() if line.startswith("\t") and "=" not in line]
-            return f"{found['group']}={found['option']}: no such option{did_you_mean(found['option'], names)}"
+    found = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]+)'", text)
+    options = re.search(r"Available options in '[^']+':\n(.*)", text, re.S)
+    if found and options:
+        names = [line.strip() for line in options[1].splitlines() if line.startswith("\t") and "=" not in line]
+        return f"{found['group']}={found['option']}: no such option{did_you_mean(found['option'], names)}"
     if found := re.search(r"Could not override '(?P<key>[^']+)'", text):
         return _unknown_key(found["key"], overrides)
     if found := re.search(r"Could not delete from config. '([^']+)'", text):

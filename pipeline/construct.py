@@ -114,7 +114,7 @@ def _call(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Co
     absent = [n for n, p in parameters.items() if p.default is p.empty and n not in node]
     if absent:
         raise ConfigError(f"{prefix}{absent[0]}: is missing")
-    hints = get_type_hints(target if not isinstance(target, type) else target.__init__)
+    hints = get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
     arguments = {n: construct(hints.get(n, Any), v, f"{prefix}{n}", trusted) for n, v in node.items()}
     try:
         return target(**arguments)

@@ -123,7 +123,7 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
 
 
 def log_record(run_log: RunLog, record: Record) -> None:
-    """A record's mean over replicates and its interval, as metrics ``probe/layer_01`` and ``interval_low/probe/...``."""
+    """A record as metrics: the mean over replicates ``probe/layer_01`` and its interval ``interval_low/probe/...``."""
     e = estimate(record.values, record.geometric)
     keys = [f"{record.probe}/layer_{number:02d}" for number in record.layers] or [record.probe]
     for i, key in enumerate(keys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.statistics import estimate
 from pipeline.summary import Summary
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -109,7 +110,7 @@ def grid(
             for (i, j), number in np.ndenumerate(numbers):
                 shade = colour_map(norm(number)) if np.isfinite(number) else (1, 1, 1, 1)
                 dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
-                text = format(number, form) if np.isfinite(number) else "–"
+                text = format(round(number, 6) + 0.0, form).replace("-0.00", "0.00") if np.isfinite(number) else "–"
                 axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
             axes.set_xticks(range(len(columns)), columns)
             axes.set_yticks(range(len(rows)), rows)
@@ -129,5 +130,5 @@ def run_colours(swept: Sequence[Mapping[str, str]]) -> list[str]:
     for hue, other in zip(hues, rest, strict=True):
         base = np.array(matplotlib.colors.to_rgb(HUES[hue_order.index(hue) % len(HUES)]))
         towards_white = 0.6 * (1 - (rest_order.index(other) + 1) / len(rest_order))
-        colours.append(matplotlib.colors.to_hex(base + (1 - base) * towards_white))
+        colours.append(matplotlib.colors.to_hex(tuple(base + (1 - base) * towards_white)))
     return colours

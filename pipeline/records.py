@@ -50,6 +50,6 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     if not frames:
         return pd.DataFrame({c: [] for c in COLUMNS})
     table = pd.DataFrame({c: np.concatenate([f[c] for f in frames]) for c in COLUMNS})
-    table["layer"] = table["layer"].astype("Int64").replace(-1, pd.NA)
+    table["layer"] = table["layer"].astype("Int64").mask(table["layer"] == -1)
     table["probe"] = table["probe"].astype("str")
     return table

@@ -57,8 +57,8 @@ def first_difference(logged: pd.DataFrame, again: pd.DataFrame) -> Difference | 
     for key in keys:
         a, b = (t[key].iloc[:count].astype("object").where(t[key].iloc[:count].notna(), None) for t in (logged, again))
         same_key &= np.array([x == y for x, y in zip(a, b, strict=True)], dtype=bool)
-    a, b = (t["value"].iloc[:count].to_numpy(dtype=np.float64) for t in (logged, again))
-    same = same_key & ((a.view(np.int64) == b.view(np.int64)) | (np.isnan(a) & np.isnan(b)))
+    was, now = (t["value"].iloc[:count].to_numpy(dtype=np.float64) for t in (logged, again))
+    same = same_key & ((was.view(np.int64) == now.view(np.int64)) | (np.isnan(was) & np.isnan(now)))
     if same.all() and len(logged) == len(again):
         return None
     at = int(np.argmin(same)) if not same.all() else count
@@ -100,8 +100,7 @@ def logged_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
             config.merge_with_dotlist([change])
     except OmegaConfBaseException as wrong:
         raise ConfigError(f"{CONFIG_FILE}: {str(wrong).splitlines()[0]}") from wrong
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(config, resolve=False)
     return {str(k): v for k, v in plain.items()}
 
 

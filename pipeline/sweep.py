@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -141,7 +142,7 @@ def _cell(outcome: Outcome, key: str) -> str:
     return show(outcome.headline[key]) if key in outcome.headline else "–"
 
 
-def picture(name: str, outcomes: Sequence[Outcome]) -> figures.Figure | None:
+def picture(name: str, outcomes: Sequence[Outcome]) -> Figure | None:
     """Decades of gradient lost per layer, and the score, over the first swept keys against the last one."""
     keys = list(outcomes[0].swept)
     if not keys:
@@ -185,7 +186,7 @@ def report(console: Console, store: Store, sweep_id: str, summary_id: str, outco
     for o in failed:
         console.print(f"[red]failed[/red] {o.name} (run {o.run_id}): {o.error}", highlight=False)
     where(console, store, share(store, sweep_id, outcomes), "charts of its runs")
-    where(console, store, store.run_link(summary_id), "its summary")
+    where(console, store, store.run_link(summary_id, "/artifacts/sweep.png"), "its summary")
 
 
 def share(store: Store, sweep_id: str, outcomes: Sequence[Outcome]) -> str:

@@ -145,9 +145,9 @@ class Store:
         page = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
         return f"{page}&compareRunsMode=CHART&viewStateShareKey={key}"
 
-    def run_link(self, run_id: str) -> str:
-        """The path that opens one run's page."""
-        return f"/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    def run_link(self, run_id: str, page: str = "") -> str:
+        """The path that opens one run's page, or "/artifacts/NAME" of it."""
+        return f"/#/experiments/{self.experiment_id}/runs/{run_id}{page}?workflowType=machine_learning"
 
 
 def _check_reachable(uri: str) -> None:

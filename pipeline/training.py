@@ -126,6 +126,11 @@ def _batches(run: Run) -> Iterator[Array]:
         yield np.stack([train[next(s)] for train, s in zip(run.data.train, streams, strict=True)])
 
 
+def first_batch(run: Run) -> Array:
+    """Row numbers of the first batch of every replicate: [R, B]."""
+    return next(_batches(run))
+
+
 def measure(network: Network, update: Array, probes: Mapping[str, Probe], step: int) -> Iterator[Record]:
     """Every probe in every layer, after a backward pass and before the update is added."""
     updates = network.parameters.views(update)

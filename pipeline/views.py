@@ -1,8 +1,8 @@
 """The view a sweep's link opens: MLflow's "share" feature, written by hand.
 
-MLflow keeps a shared view of an experiment's runs page as an experiment tag ``mlflow.sharedViewState.KEY`` (JSON of the
-page's state) and opens it with ``?viewStateShareKey=KEY``. Without it the page shows only the first ten runs of a sweep,
-in hundreds of charts sorted by name, on linear axes.
+MLflow keeps a shared view of an experiment's runs page as an experiment tag ``mlflow.sharedViewState.KEY`` (JSON of
+the page's state) and opens it with ``?viewStateShareKey=KEY``. Without it the page shows only the first ten runs of a
+sweep, in hundreds of charts sorted by name, on linear axes.
 """
 
 from __future__ import annotations

@@ -70,7 +70,10 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
     pools: dict[bytes, int] = {}
     xs: list[Array] = []
     ys: list[Array] = []
-    trains, tests, digests, rows = [], [], [], 0
+    trains: list[Array] = []
+    tests: list[Array] = []
+    digests: list[str] = []
+    rows = 0
     for rng in rngs:
         table = config.source.load(rng) if shared is None else shared
         if shared is None or not digests:
