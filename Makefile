@@ -19,7 +19,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  EXP=name picks conf/experiment/name.yaml; ARGS="key=value group=option ..." overrides any key.'
 
-$(READY): requirements.txt pyproject.toml
+$(READY): requirements.txt
 	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 to 3.13 with venv found; set PYTHON=..." >&2; exit 2; fi
 	@echo "setting up $(VENV) with $$($(PYTHON) --version) ..."
 	@$(PYTHON) -m venv --clear $(VENV)

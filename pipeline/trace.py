@@ -1,4 +1,4 @@
-"""A small network's whole forward and backward pass, step by step, with shapes, in both of the derivation's conventions.
+"""A small network's forward and backward pass, step by step, with shapes, in both of the derivation's conventions.
 
 By default the two worked examples, each printed number of the derivation beside the right one; or the first example
 of the first batch of any config.
