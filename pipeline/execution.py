@@ -39,6 +39,7 @@ class Outcome:
         status: FINISHED or FAILED.
         headline: its final numbers by metric name, with intervals.
         error: the last line of the traceback of a failed run.
+        profile: δ of each layer at the start, if it was recorded.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Outcome:
     status: str = "RUNNING"
     headline: dict[str, Estimate] = field(default_factory=dict)
     error: str | None = None
+    profile: Record | None = None
 
 
 def execute(
@@ -112,7 +114,7 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
             summary.add(record)
             log_record(run_log, record)
     log_profiles(run_log, summary)
-    outcome.headline = summary.headline()
+    outcome.headline, outcome.profile = summary.headline(), summary.at("delta_rms", 0)
     for key, value in outcome.headline.items():
         run_log.metric(key, float(value.mean), run.clock.last_step)
     lost = non_finite(summary.records)

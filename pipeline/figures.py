@@ -61,6 +61,22 @@ def _band(axes: matplotlib.axes.Axes, record: Record, label: str, colour: str, m
         axes.fill_between(record.layers, e.low, e.high, color=colour, alpha=0.2, lw=0)
 
 
+def overlay(runs: Sequence[tuple[str, Record | None]], colours: Sequence[str], title: str) -> Figure | None:
+    """One line a run: a norm against layer, log axis, with the replicates' 95% interval."""
+    if not any(record for _, record in runs):
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.5))
+        axes = figure.subplots()
+        for (name, record), colour in zip(runs, colours, strict=True):
+            if record is not None:
+                _band(axes, record, name, colour, "o")
+        axes.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=LABELS["delta_rms"], title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
 def heat_map(summary: Summary, probe: str, title: str) -> Figure | None:
     """log10 of a probe, layer against recorded step (evenly spaced, labelled), mean over replicates."""
     records = [r for r in summary.records if r.probe == probe]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -42,13 +43,18 @@ def provenance() -> Provenance:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "blas": "; ".join(f"{p['internal_api']} {p.get('version')}" for p in blas) or "unknown",
-        "blas.core_type": "; ".join(str(p.get("architecture")) for p in blas) or "unknown",
-        "blas.threads": "; ".join(str(p["num_threads"]) for p in blas) or "unknown",
+        "blas": _unique(f"{p['internal_api']} {p.get('version')}" for p in blas),
+        "blas.core_type": _unique(str(p.get("architecture")) for p in blas),
+        "blas.threads": _unique(str(p["num_threads"]) for p in blas),
     }
     tags |= {f"package.{name}": _version(name) for name in PACKAGES}
     installed = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
     return Provenance(tags, _git("diff", "HEAD") if commit else "", "\n".join(sorted(installed, key=str.lower)) + "\n")
+
+
+def _unique(facts: Iterable[str]) -> str:
+    """NumPy and SciPy may each bring a BLAS; what they have in common is said once."""
+    return "; ".join(dict.fromkeys(facts)) or "unknown"
 
 
 def _version(package: str) -> str:

@@ -110,9 +110,10 @@ def summarise(store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome
     buffer = io.StringIO()
     table(outcomes).to_csv(buffer, index=False)
     summary.text(buffer.getvalue(), "sweep.csv")
-    figure = picture(name, outcomes)
-    if figure is not None:
-        summary.figure(figure, "sweep.png")
+    pictures = {"sweep.png": picture(name, outcomes), "profiles.png": profiles(name, outcomes)}
+    for file_name, figure in pictures.items():
+        if figure is not None:
+            summary.figure(figure, file_name)
     failed = [o for o in outcomes if o.status == "FAILED"]
     summary.metric("cells_finished", len(outcomes) - len(failed))
     summary.metric("cells_failed", len(failed))
@@ -163,6 +164,12 @@ def picture(name: str, outcomes: Sequence[Outcome]) -> Figure | None:
             maps.append((title, numbers, form, colours))
     names = (", ".join(short_key(k) for k in keys[:-1]), short_key(keys[-1]))
     return figures.grid(maps, rows, columns, names, f"sweep {name}") if maps else None
+
+
+def profiles(name: str, outcomes: Sequence[Outcome]) -> Figure | None:
+    """δ against layer at the start of training, all runs overlaid in the colours they have in the UI."""
+    shown = [(o.name, o.profile) for o in outcomes]
+    return figures.overlay(shown, figures.run_colours([o.swept for o in outcomes]), f"sweep {name}: start of training")
 
 
 def _row(outcome: Outcome, keys: Sequence[str]) -> str:
