@@ -29,6 +29,7 @@ from pipeline.training import ready, train
 CONFIG_FILE = "config.yaml"
 RECORDS_FILE = "records.parquet"
 log = logging.getLogger("gradvitals")
+log.setLevel(logging.INFO)
 
 
 @dataclass
