@@ -1,1 +1,1 @@
-"""Speed, both sides measured in one run."""
+"""Speed, measured: both sides of every claim in one run."""

@@ -32,7 +32,7 @@ def norm(x: Array, axes: int = 2) -> Array:
     flat = x.reshape(*x.shape[: x.ndim - axes], -1)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         square: Array = np.asarray(np.vecdot(flat, flat), dtype=np.float64)
-        result = np.sqrt(square)
+        result: Array = np.asarray(np.sqrt(square))  # an array even without ensemble axes
         info = np.finfo(x.dtype)
         smallest = float(info.tiny) / float(info.eps) ** 2  # below this, lost squares could show
         unsafe = ~((square >= smallest) & (square <= np.finfo(np.float64).max))

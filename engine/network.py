@@ -58,10 +58,12 @@ class Parameters:
 
     @property
     def n_weights(self) -> int:
+        """How many entries of the flat vector are weights."""
         return sum(n * m for m, n in zip(self.sizes, self.sizes[1:], strict=False))
 
     @property
     def count(self) -> int:
+        """P, weights and biases."""
         return self.n_weights + sum(self.sizes[1:])
 
     def views(self, flat: Array) -> list[tuple[Array, Array]]:

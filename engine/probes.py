@@ -62,9 +62,17 @@ class Observed:
 
 
 def _mean(x: Array) -> Array:
-    """Mean over the last two axes, accumulated in float64: [E...]."""
-    flat = x.reshape(*x.shape[:-2], -1)
-    return np.asarray(np.add.reduce(flat, axis=-1, dtype=np.float64)) / flat.shape[-1]
+    """Mean over the last two axes, accumulated in float64: [E...].
+
+    The cast is made before the sum: a casting reduction works in chunks that run across members.
+    """
+    flat = x.reshape(*x.shape[:-2], -1).astype(np.float64, copy=False)
+    return np.asarray(np.add.reduce(flat, axis=-1)) / flat.shape[-1]
+
+
+def _share(x: Array) -> Array:
+    """Share of True over the last two axes: [E...]."""
+    return np.asarray(np.count_nonzero(x, axis=(-2, -1))) / math.prod(x.shape[-2:])
 
 
 class Probe(ABC):
@@ -117,7 +125,7 @@ class Coherence(Probe):
 
     def __call__(self, layer: Observed) -> Array:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (layer.bias_gradient_norm / layer.delta_rms) ** 2
+            return np.square(layer.bias_gradient_norm / layer.delta_rms)
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class ZMeanSquare(Probe):
     def __call__(self, layer: Observed) -> Array:
         z = layer.layer.z
         with np.errstate(over="ignore"):
-            return norm(z) ** 2 / math.prod(z.shape[-2:])
+            return np.square(norm(z)) / math.prod(z.shape[-2:])
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class SaturatedFraction(Probe):
     def __call__(self, layer: Observed) -> Array | None:
         if layer.slope is None:
             return None
-        return _mean(layer.slope < self.threshold * layer.layer.sigma.steepest)
+        return _share(layer.slope < self.threshold * layer.layer.sigma.steepest)
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ class DeadFraction(Probe):
     def __call__(self, layer: Observed) -> Array | None:
         if layer.slope is None:
             return None
-        return _mean(layer.slope.max(axis=-1, keepdims=True) == 0)
+        return _share(layer.slope.max(axis=-1, keepdims=True) == 0)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
         return self.error <= self.tolerance
 
 
@@ -47,6 +48,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether every comparison passed."""
         return all(check.passed for check in self.checks)
 
     def require(self) -> Report:

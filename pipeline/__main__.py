@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(
@@ -17,9 +18,16 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 from pipeline.errors import ConfigError  # noqa: E402
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line as every other wrong input is told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    top = _Parser(prog="python -m pipeline", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, composes: bool = True) -> argparse.ArgumentParser:
@@ -46,12 +54,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 fine, 1 failed or different, 2 wrong input)."""
-    arguments = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return dispatch(arguments)
+        return dispatch(parser().parse_args(argv))
     except ConfigError as wrong:
-        print(f"error: {wrong}", file=sys.stderr)
+        print(f"error: {' '.join(str(wrong).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

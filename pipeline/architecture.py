@@ -19,9 +19,17 @@ class Architecture(ABC):
         """
 
 
+DEEPEST = 100_000
+
+
 def _at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name}={value}: must be >= 1")
+
+
+def _check_depth(depth: int) -> None:
+    if not 1 <= depth <= DEEPEST:
+        raise ValueError(f"depth={depth}: must be in 1 ... {DEEPEST}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Deep(Architecture):
     outputs: int | None
 
     def __post_init__(self) -> None:
-        _at_least_one("depth", self.depth)
+        _check_depth(self.depth)
         _at_least_one("width", self.width)
         if self.outputs is not None:
             _at_least_one("outputs", self.outputs)
@@ -64,10 +72,9 @@ class Chain(Architecture):
     """A chain of single neurons, section 1 of the derivation: one input, ``depth`` hidden units in line, one output."""
 
     depth: int
-    outputs: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one("depth", self.depth)
+        _check_depth(self.depth)
 
     def sizes(self, n_in: int, n_out: int) -> list[int]:
         if n_in != 1 or n_out != 1:

@@ -6,6 +6,7 @@ A sweep is composed whole before its first cell runs, so a mistake in the last c
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +20,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+COMPLAINTS = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    UserWarning,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
     """
     with _hydra():
         given = _with_directory(overrides, config_dir)
-        parser = OverridesParser.create()
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         with _one_line(given):
             parsed = parser.parse_overrides(list(given))
         fixed = [text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override()]
@@ -81,7 +92,7 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
     if config_dir is None:
         return list(overrides)
     path = Path(config_dir).expanduser().resolve()
-    if not path.is_dir():
+    if not config_dir or not path.is_dir():
         raise ConfigError(f"--config-dir={config_dir}: no such directory")
     places = [f"file://{path}"]
     rest = []
@@ -96,7 +107,8 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
 @contextmanager
 def _hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="gradvitals"):
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="gradvitals"), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="provider=hydra.searchpath")  # a place that does not exist
         yield
 
 
@@ -106,10 +118,10 @@ def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{missing[0]}=???: is missing; give it a value: {missing[0]}=...")
     with _one_line([]):
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"{missing[0]}=???: is missing; give it a value: {missing[0]}=...")
         plain: Any = OmegaConf.to_container(config, resolve=True)
     return {str(key): value for key, value in plain.items()}
 
@@ -118,36 +130,58 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 def _one_line(overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as complaint:
+    except COMPLAINTS as complaint:
         raise ConfigError(_explain(str(complaint), overrides)) from complaint
 
 
 def _explain(text: str, overrides: Sequence[str]) -> str:
     """Hydra's paragraphs in one line, with what would have been allowed."""
-    found = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]+)'", text)
+    if bad := [o for o in overrides if _unreadable(o)]:
+        return f"{bad[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
+    if text.startswith("Config group override must be"):
+        return next((told for o in overrides if _alone_fails(o) and (told := _options(o))), text)
+    found = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]*)'", text)
     options = re.search(r"Available options in '[^']+':\n(.*)", text, re.S)
     if found and options:
         names = [line.strip() for line in options[1].splitlines() if line.startswith("\t") and "=" not in line]
         return f"{found['group']}={found['option']}: no such option{did_you_mean(found['option'], names)}"
-    if found := re.search(r"Could not override '(?P<key>[^']+)'", text):
-        return _unknown_key(found["key"], overrides)
+    place = re.search(r"full_key: (\S+)", text)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(place[1] if place else found[1], overrides)
     if found := re.search(r"Could not delete from config. '([^']+)'", text):
         return _unknown_key(found[1], overrides)
     if found := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
         return f"{found[1]}: several values make a sweep, not a run (use make sweep, or quote them to make a list)"
     if found := re.search(r"Error resolving interpolation '([^']+)'", text):
         return f"{found[1]}: cannot be resolved in the defaults list"
-    if bad := [o for o in overrides if _unreadable(o)]:
-        return f"{bad[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
-    return " ".join(line.strip() for line in text.splitlines()[:2]).strip() or "the config cannot be composed"
+    if place:
+        return f"{place[1]}: {text.splitlines()[0]}"
+    culprit = next((f"{o}: " for o in overrides if _alone_fails(o)), "")
+    return culprit + (
+        " ".join(line.strip() for line in text.splitlines()[:2]).strip() or "the config cannot be composed"
+    )
 
 
 def _unreadable(override: str) -> bool:
     try:
-        OverridesParser.create().parse_override(override)
+        return not OverridesParser.create().parse_override(override).key_or_group
     except HydraException:
         return True
+
+
+def _alone_fails(override: str) -> bool:
+    try:
+        compose("config", overrides=[override])
+    except COMPLAINTS:
+        return True
     return False
+
+
+def _options(override: str) -> str | None:
+    """What is allowed, if the override gives a group something that is not a name."""
+    group = OverridesParser.create().parse_override(override).key_or_group
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    return f"{override}: must name an option of the group (allowed: {', '.join(options)})" if options else None
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
@@ -155,7 +189,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
     try:
         node: Any = OmegaConf.to_container(compose("config", overrides=kept), resolve=False)
-    except (HydraException, OmegaConfBaseException):
+    except COMPLAINTS:
         node = OmegaConf.to_container(compose("config"), resolve=False)
     group, at, package = key.partition("@")
     place = package if at else group
@@ -166,7 +200,10 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
             break
         node = node[part]
     else:
-        return f"{key}: no such group in the defaults list (to add it, write +{key}=...)"
+        return f"{key}: cannot be overridden like this; to add an entry, write +{key}=..."
     if part == place:
         siblings |= {p.name for p in CONF.iterdir() if p.is_dir()}
-    return f"{key}: unknown key {part!r}{did_you_mean(part, siblings - {'_target_'})}"
+    allowed = siblings - {"_target_"}
+    return f"{key}: unknown key {part!r}{did_you_mean(part, allowed)}" + (
+        "" if allowed else f"; to add it, write +{key}"
+    )

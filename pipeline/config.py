@@ -104,8 +104,10 @@ class Config:
             sigmas[number - 1] = sigma
         for number, sigma in enumerate(sigmas[:-1], start=1):
             if sigma.normalised:
+                exception = next((n for n in self.layer_activations if int(n[6:]) == number), None)
+                key = f"layer_activations.{exception}" if exception else "activation"
                 raise ConfigError(
-                    f"activation of layer {number}={_name(sigma)}: for the output layer only (key output)"
+                    f"{key}={_name(sigma)}: for the output layer only (activation@output=...), not for layer {number}"
                 )
         return sigmas
 
@@ -119,6 +121,10 @@ def build(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> Co
     Raises:
         ConfigError: anything wrong that shows without loading the data.
     """
+    if isinstance(node.get("name"), (list, dict)):
+        raise ConfigError(f"name={node['name']}: must be text or null")
+    if "_target_" in node:
+        raise ConfigError("_target_: unknown key; the parts have targets, not the whole")
     config: Config = construct(Config, scientific(node), "", trusted)
     check_cost(config)
     return config

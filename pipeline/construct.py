@@ -88,11 +88,17 @@ def _frozen(value: Any) -> Any:
 
 
 def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
-    target = locate(str(node["_target_"]), f"{key}._target_", trusted)
+    target = locate(str(node["_target_"]), f"{key}._target_".lstrip("."), trusted)
     rest = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
     if node.get("_partial_", False):
-        return functools.partial(target, **rest)
-    result = _call(target, kind, rest, key, trusted)
+        unknown = next((n for n in rest if n not in inspect.signature(target).parameters), None)
+        if unknown is not None:
+            raise ConfigError(
+                f"{key}.{unknown}: unknown key{did_you_mean(unknown, inspect.signature(target).parameters)}"
+            )
+        result: Any = functools.partial(target, **rest)
+    else:
+        result = _call(target, kind, rest, key, trusted)
     expected = kind if isinstance(kind, type) else get_origin(kind)
     if isinstance(expected, type) and not isinstance(result, expected) and not _duck(expected, result):
         raise ConfigError(f"{key}._target_={node['_target_']}: must be {_article(expected.__name__)}")
@@ -132,11 +138,13 @@ def locate(path: str, key: str, trusted: Collection[str] | None) -> Any:
     """
     module_name, _, name = path.rpartition(".")
     package = path.partition(".")[0]
+    if not package or not module_name or ".." in path:
+        raise ConfigError(f"{key}={path}: must be the dotted path of a class or function, such as package.module.Name")
     if trusted is not None and package not in trusted:
         raise ConfigError(f"{key}={path}: package {package!r} is not allowed{did_you_mean(package, trusted)}")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as failure:
+    except (ImportError, ValueError, SyntaxError) as failure:
         raise ConfigError(f"{key}={path}: cannot import {module_name or path!r} ({one_line(failure)})") from failure
     found = getattr(module, name, None)
     if found is None:

@@ -33,10 +33,10 @@ def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple
         chosen = rows[:, start : start + CHUNK]
         y = data.y[chosen].mT
         a = network.forward(data.x[chosen].mT)
-        total += network.cost(y, config.cost).sum(axis=-1, dtype=np.float64)
+        total += _sum(network.cost(y, config.cost)[..., None, :])
         if data.classes is None:
             with np.errstate(over="ignore", invalid="ignore"):
-                hits += ((a - y) ** 2).sum(axis=(-2, -1), dtype=np.float64)
+                hits += _sum((a - y) ** 2)
         else:
             right = a.argmax(axis=-2) == y.argmax(axis=-2)
             hits += (right & np.isfinite(a).all(axis=-2)).sum(axis=-1)  # NaN predicts nothing
@@ -45,7 +45,13 @@ def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple
     return total / count, hits / count
 
 
+def _sum(x: Array) -> Array:
+    """Σ over the last two axes, in float64; cast first, since a casting reduction mixes members in its chunks."""
+    return x.astype(np.float64, copy=False).sum(axis=(-2, -1))
+
+
 def _spread(y: Array) -> Array:
     """Σ (y − ȳ)² over examples and outputs, [R]; NaN where all targets are equal, for then R² is not defined."""
-    around = ((y - y.mean(axis=1, keepdims=True, dtype=np.float64)) ** 2).sum(axis=(1, 2))
+    wide = y.astype(np.float64, copy=False)
+    around = _sum((wide - wide.mean(axis=1, keepdims=True)) ** 2)
     return np.where(around > 0, around, np.nan)

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from engine.arrays import Array
 from pipeline.records import Record
@@ -46,7 +47,7 @@ def profile(summary: Summary, title: str) -> Figure | None:
                 step = record.step
                 _band(axes, record, label, colour, marker)
             axes.set(yscale="log", xlabel="layer (1 is next to the input)", title=f"{when} of training (step {step})")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_ylabel("norm")
         left.legend(frameon=False)
         figure.suptitle(title)
@@ -72,7 +73,7 @@ def overlay(runs: Sequence[tuple[str, Record | None]], colours: Sequence[str], t
             if record is not None:
                 _band(axes, record, name, colour, "o")
         axes.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=LABELS["delta_rms"], title=title)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside right upper", frameon=False)
     return figure
 

@@ -119,6 +119,7 @@ def reproduce(
     Raises:
         ConfigError: no such run, no records, or a config that does not stand up.
     """
+    tracking.existing_uri()
     store = Store.open(tracking)
     found = store.find(run_id)
     with tempfile.TemporaryDirectory() as folder:

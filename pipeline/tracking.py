@@ -62,8 +62,22 @@ class TrackingConfig:
                 f"tracking.uri={self.uri}: must be sqlite:///FILE, http(s)://HOST:PORT or a database URI, or null"
             )
         if scheme == "sqlite":
-            return f"sqlite:///{Path(rest.removeprefix('/')).expanduser().absolute()}"
+            path = Path(rest.removeprefix("/")).expanduser().absolute()
+            if path.is_dir():
+                raise ConfigError(f"tracking.uri={self.uri}: must be sqlite:///FILE, and {path} is a directory")
+            return f"sqlite:///{path}"
         return self.uri
+
+    def existing_uri(self) -> str:
+        """The same, of a store that is only read.
+
+        Raises:
+            ConfigError: no database there.
+        """
+        uri = self.resolved_uri()
+        if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).is_file():
+            raise ConfigError(f"uri={uri}: no store there yet; `make sweep` or `make run` makes it")
+        return uri
 
 
 def _mlflow() -> Any:

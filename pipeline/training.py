@@ -6,9 +6,11 @@ then the update is added. At the last step only the measurement is made, on the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,8 +63,20 @@ def ready(config: Config) -> Run:
     config.activations(len(sizes) - 1)
     per_epoch = config.batching.steps_per_epoch(data.train.shape[1])
     run = Run(config, data, sizes, Clock(config.epochs * per_epoch, per_epoch))
+    _check_memory(config, sizes)
     build_network(run)
     return run
+
+
+def _check_memory(config: Config, sizes: list[int]) -> None:
+    parameters = sum(n * (m + 1) for m, n in pairwise(sizes))
+    needed = 3 * config.replicates * parameters * np.dtype(config.dtype).itemsize  # theta, its gradient, its update
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ConfigError(
+            f"architecture={type(config.architecture).__name__}: {config.replicates} x {parameters} parameters need "
+            f"{needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}"
+        )
 
 
 @lru_cache(maxsize=1)

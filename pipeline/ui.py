@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.tracking import TrackingConfig
@@ -16,13 +15,11 @@ def serve(uri: str | None, port: int) -> int:
     Raises:
         ConfigError: no store yet, or a port that is no port.
     """
-    resolved = TrackingConfig(uri, "gradvitals").resolved_uri()
     if not 1 <= port <= 65535:
         raise ConfigError(f"PORT={port}: must be in 1 ... 65535")
+    resolved = TrackingConfig(uri, "gradvitals").existing_uri()
     if resolved.startswith("http"):
         raise ConfigError(f"uri={resolved}: is a server already; open it in a browser")
-    if resolved.startswith("sqlite") and not Path(resolved.removeprefix("sqlite:///")).is_file():
-        raise ConfigError(f"uri={resolved}: no store there yet; `make sweep` or `make run` makes it")
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", resolved]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -66,7 +66,7 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
     Raises:
         ValueError: one line that starts with the key to blame.
     """
-    shared = None if config.source.varies else config.source.load(rngs[0])
+    shared = None if config.source.varies else _load(config.source, rngs[0])
     pools: dict[bytes, int] = {}
     xs: list[Array] = []
     ys: list[Array] = []
@@ -75,7 +75,7 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
     digests: list[str] = []
     rows = 0
     for rng in rngs:
-        table = config.source.load(rng) if shared is None else shared
+        table = _load(config.source, rng) if shared is None else shared
         if shared is None or not digests:
             digests.append(table.digest())
         train, test = _split(table, config, rng)
@@ -95,6 +95,15 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     x, y = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in (xs, ys))
     return Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest)
+
+
+def _load(source: Source, rng: np.random.Generator) -> Table:
+    try:
+        return source.load(rng)
+    except ValueError as wrong:
+        raise ValueError(f"source.{wrong}") from wrong
+    except MemoryError as wrong:
+        raise ValueError(f"source: does not fit into memory: {wrong}") from wrong
 
 
 def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[Array, Array]:

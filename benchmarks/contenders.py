@@ -1,0 +1,114 @@
+"""Our side: the step as the pipeline takes it, the step with every default probe, and the bare matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.nets import Net
+from benchmarks.timing import Step
+from engine.arrays import Array, norm
+from engine.initializers import initialize
+from engine.network import Network
+from pipeline.composing import compose_run
+from pipeline.config import Config, build
+from pipeline.training import measure
+
+# So low that thousands of steps on one batch leave the numbers as they are: nothing converges, dies or underflows.
+LEARNING_RATE = 1e-5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A net at initialisation and one batch, for all contenders alike.
+
+    Attributes:
+        config: the composed default config with this net's activation.
+        rows: inputs [B, n_0], one example a row.
+        labels: class numbers [B].
+    """
+
+    net: Net
+    config: Config
+    dtype: str
+    rows: Array
+    labels: Array
+
+    @classmethod
+    def of(cls, net: Net, dtype: str) -> Problem:
+        """The problem in this dtype; the numbers are the same in both, up to rounding."""
+        overrides = [f"activation={net.activation}", f"dtype={dtype}", f"optimizer.learning_rate={LEARNING_RATE}"]
+        rng = np.random.default_rng(0)
+        rows = rng.random((net.batch, net.sizes[0])).astype(dtype)
+        labels = rng.integers(net.sizes[-1], size=net.batch)
+        return cls(net, build(compose_run(overrides)), dtype, rows, labels)
+
+    def network(self) -> Network:
+        """A fresh stack of one, as the pipeline makes it for ``replicates=1``; equal every time."""
+        network = Network(self.net.sizes, self.config.activations(len(self.net.sizes) - 1), (1,), self.dtype)
+        initialize(network, self.config.init.weights, self.config.init.biases, [np.random.default_rng(1)])
+        return network
+
+    def batch(self) -> tuple[Array, Array]:
+        """x and y as the pipeline hands them over: columns are examples, a transposed view of rows."""
+        y = np.eye(self.net.sizes[-1], dtype=self.dtype)[self.labels]
+        return self.rows[None].mT, y[None].mT
+
+
+def our_step(problem: Problem) -> Step:
+    """Forward, backward, SGD update, ‖∂C/∂W‖ of every layer."""
+    network, (x, y), config = problem.network(), problem.batch(), problem.config
+    state = config.optimizer.start(network)
+
+    def step() -> list[Array]:
+        network.forward(x)
+        network.backward(y, config.cost)
+        norms = [norm(layer.dW) for layer in network.layers]
+        network.theta += config.optimizer.update(network, state, 0, 1)
+        return norms
+
+    return step
+
+
+def our_probed_step(problem: Problem) -> Step:
+    """The same with every default probe in every layer (the gradient's norm is one of them)."""
+    network, (x, y), config = problem.network(), problem.batch(), problem.config
+    state = config.optimizer.start(network)
+
+    def step() -> list[object]:
+        network.forward(x)
+        network.backward(y, config.cost)
+        update = config.optimizer.update(network, state, 0, 1)
+        records: list[object] = list(measure(network, update, config.probes, 0))
+        network.theta += update
+        return records
+
+    return step
+
+
+def bare_products(problem: Problem) -> Step:
+    """W a, Wᵀ δ and δ aᵀ of every layer into buffers, and nothing else: what no NumPy program can undercut."""
+    network, (x, y) = problem.network(), problem.batch()
+    network.forward(x)
+    network.backward(y, problem.config.cost)
+    layers = [(q.W[0], q.a_in[0], q.z[0], q.dC_da[0], q.delta[0], q.dW[0]) for q in network.layers]
+
+    def step() -> None:
+        for W, a_in, z, _, _, _ in layers:
+            np.matmul(W, a_in, out=z)
+        for i in range(len(layers) - 1, -1, -1):
+            W, a_in, _, _, delta, dW = layers[i]
+            np.matmul(delta, a_in.mT, out=dW)
+            if i:
+                np.matmul(W.mT, delta, out=layers[i - 1][3])
+
+    return step
+
+
+def our_gradient(problem: Problem) -> list[Array]:
+    """∂C/∂W of every layer at initialisation, to compare with the peer's."""
+    network, (x, y) = problem.network(), problem.batch()
+    network.forward(x)
+    network.backward(y, problem.config.cost)
+    return [layer.dW[0].copy() for layer in network.layers]

@@ -1,0 +1,81 @@
+"""The other side: PyTorch eager, in the fastest of the ways in which its users would write the step."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders import Problem
+from benchmarks.timing import Step, interleaved
+from engine.arrays import Array
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+INSTALL = ".venv/bin/python -m pip install 'torch>=2.9'"
+OPTIMIZERS = ("single", "foreach", "fused")
+NORMS = ("each", "foreach")
+
+
+def version() -> str | None:
+    """PyTorch's version, or None if it is not installed. Also holds it to one thread."""
+    if torch is None:
+        return None
+    torch.set_num_threads(1)
+    return str(torch.__version__)
+
+
+def _model(problem: Problem) -> Any:
+    """An nn.Linear stack with our initial parameters."""
+    sigmas = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+    modules: list[Any] = []
+    for layer in problem.network().layers:
+        n, m = layer.W.shape[-2:]
+        linear = torch.nn.Linear(m, n, dtype=getattr(torch, problem.dtype))
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(layer.W[0]))
+            linear.bias.copy_(torch.from_numpy(layer.b[0, :, 0]))
+        modules += [linear, sigmas[problem.net.activation]()]
+    return torch.nn.Sequential(*modules[:-1])
+
+
+def peer_step(problem: Problem, optimizer_kind: str, norm_kind: str) -> Step:
+    """zero_grad, forward, backward, norms of the weights' gradients, SGD step."""
+    model = _model(problem)
+    x, target = torch.from_numpy(problem.rows), torch.from_numpy(problem.labels)
+    cost = torch.nn.CrossEntropyLoss()
+    flags = {"single": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}[optimizer_kind]
+    optimizer = torch.optim.SGD(model.parameters(), lr=problem.config.optimizer.learning_rate, **flags)
+    weights = [module.weight for module in model if isinstance(module, torch.nn.Linear)]
+
+    def step() -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        cost(model(x), target).backward()
+        if norm_kind == "foreach":
+            norms = torch._foreach_norm([w.grad for w in weights])
+        else:
+            norms = [w.grad.norm() for w in weights]
+        optimizer.step()
+        return norms
+
+    return step
+
+
+def fastest_peer_step(problem: Problem, seconds: float) -> tuple[str, Step]:
+    """Its name and the step, found by trying all for this net."""
+    ways = {f"{o} SGD, {n} norm": peer_step(problem, o, n) for o, n in product(OPTIMIZERS, NORMS)}
+    times = interleaved(ways, seconds, least_rounds=3)
+    name = min(ways, key=lambda way: float(np.median(times[way])))
+    return name, ways[name]
+
+
+def peer_gradient(problem: Problem) -> list[Array]:
+    """∂C/∂W of every layer at initialisation."""
+    model = _model(problem)
+    cost = torch.nn.CrossEntropyLoss()
+    cost(model(torch.from_numpy(problem.rows)), torch.from_numpy(problem.labels)).backward()
+    return [m.weight.grad.numpy().copy() for m in model if isinstance(m, torch.nn.Linear)]

@@ -1,0 +1,126 @@
+"""A row for each net and dtype, on the terminal and as a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from benchmarks import peer
+from benchmarks.nets import Net
+from benchmarks.timing import median_with_interval
+from pipeline.provenance import provenance
+
+BARE, OURS, PROBED, PEER = "bare", "ours", "probed", "PyTorch"
+COLUMNS = ("net", "hidden σ", "B", "dtype", BARE, OURS, PROBED, PEER)
+RATIOS = ((PEER, OURS), (PEER, PROBED), (OURS, BARE), (PROBED, OURS))
+HEADINGS = (*COLUMNS, *(f"{a} / {b}" for a, b in RATIOS), "claims")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one net took in one dtype.
+
+    Attributes:
+        times: seconds per step in each round, by contender; without ``PEER`` if PyTorch is absent.
+        way: how PyTorch was fastest, or None.
+    """
+
+    net: Net
+    dtype: str
+    times: Mapping[str, NDArray[np.float64]]
+    way: str | None
+
+    def microseconds(self, contender: str) -> str:
+        """Median per step."""
+        return f"{np.median(self.times[contender]) * 1e6:.0f}" if contender in self.times else "-"
+
+    def ratio(self, above: str, below: str) -> tuple[float, float, float] | None:
+        """Median over rounds of the ratio of two contenders, with its 95 % interval."""
+        if above not in self.times or below not in self.times:
+            return None
+        return median_with_interval(self.times[above] / self.times[below])
+
+    def failures(self) -> list[str]:
+        """Claims that this row disproves: the whole interval lies on the wrong side."""
+        claims = ((OURS, self.net.promised), (PROBED, 1.0))
+        wrong = []
+        for contender, promised in claims:
+            ratio = self.ratio(PEER, contender)
+            if ratio is not None and ratio[2] < promised:
+                wrong.append(f"{PEER} / {contender} {ratio[0]:.2f} < {promised:g}")
+        return wrong
+
+    def verdict(self) -> str:
+        """In a word, or the claims that failed."""
+        if self.way is None:
+            return "not checked"
+        return "; ".join(self.failures()) or "pass"
+
+    def cells(self) -> list[str]:
+        """The row as text, under ``HEADINGS``."""
+        times = [self.microseconds(c) for c in (BARE, OURS, PROBED, PEER)]
+        ratios = [f"{r[0]:.2f}" if (r := self.ratio(a, b)) else "-" for a, b in RATIOS]
+        net = self.net
+        return [net.name, net.activation, str(net.batch), self.dtype, *times, *ratios, self.verdict()]
+
+
+def machine() -> list[str]:
+    """What the numbers depend on, a line each."""
+    tags = provenance().tags
+    torch = peer.version()
+    return [
+        f"CPU: {tags['processor']}; one thread",
+        f"BLAS of NumPy: {tags['blas']}, kernel {tags['blas.core_type']}",
+        f"Python {tags['python']}, numpy {tags['package.numpy']}, "
+        + (f"torch {torch}" if torch else f"no torch (install it: `{peer.INSTALL}`)"),
+    ]
+
+
+def table(rows: list[Row]) -> Table:
+    """For the terminal."""
+    result = Table(caption="µs per step and ratios: medians", pad_edge=False)
+    for i, heading in enumerate(HEADINGS):
+        result.add_column(heading, justify="right" if 4 <= i < len(HEADINGS) - 1 else "left", overflow="fold")
+    for row in rows:
+        failed = bool(row.failures())
+        result.add_row(*row.cells(), style="red" if failed else None, end_section=row.dtype == "float64")
+    return result
+
+
+def markdown(rows: list[Row], command: str, date: str) -> str:
+    """The page docs/benchmarks.md."""
+    aligned = ["---" if i < 4 or i == len(HEADINGS) - 1 else "---:" for i in range(len(HEADINGS))]
+    lines = [f"| {' | '.join(cells)} |" for cells in ([*HEADINGS], aligned, *(row.cells() for row in rows))]
+    ways = [f"- {row.net.name} {row.dtype}: {row.way}" for row in rows if row.way]
+    parts = [
+        "# One training step, timed",
+        f"Written by `{command}` on {date}. Do not edit; run it again.",
+        "\n".join(f"- {line}" for line in machine()),
+        EXPLANATION,
+        "\n".join(lines),
+        CLAIMS,
+    ]
+    if ways:
+        parts += ["PyTorch was fastest with:", "\n".join(ways)]
+    return "\n\n".join(parts) + "\n"
+
+
+EXPLANATION = """\
+Microseconds per step, medians over rounds in which the contenders take short turns; ratios are medians of the ratios
+within a round, so load from elsewhere cancels. All see the same batch and the same initial weights; before the clock
+starts, our gradients and PyTorch's are compared.
+
+- **bare**: the matrix products W a, Wᵀ δ and δ aᵀ of every layer into buffers, nothing else. The floor.
+- **ours**: forward, backward, SGD update, ‖∂C/∂W‖ of every layer.
+- **probed**: the same with every default probe (`conf/probes/standard.yaml`) in every layer. A run measures on a
+  schedule, so this is the price of a measured step, not of every step.
+- **PyTorch**: eager, `nn.Linear` stack, `CrossEntropyLoss`, `torch.optim.SGD`, norms of the weights' gradients; the
+  fastest of single, foreach and fused SGD with each or `_foreach_norm` norms, found anew for every row."""
+
+CLAIMS = """\
+Claims: a step is never slower than PyTorch's, at least 4 times faster on the three smallest nets, and with every
+default probe still not slower. A row fails where the whole 95 % interval of a median ratio lies below its claim."""

@@ -1,0 +1,101 @@
+"""Time one training step against PyTorch eager and against bare matrix products: ``make bench``.
+
+One thread, one process, contenders taking short turns. Ends with 1 if a claim of speed fails (see ``--no-check``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Old builds need a core type or cache size forced on them; a current OpenBLAS finds its best kernel by itself, and a
+# forced one slows NumPy but not PyTorch. They are read when the library is loaded, so the process starts again.
+_FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def _restart_with_own_kernel() -> None:
+    if any(name in os.environ for name in _FORCED):
+        environment = {name: value for name, value in os.environ.items() if name not in _FORCED}
+        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 (the same command in this one's place)
+
+
+if __name__ == "__main__":
+    _restart_with_own_kernel()
+os.environ |= dict.fromkeys(_THREADS, "1")  # before NumPy is imported
+
+import argparse  # noqa: E402
+import shlex  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+from benchmarks import peer, report  # noqa: E402
+from benchmarks.contenders import Problem, bare_products, our_gradient, our_probed_step, our_step  # noqa: E402
+from benchmarks.nets import DTYPES, NETS, Net  # noqa: E402
+from benchmarks.timing import interleaved  # noqa: E402
+
+TOLERANCE = {"float32": 1e-3, "float64": 1e-10}  # of the largest entry of a layer's gradient
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean little")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each of the twelve rows (default 10)")
+    parser.add_argument("--no-check", action="store_true", help="end with 0 even if a claim fails")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the table to this Markdown file")
+    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
+    return parser
+
+
+def time_row(net: Net, dtype: str, seconds: float, least_rounds: int) -> report.Row:
+    """All contenders on one net in one dtype."""
+    problem = Problem.of(net, dtype)
+    steps = {
+        report.BARE: bare_products(problem),
+        report.OURS: our_step(problem),
+        report.PROBED: our_probed_step(problem),
+    }
+    way = None
+    if peer.version():
+        _require_same_work(problem)
+        way, steps[report.PEER] = peer.fastest_peer_step(problem, seconds / 4)
+    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, least_rounds), way)
+
+
+def _require_same_work(problem: Problem) -> None:
+    """Both sides take the gradient of the same function, or the comparison is void."""
+    for ours, theirs in zip(our_gradient(problem), peer.peer_gradient(problem), strict=True):
+        if np.abs(ours - theirs).max() > TOLERANCE[problem.dtype] * np.abs(theirs).max():
+            raise AssertionError(f"{problem.net.name} {problem.dtype}: our gradient is not PyTorch's")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time every row, print the table, check the claims; returns the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    options = _parser().parse_args(given)
+    seconds, least_rounds = (0.1, 3) if options.quick else (options.seconds, 20)
+    errors, out = Console(stderr=True), Console()
+    for line in report.machine():
+        out.print(line, highlight=False, soft_wrap=True)
+    cases = [(net, dtype) for net in NETS for dtype in DTYPES]
+    shown = track(cases, "timing", console=errors, transient=True, disable=not errors.is_terminal)
+    rows = [time_row(net, dtype, seconds, least_rounds) for net, dtype in shown]
+    out.print(report.table(rows), soft_wrap=not out.is_terminal)
+    if options.write:
+        command = shlex.join(["python", "-m", "benchmarks.step", *given])
+        options.write.write_text(report.markdown(rows, command, options.date), encoding="utf-8")
+    if peer.version() is None:
+        out.print(f"The claims need PyTorch: {peer.INSTALL}", highlight=False, soft_wrap=True)
+    failed = [f"{row.net.name} {row.dtype}: {wrong}" for row in rows for wrong in row.failures()]
+    for line in failed:
+        out.print(f"[red]claim failed[/red]  {line}", highlight=False, soft_wrap=True)
+    return int(bool(failed) and not options.no_check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""Norms, special functions, initialisers, optimizers, costs at their limits, probes: each against something slower."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from parts import ALL, ELEMENTWISE, batch, name, network
+
+from engine import activations as act
+from engine import costs
+from engine import initializers as init
+from engine import learning_rates as rates
+from engine.activations import Activation
+from engine.arrays import Array, norm
+from engine.initializers import Initializer, Place
+from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
+from engine.probes import (
+    ActivationMean,
+    ActivationStd,
+    BiasGradientNorm,
+    Coherence,
+    DeadFraction,
+    DeltaRms,
+    GradientNorm,
+    Observed,
+    SaturatedFraction,
+    UpdateToWeight,
+    ZMeanSquare,
+)
+from engine.special import erf
+
+
+def slow_norm(values: list[float]) -> float:
+    """math.hypot scales by itself."""
+    return math.hypot(*values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    x=hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-1e3, 1e3)),
+    exponent=st.integers(-320, 304),
+)
+def test_norm_at_any_magnitude(x: Array, exponent: int) -> None:
+    with np.errstate(under="ignore"):
+        scaled = x * 10.0**exponent
+    expected = slow_norm(scaled.ravel().tolist())
+    assert math.isclose(float(norm(scaled)), expected, rel_tol=1e-14, abs_tol=1e-323)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[1e-200, 1e-200]], math.sqrt(2) * 1e-200),
+        ([[5e-324]], 5e-324),
+        ([[0.0, -0.0]], 0.0),
+        ([[1e308, 1e308]], math.sqrt(2) * 1e308),
+        ([[math.inf, 1.0]], math.inf),
+        ([[math.nan, 1.0]], math.nan),
+        ([[-3.0], [4.0]], 5.0),
+    ],
+)
+def test_norm_of_extremes(values: list[list[float]], expected: float) -> None:
+    assert float(norm(np.array(values))) == pytest.approx(expected, rel=1e-15, abs=0, nan_ok=True)
+
+
+def test_norm_in_float32_neither_overflows_nor_underflows() -> None:
+    for scale in (1e-30, 1e30, 1.0):
+        assert float(norm(np.full((3, 4), scale, np.float32))) == pytest.approx(
+            math.sqrt(12) * np.float32(scale), rel=1e-6
+        )
+
+
+def test_norm_of_one_member_does_not_depend_on_the_others() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 5, 6)) * np.array([1.0, 1e-200, 1e200, np.nan])[:, None, None]
+    assert np.array_equal(norm(x), [norm(m) for m in x], equal_nan=True)
+
+
+def test_erf() -> None:
+    x = np.concatenate([np.linspace(-7, 7, 40001), [0.0, -0.0, 30.0, -1e300, np.inf]])
+    assert np.abs(erf(x) - [math.erf(v) for v in x]).max() < 1e-15
+
+
+@pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)
+def test_steepest_slope_and_bounds(sigma: Activation) -> None:
+    assert isinstance(sigma, act.Elementwise)
+    z: Array = np.linspace(-40, 40, 800_001)[None]
+    a = sigma.value(z)
+    assert np.abs(sigma.derivative(z, a)).max() == pytest.approx(sigma.steepest, rel=1e-4)
+    assert a.min() >= sigma.low
+    assert a.max() <= sigma.high
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sigma", ALL, ids=name)
+def test_activations_keep_the_type_and_fill_out(sigma: Activation, dtype: type) -> None:
+    z: Array = np.random.default_rng(0).standard_normal((4, 5)).astype(dtype)
+    out, delta = np.empty_like(z), np.empty_like(z)
+    a = sigma.value(z, out=out)
+    assert a is out
+    assert a.dtype == dtype
+    assert np.array_equal(a, sigma.value(z))
+    pulled = sigma.pull_back(z, a, np.ones_like(z), out=delta)
+    assert pulled is delta
+    assert pulled.dtype == dtype
+    with np.errstate(over="ignore"):
+        extremes = sigma.value(np.array([[-1e4, 1e4, 0.0]], dtype=dtype))
+    assert np.isfinite(extremes).all()
+
+
+INITIALISERS: list[tuple[Initializer, float]] = [  # and the variance of an entry of a 300 x 200 matrix, by hand
+    (init.Gaussian(0.3), 0.09),
+    (init.GaussianFanIn(2.0), 4 / 200),
+    (init.UniformFanIn(), 1 / 600),
+    (init.GlorotNormal(), 2 / 500),
+    (init.GlorotUniform(), 2 / 500),
+    (init.HeNormal(), 2 / 200),
+    (init.HeUniform(), 2 / 200),
+    (init.LecunNormal(), 1 / 200),
+    (init.Matched(act.Relu()), 2 / 200),
+    (init.Matched(act.LeakyRelu(0.5)), 2 / 1.25 / 200),
+    (init.Matched(act.Tanh()), 1 / 200),
+    (init.MeanFieldWeights(1.7), 1.7 / 200),
+    (init.MeanFieldBiases(0.05), 0.05),
+    (init.Orthogonal(1.5), 2.25 / 300),
+    (init.TruncatedNormal(0.1, 2.0), 0.01 * 0.7737413),
+    (init.Constant(0.5), 0.25),
+]
+
+
+@pytest.mark.parametrize(("initialiser", "variance"), INITIALISERS, ids=[type(i).__name__ for i, _ in INITIALISERS])
+def test_initialisers_have_the_variance_they_claim(initialiser: Initializer, variance: float) -> None:
+    """60,000 draws: the mean square's standard error is below 0.6%, four of them are 2.4%."""
+    place = Place(1, (300, 200), fan_in=200, fan_out=300)
+    w = initialiser.sample(np.random.default_rng(0), place)
+    assert w.shape == (300, 200)
+    assert initialiser.variance(200, 300) == pytest.approx(variance, rel=1e-6)
+    assert np.mean(w**2) == pytest.approx(variance, rel=0.024)
+
+
+def test_bounds_and_orthogonality() -> None:
+    rng, place = np.random.default_rng(0), Place(1, (300, 200), 200, 300)
+    assert np.abs(init.UniformFanIn().sample(rng, place)).max() <= 200**-0.5
+    assert np.abs(init.GlorotUniform().sample(rng, place)).max() <= (6 / 500) ** 0.5
+    assert np.abs(init.TruncatedNormal(0.1, 2.0).sample(rng, place)).max() <= 0.2
+    tall = init.Orthogonal(1.0).sample(rng, place)
+    assert np.abs(tall.T @ tall - np.eye(200)).max() < 1e-13
+    wide = init.Orthogonal(2.0).sample(rng, Place(1, (20, 50), 50, 20))
+    assert np.abs(wide @ wide.T - 4 * np.eye(20)).max() < 1e-13
+
+
+def test_given_values() -> None:
+    net = network([2, 2, 1], [act.Sigmoid()] * 2)
+    values = init.Given([[[0.1, 0.3], [0.2, 0.4]], [[0.7, -1.2]]])
+    init.initialize(net, values, init.Constant(0.0), [np.random.default_rng(0)])
+    assert net.layers[0].W.tolist() == [[0.1, 0.3], [0.2, 0.4]]
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="needs"):
+        values.sample(rng, Place(2, (2, 1), 1, 2))
+    with pytest.raises(ValueError, match="has a layer 3"):
+        values.sample(rng, Place(3, (1, 2), 2, 1))
+    with pytest.raises(ValueError, match="equal lengths"):
+        init.Given([[[1.0], [1.0, 2.0]]]).sample(rng, Place(1, (2, 2), 2, 2))
+
+
+def test_float32_starts_from_the_same_numbers_and_members_from_their_own() -> None:
+    wide, narrow = network([4, 3, 2], [act.Tanh()] * 2, (2,)), network([4, 3, 2], [act.Tanh()] * 2, (2,), "float32")
+    assert np.array_equal(wide.theta.astype(np.float32), narrow.theta)
+    assert not np.array_equal(wide.theta[0], wide.theta[1])
+    with pytest.raises(ValueError, match="one each"):
+        init.initialize(wide, init.HeNormal(), init.Constant(0.0), [np.random.default_rng(0)])
+
+
+def test_optimizers_by_hand() -> None:
+    """Three steps on given gradients against the formulas, written out."""
+    net = network([2, 3, 1], [act.Tanh()] * 2)
+    start, nw = net.theta.copy(), net.parameters.n_weights
+    gradients = np.random.default_rng(1).standard_normal((3, net.theta.size))
+    for momentum, nesterov, decay in ((0.0, False, 0.0), (0.9, False, 0.0), (0.9, True, 0.1), (0.0, False, 0.2)):
+        optimizer = SGD(0.5, momentum, nesterov, decay, None, rates.StepDecay(2, 0.1))
+        net.theta[...], state = start, optimizer.start(net)
+        theta, velocity = start.copy(), np.zeros_like(start)
+        for step, g in enumerate(gradients):
+            net.grad[...] = g
+            net.theta += optimizer.update(net, state, step, 3)
+            slope = g + decay * np.where(np.arange(theta.size) < nw, theta, 0.0)
+            velocity = momentum * velocity + slope
+            direction = slope + momentum * velocity if nesterov else velocity
+            theta = theta - 0.5 * (1.0 if step < 2 else 0.1) * direction
+        assert np.allclose(net.theta, theta, rtol=1e-14, atol=0)
+
+
+def test_clipping() -> None:
+    net = network([2, 3, 1], [act.Tanh()] * 2, (2,))
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal(net.theta.shape) * np.array([[10.0], [0.01]])
+    clipped = g.copy()
+    ClipGlobalNorm(1.0).clip(clipped, net.parameters)
+    assert np.allclose(clipped[0], g[0] / np.linalg.norm(g[0]), rtol=1e-14)
+    assert np.array_equal(clipped[1], g[1])
+    clipped = g.copy()
+    ClipPerLayer(1.0).clip(clipped, net.parameters)
+    for (w, b), (gw, gb) in zip(net.parameters.views(clipped), net.parameters.views(g), strict=True):
+        size = math.sqrt((gw[0] ** 2).sum() + (gb[0] ** 2).sum())
+        assert np.allclose(w[0], gw[0] / max(size, 1), rtol=1e-14)
+        assert np.allclose(b[0], gb[0] / max(size, 1), rtol=1e-14)
+
+
+def test_learning_rate_schedules_by_hand() -> None:
+    cosine, warm = rates.Cosine(0.2), rates.WarmUp(4, rates.Constant())
+    assert [round(cosine.factor(t, 10), 12) for t in (0, 5, 10)] == [1.0, 0.6, 0.2]
+    assert [warm.factor(t, 10) for t in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert [rates.StepDecay(3, 0.5).factor(t, 10) for t in (0, 2, 3, 6)] == [1.0, 1.0, 0.5, 0.25]
+    assert rates.WarmUp(2, rates.Cosine(0.0)).factor(6, 10) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_costs_at_saturated_outputs(dtype: type) -> None:
+    """z = ±800 saturates σ in either type; the cost from z is exact, from a it is finite."""
+    z: Array = np.array([[800.0, -800.0, 800.0]], dtype)
+    y: Array = np.array([[0.0, 1.0, 1.0]], dtype)
+    cost = costs.CrossEntropy()
+    assert cost.value_from_z(z, y).tolist() == [800.0, 800.0, 0.0]
+    a: Array = np.array([[1.0, 0.0, 1.0]], dtype)
+    assert np.isfinite(cost.value(a, y)).all()
+    assert np.isfinite(cost.gradient(a, y)).all()
+    scores: Array = np.array([[800.0], [0.0], [-800.0]], dtype)
+    target: Array = np.array([[0.0], [0.0], [1.0]], dtype)
+    categorical = costs.LogLikelihood()
+    assert categorical.value_from_z(scores, target).tolist() == [1600.0]
+    assert np.isfinite(categorical.value(act.Softmax().value(scores), target)).all()
+    assert np.isfinite(categorical.gradient(act.Softmax().value(scores), target)).all()
+
+
+def test_collapsed_and_general_form_of_equation_one_agree() -> None:
+    """δ^L = a − y is what Jᵀ ∂C/∂a gives, and the cost from z is the cost from a."""
+    for sigma, cost in ((act.Sigmoid(), costs.CrossEntropy()), (act.Softmax(), costs.LogLikelihood())):
+        net = network([4, 3], [sigma])
+        x, y = batch(net, 6)
+        net.forward(x)
+        net.backward(y, cost)
+        top = net.layers[-1]
+        general = sigma.pull_back(top.z, top.a, cost.gradient(top.a, y))
+        assert np.abs(top.delta - general).max() < 1e-14
+        assert np.abs(net.cost(y, cost) - cost.value(top.a, y)).max() < 1e-13
+
+
+def test_probes_against_loops_over_examples() -> None:
+    net = network([5, 7, 6, 3], [act.Relu(), act.Sigmoid(), act.Softmax()], (2,))
+    x, y = batch(net, 9)
+    net.forward(x)
+    net.backward(y, costs.LogLikelihood())
+    update = -0.3 * net.grad
+    for layer, (dW, _) in zip(net.layers, net.parameters.views(update), strict=True):
+        seen = Observed(layer, dW, False)
+        for k in range(2):
+            deltas = [layer.delta[k, :, b] for b in range(9)]
+            mean: Array = np.asarray(sum(deltas)) / 9
+            square = sum(float(d @ d) for d in deltas) / 9
+            expected = {
+                GradientNorm(): math.sqrt(sum(v * v for v in layer.dW[k].ravel())),
+                BiasGradientNorm(): math.sqrt(float(mean @ mean)),
+                DeltaRms(): math.sqrt(square),
+                Coherence(): float(mean @ mean) / square,
+                ZMeanSquare(): float(np.mean(layer.z[k] ** 2)),
+                ActivationMean(): float(np.mean(layer.a[k])),
+                ActivationStd(): float(np.std(layer.a[k])),
+                UpdateToWeight(): 0.3 * float(np.linalg.norm(layer.dW[k]) / np.linalg.norm(layer.W[k])),
+            }
+            for probe, value in expected.items():
+                measured = probe(seen)
+                assert measured is not None
+                assert float(measured[k]) == pytest.approx(value, rel=1e-12), probe
+    relu, sigmoid, softmax = (Observed(layer, layer.dW, False) for layer in net.layers)
+    assert SaturatedFraction(0.05)(softmax) is None
+    assert DeadFraction()(softmax) is None
+    z = net.layers[0].z
+    switched_off, dead = SaturatedFraction(0.05)(relu), DeadFraction()(relu)
+    assert switched_off is not None
+    assert dead is not None
+    assert switched_off.tolist() == np.mean(z <= 0, axis=(1, 2)).tolist()
+    assert dead.tolist() == np.mean((z <= 0).all(axis=2), axis=1).tolist()
+    a = net.layers[1].a
+    flat = SaturatedFraction(0.05)(sigmoid)
+    assert flat is not None
+    assert flat.tolist() == np.mean(a * (1 - a) < 0.05 / 4, axis=(1, 2)).tolist()
+
+
+def test_a_dead_layer_is_told() -> None:
+    net = network([3, 4, 2], [act.Relu(), act.Identity()])
+    net.layers[0].b[...] = -100
+    x, y = batch(net, 5)
+    net.forward(x)
+    net.backward(y, costs.HalfSquaredError())
+    observed = Observed(net.layers[0], net.layers[0].dW, False)
+    dead = DeadFraction()(observed)
+    assert dead is not None
+    assert float(dead) == 1.0
+    assert float(DeltaRms()(observed)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: act.LeakyRelu(1.0),
+        lambda: act.Elu(0.0),
+        lambda: init.Gaussian(-1.0),
+        lambda: init.Orthogonal(0.0),
+        lambda: init.TruncatedNormal(1.0, 0.01),
+        lambda: init.Constant(math.inf),
+        lambda: SGD(-0.1, 0.0, False, 0.0, None, rates.Constant()),
+        lambda: SGD(0.1, 1.0, False, 0.0, None, rates.Constant()),
+        lambda: SGD(0.1, 0.0, True, 0.0, None, rates.Constant()),
+        lambda: SGD(0.1, 0.0, False, math.nan, None, rates.Constant()),
+        lambda: ClipGlobalNorm(0.0),
+        lambda: rates.StepDecay(0, 0.5),
+        lambda: rates.StepDecay(5, 1.5),
+        lambda: rates.Cosine(2.0),
+        lambda: rates.WarmUp(0, rates.Constant()),
+        lambda: SaturatedFraction(0.0),
+    ],
+)
+def test_values_outside_their_range_are_refused(wrong: object) -> None:
+    assert callable(wrong)
+    with pytest.raises(ValueError, match=r"\w+=.*(must be|needs)"):
+        wrong()

@@ -1,0 +1,60 @@
+"""Used by several test files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.composing import compose_run
+from pipeline.config import Config, build
+from pipeline.data.prepare import Data, DataConfig, prepare
+from pipeline.data.table import Source
+from pipeline.records import Record
+from pipeline.training import Streams, run
+
+REGRESSION = ("cost=half_squared_error", "activation@output=identity")
+
+
+def require(condition: bool, reason: str) -> None:
+    """Skip the test unless the condition holds; with GRADVITALS_REQUIRE_ALL set, fail it instead."""
+    if condition:
+        return
+    if os.environ.get("GRADVITALS_REQUIRE_ALL"):
+        pytest.fail(f"GRADVITALS_REQUIRE_ALL is set: {reason}")
+    pytest.skip(reason)
+
+
+def config(*overrides: str) -> Config:
+    """The run's config, as the command would build it."""
+    return build(compose_run(overrides))
+
+
+Table = dict[tuple[int, str], tuple[tuple[int, ...], np.ndarray[Any, Any]]]
+
+
+def table(records: list[Record]) -> Table:
+    """Records by (step, probe); each may occur only once."""
+    found = {(r.step, r.probe): (r.layers, r.values) for r in records}
+    assert len(found) == len(records)
+    return found
+
+
+def records(*overrides: str) -> Table:
+    """All records of a run."""
+    return table(list(run(config(*overrides))))
+
+
+def prepared(
+    source: Source,
+    seed: int = 0,
+    replicates: int = 1,
+    test_fraction: float | None = 0.25,
+    subset: int | None = None,
+    standardise: bool = False,
+) -> Data:
+    """A source's data, split with the streams that a run with this seed would use."""
+    chosen = DataConfig(source, test_fraction, subset, standardise)
+    return prepare(chosen, Streams.of(seed, replicates).data, np.float64)
