@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class Idx(Source):
             raise ValueError(f"folder={self.folder}: no {name}[.gz] there; {self.hint}")
         try:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        except (OSError, EOFError) as broken:
+        except (OSError, EOFError, zlib.error) as broken:
             raise ValueError(f"folder={self.folder}: cannot read {path.name}: {broken}") from broken
         return _parse(content, axes, path)
 

@@ -126,7 +126,7 @@ def test_files_are_short(path: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize(("group", "name"), [o for o in OPTIONS if o[0] != "experiment"], ids="/".join)
+@pytest.mark.parametrize(("group", "name"), [pytest.param(*o, id="-".join(o)) for o in OPTIONS if o[0] != "experiment"])
 def test_each_option_matches_its_signature_and_runs(group: str, name: str, files: Path) -> None:
     overrides, place = overrides_of(group, name, files)
     node = compose_run(overrides)
