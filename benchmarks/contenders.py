@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.nets import Net
 from benchmarks.timing import Step
-from engine.arrays import Array, norm
+from engine.arrays import Array, norms
 from engine.initializers import initialize
 from engine.network import Network
 from pipeline.composing import compose_run
@@ -61,12 +61,12 @@ def our_step(problem: Problem) -> Step:
     network, (x, y), config = problem.network(), problem.batch(), problem.config
     state = config.optimizer.start(network)
 
-    def step() -> list[Array]:
+    def step() -> Array:
         network.forward(x)
         network.backward(y, config.cost)
-        norms = [norm(layer.dW) for layer in network.layers]
+        gradient_norms = norms([layer.dW for layer in network.layers])
         network.theta += config.optimizer.update(network, state, 0, 1)
-        return norms
+        return gradient_norms
 
     return step
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import peer
@@ -82,12 +83,14 @@ def machine() -> list[str]:
 
 def table(rows: list[Row]) -> Table:
     """For the terminal."""
-    result = Table(caption="µs per step and ratios: medians", pad_edge=False)
+    result = Table(caption="µs per step and ratios: medians", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for i, heading in enumerate(HEADINGS):
-        result.add_column(heading, justify="right" if 4 <= i < len(HEADINGS) - 1 else "left", overflow="fold")
+        name = heading.replace(" / ", "\n/ ")
+        result.add_column(name, justify="right" if 4 <= i < len(HEADINGS) - 1 else "left", no_wrap=True)
     for row in rows:
-        failed = bool(row.failures())
-        result.add_row(*row.cells(), style="red" if failed else None, end_section=row.dtype == "float64")
+        cells, failed = row.cells(), bool(row.failures())
+        cells[-1] = "FAIL" if failed else cells[-1]  # in full below the table
+        result.add_row(*cells, style="red" if failed else None, end_section=row.dtype == "float64")
     return result
 
 
@@ -110,9 +113,9 @@ def markdown(rows: list[Row], command: str, date: str) -> str:
 
 
 EXPLANATION = """\
-Microseconds per step, medians over rounds in which the contenders take short turns; ratios are medians of the ratios
-within a round, so load from elsewhere cancels. All see the same batch and the same initial weights; before the clock
-starts, our gradients and PyTorch's are compared.
+Microseconds of processor time per step, one thread, medians over rounds in which the contenders take short turns;
+ratios are medians of the ratios within a round, so load from elsewhere cancels. All see the same batch and the same
+initial weights; before the clock starts, our gradients and PyTorch's are compared.
 
 - **bare**: the matrix products W a, Wᵀ δ and δ aᵀ of every layer into buffers, nothing else. The floor.
 - **ours**: forward, backward, SGD update, ‖∂C/∂W‖ of every layer.

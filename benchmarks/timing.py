@@ -1,7 +1,8 @@
 """Timing on a machine that others use as well: short turns, taken alternately, and ratios within a round.
 
-A burst of foreign load hits neighbouring turns alike, so the ratio of two contenders in the same round is steady where
-their times are not. Reported are medians over rounds.
+Time is the processor time of this process, so being interrupted costs nothing; with one thread and an idle machine it
+is the time on the clock. What is left of foreign load (caches, clock rate, memory) hits neighbouring turns alike, so the
+ratio of two contenders in the same round is steady where their times are not. Reported are medians over rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Step = Callable[[], object]
-TURN = 2e-3  # seconds a turn aims at: far above the clock's resolution, below a scheduler's time slice
+TURN = 2e-3  # seconds a turn aims at: far above the clock's resolution
 
 
 def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: int) -> dict[str, NDArray[np.float64]]:
@@ -41,15 +42,15 @@ def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: in
 
 def _turn(step: Step, repeats: int) -> float:
     step()
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(repeats):
         step()
-    return (time.perf_counter() - start) / repeats
+    return (time.process_time() - start) / repeats
 
 
 def _once(step: Step) -> float:
     """A first idea of the seconds a step takes."""
-    return min(_turn(step, 1) for _ in range(5))
+    return min(_turn(step, 1) for _ in range(3))
 
 
 def median_with_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:

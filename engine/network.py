@@ -24,6 +24,8 @@ from engine.activations import Activation
 from engine.arrays import Array
 from engine.costs import Cost
 
+GROUP_BYTES = 2**17  # layers whose δ together stay below this are handled together: more would leave the L2 cache
+
 
 @dataclass
 class Layer:
@@ -48,6 +50,30 @@ class Layer:
     dC_da: Array = field(init=False, repr=False)
     delta: Array = field(init=False, repr=False)
     share: Array = field(init=False, repr=False)  # δ/B
+    mean_delta: Array = field(init=False, repr=False)  # ⟨δ_b⟩, [E..., n, 1]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a pass leaves behind, all layers' units one below the other: [N, B], with N units in the whole stack.
+
+    The layers' own z, a, dC_da, delta and share [E..., n, B] are views into these, first layer first. Where an equation
+    treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in them.
+    mean_delta [N] is ⟨δ_b⟩.
+    """
+
+    z: Array
+    a: Array
+    dC_da: Array
+    delta: Array
+    share: Array
+    mean_delta: Array
+
+    @classmethod
+    def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
+        """Not filled."""
+        z, a, dC_da, delta, share = (np.empty((units, batch_size), dtype) for _ in range(5))
+        return cls(z, a, dC_da, delta, share, np.empty(units, dtype))
 
 
 @dataclass(frozen=True)
@@ -66,14 +92,20 @@ class Parameters:
         """P, weights and biases."""
         return self.n_weights + sum(self.sizes[1:])
 
+    def weights(self, flat: Array) -> list[Array]:
+        """The weights [E..., n, m] of every layer, as views into flat [E..., P]."""
+        lead, w, found = flat.shape[:-1], 0, []
+        for m, n in zip(self.sizes, self.sizes[1:], strict=False):
+            found.append(flat[..., w : w + n * m].reshape(*lead, n, m))
+            w += n * m
+        return found
+
     def views(self, flat: Array) -> list[tuple[Array, Array]]:
         """(weights [E..., n, m], biases [E..., n, 1]) of every layer, as views into flat [E..., P]."""
-        lead, w, b, pairs = flat.shape[:-1], 0, self.n_weights, []
-        for m, n in zip(self.sizes, self.sizes[1:], strict=False):
-            weights = flat[..., w : w + n * m].reshape(*lead, n, m)
-            biases = flat[..., b : b + n].reshape(*lead, n, 1)
-            pairs.append((weights, biases))
-            w, b = w + n * m, b + n
+        lead, b, pairs = flat.shape[:-1], self.n_weights, []
+        for weights, n in zip(self.weights(flat), self.sizes[1:], strict=True):
+            pairs.append((weights, flat[..., b : b + n].reshape(*lead, n, 1)))
+            b += n
         return pairs
 
 
@@ -89,6 +121,7 @@ class Network:
     Attributes:
         theta, grad: all parameters and their gradient, flat: [E..., P].
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
+        rows: the layers' z, a, dC_da, delta and share in one array each, from the last pass.
 
     Raises:
         ValueError: fewer than two sizes, a size below 1, or a number of activations other than L.
@@ -112,7 +145,9 @@ class Network:
         self.grad: Array = np.zeros_like(self.theta)
         pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
         self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
-        self._buffers: dict[int, list[tuple[Array, ...]]] = {}
+        self._buffers: dict[int, Rows] = {}
+        self.rows: Rows
+        self._groups: list[tuple[slice, list[Layer]]]  # rows and layers that backward takes together, top first
         self._batch_size = 0
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -133,22 +168,27 @@ class Network:
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward(self, y: Array, cost: Cost) -> Array:
         """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
-        top = self.layers[-1]
+        top, rows = self.layers[-1], self.rows
         if cost.collapses_with is type(top.sigma):
             np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
         else:
             cost.gradient(top.a, y, out=top.dC_da)
             top.sigma.pull_back(top.z, top.a, top.dC_da, out=top.delta)  # (1)
-        self._gradient(top)
-        for above, layer in zip(self.layers[:0:-1], self.layers[-2::-1], strict=True):
-            np.matmul(above.W.mT, above.delta, out=layer.dC_da)
-            layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4)
-            self._gradient(layer)
+        above = top
+        for part, layers in self._groups:
+            for layer in layers:
+                if layer is not top:
+                    np.matmul(above.W.mT, above.delta, out=layer.dC_da)
+                    layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4)
+                    above = layer
+            share = np.multiply(rows.delta[part], 1 / self._batch_size, out=rows.share[part])
+            np.add.reduce(share, axis=-1, out=rows.mean_delta[part])
+            for layer in layers:
+                self._gradient(layer)
         return self.grad
 
     def _gradient(self, layer: Layer) -> None:
-        np.multiply(layer.delta, 1 / self._batch_size, out=layer.share)
-        np.add.reduce(layer.share, axis=-1, keepdims=True, out=layer.db)  # (2)(5), averaged over the batch
+        layer.db[...] = layer.mean_delta  # (2)(5), averaged over the batch
         np.matmul(layer.share, layer.a_in.mT, out=layer.dW)  # (3)(6), averaged over the batch
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -164,10 +204,20 @@ class Network:
         if batch_size == self._batch_size:
             return
         if batch_size not in self._buffers:
-            shapes = [(*self.ensemble, n, batch_size) for n in self.sizes[1:]]
-            self._buffers[batch_size] = [tuple(np.empty(s, self.theta.dtype) for _ in range(5)) for s in shapes]
-        for layer, buffers in zip(self.layers, self._buffers[batch_size], strict=True):
-            layer.z, layer.a, layer.dC_da, layer.delta, layer.share = buffers
+            self._buffers[batch_size] = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)
+        self.rows = rows = self._buffers[batch_size]
+        self._groups, end, room = [], len(rows.z), 0
+        for layer in reversed(self.layers):
+            start, shape = end - layer.b.size, (*layer.b.shape[:-1], batch_size)
+            views = (x[start:end].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.delta, rows.share))
+            layer.z, layer.a, layer.dC_da, layer.delta, layer.share = views
+            layer.mean_delta = rows.mean_delta[start:end].reshape(layer.b.shape)
+            if layer.delta.nbytes > room:
+                self._groups.append((slice(end, end), []))
+                room = GROUP_BYTES
+            part, group = self._groups[-1]
+            self._groups[-1] = slice(start, part.stop), [*group, layer]
+            end, room = start, room - layer.delta.nbytes
         self._batch_size = batch_size
 
     @property

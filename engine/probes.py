@@ -11,68 +11,210 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar
+from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 
 from engine.activations import Elementwise
-from engine.arrays import Array, norm
-from engine.network import Layer
+from engine.arrays import Array, norms, root
+from engine.network import Layer, Network
+
+# Infinities and NaNs are findings: they pass through silently.
+_quiet = np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
 
 
 class Observed:
-    """One layer at one step, with the quantities that several probes share computed once.
+    """One layer at one step, as a probe sees it.
 
     Attributes:
         layer: the layer after ``backward``.
         dW_update: the optimizer's ΔW about to be added, [E..., n, m].
         is_output: whether this is layer L.
+        layers: this layer and those observed with it (itself alone by default), measured together.
+        index: its place among them.
     """
 
-    def __init__(self, layer: Layer, dW_update: Array, is_output: bool) -> None:
+    def __init__(
+        self, layer: Layer, dW_update: Array, is_output: bool, layers: Layers | None = None, index: int = 0
+    ) -> None:
         self.layer = layer
         self.dW_update = dW_update
         self.is_output = is_output
+        self.layers = layers or Layers([layer], [dW_update], *(_rows(x) for x in (layer.z, layer.a, layer.delta)))
+        self.index = index
+
+    def of(self, values: Array) -> Array:
+        """This layer's part of values of all layers: [L, E...] -> [E...]."""
+        return np.asarray(values[self.index])
+
+    @property
+    def has_slope(self) -> bool:
+        """Whether σ is element-wise, so that there is a σ'(z)."""
+        return isinstance(self.layer.sigma, Elementwise)
+
+
+def observe(network: Network, update: Array) -> list[Observed]:
+    """Every layer of a network after ``backward``, with the optimizer's Δθ [E..., P] about to be added.
+
+    The values are those of each layer observed alone, bit for bit, at a fraction of the calls.
+    """
+    rows, updates = network.rows, network.parameters.weights(update)
+    layers = Layers(network.layers, updates, rows.z, rows.a, rows.delta)
+    depth = network.depth
+    return [
+        Observed(layer, dW, i == depth, layers, i - 1)
+        for i, (layer, dW) in enumerate(zip(network.layers, updates, strict=True), start=1)
+    ]
+
+
+def _rows(x: Array) -> Array:
+    """[E..., n, B] -> [N, B]."""
+    return x.reshape(-1, x.shape[-1])
+
+
+class Layout:
+    """Where the units of L layers lie in [N, B], N units of all layers and members.
+
+    Attributes:
+        units, pairs: units of each layer, and pairs of a unit and an example: [L, 1...].
+        parts, rows_each: the rows of each layer, and how many they are.
+        repeats, starts: rows of each layer and member, and where they start: [L · members].
+        ones: [B]; a product with it is the fastest sum there is, for use where the order of adding does not matter.
+    """
+
+    def __init__(
+        self, units: tuple[int, ...], ensemble: tuple[int, ...], batch_size: int, dtype: np.dtype[Any]
+    ) -> None:
+        members = math.prod(ensemble)
+        self.ensemble = ensemble
+        self.units: Array = np.array(units).reshape(-1, *[1] * len(ensemble))
+        self.pairs = self.units * batch_size
+        self.parts = [slice(a, b) for a, b in pairwise(accumulate((n * members for n in units), initial=0))]
+        self.repeats = np.repeat(units, members)
+        self.starts = np.cumsum(self.repeats) - self.repeats
+        self.rows_each = self.units.ravel() * members
+        self.ones = np.ones(batch_size, dtype)
+
+
+_layout = lru_cache(maxsize=64)(Layout)  # making one takes longer than measuring a small network
+
+
+class Layers:
+    """What several probes share, for L layers at once and only when asked for: every result is [L, E...].
+
+    In a small network the calls cost more than the numbers in them. So what every unit has is taken in one call for
+    all units of all layers and members, which stand one below the other, and then summed layer by layer.
+
+    Args:
+        layers, updates: the layers after ``backward`` and the ΔW of each.
+        z, a, delta: theirs together, as in :class:`engine.network.Rows`: [N, B].
+    """
+
+    def __init__(self, layers: Sequence[Layer], updates: Sequence[Array], z: Array, a: Array, delta: Array) -> None:
+        self.layers, self.updates = layers, updates
+        self.z, self.a, self.delta = z, a, delta
+        self.batch_size = z.shape[-1]
+        units = tuple([layer.b.shape[-2] for layer in layers])
+        self.layout = _layout(units, layers[0].b.shape[:-2], self.batch_size, z.dtype)
+        self.pairs = self.layout.pairs
+        self._saturated: dict[float, Array] = {}
+
+    def _summed(self, per_row: Array) -> Array:
+        """Sums over the units of each layer and member, in float64: [N] -> [L, E...].
+
+        The cast is made before the sum: a casting reduction works in chunks that run across members.
+        """
+        sums = np.add.reduceat(per_row.astype(np.float64, copy=False), self.layout.starts)
+        return sums.reshape(-1, *self.layout.ensemble)
+
+    def _norms(self, x: Array) -> Array:
+        """The norm of each layer's part of x [N, B]."""
+        squares, layout = self._summed(np.vecdot(x, x)), self.layout
+        return root(squares, x.dtype, lambda i: x[layout.parts[i]].reshape(*layout.ensemble, -1))
 
     @cached_property
-    def delta_rms(self) -> Array:
-        """√⟨‖δ_b‖²⟩, [E...]."""
-        return norm(self.layer.delta) * self.layer.delta.shape[-1] ** -0.5
+    def gradient_norms(self) -> Array:
+        """‖∂C/∂W‖_F and ‖∂C/∂b‖ = ‖⟨δ_b⟩‖: [2, L, E...]."""
+        both = norms([*(layer.dW for layer in self.layers), *(layer.db for layer in self.layers)])
+        return both.reshape(2, len(self.layers), *both.shape[1:])
 
-    @cached_property
+    @property
+    def gradient_norm(self) -> Array:
+        """‖∂C/∂W‖_F."""
+        return np.asarray(self.gradient_norms[0])
+
+    @property
     def bias_gradient_norm(self) -> Array:
-        """‖∂C/∂b‖ = ‖⟨δ_b⟩‖, [E...]."""
-        return norm(self.layer.db)
+        """‖∂C/∂b‖ = ‖⟨δ_b⟩‖."""
+        return np.asarray(self.gradient_norms[1])
 
     @cached_property
-    def slope(self) -> Array | None:
-        """|σ'(z)| [E..., n, B], or None for an activation that is not element-wise."""
-        sigma = self.layer.sigma
-        if not isinstance(sigma, Elementwise):
-            return None
-        slope = sigma.derivative(self.layer.z, self.layer.a)
+    @_quiet
+    def delta_rms(self) -> Array:
+        """√⟨‖δ_b‖²⟩."""
+        return self._norms(self.delta) * self.batch_size**-0.5
+
+    @cached_property
+    @_quiet
+    def coherence(self) -> Array:
+        """‖⟨δ_b⟩‖² / ⟨‖δ_b‖²⟩."""
+        return np.square(self.bias_gradient_norm / self.delta_rms)
+
+    @cached_property
+    @_quiet
+    def z_mean_square(self) -> Array:
+        """Mean of z² over units and examples."""
+        return np.square(self._norms(self.z)) / self.pairs
+
+    @cached_property
+    @_quiet
+    def activation_mean(self) -> Array:
+        """Mean of a over units and examples."""
+        return self._summed(np.add.reduce(self.a.astype(np.float64, copy=False), axis=-1)) / self.pairs
+
+    @cached_property
+    @_quiet
+    def activation_std(self) -> Array:
+        """Standard deviation of a over units and examples."""
+        mean = np.repeat(self.activation_mean.astype(self.a.dtype, copy=False).ravel(), self.layout.repeats)
+        return self._norms(self.a - mean[:, None]) * self.pairs**-0.5
+
+    @cached_property
+    @_quiet
+    def update_to_weight(self) -> Array:
+        """‖ΔW‖/‖W‖."""
+        both = norms([*self.updates, *(layer.W for layer in self.layers)])
+        return both[: len(self.layers)] / both[len(self.layers) :]
+
+    @cached_property
+    @_quiet
+    def slope(self) -> Array:
+        """|σ'(z)| of every unit and example [N, B]; NaN where σ is not element-wise."""
+        slope = np.empty_like(self.z)
+        for layer, part in zip(self.layers, self.layout.parts, strict=True):
+            if isinstance(layer.sigma, Elementwise):
+                layer.sigma.derivative(layer.z, layer.a, out=slope[part].reshape(layer.z.shape))
+            else:
+                slope[part] = np.nan
         return np.abs(slope, out=slope)
 
+    def saturated_fraction(self, threshold: float) -> Array:
+        """Share of (unit, example) pairs with |σ'(z)| < threshold · sup|σ'|."""
+        if threshold not in self._saturated:
+            limits = np.array([threshold * layer.sigma.steepest for layer in self.layers], self.z.dtype)
+            rows = np.repeat(limits, self.layout.rows_each)[:, None]
+            flat = np.less(self.slope, rows, out=np.empty_like(self.slope))  # 1 or 0: their sums are exact
+            self._saturated[threshold] = self._summed(flat @ self.layout.ones) / self.pairs
+        return self._saturated[threshold]
+
     @cached_property
-    def activation_mean(self) -> Array:
-        """Mean of a over units and examples, [E...]."""
-        return _mean(self.layer.a)
-
-
-def _mean(x: Array) -> Array:
-    """Mean over the last two axes, accumulated in float64: [E...].
-
-    The cast is made before the sum: a casting reduction works in chunks that run across members.
-    """
-    flat = x.reshape(*x.shape[:-2], -1).astype(np.float64, copy=False)
-    return np.asarray(np.add.reduce(flat, axis=-1)) / flat.shape[-1]
-
-
-def _share(x: Array) -> Array:
-    """Share of True over the last two axes: [E...]."""
-    return np.asarray(np.count_nonzero(x, axis=(-2, -1))) / math.prod(x.shape[-2:])
+    def dead_fraction(self) -> Array:
+        """Share of units with σ'(z) = 0 on every example: there, and only there, do the |σ'| sum to 0."""
+        return self._summed(self.slope @ self.layout.ones == 0) / self.layout.units
 
 
 class Probe(ABC):
@@ -96,7 +238,7 @@ class GradientNorm(Probe):
     geometric: ClassVar[bool] = True
 
     def __call__(self, layer: Observed) -> Array:
-        return norm(layer.layer.dW)
+        return layer.of(layer.layers.gradient_norm)
 
 
 @dataclass(frozen=True)
@@ -106,7 +248,7 @@ class BiasGradientNorm(Probe):
     geometric: ClassVar[bool] = True
 
     def __call__(self, layer: Observed) -> Array:
-        return layer.bias_gradient_norm
+        return layer.of(layer.layers.bias_gradient_norm)
 
 
 @dataclass(frozen=True)
@@ -116,7 +258,7 @@ class DeltaRms(Probe):
     geometric: ClassVar[bool] = True
 
     def __call__(self, layer: Observed) -> Array:
-        return layer.delta_rms
+        return layer.of(layer.layers.delta_rms)
 
 
 @dataclass(frozen=True)
@@ -124,8 +266,7 @@ class Coherence(Probe):
     """‖⟨δ_b⟩‖² / ⟨‖δ_b‖²⟩ in [0, 1]: 1 where all examples agree, about 1/B where they are unrelated."""
 
     def __call__(self, layer: Observed) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.square(layer.bias_gradient_norm / layer.delta_rms)
+        return layer.of(layer.layers.coherence)
 
 
 @dataclass(frozen=True)
@@ -135,9 +276,7 @@ class ZMeanSquare(Probe):
     geometric: ClassVar[bool] = True
 
     def __call__(self, layer: Observed) -> Array:
-        z = layer.layer.z
-        with np.errstate(over="ignore"):
-            return np.square(norm(z)) / math.prod(z.shape[-2:])
+        return layer.of(layer.layers.z_mean_square)
 
 
 @dataclass(frozen=True)
@@ -145,7 +284,7 @@ class ActivationMean(Probe):
     """Mean of a over units and examples."""
 
     def __call__(self, layer: Observed) -> Array:
-        return layer.activation_mean
+        return layer.of(layer.layers.activation_mean)
 
 
 @dataclass(frozen=True)
@@ -153,9 +292,7 @@ class ActivationStd(Probe):
     """Standard deviation of a over units and examples."""
 
     def __call__(self, layer: Observed) -> Array:
-        a = layer.layer.a
-        with np.errstate(invalid="ignore"):
-            return norm(a - layer.activation_mean[..., None, None]) * math.prod(a.shape[-2:]) ** -0.5
+        return layer.of(layer.layers.activation_std)
 
 
 @dataclass(frozen=True)
@@ -172,9 +309,7 @@ class SaturatedFraction(Probe):
             raise ValueError(f"threshold={self.threshold}: must be in (0, 1)")
 
     def __call__(self, layer: Observed) -> Array | None:
-        if layer.slope is None:
-            return None
-        return _share(layer.slope < self.threshold * layer.layer.sigma.steepest)
+        return layer.of(layer.layers.saturated_fraction(self.threshold)) if layer.has_slope else None
 
 
 @dataclass(frozen=True)
@@ -182,9 +317,7 @@ class DeadFraction(Probe):
     """Share of units with σ'(z) = 0 on every example of the batch: they cannot learn from it."""
 
     def __call__(self, layer: Observed) -> Array | None:
-        if layer.slope is None:
-            return None
-        return _share(layer.slope.max(axis=-1, keepdims=True) == 0)
+        return layer.of(layer.layers.dead_fraction) if layer.has_slope else None
 
 
 @dataclass(frozen=True)
@@ -194,5 +327,4 @@ class UpdateToWeight(Probe):
     geometric: ClassVar[bool] = True
 
     def __call__(self, layer: Observed) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return norm(layer.dW_update) / norm(layer.layer.W)
+        return layer.of(layer.layers.update_to_weight)

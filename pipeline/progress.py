@@ -22,8 +22,14 @@ class Bars:
     def run(self, name: str, steps: int) -> Iterator[OnStep]:
         """A bar for one run; the function it yields is told each step."""
         task = self._progress.add_task(name, total=max(steps, 1))
+        stride = max(1, steps // 500)  # moving a bar costs as much as a small step of training
+
+        def on_step(step: int) -> None:
+            if step % stride == 0:
+                self._progress.update(task, completed=step)
+
         try:
-            yield lambda step: self._progress.update(task, completed=step)
+            yield on_step
         finally:
             self._progress.remove_task(task)
             if self._sweep is not None:

@@ -7,6 +7,7 @@ import hashlib
 import math
 import statistics
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ CORRUPTIONS = {
 def test_corrupt_idx_files_are_named(tmp_path: Path, name: str, content: bytes, message: str, zipped: bool) -> None:
     write_idx(tmp_path, fresh(), train=12, test=5, zipped=zipped)
     (tmp_path / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(content) if zipped else content)
-    with pytest.raises(ValueError, match="^folder=") as told:
+    with pytest.raises(ValueError, match=r"^folder=") as told:
         Idx(str(tmp_path), "").load(fresh())
     assert message in str(told.value)
 
@@ -185,7 +186,7 @@ def test_a_real_target_is_not_taken_for_classes(tmp_path: Path) -> None:
 def test_a_split_is_disjoint_and_complete(count: int, fraction: float, seed: int) -> None:
     held_out = round(fraction * count)
     if not 0 < held_out < count:
-        with pytest.raises(ValueError, match="test_fraction=.*: leaves one of the sets"):
+        with pytest.raises(ValueError, match=r"test_fraction=.*: leaves one of the sets"):
             prepared(Rows(count), seed, test_fraction=fraction)
         return
     data = prepared(Rows(count), seed, test_fraction=fraction)
@@ -341,7 +342,7 @@ def test_a_teachers_targets_are_its_outputs(activation: Activation) -> None:
     """The teacher again from the same stream, its forward pass in plain Python."""
     table = Teacher(7, 3, 2, (4, 5), activation, 1.5).load(fresh(11))
     rng, sizes = fresh(11), (3, 4, 5, 2)
-    weights = [rng.standard_normal((n, m)) * 1.5 / math.sqrt(m) for m, n in zip(sizes, sizes[1:], strict=False)]
+    weights = [rng.standard_normal((n, m)) * 1.5 / math.sqrt(m) for m, n in pairwise(sizes)]
     x = rng.standard_normal((7, 3))
     np.testing.assert_array_equal(table.x, x)
     sigma = math.tanh if isinstance(activation, Tanh) else lambda z: max(z, 0.0)

@@ -82,9 +82,9 @@ def test_measuring_changes_nothing(variant: tuple[str, ...]) -> None:
     often = records(*base, "schedule=every", "schedule@evaluation.schedule=every")
     rarely = records(*base, "schedule=first_and_last", "schedule@evaluation.schedule=first_and_last")
     unmeasured = records(*base, "probes=none")
-    reversed_order = records(*base, "probes=none", "+probe@probes.delta_rms=delta_rms", "schedule=every")
-    assert len(often) > 2 * len(rarely)
-    for fewer in (rarely, unmeasured, reversed_order):
+    only_one = records(*base, "probes=none", "+probe@probes.delta_rms=delta_rms", "schedule=every")
+    assert len(often) > len(rarely)
+    for fewer in (rarely, unmeasured, only_one):
         assert fewer
         assert_same({key: often[key] for key in fewer}, fewer)
     assert {probe for _, probe in unmeasured} == {f"{q}/{part}" for q in scores(unmeasured) for part in PARTS}
@@ -221,9 +221,10 @@ def test_a_teacher_is_imitated() -> None:
     found = records(
         *REGRESSION, "data=teacher", "activation=tanh", "architecture.hidden=[40]", "epochs=30", "probes=none",
         "data.source.hidden=[5]", "data.source.inputs=5", "data.source.weight_std=1.0",
+        "replicates=5",
     )  # fmt: skip
-    assert found[0, "r2/test"][1].item() < 0.2
-    assert last(found, "r2/test") > 0.9
+    assert found[0, "r2/test"][1].mean() < 0.2
+    assert found[max(s for s, _ in found), "r2/test"][1].min() > 0.98
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

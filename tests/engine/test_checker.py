@@ -1,0 +1,172 @@
+"""The gradient checker itself: planted faults are found and named, right parts pass by the sharp method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from parts import ELEMENTWISE, batch, name, network
+
+from engine import activations as act
+from engine import costs
+from engine.activations import Activation
+from engine.arrays import Array
+from engine.network import Network
+from engine.testing import Check, Report, check_activation, check_cost, check_network, directional_derivative
+
+ANALYTIC = [act.Sigmoid(), act.Tanh(), act.Silu(), act.Identity(), act.Softmax()]
+
+
+class Faulty(Network):
+    """A network whose gradient is off by a factor in one part of one layer."""
+
+    def __init__(self, like: Network, layer: int, part: str, factor: float | Array) -> None:
+        super().__init__(like.sizes, [each.sigma for each in like.layers], like.ensemble)
+        self.theta[...] = like.theta
+        self.fault = (layer, part, factor)
+
+    def backward(self, y: Array, cost: costs.Cost) -> Array:
+        super().backward(y, cost)
+        number, part, factor = self.fault
+        getattr(self.layers[number - 1], part)[...] *= factor
+        return self.grad
+
+
+@pytest.mark.parametrize("ensemble", [(), (3,), (2, 2)], ids=str)
+@pytest.mark.parametrize("part", ["dW", "db"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_wrong_gradient_of_one_layer_is_named_alone(number: int, part: str, ensemble: tuple[int, ...]) -> None:
+    """One part in a million is enough, and no other part is blamed."""
+    right = network([3, 5, 4, 2], [act.Tanh(), act.Sigmoid(), act.Softmax()], ensemble)
+    net = Faulty(right, number, part, 1 + 1e-6)
+    x, y = batch(net, 6)
+    rng = np.random.default_rng(0)
+    report = check_network(net, x, y, costs.LogLikelihood(), rng)
+    assert [check.part for check in report.checks if not check.passed] == [f"layer {number} ∂C/∂{part[1:]}"]
+    with pytest.raises(AssertionError, match=rf"^wrong gradient in layer {number} ∂C/∂{part[1:]}: relative error 1\."):
+        report.require()
+    check_network(right, x, y, costs.LogLikelihood(), rng).require()
+
+
+def test_a_fault_in_one_member_of_a_stack_is_found() -> None:
+    factors = np.array([1.0, 1.0001, 1.0])[:, None, None]
+    net = Faulty(network([3, 4, 2], [act.Tanh(), act.Identity()], (3,)), 2, "dW", factors)
+    x, y = batch(net, 5)
+    report = check_network(net, x, y, costs.SquaredError(), np.random.default_rng(0))
+    assert [check.part for check in report.checks if not check.passed] == ["layer 2 ∂C/∂W"]
+
+
+@pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)
+def test_every_slope_off_by_a_little_is_found(sigma: Activation) -> None:
+    """A wrong σ' fails, whichever σ it sits beside and whichever method is open to it."""
+    assert isinstance(sigma, act.Elementwise)
+    inner: act.Elementwise = sigma
+
+    class Steeper(act.Elementwise):
+        def value(self, z: Array, out: Array | None = None) -> Array:
+            return inner.value(z, out)
+
+        def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+            slope = inner.derivative(z, a, out)
+            slope *= 1.0001
+            return slope
+
+    with pytest.raises(AssertionError, match=r"Steeper\.pull_back.*Steeper\.jacobian"):
+        check_activation(Steeper(), np.random.default_rng(0)).require()
+
+
+@dataclass(frozen=True)
+class DiagonalSoftmax(act.Softmax):
+    """The classic mistake: σ(1 − σ), as if softmax acted on each unit alone."""
+
+    def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
+        return np.multiply(a * (1 - a), dC_da, out=out)
+
+
+def test_a_softmax_without_its_off_diagonal_is_found() -> None:
+    checks = {c.part: c.passed for c in check_activation(DiagonalSoftmax(), np.random.default_rng(0)).checks}
+    assert checks == {"DiagonalSoftmax.pull_back": False, "DiagonalSoftmax.jacobian": True}
+    net = network([3, 4], [DiagonalSoftmax()])
+    x, y = batch(net, 5)
+    with pytest.raises(AssertionError, match=r"layer 1 ∂C/∂W.*layer 1 ∂C/∂b"):
+        check_network(net, x, y, costs.HalfSquaredError(), np.random.default_rng(0)).require()
+
+
+@dataclass(frozen=True)
+class FalseCollapse(costs.SquaredError):
+    """Claims δ^L = a − y with sigmoid outputs, which holds for the cross-entropy only."""
+
+    collapses_with: ClassVar[type[Activation] | None] = act.Sigmoid
+
+    def value_from_z(self, z: Array, y: Array) -> Array:
+        return self.value(act.Sigmoid().value(z), y)
+
+
+def test_a_false_claim_of_collapse_is_found() -> None:
+    net = network([3, 4, 2], [act.Tanh(), act.Sigmoid()])
+    x, y = batch(net, 5)
+    report = check_network(net, x, y, FalseCollapse(), np.random.default_rng(0))
+    assert not any(check.passed for check in report.checks)
+
+
+@pytest.mark.parametrize("sigma", ANALYTIC, ids=name)
+def test_analytic_parts_are_checked_by_complex_steps(sigma: Activation) -> None:
+    rng = np.random.default_rng(0)
+    assert {check.method for check in check_activation(sigma, rng).checks} == {"complex step"}
+    net = network([3, 4, 2], [sigma, sigma])
+    x, y = batch(net, 5)
+    assert {c.method for c in check_network(net, x, y, costs.SquaredError(), rng).checks} == {"complex step"}
+
+
+@pytest.mark.parametrize(
+    "cost", [costs.SquaredError(), costs.HalfSquaredError(), costs.CrossEntropy(), costs.LogLikelihood()], ids=name
+)
+def test_gradients_off_by_a_little_are_found(cost: costs.Cost) -> None:
+    class Steeper(costs.Cost):
+        def value(self, a: Array, y: Array) -> Array:
+            return cost.value(a, y)
+
+        def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
+            return cost.gradient(a, y, out) * 1.0001
+
+    rng = np.random.default_rng(1)
+    a, y = rng.uniform(0.1, 0.9, (3, 8)), rng.uniform(0, 1, (3, 8))
+    with pytest.raises(AssertionError, match=r"Steeper\.gradient"):
+        check_cost(Steeper(), a, y, rng).require()
+
+
+def test_a_gradient_that_is_not_a_number_fails() -> None:
+    class Empty(act.Tanh):
+        def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+            return np.multiply(z, np.nan, out=out)
+
+    assert not check_activation(Empty(), np.random.default_rng(0)).passed
+
+
+def test_directional_derivatives_by_hand() -> None:
+    x, v = np.array([0.3, -1.2, 2.0]), np.array([1.0, 2.0, -0.5])
+    exact, method = directional_derivative(np.sin, x, v)
+    assert method == "complex step"
+    assert np.abs(exact - np.cos(x) * v).max() < 1e-15
+    rough, method = directional_derivative(np.abs, x, v)  # |z| is not analytic: the complex step is found out
+    assert method == "central differences"
+    assert np.abs(rough - np.sign(x) * v).max() < 1e-9
+
+
+def test_the_network_under_check_keeps_its_parameters() -> None:
+    net = network([3, 4, 2], [act.Relu(), act.Identity()], (2,))
+    x, y = batch(net, 5)
+    before = net.theta.copy()
+    check_network(net, x, y, costs.SquaredError(), np.random.default_rng(0))
+    assert np.array_equal(net.theta, before)
+
+
+def test_a_report_passes_when_all_checks_do() -> None:
+    good, bad = Check("a", "complex step", 1e-11, 1e-10), Check("b", "complex step", 2e-10, 1e-10)
+    assert Report((good,)).require().passed
+    with pytest.raises(
+        AssertionError, match=r"^wrong gradient in b: relative error 2\.00e-10 > 1e-10 \(complex step\)$"
+    ):
+        Report((good, bad)).require()

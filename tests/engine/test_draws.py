@@ -1,0 +1,155 @@
+"""Initial draws: the shape of each distribution, its bounds, its fans; and what is given is taken."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from parts import name, network
+
+from engine import activations as act
+from engine import initializers as init
+from engine.arrays import Array
+from engine.initializers import Initializer, Place
+from engine.network import Network
+
+FAN_IN, FAN_OUT = 200, 300
+PLACE = Place(1, (FAN_OUT, FAN_IN), FAN_IN, FAN_OUT)
+NORMAL: list[Initializer] = [
+    init.Gaussian(0.3),
+    init.GaussianFanIn(2.0),
+    init.GlorotNormal(),
+    init.HeNormal(),
+    init.LecunNormal(),
+    init.Matched(act.Relu()),
+    init.MeanFieldWeights(1.7),
+    init.MeanFieldBiases(0.05),
+]
+UNIFORM: list[tuple[Initializer, float]] = [  # and the half-width, by hand
+    (init.UniformFanIn(), 1 / math.sqrt(200)),
+    (init.GlorotUniform(), math.sqrt(6 / 500)),
+    (init.HeUniform(), math.sqrt(6 / 200)),
+]
+
+
+def moments(w: Array) -> tuple[float, float, float]:
+    """Mean, mean square and kurtosis."""
+    square = float(np.mean(w**2))
+    return float(np.mean(w)), square, float(np.mean(w**4)) / square**2
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("initialiser", NORMAL, ids=name)
+def test_normal_draws(initialiser: Initializer, seed: int) -> None:
+    """Standard errors of N draws: σ/√N, σ²√(2/N), √(24/N); five of them each."""
+    w = initialiser.sample(np.random.default_rng(seed), PLACE)
+    mean, square, kurtosis = moments(w)
+    claimed = initialiser.variance(FAN_IN, FAN_OUT)
+    assert abs(mean) < 5 * math.sqrt(claimed / w.size)
+    assert abs(square / claimed - 1) < 5 * math.sqrt(2 / w.size)
+    assert abs(kurtosis - 3) < 5 * math.sqrt(24 / w.size)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("initialiser", "half_width"), UNIFORM, ids=[name(i) for i, _ in UNIFORM])
+def test_uniform_draws(initialiser: Initializer, half_width: float, seed: int) -> None:
+    """Within ±r, filling it to the edge; variance r²/3 with standard error r²√(4/45/N); kurtosis 9/5."""
+    w = initialiser.sample(np.random.default_rng(seed), PLACE)
+    assert half_width * 0.999 < np.abs(w).max() <= half_width
+    assert w.min() < -0.999 * half_width
+    mean, square, kurtosis = moments(w)
+    assert abs(mean) < 5 * half_width / math.sqrt(3 * w.size)
+    assert abs(square - half_width**2 / 3) < 5 * half_width**2 * math.sqrt(4 / 45 / w.size)
+    assert kurtosis == pytest.approx(1.8, abs=0.02)
+    assert initialiser.variance(FAN_IN, FAN_OUT) == pytest.approx(half_width**2 / 3, rel=1e-14)
+
+
+@pytest.mark.parametrize("cut", [0.5, 1.0, 2.0, 4.0, 40.0])
+def test_truncated_normal_draws(cut: float) -> None:
+    """Never beyond c·s, near it on both sides; the variance by midpoint quadrature of the truncated density."""
+    initialiser = init.TruncatedNormal(0.2, cut)
+    w = initialiser.sample(np.random.default_rng(0), PLACE)
+    assert np.abs(w).max() <= 0.2 * cut
+    if cut <= 2:
+        assert w.max() > 0.2 * cut * 0.99
+        assert w.min() < -0.2 * cut * 0.99
+    reach = min(cut, 12.0)
+    t = (np.arange(200_000) + 0.5) / 200_000 * 2 * reach - reach
+    density = np.exp(-(t**2) / 2)
+    variance = 0.04 * float(np.sum(t**2 * density) / np.sum(density))
+    assert initialiser.variance(1, 1) == pytest.approx(variance, rel=1e-8)
+    assert abs(np.mean(w**2) / variance - 1) < 5 * math.sqrt(2 / w.size)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (9, 4), (4, 9), (1, 5), (5, 1), (1, 1)])
+def test_orthogonal_draws(shape: tuple[int, int]) -> None:
+    """All singular values are the gain; the mean square is then the claimed one exactly."""
+    n, m = shape
+    q = init.Orthogonal(1.7).sample(np.random.default_rng(0), Place(1, shape, m, n))
+    assert q.shape == shape
+    assert np.abs(np.linalg.svd(q, compute_uv=False) - 1.7).max() < 1e-14
+    assert np.mean(q**2) == pytest.approx(init.Orthogonal(1.7).variance(m, n), rel=1e-14)
+
+
+def test_orthogonal_draws_are_uniform() -> None:
+    """Mezzadri 2007: without the sign fix the diagonal has a preferred sign; with it E q_ij = 0 and E (tr Q)² = 1."""
+    rng, place = np.random.default_rng(0), Place(1, (3, 3), 3, 3)
+    draws = np.array([init.Orthogonal(1.0).sample(rng, place) for _ in range(4000)])
+    assert np.abs(draws.mean(axis=0)).max() < 5 * math.sqrt(1 / 3 / 4000)
+    traces = np.trace(draws, axis1=1, axis2=2)
+    assert abs(float(np.mean(traces**2)) - 1) < 5 * math.sqrt(2 / 4000)  # E (tr Q)⁴ = 3 in three dimensions
+    determinants = np.linalg.det(draws)
+    assert abs(float(np.mean(determinants))) < 5 / math.sqrt(4000)  # as many reflections as rotations
+
+
+def test_the_fans_of_each_layer() -> None:
+    """fan_in is the layer below and fan_out the layer itself, for its biases too; weights are drawn before biases."""
+    asked: list[Place] = []
+
+    class Recorder(init.Constant):
+        def sample(self, rng: np.random.Generator, place: Place) -> Array:
+            asked.append(place)
+            return super().sample(rng, place)
+
+    net = Network([5, 4, 3], [act.Tanh()] * 2)
+    init.initialize(net, Recorder(1.0), Recorder(2.0), [np.random.default_rng(0)])
+    assert asked == [
+        Place(1, (4, 5), 5, 4),
+        Place(1, (4, 1), 5, 4),
+        Place(2, (3, 4), 4, 3),
+        Place(2, (3, 1), 4, 3),
+    ]
+    assert net.theta.tolist() == [1.0] * 32 + [2.0] * 7
+
+
+def test_given_matrices_reach_every_member_and_other_shapes_are_refused() -> None:
+    net = Network([2, 2, 1], [act.Sigmoid()] * 2, (3,))
+    weights, biases = init.Given([[[1, 2], [3, 4]], [[5, 6]]]), init.Given([[[7], [8]], [[9]]])
+    init.initialize(net, weights, biases, [np.random.default_rng(k) for k in range(3)])
+    assert net.theta.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]] * 3
+    assert math.isnan(weights.variance(2, 2))
+    with pytest.raises(ValueError, match=r"values\[0\] is \(2, 2\), but layer 1 needs \(3, 2\)"):
+        init.initialize(network([2, 3, 1], [act.Tanh()] * 2), weights, biases, [np.random.default_rng(0)])
+    with pytest.raises(ValueError, match="holds 2 matrices, but the network has a layer 3"):
+        init.initialize(
+            Network([2, 2, 1, 1], [act.Tanh()] * 3), weights, init.Constant(0.0), [np.random.default_rng(0)]
+        )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize(
+    "make",
+    [
+        init.Gaussian,
+        init.GaussianFanIn,
+        init.MeanFieldWeights,
+        init.MeanFieldBiases,
+        init.Orthogonal,
+        lambda v: init.TruncatedNormal(v, 2.0),
+    ],
+    ids=["Gaussian", "GaussianFanIn", "MeanFieldWeights", "MeanFieldBiases", "Orthogonal", "TruncatedNormal"],
+)
+def test_impossible_scales_are_refused(make: type, value: float) -> None:
+    with pytest.raises(ValueError, match=r"\w+=.*must be"):
+        make(value)

@@ -1,0 +1,309 @@
+"""Costs, erf, activations and probes where numbers run out: saturated, tiny, huge, empty."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parts import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network
+
+import engine
+from engine import activations as act
+from engine import costs
+from engine.activations import Activation
+from engine.arrays import Array
+from engine.network import Network
+from engine.probes import (
+    ActivationMean,
+    ActivationStd,
+    BiasGradientNorm,
+    Coherence,
+    DeadFraction,
+    DeltaRms,
+    GradientNorm,
+    Observed,
+    Probe,
+    SaturatedFraction,
+    UpdateToWeight,
+    ZMeanSquare,
+)
+from engine.special import erf
+
+
+def softplus(z: float) -> float:
+    return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(z=st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=4), y=st.sampled_from([0.0, 0.25, 1.0]))
+def test_cross_entropy_from_z_against_the_math_module(z: list[float], y: float) -> None:
+    """C = Σ y·softplus(−z) + (1 − y)·softplus(z): no cancellation, so a relative comparison holds for y of 0 and ½."""
+    expected = math.fsum(y * softplus(-v) + (1 - y) * softplus(v) for v in z)
+    column: Array = np.array(z)[:, None]
+    got = costs.CrossEntropy().value_from_z(column, np.full_like(column, y))
+    scale = max(abs(v) for v in z) + 1  # ln(1 + e^z) − yz loses what z has too many digits for
+    assert abs(float(got[0]) - expected) <= 4e-16 * len(z) * scale + 1e-12 * expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(z=st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), target=st.integers(0, 4))
+def test_log_likelihood_from_z_against_the_math_module(z: list[float], target: int) -> None:
+    target %= len(z)
+    expected = math.log(math.fsum(math.exp(v - max(z)) for v in z)) + max(z) - z[target]
+    column: Array = np.array(z)[:, None]
+    got = costs.LogLikelihood().value_from_z(column, np.eye(len(z))[:, target : target + 1])
+    assert float(got[0]) == pytest.approx(expected, rel=1e-14, abs=4e-16 * (max(map(abs, z)) + 1))
+    assert float(got[0]) >= 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("sigma", "cost"), [(act.Sigmoid(), costs.CrossEntropy()), (act.Softmax(), costs.LogLikelihood())], ids=name
+)
+def test_a_network_with_saturated_outputs_still_learns(sigma: Activation, cost: costs.Cost, dtype: str) -> None:
+    """W = 800, x = ±1: outputs are 0 or 1 in either type, the cost is z itself and δ^L = a − y is not 0."""
+    net = Network([1, 2], [sigma], dtype=dtype)
+    net.layers[0].W[...] = [[800.0], [-800.0]]
+    x: Array = np.array([[1.0, -1.0]], dtype)
+    y: Array = np.array([[0.0, 0.0], [1.0, 1.0]], dtype)  # wrong in example 0, right in example 1
+    net.forward(x)
+    net.backward(y, cost)
+    assert net.cost(y, cost).tolist() == [1600.0, 0.0]
+    assert net.layers[0].delta.tolist() == [[1.0, 0.0], [-1.0, 0.0]]
+    assert net.layers[0].dW.tolist() == [[0.5], [-0.5]]
+    assert net.cost(y, cost).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_at_the_edge_have_their_limits(dtype: type) -> None:
+    """∂C/∂a → 1 for a = y = 0, −1 for a = y = 1; where the cost is infinite it is huge, finite, of the right sign."""
+    a: Array = np.array([[0.0, 1.0, 1.0, 0.0]], dtype)
+    y: Array = np.array([[0.0, 1.0, 0.0, 1.0]], dtype)
+    g = costs.CrossEntropy().gradient(a, y)
+    assert g.dtype == dtype
+    assert g[0, :2].tolist() == pytest.approx([1.0, -1.0], rel=1e-6)
+    assert np.isfinite(g).all()
+    assert g[0, 2] > 1e6
+    assert g[0, 3] < -1e30
+    values = costs.CrossEntropy().value(a, y)
+    assert values[:2].tolist() == [0.0, 0.0]
+    assert np.isfinite(values).all()
+    assert (values[2:] > 15).all()
+    log = costs.LogLikelihood()
+    assert log.value(a, y).tolist()[:3] == [0.0, 0.0, 0.0]
+    assert log.gradient(a, y)[0, :3].tolist() == [0.0, -1.0, 0.0]
+    assert np.isfinite(log.gradient(a, y)).all()
+    assert log.gradient(a, y)[0, 3] < -1e30
+
+
+@settings(max_examples=200, deadline=None)
+@given(x=st.floats(-40, 40))
+def test_erf_is_odd_and_near_the_math_module(x: float) -> None:
+    both = erf(np.array([x, -x]))
+    assert both[0] == -both[1]
+    assert abs(both[0] - math.erf(x)) < 1e-15
+    assert abs(both[0]) <= 1
+
+
+def test_erf_of_float32_nan_and_any_shape() -> None:
+    x: Array = np.linspace(-5, 5, 24, dtype=np.float32).reshape(2, 3, 4)
+    assert erf(x).dtype == np.float32
+    assert erf(x).shape == x.shape
+    assert np.abs(erf(x) - np.vectorize(math.erf)(x)).max() < 2.5e-7
+    assert np.isnan(erf(np.array([np.nan]))).all()
+    assert erf(np.array([-np.inf, np.inf])).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("sigma", ALL, ids=name)
+@settings(max_examples=60, deadline=None)
+@given(z=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6))
+def test_values_stay_within_their_bounds(sigma: Activation, z: list[float]) -> None:
+    column: Array = np.array(z)[:, None]
+    with np.errstate(over="ignore", under="ignore"):
+        a = sigma.value(column)
+    assert (a >= sigma.low).all()
+    assert (a <= sigma.high).all()
+    if sigma.normalised:
+        assert float(a.sum()) == pytest.approx(1.0, rel=1e-15 * len(z))
+        shifted = sigma.value(column - column.max())
+        assert np.array_equal(a, shifted)
+
+
+@pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)
+@settings(max_examples=60, deadline=None)
+@given(z=st.floats(-700, 700))
+def test_no_slope_is_steeper_than_claimed(sigma: Activation, z: float) -> None:
+    assert isinstance(sigma, act.Elementwise)
+    point: Array = np.array([[z]])
+    assert abs(float(sigma.derivative(point, sigma.value(point))[0, 0])) <= sigma.steepest * 1.0001
+
+
+def slow(net: Network, layer: int, k: tuple[int, ...], update: Array) -> dict[Probe, float]:
+    """Every probe of one member by lists and the math module."""
+    la = net.layers[layer]
+    deltas = la.delta[k].T.tolist()
+    a, z = la.a[k].ravel().tolist(), la.z[k].ravel().tolist()
+    count = len(deltas)
+    mean = [math.fsum(column) / count for column in zip(*deltas, strict=True)]
+    square = math.fsum(v * v for d in deltas for v in d) / count
+    center = math.fsum(a) / len(a)
+    return {
+        GradientNorm(): math.hypot(*la.dW[k].ravel().tolist()),
+        BiasGradientNorm(): math.hypot(*mean),
+        DeltaRms(): math.sqrt(square),
+        Coherence(): math.fsum(v * v for v in mean) / square,
+        ZMeanSquare(): math.fsum(v * v for v in z) / len(z),
+        ActivationMean(): center,
+        ActivationStd(): math.sqrt(math.fsum((v - center) ** 2 for v in a) / len(a)),
+        UpdateToWeight(): math.hypot(*update[k].ravel().tolist()) / math.hypot(*la.W[k].ravel().tolist()),
+    }
+
+
+SLOPES: dict[str, Callable[[float, float], float]] = {  # |σ'(z)| from z and a, as the derivation has it
+    "Sigmoid": lambda z, a: a * (1 - a),
+    "Tanh": lambda z, a: 1 - a * a,
+    "Relu": lambda z, a: float(z > 0),
+    "HardTanh": lambda z, a: float(abs(z) < 1),
+}
+TOP = {"Sigmoid": 0.25, "Tanh": 1.0, "Relu": 1.0, "HardTanh": 1.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    ensemble=st.sampled_from(ENSEMBLES),
+    examples=st.integers(1, 9),
+    hidden=st.sampled_from([act.Sigmoid(), act.Tanh(), act.Relu(), act.HardTanh()]),
+    steep=st.sampled_from([1.0, 4.0]),
+    threshold=st.sampled_from([0.01, 0.3, 0.9]),
+    seed=st.integers(0, 99),
+)
+def test_probes_against_a_slow_twin(
+    ensemble: tuple[int, ...], examples: int, hidden: Activation, steep: float, threshold: float, seed: int
+) -> None:
+    net = network([4, 6, 5, 3], [hidden, hidden, act.Softmax()], ensemble, seed=seed)
+    net.theta *= steep
+    x, y = batch(net, examples, seed)
+    net.forward(x)
+    net.backward(y, costs.LogLikelihood())
+    updates = net.parameters.views(np.random.default_rng(seed).standard_normal(net.theta.shape))
+    for i, (layer, (update, _)) in enumerate(zip(net.layers, updates, strict=True)):
+        observed = Observed(layer, update, False)
+        for k in np.ndindex(ensemble):
+            if not layer.delta[k].any():
+                continue  # nothing came through the rectifiers: see the test of dead layers
+            for probe, expected in slow(net, i, k, update).items():
+                measured = probe(observed)
+                assert measured is not None
+                assert measured.shape == ensemble
+                assert float(measured[k]) == pytest.approx(expected, rel=1e-11, abs=1e-14), probe
+        if i == 2:
+            assert SaturatedFraction(threshold)(observed) is None
+            assert DeadFraction()(observed) is None
+            continue
+        kind = type(hidden).__name__
+        for k in np.ndindex(ensemble):
+            pairs = [zip(*both, strict=True) for both in zip(layer.z[k].tolist(), layer.a[k].tolist(), strict=True)]
+            slopes = [[SLOPES[kind](z, a) for z, a in row] for row in pairs]
+            flat, dead = SaturatedFraction(threshold)(observed), DeadFraction()(observed)
+            assert flat is not None
+            assert dead is not None
+            below = sum(v < threshold * TOP[kind] for row in slopes for v in row)
+            assert float(flat[k]) == below / (len(slopes) * examples)
+            assert float(dead[k]) == sum(not any(row) for row in slopes) / len(slopes)
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e-200, 1e-30, 1.0])
+def test_ratios_of_tiny_errors_are_not_lost(scale: float) -> None:
+    """Scaling δ scales delta_rms and leaves the coherence, though δ² is far below the smallest number."""
+    net = network([3, 5, 2], [act.Tanh(), act.Identity()])
+    x, y = batch(net, 7)
+    net.forward(x)
+    net.backward(y, costs.HalfSquaredError())
+    layer = net.layers[0]
+    before = Observed(layer, layer.dW, False)
+    rms, coherence = float(DeltaRms()(before)), float(Coherence()(before))
+    layer.delta *= scale
+    layer.db *= scale
+    after = Observed(layer, layer.dW, False)
+    assert float(DeltaRms()(after)) == pytest.approx(rms * scale, rel=1e-13)
+    assert float(Coherence()(after)) == pytest.approx(coherence, rel=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(examples=st.integers(1, 20), seed=st.integers(0, 999))
+def test_coherence_lies_between_0_and_1_and_is_1_for_equal_examples(examples: int, seed: int) -> None:
+    net = network([3, 5, 2], [act.Tanh(), act.Identity()], seed=seed)
+    x, y = batch(net, examples, seed)
+    for inputs, targets, least in ((x, y, 0.0), (x[:, [0] * examples], y[:, [0] * examples], 1 - 1e-14)):
+        net.forward(inputs)
+        net.backward(targets, costs.SquaredError())
+        for layer in net.layers:
+            assert least <= float(Coherence()(Observed(layer, layer.dW, False))) <= 1 + 1e-14
+
+
+def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> None:
+    """A run that is measured twice a step ends where the unmeasured run ends."""
+    cost, probes = costs.LogLikelihood(), [*slow_probes(), SaturatedFraction(0.1), DeadFraction()]
+    measured, plain = (network([4, 6, 5, 3], [act.Gelu(), act.Relu(), act.Softmax()], (2,)) for _ in range(2))
+    for step in range(4):
+        for net in (measured, plain):
+            x, y = batch(net, 3 + step % 2, step)
+            net.forward(x)
+            net.backward(y, cost)
+        held = [measured.theta, measured.grad, *(v for la in measured.layers for v in (la.z, la.a, la.delta, la.dC_da))]
+        copies = [v.copy() for v in held]
+        for layer in measured.layers:
+            first, second = ([p(Observed(layer, layer.dW, False)) for p in probes] for _ in range(2))
+            for one, two in zip(first, second, strict=True):
+                assert (one is None) == (two is None)
+                assert one is None or (two is not None and np.array_equal(one, two, equal_nan=True))
+        assert all(np.array_equal(v, c) for v, c in zip(held, copies, strict=True))
+        for net in (measured, plain):
+            net.theta -= 0.3 * net.grad
+        assert np.array_equal(measured.theta, plain.theta)
+
+
+def slow_probes() -> list[Probe]:
+    return [
+        GradientNorm(),
+        BiasGradientNorm(),
+        DeltaRms(),
+        Coherence(),
+        ZMeanSquare(),
+        ActivationMean(),
+        ActivationStd(),
+        UpdateToWeight(),
+    ]
+
+
+def test_every_public_class_and_function_says_what_it_is() -> None:
+    """One-line methods that implement an abstract one may go without; what is public at the top may not."""
+    assert engine.__file__ is not None
+    silent = []
+    for path in sorted(Path(engine.__file__).parent.glob("**/*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tops = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and not n.name.startswith("_")]
+        silent += [f"{path.name}: {node.name}" for node in tops if not ast.get_docstring(node)]
+        assert ast.get_docstring(tree), path
+    assert silent == []
+
+
+def test_no_engine_file_imports_the_pipeline_even_inside_a_function() -> None:
+    assert engine.__file__ is not None
+    for path in Path(engine.__file__).parent.glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert all(m.partition(".")[0] not in ("pipeline", "experiments", "conf") for m in modules), path
+            assert not (isinstance(node, ast.Call) and "import" in ast.unparse(node.func)), path

@@ -1,0 +1,132 @@
+"""A stack equals a loop, bitwise, in the shapes where BLAS and NumPy change their ways: wide, one unit, one example."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parts import batch, member, network
+from test_stack import train
+
+from engine import activations as act
+from engine import costs
+from engine.activations import Activation
+from engine.arrays import Array
+from engine.costs import Cost
+from engine.initializers import Gaussian, GaussianFanIn, initialize
+from engine.learning_rates import Constant
+from engine.network import Network
+from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
+
+OUTPUTS: list[tuple[Activation, Cost]] = [
+    (act.Softmax(), costs.LogLikelihood()),
+    (act.Softmax(), costs.HalfSquaredError()),
+    (act.Sigmoid(), costs.CrossEntropy()),
+]
+
+
+def same(together: list[Array], alone: list[Array], index: tuple[int, ...]) -> None:
+    for stacked, single in zip(together, alone, strict=True):
+        assert np.array_equal(stacked[index], single, equal_nan=True)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 7, 129, 257, 300]), min_size=2, max_size=4),
+    examples=st.sampled_from([1, 2, 8, 128, 129, 260]),
+    output=st.sampled_from(OUTPUTS),
+    hidden=st.sampled_from([act.Tanh(), act.Relu(), act.Gelu()]),
+    optimizer=st.sampled_from(
+        [
+            SGD(0.1, 0.9, True, 0.01, ClipGlobalNorm(0.5), Constant()),
+            SGD(0.1, 0.9, False, 0.01, ClipPerLayer(0.1), Constant()),
+        ]
+    ),
+    ensemble=st.sampled_from([(1,), (2,), (5,), (2, 2)]),
+    dtype=st.sampled_from(["float64", "float32"]),
+    shared=st.booleans(),
+    rows=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_wide_stacks_equal_a_loop_bitwise(
+    sizes: list[int],
+    examples: int,
+    output: tuple[Activation, Cost],
+    hidden: Activation,
+    optimizer: SGD,
+    ensemble: tuple[int, ...],
+    dtype: str,
+    shared: bool,
+    rows: bool,
+    seed: int,
+) -> None:
+    """Probes, z, a, δ, ∂C/∂W and θ over two steps; one input for all or one each; examples as columns or as rows."""
+    sigma, cost = output
+    stack = network(sizes, [*[hidden] * (len(sizes) - 2), sigma], ensemble, dtype, seed)
+    first = (0,) * len(ensemble)
+    batches = []
+    for k in range(2):
+        x, y = batch(stack, examples, seed + k)
+        pair = (x[first], y[first]) if shared else (x, y)
+        batches.append(tuple(np.ascontiguousarray(v.mT).mT if rows else np.ascontiguousarray(v) for v in pair))
+    members = {index: member(stack, index) for index in np.ndindex(ensemble)}
+    together = train(stack, [(x, y) for x, y in batches], cost, optimizer)
+    for index, net in members.items():
+        own = [(x, y) if shared else (x[index], y[index]) for x, y in batches]
+        same(together, train(net, own, cost, optimizer), index)
+
+
+def test_values_do_not_depend_on_where_a_member_sits() -> None:
+    """Odd sizes put the members at every alignment; the same member in every place gives the same bits."""
+    stack = network([13, 37, 11, 3], [act.Tanh(), act.Silu(), act.Softmax()], (9,), "float32")
+    stack.theta[...] = stack.theta[0]
+    x, y = (v[0] for v in batch(stack, 19))
+    for seen in train(
+        stack, [(x, y)] * 3, costs.LogLikelihood(), SGD(0.2, 0.9, True, 0.1, ClipPerLayer(0.1), Constant())
+    ):
+        assert all(np.array_equal(seen[0], other) for other in seen[1:])
+
+
+def test_each_member_draws_from_its_own_generator_alone() -> None:
+    """Member k of a stack starts as the network of generator k, whatever the others are."""
+    for ensemble in ((4,), (2, 2)):
+        stack = Network([5, 4, 3], [act.Tanh()] * 2, ensemble)
+        initialize(stack, GaussianFanIn(1.0), Gaussian(0.3), [np.random.default_rng(k) for k in (7, 3, 9, 1)])
+        for index, seed in zip(np.ndindex(ensemble), (7, 3, 9, 1), strict=True):
+            alone = Network([5, 4, 3], [act.Tanh()] * 2)
+            initialize(alone, GaussianFanIn(1.0), Gaussian(0.3), [np.random.default_rng(seed)])
+            assert np.array_equal(stack.theta[index], alone.theta)
+
+
+@pytest.mark.parametrize("sizes_of_batches", [[7, 3, 7, 1, 3, 7]])
+def test_buffers_of_other_batch_sizes_leave_no_trace(sizes_of_batches: list[int]) -> None:
+    """A network that has seen other batch sizes computes what a fresh one computes, bit for bit."""
+    used = network([4, 6, 3], [act.Gelu(), act.Softmax()], (2,))
+    for k, size in enumerate(sizes_of_batches):
+        x, y = batch(used, size, k)
+        fresh = network([4, 6, 3], [act.Gelu(), act.Softmax()], (2,))
+        for net in (used, fresh):
+            net.forward(x)
+            net.backward(y, costs.LogLikelihood())
+        assert used.batch_size == size
+        assert np.array_equal(used.grad, fresh.grad)
+        assert np.array_equal(used.cost(y, costs.LogLikelihood()), fresh.cost(y, costs.LogLikelihood()))
+
+
+@settings(max_examples=20, deadline=None)
+@given(examples=st.integers(1, 6), seed=st.integers(0, 99))
+def test_the_batch_gradient_is_the_mean_of_the_examples(examples: int, seed: int) -> None:
+    """Section 1.6 of the derivation; and a batch of copies has the gradient of one."""
+    net = network([3, 4, 2], [act.Silu(), act.Sigmoid()], seed=seed)
+    x, y = batch(net, examples, seed)
+    cost, singles = costs.SquaredError(), []
+    for b in range(examples):
+        net.forward(x[:, b : b + 1])
+        singles.append(net.backward(y[:, b : b + 1], cost).copy())
+    net.forward(x)
+    together = net.backward(y, cost).copy()
+    scale = max(float(np.abs(g).max()) for g in singles)
+    assert np.abs(together - np.mean(singles, axis=0)).max() < 1e-14 * scale
+    net.forward(np.repeat(x[:, :1], 4, axis=1))
+    assert np.abs(net.backward(np.repeat(y[:, :1], 4, axis=1), cost) - singles[0]).max() < 1e-14 * scale
