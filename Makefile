@@ -34,7 +34,7 @@ run: $(READY)  ## run one config and log it to MLflow
 	@$(PY) -m pipeline run $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
 ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
-	@exec $(PY) -m pipeline ui --port $(PORT)
+	@exec $(PY) -m pipeline ui --port $(PORT) $(ARGS)
 
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)

@@ -1,8 +1,8 @@
 """Timing on a machine that others use as well: short turns, taken alternately, and ratios within a round.
 
 Time is the processor time of this process, so being interrupted costs nothing; with one thread and an idle machine it
-is the time on the clock. What is left of foreign load (caches, clock rate, memory) hits neighbouring turns alike, so the
-ratio of two contenders in the same round is steady where their times are not. Reported are medians over rounds.
+is the time on the clock. What is left of foreign load (caches, clock rate, memory) hits neighbouring turns alike, so
+the ratio of two contenders in the same round is steady where their times are not. Reported are medians over rounds.
 """
 
 from __future__ import annotations

@@ -331,14 +331,14 @@ class Softmax(Activation):
     normalised: ClassVar[bool] = True
 
     def value(self, z: Array, out: Array | None = None) -> Array:
-        a = np.subtract(z, z.max(axis=-2, keepdims=True), out=out)
+        a = np.subtract(z, np.maximum.reduce(z, axis=-2, keepdims=True), out=out)
         np.exp(a, out=a)
-        a /= a.sum(axis=-2, keepdims=True)
+        a /= np.add.reduce(a, axis=-2, keepdims=True)
         return a
 
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
         weighted = np.multiply(a, dC_da, out=out)
-        mean = weighted.sum(axis=-2, keepdims=True)
+        mean = np.add.reduce(weighted, axis=-2, keepdims=True)
         weighted -= a * mean
         return weighted
 

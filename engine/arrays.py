@@ -49,7 +49,7 @@ def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -
     Where a square of x of this dtype is out of bounds, that norm is taken anew, with scaling.
     """
     smallest, largest = _BOUNDS[dtype.char]
-    result: Array = np.sqrt(squares, dtype=np.float64)
+    result: Array = np.sqrt(squares.astype(np.float64, copy=False))
     safe = (squares >= smallest) & (squares <= largest)
     if np.count_nonzero(safe) < safe.size:
         for i in range(len(safe)):

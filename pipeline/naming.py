@@ -15,7 +15,7 @@ def _short(key: str, value: str) -> str:
     try:
         float(value)
     except ValueError:
-        return value
+        return value.rpartition("/")[2]  # of a path, the file
     return "".join(word[0] for word in last.split("_")) + value
 
 

@@ -207,6 +207,8 @@ def where(console: Console, store: Store, path: str, what: str) -> None:
     if store.uri.startswith("http"):
         base, hint = store.uri.rstrip("/"), ""
     else:
-        base, hint = "http://127.0.0.1:5000", " (after `make ui`)"
-    console.print(f"{what}{hint}:", highlight=False)
+        own = store.uri == TrackingConfig(None, store.experiment).resolved_uri()
+        serve = "make ui" if own else f'make ui ARGS="--uri {store.uri}"'
+        base, hint = "http://127.0.0.1:5000", f" (after `{serve}`)"
+    console.print(f"{what}{hint}:", soft_wrap=True, highlight=False)
     console.print(f"{base}{path}", soft_wrap=True, highlight=False)

@@ -17,7 +17,8 @@ import numpy as np
 from engine.arrays import Array
 from engine.initializers import initialize
 from engine.network import Network
-from engine.probes import Observed, Probe
+from engine.observed import observe
+from engine.probes import Probe, take
 from pipeline.config import Config, check_data
 from pipeline.data.prepare import Data, DataConfig, prepare
 from pipeline.errors import ConfigError
@@ -147,13 +148,8 @@ def first_batch(run: Run) -> Array:
 
 def measure(network: Network, update: Array, probes: Mapping[str, Probe], step: int) -> Iterator[Record]:
     """Every probe in every layer, after a backward pass and before the update is added."""
-    updates = network.parameters.views(update)
-    layers = [
-        Observed(layer, dW, is_output=layer.number == network.depth)
-        for layer, (dW, _) in zip(network.layers, updates, strict=True)
-    ]
+    layers = observe(network, update)
     for name, probe in probes.items():
-        values = {o.layer.number: value for o in layers if (value := probe(o)) is not None}
-        if values:
-            stacked = np.stack([np.asarray(v, dtype=np.float64).reshape(-1) for v in values.values()])
-            yield Record(step, name, tuple(values), stacked, bool(getattr(probe, "geometric", False)))
+        numbers, values = probe.over(layers) if isinstance(probe, Probe) else take(probe, layers)
+        if numbers:
+            yield Record(step, name, numbers, values.reshape(len(numbers), -1), getattr(probe, "geometric", False))

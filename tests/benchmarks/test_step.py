@@ -1,0 +1,86 @@
+"""The benchmark runs, with or without PyTorch, and tells what it should. Its numbers are not looked at."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.nets import DTYPES, NETS
+from benchmarks.report import BARE, OURS, PEER, PROBED, Row
+from benchmarks.timing import interleaved, median_with_interval
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+def test_quick_run_writes_every_row(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.step",
+        "--quick",
+        "--no-check",
+        "--write",
+        str(page),
+        "--date",
+        "today",
+    ]
+    environment = os.environ | {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_L2_SIZE": "512"}  # it drops them itself
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert " on today." in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| 7"]
+    rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| 6"]
+    assert sorted((row[0], row[3]) for row in rows) == sorted((net.name, dtype) for net in NETS for dtype in DTYPES)
+    for row in rows:
+        bare, ours, probed, peer, peer_ours, peer_probed, ours_bare, probed_ours = row[4:12]
+        assert all(NUMBER.fullmatch(cell) for cell in (bare, ours, probed, ours_bare, probed_ours))
+        for cell in (peer, peer_ours, peer_probed):
+            assert NUMBER.fullmatch(cell) if HAS_TORCH else cell == "-"
+    if not HAS_TORCH:
+        assert "pip install" in text
+        assert {row[-1] for row in rows} == {"not checked"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "probed", "failures"),
+    [(1.0, 3.0, 0), (1.0, 5.0, 1), (1.5, 3.0, 1), (5.0, 6.0, 2)],
+)
+def test_a_claim_fails_when_the_whole_interval_is_on_the_wrong_side(ours: float, probed: float, failures: int) -> None:
+    times = {BARE: 0.5, OURS: ours, PROBED: probed, PEER: 4.0}
+    row = Row(NETS[0], "float32", {name: np.full(20, value) for name, value in times.items()}, "some way")
+    assert len(row.failures()) == failures
+    assert (row.verdict() == "pass") == (failures == 0)
+
+
+def test_noise_around_a_claim_is_no_failure() -> None:
+    ratios = np.linspace(3.8, 4.1, 21)
+    row = Row(NETS[0], "float32", {OURS: np.ones(21), PROBED: np.ones(21), PEER: ratios}, "some way")
+    assert row.failures() == []
+
+
+def test_median_and_interval_hold_the_middle() -> None:
+    middle, low, high = median_with_interval(np.arange(101.0))
+    assert middle == 50
+    assert 35 < low < 50 < high < 65
+
+
+def test_turns_are_taken_alike() -> None:
+    counts = {"a": 0, "b": 0}
+
+    def count(name: str) -> None:
+        counts[name] += 1
+
+    times = interleaved({name: lambda name=name: count(name) for name in counts}, 0.0, least_rounds=4)  # type: ignore[misc]
+    assert {len(t) for t in times.values()} == {4}
+    assert min(counts.values()) > 4
