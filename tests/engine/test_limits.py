@@ -235,6 +235,61 @@ def test_ratios_of_tiny_errors_are_not_lost(scale: float) -> None:
     assert float(Coherence()(after)) == pytest.approx(coherence, rel=1e-12)
 
 
+class Fold(act.Elementwise):
+    """σ(z) = |z|: slopes of both signs."""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.abs(z, out=out)
+
+    def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
+        return np.multiply(np.sign(z), dC_da, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return np.sign(z, out=out)
+
+
+def test_slopes_of_both_signs_neither_cancel_nor_count_as_flat() -> None:
+    """σ' = 1 on one example and −1 on the other: the unit is alive, and nothing is saturated."""
+    net = Network([1, 2, 1], [Fold(), act.Identity()])
+    net.theta[...] = 1.0
+    net.layers[0].b[...] = [[0.0], [-1.0]]  # z = ±1 in unit 0; 0 and −2 in unit 1
+    net.forward(np.array([[1.0, -1.0]]))
+    net.backward(np.zeros((1, 2)), costs.SquaredError())
+    seen = Observed(net.layers[0], net.layers[0].dW, False)
+    dead, flat = DeadFraction()(seen), SaturatedFraction(0.5)(seen)
+    assert dead is not None
+    assert flat is not None
+    assert (float(dead), float(flat)) == (0.0, 0.25)
+
+
+def test_two_thresholds_of_one_layer_do_not_mix() -> None:
+    net = network([3, 40, 2], [act.Sigmoid(), act.Softmax()])
+    net.theta *= 4
+    x, y = batch(net, 30)
+    net.forward(x)
+    net.backward(y, costs.LogLikelihood())
+    layer = net.layers[0]
+    seen, thresholds, found = Observed(layer, layer.dW, False), (0.9, 0.1, 0.5, 0.9), []
+    for threshold in thresholds:
+        share = SaturatedFraction(threshold)(seen)
+        assert share is not None
+        found.append(float(share))
+    assert found == [float(np.mean(layer.a * (1 - layer.a) < threshold / 4)) for threshold in thresholds]
+    assert found[1] < found[2] < found[0] == found[3]
+
+
+def test_means_of_float32_activations_lose_nothing() -> None:
+    """The sum of 60,000 float32 numbers is taken in float64: right to 1e-12, not to 1e-7."""
+    net = network([3, 200], [act.Sigmoid()], (2,), "float32")
+    x, y = batch(net, 300)
+    net.forward(x)
+    net.backward(y, costs.CrossEntropy())
+    layer = net.layers[0]
+    mean = ActivationMean()(Observed(layer, layer.dW, True))
+    for k in range(2):
+        assert float(mean[k]) == pytest.approx(math.fsum(layer.a[k].ravel().tolist()) / 60_000, rel=1e-12)
+
+
 @settings(max_examples=40, deadline=None)
 @given(examples=st.integers(1, 20), seed=st.integers(0, 999))
 def test_coherence_lies_between_0_and_1_and_is_1_for_equal_examples(examples: int, seed: int) -> None:

@@ -80,6 +80,21 @@ def test_observed_together_or_alone(
                 assert equal(None if one is None else np.asarray(one[index]), two)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_members_longer_than_a_buffer_of_numpy_do_not_mix(dtype: str) -> None:
+    """A reduction that casts works through 8192 numbers at a time, whosever they are: sums must not be cut there."""
+    net = network([2, 5003, 3], [act.Tanh(), act.Softmax()], (5,), dtype)
+    x, y = batch(net, 3)
+    passed(net, x, y)
+    measured = together(net, net.grad)
+    for index in np.ndindex(5):
+        single = member(net, index)
+        passed(single, x[index], y[index])
+        for layer, alone in zip(measured, together(single, single.grad), strict=True):
+            for one, two in zip(layer, alone, strict=True):
+                assert equal(None if one is None else np.asarray(one[index]), two)
+
+
 def test_observing_tells_which_layer_is_the_output() -> None:
     net = network([3, 4, 2], [act.Tanh(), act.Softmax()])
     passed(net, *batch(net, 5))

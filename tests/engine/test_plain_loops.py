@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ELEMENTWISE, PAIRS, batch, network
+from parts import ELEMENTWISE, PAIRS, batch, name, network
 
 from engine import activations as act
 from engine import costs
@@ -121,16 +121,16 @@ def reaches(net: Network, cost: Cost, y: Array) -> list[float]:
     return found[::-1]
 
 
-@settings(max_examples=120, deadline=None)
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(name(part) for part in pair))
+@settings(max_examples=15, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     hidden=st.lists(st.sampled_from(ELEMENTWISE), min_size=3, max_size=3),
-    pair=st.sampled_from(PAIRS),
     examples=st.integers(1, 4),
     seed=st.integers(0, 999),
 )
 def test_plain_loops_find_the_same_numbers(
-    sizes: list[int], hidden: list[Activation], pair: tuple[Activation, Cost], examples: int, seed: int
+    pair: tuple[Activation, Cost], sizes: list[int], hidden: list[Activation], examples: int, seed: int
 ) -> None:
     output, cost = pair
     net = network(sizes, [*hidden[: len(sizes) - 2], output], seed=seed)
@@ -145,7 +145,9 @@ def test_plain_loops_find_the_same_numbers(
     below, reach = x.T.tolist(), reaches(net, cost, y)
     for i, layer in enumerate(net.layers):
         activations, deltas = [f[1][i] for f in found], [f[2][i] for f in found]
-        close(layer.a, np.array(activations).T)
+        close(
+            layer.a, np.array(activations).T, float(np.abs(layer.z).max())
+        )  # z Φ(z): Φ is right to 1e-15, not relatively
         close(layer.delta, np.array(deltas).T, reach[i])
         n, m = layer.W.shape
         mean = [
