@@ -74,16 +74,17 @@ def pull_back(kind: str, z: Vector, v: Vector) -> Vector:
     return [u * FUNCTIONS[kind][1](w) for u, w in zip(v, z, strict=True)]
 
 
-def price(kind: str, a: Vector, y: Vector) -> tuple[float, Vector]:
-    """C and ∂C/∂a."""
+def price(kind: str, z: Vector, a: Vector, y: Vector) -> tuple[float, Vector]:
+    """C and ∂C/∂a; the cross-entropy only meets sigmoid outputs, whose 1 − a is σ(−z), without a digit lost."""
     pairs = list(zip(a, y, strict=True))
     if kind == "SquaredError":
         return math.fsum((p - t) ** 2 for p, t in pairs), [2 * (p - t) for p, t in pairs]
     if kind == "HalfSquaredError":
         return math.fsum((p - t) ** 2 for p, t in pairs) / 2, [p - t for p, t in pairs]
     if kind == "CrossEntropy":
-        value = -math.fsum(t * math.log(p) + (1 - t) * math.log(1 - p) for p, t in pairs)
-        return value, [(1 - t) / (1 - p) - t / p for p, t in pairs]
+        rest = [(p, s(-v), u) for v, p, u in zip(z, a, y, strict=True)]
+        value = -math.fsum(u * math.log(p) + (1 - u) * math.log(q) for p, q, u in rest)
+        return value, [(1 - u) / q - u / p for p, q, u in rest]
     return -math.fsum(t * math.log(p) for p, t in pairs), [-t / p for p, t in pairs]
 
 
@@ -96,7 +97,7 @@ def by_hand(net: Network, x: Vector, y: Vector, cost: str) -> tuple[float, list[
         below = activate(kind, z)
         zs.append(z)
         activations.append(below)
-    value, slope = price(cost, below, y)
+    value, slope = price(cost, zs[-1], below, y)
     deltas = []
     for (kind, W, _), z in zip(reversed(layers), reversed(zs), strict=True):
         delta = pull_back(kind, z, slope)
