@@ -8,8 +8,9 @@ import numpy as np
 
 from benchmarks.nets import Net
 from benchmarks.timing import Step
-from engine.arrays import Array, norms
+from engine.arrays import Array
 from engine.initializers import initialize
+from engine.moment import Moment
 from engine.network import Network
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
@@ -61,12 +62,12 @@ def our_step(problem: Problem) -> Step:
     network, (x, y), config = problem.network(), problem.batch(), problem.config
     state = config.optimizer.start(network)
 
-    def step() -> Array:
+    def step() -> list[list[float]]:
         network.forward(x)
         network.backward(y, config.cost)
-        gradient_norms = norms([layer.dW for layer in network.layers])
-        network.theta += config.optimizer.update(network, state, 0, 1)
-        return gradient_norms
+        norms: list[list[float]] = network.parameters.weight_segments.norms(network.grad).tolist()
+        network.theta += config.optimizer.update(network, state, 0, 1, out=network.grad)
+        return norms
 
     return step
 
@@ -80,7 +81,7 @@ def our_probed_step(problem: Problem) -> Step:
         network.forward(x)
         network.backward(y, config.cost)
         update = config.optimizer.update(network, state, 0, 1)
-        records: list[object] = list(measure(network, update, config.probes, 0))
+        records: list[object] = list(measure(Moment(network, update, y, config.cost), config.probes, 0))
         network.theta += update
         return records
 

@@ -29,6 +29,25 @@ def version() -> str | None:
     return str(torch.__version__)
 
 
+def tutorial_step(problem: Problem) -> Step:
+    """The step as PyTorch's own tutorials write it: default SGD, and each norm fetched as a number."""
+    model = _model(problem)
+    x, target = torch.from_numpy(problem.rows), torch.from_numpy(problem.labels)
+    cost = torch.nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=problem.config.optimizer.learning_rate)
+    weights = [module.weight for module in model if isinstance(module, torch.nn.Linear)]
+
+    def step() -> list[float]:
+        optimizer.zero_grad()
+        loss = cost(model(x), target)
+        loss.backward()
+        norms = [w.grad.norm().item() for w in weights]
+        optimizer.step()
+        return norms
+
+    return step
+
+
 def _model(problem: Problem) -> Any:
     """An nn.Linear stack with our initial parameters."""
     sigmas = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}

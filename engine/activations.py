@@ -27,15 +27,23 @@ class Activation(ABC):
     Attributes:
         low, high: bounds of the values σ can take (closed).
         normalised: whether the values of a layer sum to one.
+        elementwise: whether each unit is on its own: :class:`Elementwise`.
         steepest: sup |σ'(z)|; the scale against which a unit counts as saturated.
+        linear: |σ'| where σ is all but a straight line: at 0 for sigmoids, far out for rectifiers.
         gain: the σ_w² = fan_in · Var[W] that the literature pairs with σ (2 for rectifiers, He et al. 2015; else 1).
     """
 
     low: ClassVar[float] = -math.inf
     high: ClassVar[float] = math.inf
     normalised: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
     steepest: float = 1.0
     gain: float = 1.0
+
+    @property
+    def linear(self) -> float:
+        """See above."""
+        return self.steepest
 
     @abstractmethod
     def value(self, z: Array, out: Array | None = None) -> Array:
@@ -51,7 +59,16 @@ class Activation(ABC):
 
 
 class Elementwise(Activation):
-    """An activation that acts on each unit alone: J = diag σ'(z)."""
+    """An activation that acts on each unit alone: J = diag σ'(z).
+
+    So ``value`` and ``derivative`` may be called with arrays of any shape.
+
+    Attributes:
+        monotonic: whether σ' >= 0 everywhere; False where in doubt.
+    """
+
+    elementwise: ClassVar[bool] = True
+    monotonic: ClassVar[bool] = False
 
     @abstractmethod
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
@@ -81,6 +98,7 @@ def _logistic(z: Array, out: Array | None = None) -> Array:
 class Sigmoid(Elementwise):
     """σ(z) = 1/(1 + e^−z), σ' = σ(1 − σ) ≤ ¼. Source: the derivation, last section."""
 
+    monotonic: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0
     steepest = 0.25
@@ -98,6 +116,7 @@ class Sigmoid(Elementwise):
 class Tanh(Elementwise):
     """σ(z) = tanh z, σ' = 1 − σ² ≤ 1."""
 
+    monotonic: ClassVar[bool] = True
     low: ClassVar[float] = -1.0
     high: ClassVar[float] = 1.0
 
@@ -113,6 +132,7 @@ class Tanh(Elementwise):
 class Relu(Elementwise):
     """σ(z) = max(0, z), σ' = 1 where z > 0, else 0. Source: Nair & Hinton, "Rectified Linear Units", 2010."""
 
+    monotonic: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
     gain = 2.0
 
@@ -128,6 +148,8 @@ class Relu(Elementwise):
 @dataclass(frozen=True)
 class LeakyRelu(Elementwise):
     """σ(z) = z where z > 0, else αz; σ' = 1 or α. Source: Maas, Hannun & Ng, "Rectifier Nonlinearities", 2013."""
+
+    monotonic: ClassVar[bool] = True
 
     alpha: float
 
@@ -155,6 +177,8 @@ class LeakyRelu(Elementwise):
 class Elu(Elementwise):
     """σ(z) = z where z > 0, else α(e^z − 1); σ' = 1 or σ + α. Source: Clevert, Unterthiner & Hochreiter, 2016."""
 
+    monotonic: ClassVar[bool] = True
+
     alpha: float
 
     def __post_init__(self) -> None:
@@ -165,6 +189,11 @@ class Elu(Elementwise):
     def steepest(self) -> float:  # type: ignore[override]
         """max(1, α)."""
         return max(1.0, self.alpha)
+
+    @property
+    def linear(self) -> float:
+        """The slope above 0."""
+        return 1.0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = np.minimum(z, 0, out=out)
@@ -186,9 +215,15 @@ class Selu(Elementwise):
     Source: Klambauer, Unterthiner, Mayr & Hochreiter, "Self-Normalizing Neural Networks", 2017.
     """
 
+    monotonic: ClassVar[bool] = True
     LAMBDA: ClassVar[float] = 1.0507009873554804934193349852946
     ALPHA: ClassVar[float] = 1.6732632423543772848170429916717
     steepest = LAMBDA * ALPHA
+
+    @property
+    def linear(self) -> float:
+        """The slope above 0."""
+        return self.LAMBDA
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = np.minimum(z, 0, out=out)
@@ -213,6 +248,11 @@ class Gelu(Elementwise):
 
     steepest = 1.1289  # at z = √2
     gain = 2.0
+
+    @property
+    def linear(self) -> float:
+        """Far above 0 it is the identity."""
+        return 1.0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.multiply(z, self._distribution(z), out=out)
@@ -244,6 +284,11 @@ class Silu(Elementwise):
     steepest = 1.0999  # at z = 2.3994
     gain = 2.0
 
+    @property
+    def linear(self) -> float:
+        """Far above 0 it is the identity."""
+        return 1.0
+
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = _logistic(z, out)
         a *= z
@@ -261,6 +306,7 @@ class Silu(Elementwise):
 class Softplus(Elementwise):
     """σ(z) = ln(1 + e^z), σ' = 1/(1 + e^−z). Source: Dugas et al., 2001."""
 
+    monotonic: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
@@ -274,6 +320,7 @@ class Softplus(Elementwise):
 class Softsign(Elementwise):
     """σ(z) = z/(1 + |z|), σ' = (1 − |σ|)². Source: Bergstra et al., 2009; studied by Glorot & Bengio, 2010."""
 
+    monotonic: ClassVar[bool] = True
     low: ClassVar[float] = -1.0
     high: ClassVar[float] = 1.0
 
@@ -293,6 +340,7 @@ class Softsign(Elementwise):
 class HardTanh(Elementwise):
     """σ(z) = min(1, max(−1, z)), σ' = 1 inside (−1, 1), else 0. Source: Collobert, 2004."""
 
+    monotonic: ClassVar[bool] = True
     low: ClassVar[float] = -1.0
     high: ClassVar[float] = 1.0
 
@@ -309,6 +357,8 @@ class HardTanh(Elementwise):
 @dataclass(frozen=True)
 class Identity(Elementwise):
     """σ(z) = z, σ' = 1: linear networks."""
+
+    monotonic: ClassVar[bool] = True
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.positive(z, out=out)

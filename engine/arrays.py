@@ -43,17 +43,76 @@ def norms(arrays: Sequence[Array], axes: int = 2) -> Array:
     return root(squares, flats[0].dtype, lambda i: flats[i])
 
 
+class Segments:
+    """Consecutive stretches of a flat vector [..., P], each with a norm of its own.
+
+    Long stretches are summed one by one; short ones that follow one another together, for calls cost more than they do.
+    A stretch's sum does not depend on what lies beside it.
+
+    Args:
+        lengths: entries of each stretch; the first begins at 0.
+    """
+
+    LONG = 4096
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        ends = np.cumsum(lengths).tolist()
+        self.slices = [slice(end - n, end) for end, n in zip(ends, lengths, strict=True)]
+        self._runs: list[tuple[slice, slice, Array | None]] = []  # which stretches, which entries, where they start
+        first = 0
+        while first < len(lengths):
+            last = first + 1
+            if lengths[first] < self.LONG:
+                while last < len(lengths) and lengths[last] < self.LONG:
+                    last += 1
+            begin, end = self.slices[first].start, self.slices[last - 1].stop
+            short = lengths[first] < self.LONG
+            starts = np.array([s.start - begin for s in self.slices[first:last]]) if short else None
+            self._runs.append((slice(first, last), slice(begin, end), starts))
+            first = last
+
+    def dots(self, x: Array, y: Array) -> Array:
+        """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type."""
+        sums = np.empty((*x.shape[:-1], len(self.slices)), x.dtype)
+        for which, entries, starts in self._runs:
+            u, v = x[..., entries], y[..., entries]
+            if starts is None:
+                np.vecdot(u, v, out=sums[..., which.start])
+            else:
+                np.add.reduceat(u * v, starts, axis=-1, out=sums[..., which])
+        return sums.transpose(-1, *range(x.ndim - 1))
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def norms(self, *vectors: Array) -> Array:
+        """The Euclidean norm of each stretch, safe at any magnitude, of one or more vectors of one shape and type.
+
+        Args:
+            vectors: v times [..., P].
+
+        Returns:
+            float64 [v·k, ...], the stretches of the first vector first.
+        """
+        k, squares = len(self.slices), [self.dots(x, x) for x in vectors]
+        together = squares[0] if len(squares) == 1 else np.concatenate(squares)
+        return root(together, together.dtype, lambda i: vectors[i // k][..., self.slices[i % k]])
+
+
+def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
+    """Which sums of squares of numbers of this dtype can be trusted."""
+    smallest, largest = _BOUNDS[dtype.char]
+    return np.asarray((squares >= smallest) & (squares <= largest))
+
+
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:
     """√squares, float64 [k, E...], where the i-th square is Σ x² over the last axis of ``summed(i)`` [E..., n_i].
 
     Where a square of x of this dtype is out of bounds, that norm is taken anew, with scaling.
     """
-    smallest, largest = _BOUNDS[dtype.char]
     result: Array = np.sqrt(squares.astype(np.float64, copy=False))
-    safe = (squares >= smallest) & (squares <= largest)
-    if np.count_nonzero(safe) < safe.size:
-        for i in range(len(safe)):
-            unsafe = ~safe[i]
+    trusted = safe(squares, dtype)
+    if np.count_nonzero(trusted) < trusted.size:
+        for i in range(len(trusted)):
+            unsafe = ~trusted[i]
             if unsafe.any():
                 result[i, unsafe] = _scaled_norm(summed(i)[unsafe])
     return result

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation
-from engine.arrays import Array
+from engine.arrays import Array, Segments
 from engine.costs import Cost
+from engine.once import once
 
 GROUP_BYTES = 2**17  # layers whose δ together stay below this are handled together: more would leave the L2 cache
 
@@ -92,6 +93,16 @@ class Parameters:
         """P, weights and biases."""
         return self.n_weights + sum(self.sizes[1:])
 
+    @once
+    def segments(self) -> Segments:
+        """The weights of every layer, then the biases of every layer."""
+        return Segments([*(n * m for m, n in zip(self.sizes, self.sizes[1:], strict=False)), *self.sizes[1:]])
+
+    @once
+    def weight_segments(self) -> Segments:
+        """The weights of every layer."""
+        return Segments([n * m for m, n in zip(self.sizes, self.sizes[1:], strict=False)])
+
     def weights(self, flat: Array) -> list[Array]:
         """The weights [E..., n, m] of every layer, as views into flat [E..., P]."""
         lead, w, found = flat.shape[:-1], 0, []
@@ -117,9 +128,11 @@ class Network:
         activations: σ of layers 1 ... L.
         ensemble: shape E... of the stack; () for a single network.
         dtype: float64, float32 (or complex, for complex-step differentiation).
+        theta: parameters [E..., P] to read and write in place of new ones; zeros of this dtype by default.
 
     Attributes:
         theta, grad: all parameters and their gradient, flat: [E..., P].
+        activations: σ of layers 1 ... L.
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
         rows: the layers' z, a, dC_da, delta and share in one array each, from the last pass.
 
@@ -133,6 +146,7 @@ class Network:
         activations: Sequence[Activation],
         ensemble: tuple[int, ...] = (),
         dtype: DTypeLike = np.float64,
+        theta: Array | None = None,
     ) -> None:
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes={list(sizes)}: at least an input and an output layer, each of 1 unit or more")
@@ -141,7 +155,9 @@ class Network:
         self.sizes = tuple(sizes)
         self.ensemble = tuple(ensemble)
         self.parameters = Parameters(self.sizes)
-        self.theta: Array = np.zeros((*self.ensemble, self.parameters.count), dtype=dtype)
+        self.activations = tuple(activations)
+        shape = (*self.ensemble, self.parameters.count)
+        self.theta: Array = np.zeros(shape, dtype=dtype) if theta is None else theta
         self.grad: Array = np.zeros_like(self.theta)
         pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
         self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
@@ -168,13 +184,27 @@ class Network:
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward(self, y: Array, cost: Cost) -> Array:
         """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
-        top, rows = self.layers[-1], self.rows
+        top = self.layers[-1]
         if cost.collapses_with is type(top.sigma):
             np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
         else:
             cost.gradient(top.a, y, out=top.dC_da)
             top.sigma.pull_back(top.z, top.a, top.dC_da, out=top.delta)  # (1)
-        above = top
+        return self._propagate()
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+    def backward_from(self, delta: Array) -> Array:
+        """Equations (2) to (6) from a given δ^L [E..., n_L, B] instead of a cost's; returns (overwrites) grad."""
+        self.layers[-1].delta[...] = delta
+        return self._propagate()
+
+    def shadow(self) -> Network:
+        """A network that shares θ with this one and nothing else: what it computes leaves this one as it is."""
+        return Network(self.sizes, self.activations, self.ensemble, self.theta.dtype, self.theta)
+
+    def _propagate(self) -> Array:
+        above = top = self.layers[-1]
+        rows = self.rows
         for part, layers in self._groups:
             for layer in layers:
                 if layer is not top:
@@ -188,7 +218,8 @@ class Network:
         return self.grad
 
     def _gradient(self, layer: Layer) -> None:
-        layer.db[...] = layer.mean_delta  # (2)(5), averaged over the batch
+        if layer.db is not layer.mean_delta:
+            layer.db[...] = layer.mean_delta  # (2)(5), averaged over the batch
         np.matmul(layer.share, layer.a_in.mT, out=layer.dW)  # (3)(6), averaged over the batch
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -204,14 +235,15 @@ class Network:
         if batch_size == self._batch_size:
             return
         if batch_size not in self._buffers:
-            self._buffers[batch_size] = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)
+            self._buffers[batch_size] = self._new_rows(batch_size)
         self.rows = rows = self._buffers[batch_size]
         self._groups, end, room = [], len(rows.z), 0
         for layer in reversed(self.layers):
             start, shape = end - layer.b.size, (*layer.b.shape[:-1], batch_size)
             views = (x[start:end].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.delta, rows.share))
             layer.z, layer.a, layer.dC_da, layer.delta, layer.share = views
-            layer.mean_delta = rows.mean_delta[start:end].reshape(layer.b.shape)
+            alone = self.members == 1
+            layer.mean_delta = layer.db if alone else rows.mean_delta[start:end].reshape(layer.b.shape)
             if layer.delta.nbytes > room:
                 self._groups.append((slice(end, end), []))
                 room = GROUP_BYTES
@@ -219,6 +251,12 @@ class Network:
             self._groups[-1] = slice(start, part.stop), [*group, layer]
             end, room = start, room - layer.delta.nbytes
         self._batch_size = batch_size
+
+    def _new_rows(self, batch_size: int) -> Rows:
+        rows = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)
+        if self.members == 1:  # then the biases' gradients lie as the layers' rows do, and need no copy
+            return replace(rows, mean_delta=self.grad.reshape(-1)[self.parameters.n_weights :])
+        return rows
 
     @property
     def batch_size(self) -> int:

@@ -1,24 +1,23 @@
 """What probes look at: the layers of a network after a backward pass, and what several probes need of them.
 
-:class:`Observed` is one layer; :class:`Layers` holds what is taken once for all. Reading changes nothing.
+:class:`Observed` is one layer; :class:`Layers` holds what is taken once for all of them;
+:class:`engine.moment.Moment` is the whole step. Reading changes nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
-from engine.activations import Elementwise
-from engine.arrays import Array, norms, root
-from engine.network import Layer, Network
-
-# Infinities and NaNs are findings: they pass through silently.
-_quiet = np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+from engine.activations import Activation, Elementwise
+from engine.arrays import Array, norm, root, safe
+from engine.network import Layer, Network, Parameters
+from engine.once import once
 
 
 class Observed:
@@ -38,7 +37,7 @@ class Observed:
         self.layer = layer
         self.dW_update = dW_update
         self.is_output = is_output
-        self.layers = layers or Layers([layer], [dW_update], *(_rows(x) for x in (layer.z, layer.a, layer.delta)))
+        self.layers = layers or Layers.of_one(layer, dW_update)
         self.index = index
 
     @property
@@ -47,23 +46,14 @@ class Observed:
         return isinstance(self.layer.sigma, Elementwise)
 
 
-def observe(network: Network, update: Array) -> list[Observed]:
-    """Every layer of a network after ``backward``, with the optimizer's Δθ [E..., P] about to be added.
-
-    The values are those of each layer observed alone, bit for bit, at a fraction of the calls.
-    """
-    rows, updates = network.rows, network.parameters.weights(update)
-    layers = Layers(network.layers, updates, rows.z, rows.a, rows.delta)
-    depth = network.depth
-    return [
-        Observed(layer, dW, i == depth, layers, i - 1)
-        for i, (layer, dW) in enumerate(zip(network.layers, updates, strict=True), start=1)
-    ]
-
-
 def _rows(x: Array) -> Array:
     """[E..., n, B] -> [N, B]."""
     return x.reshape(-1, x.shape[-1])
+
+
+BLOCK_BYTES = 2**17
+_CANCELS = {"f": 0.1, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
+_LARGE = {"f": 1e37, "d": 1e300}
 
 
 class Layout:
@@ -73,7 +63,10 @@ class Layout:
         units, pairs: units of each layer, and pairs of a unit and an example: [L, 1...].
         parts, rows_each: the rows of each layer, and how many they are.
         repeats, starts: rows of each layer and member, and where they start: [L · members].
-        ones: [B]; a product with it is the fastest sum there is, for use where the order of adding does not matter.
+        ones: [B]; a product with it is the fastest sum there is: ``vecdot`` adds each row alone, ``@`` is faster still
+            where the order of adding does not matter.
+        small: whether a layer of a member has so few numbers that a call of its own would cost more than they do.
+        blocks: rows that are worked through together where more would leave the L2 cache: whole layers.
     """
 
     def __init__(
@@ -88,6 +81,19 @@ class Layout:
         self.starts = np.cumsum(self.repeats) - self.repeats
         self.rows_each = self.units.ravel() * members
         self.ones = np.ones(batch_size, dtype)
+        self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
+        self.blocks = self._blocks(BLOCK_BYTES // (batch_size * dtype.itemsize))
+        self.rows = max((stop - start for start, stop, _, _ in self.blocks), default=0)
+
+    def _blocks(self, room: int) -> list[tuple[int, int, int, int]]:
+        """First and last row, first and last layer of each block, of at most ``room`` rows unless a layer has more."""
+        found: list[tuple[int, int, int, int]] = []
+        for i, part in enumerate(self.parts):
+            if found and part.stop - found[-1][0] <= room:
+                found[-1] = (found[-1][0], part.stop, found[-1][2], i + 1)
+            else:
+                found.append((part.start, part.stop, i, i + 1))
+        return found
 
 
 _layout = lru_cache(maxsize=64)(Layout)  # making one takes longer than measuring a small network
@@ -96,23 +102,56 @@ _layout = lru_cache(maxsize=64)(Layout)  # making one takes longer than measurin
 class Layers:
     """What several probes share, for L layers at once and only when asked for: every result is [L, E...].
 
+    Infinities and NaNs are findings: read under ``np.errstate(all="ignore")``, as every probe and pipeline does.
+
     In a small network the calls cost more than the numbers in them. So what every unit has is taken in one call for
     all units of all layers and members, which stand one below the other, and then summed layer by layer.
 
     Args:
-        layers, updates: the layers after ``backward`` and the ΔW of each.
+        layers: after ``backward``.
         z, a, delta: theirs together, as in :class:`engine.network.Rows`: [N, B].
+        theta, grad: their parameters and gradients, flat [E..., P].
+        update: the optimizer's Δθ, flat [E..., P] (or of the weights alone).
+        parameters: where each layer's lie in the flat vectors.
     """
 
-    def __init__(self, layers: Sequence[Layer], updates: Sequence[Array], z: Array, a: Array, delta: Array) -> None:
-        self.layers, self.updates = layers, updates
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        z: Array,
+        a: Array,
+        delta: Array,
+        theta: Array,
+        grad: Array,
+        update: Array,
+        parameters: Parameters,
+    ) -> None:
+        self.layers = layers
         self.z, self.a, self.delta = z, a, delta
+        self.theta, self.grad, self.update = theta, grad, update
+        self.parameters = parameters
         self.batch_size = z.shape[-1]
-        units = tuple([layer.b.shape[-2] for layer in layers])
-        self.layout = _layout(units, layers[0].b.shape[:-2], self.batch_size, z.dtype)
+        self.layout = _layout(parameters.sizes[1:], theta.shape[:-1], self.batch_size, z.dtype)
         self.pairs = self.layout.pairs
         self.numbers = tuple([layer.number for layer in layers])
-        self._saturated: dict[float, Array] = {}
+        self._below: dict[float, Array] = {}
+
+    @classmethod
+    def of(cls, network: Network, update: Array) -> Layers:
+        """All layers of a network after ``backward``."""
+        rows = network.rows
+        return cls(network.layers, rows.z, rows.a, rows.delta, network.theta, network.grad, update, network.parameters)
+
+    @classmethod
+    def of_one(cls, layer: Layer, dW_update: Array) -> Layers:
+        """A layer by itself, from copies."""
+        lead, (n, m) = layer.W.shape[:-2], layer.W.shape[-2:]
+        theta, grad = (
+            np.concatenate([w.reshape(*lead, -1), b.reshape(*lead, -1)], axis=-1)
+            for w, b in ((layer.W, layer.b), (layer.dW, layer.db))
+        )
+        z, a, delta = (_rows(x) for x in (layer.z, layer.a, layer.delta))
+        return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), Parameters((m, n)))
 
     def _summed(self, per_row: Array) -> Array:
         """Sums over the units of each layer and member, in float64: [N] -> [L, E...].
@@ -127,10 +166,32 @@ class Layers:
         squares, layout = self._summed(np.vecdot(x, x)), self.layout
         return root(squares, x.dtype, lambda i: x[layout.parts[i]].reshape(*layout.ensemble, -1))
 
-    @cached_property
+    def _mean_square(self, summed: Array, x: Array) -> Array:
+        """Mean of x² over units and examples, from Σ x² [L, E...] where that can be trusted."""
+        trusted = safe(summed, x.dtype)
+        if np.count_nonzero(trusted) < trusted.size:
+            summed = np.where(trusted, summed, np.square(self._norms(x)))
+        return summed / self.pairs
+
+    @once
+    def sloped(self) -> list[int]:
+        """Which layers have an element-wise σ, so that there is a σ'(z)."""
+        return [i for i, layer in enumerate(self.layers) if layer.sigma.elementwise]
+
+    def of_sloped(self, values: Array) -> tuple[tuple[int, ...], Array]:
+        """The numbers of the layers that have a σ'(z), and their part of values [L, ...]."""
+        sloped = self.sloped
+        first, count = (sloped[0], len(sloped)) if sloped else (0, 0)
+        if not count or sloped[-1] == first + count - 1:
+            return self.numbers[first : first + count], values[first : first + count]
+        return tuple([self.numbers[i] for i in sloped]), values[sloped]
+
+    # Gradients, weights, updates
+
+    @once
     def gradient_norms(self) -> Array:
         """‖∂C/∂W‖_F and ‖∂C/∂b‖ = ‖⟨δ_b⟩‖: [2, L, E...]."""
-        both = norms([*(layer.dW for layer in self.layers), *(layer.db for layer in self.layers)])
+        both = self.parameters.segments.norms(self.grad)
         return both.reshape(2, len(self.layers), *both.shape[1:])
 
     @property
@@ -143,66 +204,220 @@ class Layers:
         """‖∂C/∂b‖ = ‖⟨δ_b⟩‖."""
         return np.asarray(self.gradient_norms[1])
 
-    @cached_property
-    @_quiet
+    @once
+    def weight_and_update_norms(self) -> Array:
+        """‖W‖_F and ‖ΔW‖_F: [2, L, E...]."""
+        both = self.parameters.weight_segments.norms(self.theta[..., : self.update.shape[-1]], self.update)
+        return both.reshape(2, len(self.layers), *both.shape[1:])
+
+    @property
+    def weight_norm(self) -> Array:
+        """‖W‖_F."""
+        return np.asarray(self.weight_and_update_norms[0])
+
+    @property
+    def update_norm(self) -> Array:
+        """‖ΔW‖_F."""
+        return np.asarray(self.weight_and_update_norms[1])
+
+    @once
+    def update_to_weight(self) -> Array:
+        """‖ΔW‖/‖W‖."""
+        return self.update_norm / self.weight_norm
+
+    # δ
+
+    @once
     def delta_rms(self) -> Array:
         """√⟨‖δ_b‖²⟩."""
         return self._norms(self.delta) * self.batch_size**-0.5
 
-    @cached_property
-    @_quiet
+    @once
     def coherence(self) -> Array:
         """‖⟨δ_b⟩‖² / ⟨‖δ_b‖²⟩."""
         return np.square(self.bias_gradient_norm / self.delta_rms)
 
-    @cached_property
-    @_quiet
+    # Single examples
+
+    def _example_norms(self, x: Array) -> Array:
+        """‖x_b‖ of every example, over the units of each layer: [N, B] -> float64 [L, E..., B]."""
+        layout = self.layout
+        squares = np.add.reduceat(np.square(x), layout.starts, axis=0).reshape(-1, *layout.ensemble, self.batch_size)
+        return root(squares, x.dtype, lambda i: x[layout.parts[i]].reshape(*layout.ensemble, -1, self.batch_size).mT)
+
+    @once
+    def delta_norms(self) -> Array:
+        """‖δ_b‖ of every example: [L, E..., B]."""
+        return self._example_norms(self.delta)
+
+    @once
+    def input_norms(self) -> Array:
+        """‖a_b‖ of the layer's input, every example: [L, E..., B]."""
+        found = np.empty((len(self.layers), *self.layout.ensemble, self.batch_size))
+        found[0] = norm(self.layers[0].a_in.mT, axes=1)
+        if len(found) > 1:
+            found[1:] = self._example_norms(self.a)[:-1]
+        return found
+
+    @once
+    def example_gradient_rms(self) -> Array:
+        """√⟨‖δ_b‖²‖a_b‖²⟩, a_b the layer's input: ‖δ aᵀ‖ = ‖δ‖‖a‖."""
+        return norm(self.delta_norms * self.input_norms, axes=1) * self.batch_size**-0.5
+
+    @once
+    def disagreement(self) -> Array:
+        """ρ = ⟨‖g_b‖²⟩ / ‖⟨g_b⟩‖² of the weights' gradients: 1 where all examples agree, B if they are orthogonal."""
+        return np.square(self.example_gradient_rms / self.gradient_norm)
+
+    # z, a and the slope
+
+    @once
+    def unit_sums(self) -> Array:
+        """Σ z², Σ a and Σ a² over units and examples, without scaling: [3, L, E...]."""
+        layout, rows = self.layout, np.empty((3, len(self.z)), self.z.dtype)
+        np.vecdot(self.z, self.z, out=rows[0])
+        np.vecdot(self.a, layout.ones, out=rows[1])
+        np.vecdot(self.a, self.a, out=rows[2])
+        sums = np.add.reduceat(rows.astype(np.float64, copy=False), layout.starts, axis=1)
+        return sums.reshape(3, -1, *layout.ensemble)
+
+    @once
     def z_mean_square(self) -> Array:
         """Mean of z² over units and examples."""
-        return np.square(self._norms(self.z)) / self.pairs
+        return self._mean_square(self.unit_sums[0], self.z)
 
-    @cached_property
-    @_quiet
+    @once
     def activation_mean(self) -> Array:
         """Mean of a over units and examples."""
-        return self._summed(np.add.reduce(self.a.astype(np.float64, copy=False), axis=-1)) / self.pairs
+        return np.asarray(self.unit_sums[1] / self.pairs)
 
-    @cached_property
-    @_quiet
+    @once
     def activation_std(self) -> Array:
-        """Standard deviation of a over units and examples."""
-        mean = np.repeat(self.activation_mean.astype(self.a.dtype, copy=False).ravel(), self.layout.repeats)
-        return self._norms(self.a - mean[:, None]) * self.pairs**-0.5
+        """Standard deviation of a over units and examples: √(⟨a²⟩ − ⟨a⟩²), or √⟨(a − ⟨a⟩)²⟩ where that would cancel."""
+        squares, mean = self.unit_sums[2] / self.pairs, self.activation_mean
+        variance = squares - np.square(mean)
+        sound = (variance > _CANCELS[self.a.dtype.char] * squares) & (squares < _LARGE[self.a.dtype.char])
+        if np.count_nonzero(sound) < sound.size:
+            variance = np.where(sound, variance, self._mean_square_around(mean))
+        return np.sqrt(variance)
 
-    @cached_property
-    @_quiet
-    def update_to_weight(self) -> Array:
-        """‖ΔW‖/‖W‖."""
-        both = norms([*self.updates, *(layer.W for layer in self.layers)])
-        return both[: len(self.layers)] / both[len(self.layers) :]
+    def _mean_square_around(self, mean: Array) -> Array:
+        """⟨(a − mean)²⟩, without cancelling."""
+        layout = self.layout
+        rows = np.repeat(mean.astype(self.a.dtype, copy=False).ravel(), layout.repeats)[:, None]
+        away = self.a - rows
+        return self._mean_square(self._summed(np.vecdot(away, away)), away)
 
-    @cached_property
-    @_quiet
+    def _scratch(self) -> Array:
+        return np.empty((self.layout.rows, self.batch_size), self.z.dtype)
+
+    def _runs(self, first: int, last: int) -> Iterator[tuple[Activation, int, int]]:
+        """Among layers first ... last − 1, neighbours of the same σ: the σ, and their first and last row."""
+        layers, parts, i = self.layers, self.layout.parts, first
+        while i < last:
+            sigma, k = layers[i].sigma, i + 1
+            while k < last and layers[k].sigma is sigma:
+                k += 1
+            yield sigma, parts[i].start, parts[k - 1].stop
+            i = k
+
+    def _slope_of(self, sigma: Activation, start: int, stop: int, out: Array) -> Array:
+        """|σ'(z)| of these rows; NaN where σ is not element-wise."""
+        if not isinstance(sigma, Elementwise):
+            out[...] = np.nan
+            return out
+        sigma.derivative(self.z[start:stop], self.a[start:stop], out=out)
+        return out if sigma.monotonic else np.abs(out, out=out)
+
+    def _slopes(self) -> Iterator[tuple[int, int, Activation, Array]]:
+        """|σ'(z)| of all units, piece by piece: first and last row, their σ, and a buffer that is used again."""
+        scratch = self._scratch()
+        for _, _, first, last in self.layout.blocks:
+            for sigma, start, stop in self._runs(first, last):
+                yield start, stop, sigma, self._slope_of(sigma, start, stop, scratch[: stop - start])
+
+    @once
     def slope(self) -> Array:
         """|σ'(z)| of every unit and example [N, B]; NaN where σ is not element-wise."""
         slope = np.empty_like(self.z)
-        for layer, part in zip(self.layers, self.layout.parts, strict=True):
-            if isinstance(layer.sigma, Elementwise):
-                layer.sigma.derivative(layer.z, layer.a, out=slope[part].reshape(layer.z.shape))
-            else:
-                slope[part] = np.nan
-        return np.abs(slope, out=slope)
+        for sigma, start, stop in self._runs(0, len(self.layers)):
+            self._slope_of(sigma, start, stop, slope[start:stop])
+        return slope
 
-    def saturated_fraction(self, threshold: float) -> Array:
-        """Share of (unit, example) pairs with |σ'(z)| < threshold · sup|σ'|."""
-        if threshold not in self._saturated:
-            limits = np.array([threshold * layer.sigma.steepest for layer in self.layers], self.z.dtype)
-            rows = np.repeat(limits, self.layout.rows_each)[:, None]
-            flat = np.less(self.slope, rows, out=np.empty_like(self.slope))  # 1 or 0: their sums are exact
-            self._saturated[threshold] = self._summed(flat @ self.layout.ones) / self.pairs
-        return self._saturated[threshold]
+    def share_below(self, fraction: float) -> Array:
+        """Share of (unit, example) pairs with |σ'(z)| < fraction · sup|σ'|."""
+        if fraction not in self._below:
+            counts, sums = np.empty(len(self.z)), np.empty(len(self.z), self.z.dtype)
+            for start, stop, sigma, slope in self._slopes():
+                np.matmul(slope, self.layout.ones, out=sums[start:stop])
+                self._count(np.less(slope, slope.dtype.type(fraction * sigma.steepest)), start, stop, counts)
+            self.slope_sums = sums
+            self._below[fraction] = self._summed(counts) / self.pairs
+        return self._below[fraction]
 
-    @cached_property
+    def share_near_linear(self, tolerance: float) -> Array:
+        """Share of (unit, example) pairs with | |σ'(z)| − s | <= tolerance · s, s the slope where σ is linear."""
+        counts = np.empty(len(self.z))
+        for start, stop, sigma, slope in self._slopes():
+            linear = slope.dtype.type(sigma.linear)
+            slope -= linear
+            np.abs(slope, out=slope)
+            self._count(np.less_equal(slope, slope.dtype.type(tolerance) * linear), start, stop, counts)
+        return self._summed(counts) / self.pairs
+
+    def _count(self, flags: Array, start: int, stop: int, counts: Array) -> None:
+        """How many flags [stop − start, B] are set: of each row, or of a member's layer in its first row, if faster."""
+        layout = self.layout
+        if layout.small:
+            counts[start:stop] = flags.view(np.int8).astype(self.z.dtype) @ layout.ones  # 1 and 0: exact in any order
+            return
+        counts[start:stop] = 0
+        first, last = np.searchsorted(layout.starts, (start, stop)).tolist()
+        for begin, size in zip(layout.starts[first:last].tolist(), layout.repeats[first:last].tolist(), strict=True):
+            counts[begin] = np.count_nonzero(flags[begin - start : begin - start + size])
+
+    @once
+    def slope_sums(self) -> Array:
+        """Σ |σ'(z)| over the examples, [N], added in no particular order: 0 only where each is."""
+        sums = np.empty(len(self.z), self.z.dtype)
+        for start, stop, _, slope in self._slopes():
+            np.matmul(slope, self.layout.ones, out=sums[start:stop])
+        return sums
+
+    @once
     def dead_fraction(self) -> Array:
         """Share of units with σ'(z) = 0 on every example: there, and only there, do the |σ'| sum to 0."""
-        return self._summed(self.slope @ self.layout.ones == 0) / self.layout.units
+        return self.share_of_units(self.slope_sums == 0)
+
+    def share_of_units(self, flags: Array) -> Array:
+        """Mean over the units of each layer of flags [N]."""
+        return self._summed(flags) / self.layout.units
+
+    @once
+    def slope_mean_square(self) -> Array:
+        """Mean of σ'(z)² over units and examples."""
+        squares = np.empty(len(self.z), self.z.dtype)
+        for start, stop, _, slope in self._slopes():
+            np.vecdot(slope, slope, out=squares[start:stop])
+        summed = self._summed(squares)
+        trusted = safe(summed, self.z.dtype)
+        if np.count_nonzero(trusted) < trusted.size:
+            return self._mean_square(summed, self.slope)
+        return summed / self.pairs
+
+    @once
+    def passing(self) -> Array:
+        """Whether any unit of the layer has σ'(z) ≠ 0, for every example: [L, E..., B], 1 or 0."""
+        sums = np.add.reduceat(self.slope, self.layout.starts, axis=0)
+        return (sums != 0).astype(np.float64).reshape(-1, *self.layout.ensemble, self.batch_size)
+
+    def mean_cosine(self, x: Array) -> Array:
+        """Mean over pairs b ≠ b' of cos(x_b, x_b') in each layer, [N, B] -> [L, E...]; examples with x_b = 0 left out.
+
+        With u_b = x_b/‖x_b‖ and k such examples it is (‖Σ u_b‖² − k) / (k(k − 1)); NaN for k < 2.
+        """
+        sizes, layout = self._example_norms(x), self.layout
+        count = np.add.reduce((sizes != 0).astype(np.float64), axis=-1)
+        divisors = np.where(sizes == 0, 1.0, sizes).reshape(-1, self.batch_size)
+        together = np.square(np.add.reduce(x / np.repeat(divisors, layout.repeats, axis=0), axis=-1))
+        return (self._summed(together) - count) / np.where(count < 2, np.nan, count * (count - 1))

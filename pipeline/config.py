@@ -18,6 +18,7 @@ from pipeline.architecture import Architecture
 from pipeline.batching import Batching
 from pipeline.construct import construct
 from pipeline.data.prepare import Data, DataConfig
+from pipeline.divergence import DivergenceConfig
 from pipeline.errors import ConfigError
 from pipeline.schedules import Schedule
 
@@ -60,6 +61,7 @@ class Config:
         dtype: of parameters, activations and gradients.
         activation, output: of the hidden layers and of the last one.
         layer_activations: exceptions, ``layer_03: ...``.
+        schedule: when to measure, for every probe that has no schedule of its own in ``probe_schedules``.
     """
 
     seed: int
@@ -77,7 +79,9 @@ class Config:
     data: DataConfig
     probes: Mapping[str, Probe]
     schedule: Schedule
+    probe_schedules: Mapping[str, Schedule]
     evaluation: Evaluation
+    divergence: DivergenceConfig
 
     def __post_init__(self) -> None:
         for name, lowest in (("seed", 0), ("replicates", 1), ("epochs", 0)):
@@ -89,6 +93,9 @@ class Config:
         for name in self.probes:
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"probes.{name}: a probe's name may have letters, digits and underscores only")
+        for name in self.probe_schedules:
+            if name not in self.probes:
+                raise ValueError(f"probe_schedules.{name}: no such probe; allowed: {', '.join(self.probes) or 'none'}")
 
     def activations(self, layers: int) -> list[Activation]:
         """σ of layers 1 ... ``layers``.

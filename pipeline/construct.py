@@ -100,14 +100,12 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
     else:
         result = _call(target, kind, rest, key, trusted)
     expected = kind if isinstance(kind, type) else get_origin(kind)
-    if isinstance(expected, type) and not isinstance(result, expected) and not _duck(expected, result):
-        raise ConfigError(f"{key}._target_={node['_target_']}: must be {_article(expected.__name__)}")
+    if isinstance(expected, type) and not isinstance(result, expected):
+        of_function = getattr(expected, "of_function", None)  # a plain callable may stand for a part (a probe)
+        if of_function is None or not callable(result):
+            raise ConfigError(f"{key}._target_={node['_target_']}: must be {_article(expected.__name__)}")
+        return of_function(result)
     return result
-
-
-def _duck(expected: type, result: Any) -> bool:
-    """Whether a plain callable stands for an abstract class whose only method is ``__call__`` (a probe)."""
-    return getattr(expected, "__abstractmethods__", None) == frozenset({"__call__"}) and callable(result)
 
 
 def _call(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import re
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,20 @@ from threadpoolctl import threadpool_limits
 
 from pipeline import config as configs
 from pipeline import figures
+from pipeline.divergence import Divergence
 from pipeline.progress import Bars
 from pipeline.provenance import provenance
-from pipeline.records import Record, tidy
+from pipeline.records import Record, non_finite, tidy
 from pipeline.statistics import Estimate, estimate
-from pipeline.summary import PROFILED, Summary, non_finite, show
+from pipeline.stopwatch import Stopwatch
+from pipeline.summary import PROFILED, Summary, show
 from pipeline.tracking import RunLog, Store
 from pipeline.training import ready, train
 
 CONFIG_FILE = "config.yaml"
 RECORDS_FILE = "records.parquet"
+DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
+LARGEST = 1e300  # the tracker gets nothing beyond; log10 of it is there
 log = logging.getLogger("gradvitals")
 log.setLevel(logging.INFO)
 
@@ -41,6 +48,7 @@ class Outcome:
         headline: its final numbers by metric name, with intervals.
         error: the last line of the traceback of a failed run.
         profile: δ of each layer at the start, if it was recorded.
+        divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
     """
 
     name: str
@@ -50,6 +58,7 @@ class Outcome:
     headline: dict[str, Estimate] = field(default_factory=dict)
     error: str | None = None
     profile: Record | None = None
+    divergences: list[Divergence] = field(default_factory=list)
 
 
 def execute(
@@ -110,29 +119,119 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
         run_log.text(origin.patch, "uncommitted.patch")
     log.info("layers %s, %d training examples, %d steps", run.sizes, run.data.train.shape[1], run.clock.last_step)
     summary = Summary(hidden_layers=len(run.sizes) - 2)
+    recorder = Recorder(run_log, config.replicates, outcome.divergences)
+    stopwatch = Stopwatch(time.perf_counter)
     with bars.run(outcome.name, run.clock.last_step) as on_step:
-        for record in train(run, on_step):
+        for record in train(run, on_step, recorder.diverged, stopwatch):
             summary.add(record)
-            log_record(run_log, record)
+            recorder.record(record)
+            stopwatch.lap("tracking")
+    last_step = summary.records[-1].step if summary.records else 0
     log_profiles(run_log, summary)
     outcome.headline, outcome.profile = summary.headline(), summary.at("delta_rms", 0)
     for key, value in outcome.headline.items():
-        run_log.metric(key, float(value.mean), run.clock.last_step)
+        recorder.metric(key, float(value.mean), last_step)
     lost = non_finite(summary.records)
-    run_log.metric("non_finite_values", lost, run.clock.last_step)
+    run_log.metric("non_finite_values", lost, last_step)
+    recorder.metric("diverged_fraction", recorder.diverged_fraction, last_step)
     log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
     _log_files(run_log, summary, outcome.name)
+    _log_divergences(run_log, outcome.divergences)
+    run_log.flush()
+    stopwatch.lap("tracking")
+    _log_overhead(run_log, stopwatch.seconds, last_step)
     run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
 
 
-def log_record(run_log: RunLog, record: Record) -> None:
-    """A record as metrics: the mean over replicates ``probe/layer_01`` and its interval ``interval_low/probe/...``."""
-    e = estimate(record.values, record.geometric)
-    keys = [f"{record.probe}/layer_{number:02d}" for number in record.layers] or [record.probe]
-    for i, key in enumerate(keys):
-        run_log.metric(key, float(e.mean[i]), record.step)
-        run_log.metric(f"interval_low/{key}", float(e.low[i]), record.step)
-        run_log.metric(f"interval_high/{key}", float(e.high[i]), record.step)
+class Recorder:
+    """Hands records to the tracker as metrics: finite values only, and how many replicates they leave out.
+
+    Args:
+        divergences: where to note what is found.
+    """
+
+    def __init__(self, run_log: RunLog, replicates: int, divergences: list[Divergence]) -> None:
+        self.run_log = run_log
+        self.replicates = replicates
+        self.divergences = divergences
+        self._step = -1
+
+    @property
+    def diverged_fraction(self) -> float:
+        """Share of replicates that have diverged so far."""
+        return len(self.divergences) / self.replicates
+
+    def diverged(self, divergence: Divergence) -> None:
+        """Take note of a replicate that has diverged."""
+        self.divergences.append(divergence)
+        log.warning("%s", divergence.finding.sentence())
+
+    def metric(self, key: str, value: float, step: int) -> None:
+        """One value, unless it is not finite or so large that a store may not take it."""
+        if abs(value) <= LARGEST:
+            self.run_log.metric(key, value, step)
+
+    def record(self, record: Record) -> None:
+        """The mean over replicates ``probe/layer_01``, its interval ``interval_low/probe/...``, log10 of magnitudes.
+
+        Values with bins are for the run's own data.
+        """
+        step = record.step
+        if step != self._step:
+            self._step = step
+            self.metric("diverged_fraction", self.diverged_fraction, step)
+        if record.bins is not None:
+            return
+        lost = non_finite([record])
+        if lost:
+            self.metric(f"non_finite/{record.probe}", lost, step)
+        e = estimate(record.values, record.geometric)
+        keys = [f"{record.probe}/layer_{number:02d}" for number in record.layers] or [record.probe]
+        means, lows, highs = e.mean.tolist(), e.low.tolist(), e.high.tolist()
+        for key, mean, low, high in zip(keys, means, lows, highs, strict=True):
+            self.metric(key, mean, step)
+            if self.replicates > 1:
+                self.metric(f"interval_low/{key}", low, step)
+                self.metric(f"interval_high/{key}", high, step)
+            if record.geometric and 0 < mean < math.inf:
+                self.metric(f"log10_{key}", math.log10(mean), step)
+
+
+def _log_divergences(run_log: RunLog, divergences: list[Divergence]) -> None:
+    """Tags that can be filtered, the findings, and the vitals of the last steps."""
+    run_log.tags({"diverged": str(bool(divergences)).lower()})
+    if not divergences:
+        return
+    findings = sorted((d.finding for d in divergences), key=lambda f: (f.step, f.replicate))
+    run_log.tags(
+        {
+            "diverged_at_step": str(findings[0].step),
+            "diverged_replicates": ",".join(str(f.replicate) for f in sorted(findings, key=lambda f: f.replicate)),
+            "diverged_first": findings[0].sentence(),
+        }
+    )
+    run_log.metric("diverged_at_step", findings[0].step, findings[0].step)
+    told = [asdict(f) | {"operands": {k: str(v) for k, v in f.operands.items()}} for f in findings]
+    run_log.text(json.dumps(told, indent=2, ensure_ascii=False), DIVERGENCE_FILE)
+    first = min(divergences, key=lambda d: (d.finding.step, d.finding.replicate))
+    _log_table(run_log, first.last_steps, LAST_STEPS_FILE)
+
+
+def _log_overhead(run_log: RunLog, seconds: Mapping[str, float], step: int) -> None:
+    """What everything but the steps themselves took, as a share of the time of the steps: ``overhead/delta_rms``."""
+    bare = seconds.get("step", 0.0)
+    if bare <= 0:
+        return
+    shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
+    for name, share in shares.items():
+        run_log.metric(f"overhead/{name}", share, step)
+    other = ("evaluation", "watch", "tracking")
+    probes = sum(share for name, share in shares.items() if name not in other)
+    run_log.metric("overhead/all_probes", probes, step)
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    log.info("steps took %.3g s; on top of that, in %% of it: probes %.1f", bare, 100 * probes)
+    for name, share in ranked:
+        log.info("  %-32s %6.2f %%", name, 100 * share)
 
 
 def log_profiles(run_log: RunLog, summary: Summary) -> None:
@@ -154,9 +253,13 @@ def _log_files(run_log: RunLog, summary: Summary, name: str) -> None:
     for file_name, figure in pictures.items():
         if figure is not None:
             run_log.figure(figure, file_name)
+    _log_table(run_log, summary.records, RECORDS_FILE)
+
+
+def _log_table(run_log: RunLog, records: list[Record], name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / RECORDS_FILE
-        tidy(summary.records).to_parquet(path, index=False)
+        path = Path(folder) / name
+        tidy(records).to_parquet(path, index=False)
         run_log.file(path)
 
 
@@ -184,6 +287,13 @@ def describe(outcome: Outcome, config: configs.Config, sizes: list[int], lost: i
     rows = "\n".join(f"| {name.replace('_', ' ')} | {show(value)} |" for name, value in outcome.headline.items())
     table = f"\n\n| quantity | mean [95% interval] |\n|---|---|\n{rows}" if rows else ""
     warning = f"\n\n{lost} recorded values are not finite; `{RECORDS_FILE}` keeps them." if lost else ""
+    if outcome.divergences:
+        count = len(outcome.divergences)
+        told = "\n".join(f"- {d.finding.sentence()}" for d in outcome.divergences)
+        warning = (
+            f"\n\n**{count} of {config.replicates} replicates diverged**; means and intervals are of the others."
+            f"\n\n{told}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
+        )
     return (
         f"**{outcome.name}**: layers {'-'.join(map(str, sizes))}, {type(config.activation).__name__} then "
         f"{type(config.output).__name__}, {type(config.cost).__name__}, {config.epochs} epochs, "

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from engine.arrays import Array
 
-COLUMNS = ("step", "probe", "layer", "replicate", "value")
+COLUMNS = ("step", "probe", "layer", "replicate", "bin", "value")
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One probe at one step.
 
     Attributes:
         step: updates made before the measurement.
         probe: the probe's name, or the name of a quantity of the whole network such as "accuracy/test".
         layers: the layers it was taken in (1 ... L), or () for a quantity of the whole network.
-        values: float64 [len(layers) or 1, R].
+        values: float64 [len(layers) or 1, R], or [len(layers) or 1, R, K] with ``bins``.
         geometric: whether replicates average as logarithms.
+        bins: what the K values are of: exponents of a histogram, ranks of a spectrum.
     """
 
     step: int
@@ -30,26 +30,41 @@ class Record:
     layers: tuple[int, ...]
     values: Array
     geometric: bool
+    bins: tuple[int, ...] | None = None
+
+
+def non_finite(records: Iterable[Record]) -> int:
+    """How many recorded values are infinite or NaN."""
+    return int(sum(np.count_nonzero(~np.isfinite(r.values)) for r in records))
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a value: step, probe, layer (missing for the whole network), replicate, value."""
+    """One row a value: step, probe, layer (missing for the whole network), replicate, bin (missing where none), value.
+
+    Empty bins of histograms are left out.
+    """
     frames = []
     for r in records:
-        count, replicates = r.values.shape
-        layers = np.array(r.layers if r.layers else (-1,))
+        values = r.values if r.bins is not None else r.values[..., None]
+        layer, replicate, place = (index.ravel() for index in np.indices(values.shape))
+        kept = slice(None) if r.bins is None else values.ravel() != 0
         frames.append(
             {
-                "step": np.full(r.values.size, r.step),
-                "probe": np.full(r.values.size, r.probe, dtype=object),
-                "layer": np.repeat(layers, replicates),
-                "replicate": np.tile(np.arange(replicates), count),
-                "value": r.values.ravel(),
+                "step": np.full(values.size, r.step)[kept],
+                "probe": np.full(values.size, r.probe, dtype=object)[kept],
+                "layer": np.array(r.layers if r.layers else (-1,))[layer][kept],
+                "replicate": replicate[kept],
+                "bin": np.array(r.bins if r.bins is not None else (_NO_BIN,))[place][kept],
+                "value": values.ravel()[kept],
             }
         )
     if not frames:
         return pd.DataFrame({c: [] for c in COLUMNS})
     table = pd.DataFrame({c: np.concatenate([f[c] for f in frames]) for c in COLUMNS})
     table["layer"] = table["layer"].astype("Int64").mask(table["layer"] == -1)
+    table["bin"] = table["bin"].astype("Int64").mask(table["bin"] == _NO_BIN)
     table["probe"] = table["probe"].astype("str")
     return table
+
+
+_NO_BIN = -1_000_000

@@ -42,6 +42,8 @@ def single(overrides: Sequence[str], config_dir: str | None, quiet: bool, consol
         for key, value in outcome.headline.items():
             table.add_row(key, summary.show(value))
         console.print(table)
+    for divergence in outcome.divergences:
+        console.print(f"[yellow]diverged[/yellow] {divergence.finding.sentence()}", highlight=False, soft_wrap=True)
     console.print(f"run it again: make reproduce RUN={outcome.run_id}", highlight=False)
     where(console, store, store.run_link(outcome.run_id), "its page")
     return 0 if outcome.error is None else 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from engine.arrays import Array
@@ -70,15 +68,10 @@ class Summary:
 
 
 def show(value: Estimate, digits: int = 3) -> str:
-    """'0.912 [0.905, 0.919]', or the mean alone where there is no interval."""
-    mean = float(value.mean)
+    """'0.912 [0.905, 0.919]', or the mean alone where there is no interval; with the share that is in neither."""
+    mean, lost = float(value.mean), float(value.lost)
     if not np.isfinite(mean):
         return "not finite"
     low, high = float(value.low), float(value.high)
     interval = f" [{low:.{digits}g}, {high:.{digits}g}]" if np.isfinite(low) else ""
-    return f"{mean:.{digits}g}{interval}"
-
-
-def non_finite(records: Iterable[Record]) -> int:
-    """How many recorded values are infinite or NaN."""
-    return int(sum((~np.isfinite(r.values)).sum() for r in records))
+    return f"{mean:.{digits}g}{interval}" + (f" ({lost:.0%} not finite)" if lost else "")

@@ -96,7 +96,7 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One row a cell: swept values, status, and the final numbers with their intervals."""
     rows = []
     for o in outcomes:
-        row: dict[str, Any] = {**o.swept, "status": o.status, "run_id": o.run_id}
+        row: dict[str, Any] = {**o.swept, "status": o.status, "run_id": o.run_id, "diverged": len(o.divergences)}
         for key, value in o.headline.items():
             row |= {key: float(value.mean), f"{key}_low": float(value.low), f"{key}_high": float(value.high)}
         rows.append(row)
@@ -117,6 +117,7 @@ def summarise(store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome
     failed = [o for o in outcomes if o.status == "FAILED"]
     summary.metric("cells_finished", len(outcomes) - len(failed))
     summary.metric("cells_failed", len(failed))
+    summary.metric("cells_with_diverged_replicates", sum(bool(o.divergences) for o in outcomes))
     summary.tags({"mlflow.note.content": markdown(name, sweep_id, outcomes)})
     summary.end("FAILED" if failed else "FINISHED")
     return summary.run_id
@@ -129,7 +130,7 @@ def markdown(name: str, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
     lines = [f"**Sweep {name}** ({sweep_id}): {len(outcomes)} runs, means over replicates with 95% intervals.", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for o in outcomes:
-        cells = [*o.swept.values(), *(_cell(o, key) for key, _ in columns), o.error or o.status.lower()]
+        cells = [*o.swept.values(), *(_cell(o, key) for key, _ in columns), ending(o)]
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     lines += ["", f"Its runs: filter `tags.sweep = '{sweep_id}'`. The figure is the artifact `sweep.png`."]
     return "\n".join(lines)
@@ -137,6 +138,16 @@ def markdown(name: str, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
 
 def _present(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
     return [(key, title) for key, title in COLUMNS if any(key in o.headline for o in outcomes)]
+
+
+def ending(outcome: Outcome) -> str:
+    """How a cell ended: its error, how many replicates diverged, or that it finished."""
+    if outcome.error:
+        return outcome.error
+    if outcome.divergences:
+        first = min(d.finding.step for d in outcome.divergences)
+        return f"{len(outcome.divergences)} diverged, first at step {first}"
+    return outcome.status.lower()
 
 
 def _cell(outcome: Outcome, key: str) -> str:
@@ -185,9 +196,13 @@ def report(console: Console, store: Store, sweep_id: str, summary_id: str, outco
     for _, title in columns:
         shown.add_column(title, justify="right")
     shown.add_column("run")
+    some_diverged = any(o.divergences for o in outcomes)
+    if some_diverged:
+        shown.add_column("ended")
     for o in outcomes:
         status = o.run_id[:8] if o.status == "FINISHED" else "[red]failed[/red]"
-        shown.add_row(*o.swept.values(), *(_cell(o, key) for key, _ in columns), status)
+        end = [ending(o)] if some_diverged else []
+        shown.add_row(*o.swept.values(), *(_cell(o, key) for key, _ in columns), status, *end)
     console.print(shown)
     failed = [o for o in outcomes if o.status == "FAILED"]
     for o in failed:

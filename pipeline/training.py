@@ -2,29 +2,36 @@
 
 Step t is after t updates. At each step a batch is drawn, passed forward and backward and, if scheduled, measured;
 then the update is added. At the last step only the measurement is made, on the batch that would have come next.
+
+A replicate whose numbers are no longer finite has diverged. That shows late (in θ, which is looked at now and then) or
+by chance (in a measurement); the first such value is then found by training the last steps again with open eyes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 
 from engine.arrays import Array
 from engine.initializers import initialize
+from engine.moment import Moment
 from engine.network import Network
-from engine.observed import observe
-from engine.probes import Probe, take
+from engine.optimizers import OptimizerState
+from engine.probes import Probe
 from pipeline.config import Config, check_data
 from pipeline.data.prepare import Data, DataConfig, prepare
+from pipeline.divergence import Divergence, first_non_finite
 from pipeline.errors import ConfigError
-from pipeline.evaluate import evaluate
-from pipeline.records import Record
-from pipeline.schedules import Clock
+from pipeline.evaluate import CHUNK, evaluate
+from pipeline.records import Record, non_finite
+from pipeline.schedules import Agenda, Clock
+from pipeline.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def ready(config: Config) -> Run:
 
 def _check_memory(config: Config, sizes: list[int]) -> None:
     parameters = sum(n * (m + 1) for m, n in pairwise(sizes))
-    needed = 3 * config.replicates * parameters * np.dtype(config.dtype).itemsize  # theta, its gradient, its update
+    needed = 5 * config.replicates * parameters * np.dtype(config.dtype).itemsize  # theta, gradient, update, snapshots
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ConfigError(
@@ -110,26 +117,167 @@ def run(config: Config) -> Iterator[Record]:
     return train(ready(config))
 
 
-def train(run: Run, on_step: Callable[[int], None] = lambda step: None) -> Iterator[Record]:
-    """Records of a run made ready. ``on_step`` is told each step that has begun (progress)."""
-    config, data, clock = run.config, run.data, run.clock
-    network = build_network(run)
-    optimizer = config.optimizer
-    state = optimizer.start(network)
-    batches = _batches(run)
-    measured, evaluated = (set(s.steps(clock)) for s in (config.schedule, config.evaluation.schedule))
+def train(
+    run: Run,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_divergence: Callable[[Divergence], None] = lambda divergence: None,
+    stopwatch: Stopwatch | None = None,
+) -> Iterator[Record]:
+    """Records of a run made ready.
+
+    Args:
+        on_step: told each step that has begun (progress).
+        on_divergence: told each replicate that has diverged, before the records of the step at which that was found.
+        stopwatch: told what each stretch of time was spent on: "step", "evaluation", "watch" or a probe's name.
+    """
+    config, clock = run.config, run.clock
+    stopwatch = stopwatch or Stopwatch(None)
+    trainer, watch = Trainer(run), Watch(run)
+    schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
+    agenda, evaluations = Agenda(schedules, clock), Agenda({"": config.evaluation.schedule}, clock)
+    comparing = Agenda({n: s for n, s in schedules.items() if config.probes[n].needs_previous}, clock)
+    previous: Array | None = None
     for step in range(clock.last_step + 1):
         on_step(step)
-        rows = next(batches)
-        network.forward(data.x[rows].mT)
-        network.backward(data.y[rows].mT, config.cost)
-        update = optimizer.update(network, state, step, max(clock.last_step, 1))
-        if step in measured:
-            yield from measure(network, update, config.probes, step)
-        if step in evaluated:
-            yield from evaluate(network, data, config, step)
+        names = agenda.due(step)
+        comparing.due(step)
+        compared_next = comparing.upcoming == step + 1
+        moment = trainer.compute(previous, keep_gradient=bool(names) or compared_next)
+        previous = trainer.network.grad.copy() if compared_next else None
+        stopwatch.lap("step")
+        found = measure(moment, {n: config.probes[n] for n in names}, step, stopwatch) if names else []
+        if evaluations.due(step):
+            found += evaluate(trainer.network, run.data, config, step)
+            stopwatch.lap("evaluation")
+        for divergence in watch.look(trainer, found):
+            on_divergence(divergence)
+        stopwatch.lap("watch")
+        yield from found
+        if config.divergence.stop and not watch.living:
+            return
         if step < clock.last_step:
-            network.theta += update
+            trainer.apply(moment.update)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that training depends on at one step."""
+
+    step: int
+    theta: Array
+    velocity: Array
+
+
+class Trainer:
+    """The state of training, one step at a time: ``compute`` the update, then ``apply`` it.
+
+    Args:
+        start: where to begin, the initialisation by default; from there it goes on bit for bit as it once did.
+    """
+
+    def __init__(self, run: Run, start: Snapshot | None = None) -> None:
+        self.run = run
+        self.network = build_network(run)
+        self.optimizer: OptimizerState = run.config.optimizer.start(self.network)
+        self.step = 0
+        if start is not None:
+            self.step = start.step
+            self.network.theta[...] = start.theta
+            self.optimizer.velocity[...] = start.velocity
+        self._batches = islice(_batches(run), self.step, None)
+
+    def compute(self, previous: Array | None, keep_gradient: bool) -> Moment:
+        """Forward, backward, update.
+
+        Args:
+            previous: the gradient of the step before, for probes that compare.
+            keep_gradient: whether anybody looks at the gradient; if not, the update is written over it.
+        """
+        run, network = self.run, self.network
+        config, data = run.config, run.data
+        rows = next(self._batches)
+        y = data.y[rows].mT
+        network.forward(data.x[rows].mT)
+        network.backward(y, config.cost)
+        out = None if keep_gradient else network.grad
+        update = config.optimizer.update(network, self.optimizer, self.step, max(run.clock.last_step, 1), out)
+        seed, step = config.seed, self.step
+
+        def generators(use: int) -> list[np.random.Generator]:
+            keys = [np.random.SeedSequence(seed + k, spawn_key=(3, step, use)) for k in range(config.replicates)]
+            return [np.random.default_rng(key) for key in keys]
+
+        return Moment(network, update, y, config.cost, previous, generators, self._inputs)
+
+    def _inputs(self) -> Iterator[Array]:
+        data = self.run.data
+        rows = data.train[:, : self.run.config.evaluation.train_examples]
+        for start in range(0, rows.shape[1], CHUNK):
+            yield data.x[rows[:, start : start + CHUNK]].mT
+
+    def apply(self, update: Array) -> None:
+        """θ ← θ + Δθ."""
+        self.network.theta += update
+        self.step += 1
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all that the rest of training depends on."""
+        return Snapshot(self.step, self.network.theta.copy(), self.optimizer.velocity.copy())
+
+
+class Watch:
+    """Notices replicates whose numbers are no longer finite, and finds out how it began.
+
+    Attributes:
+        living: replicates that have not diverged.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.living = set(range(run.config.replicates))
+        self._snapshots: deque[Snapshot] = deque(maxlen=2)  # the older one is at least ``keep_steps`` old, or the start
+        self._harmless: set[str] = set()  # quantities that were infinite once though nothing in the network was
+
+    def look(self, trainer: Trainer, found: Sequence[Record]) -> list[Divergence]:
+        """New divergences, given what was measured at this step; before the update is applied."""
+        suspects = self._suspects(found)
+        step, due = trainer.step, trainer.step % self.run.config.divergence.keep_steps == 0
+        if due or step == self.run.clock.last_step:
+            broken = np.flatnonzero(~np.isfinite(trainer.network.theta).all(axis=-1))
+            suspects |= self.living & set(broken.tolist())
+        divergences = self._trace_back(suspects, step) if suspects else []
+        if suspects and not divergences:
+            self._harmless |= {r.probe for r in found if non_finite([r])}
+        self.living -= {d.finding.replicate for d in divergences}
+        if due:
+            self._snapshots.append(trainer.snapshot())
+        return divergences
+
+    def _suspects(self, found: Sequence[Record]) -> set[int]:
+        suspects: set[int] = set()
+        for record in found:
+            if record.bins is None and record.probe not in self._harmless and non_finite([record]):
+                suspects |= set(np.flatnonzero(~np.isfinite(record.values).all(axis=0)).tolist())
+        return suspects & self.living
+
+    def _trace_back(self, suspects: Collection[int], until: int) -> list[Divergence]:
+        """Train again from the older snapshot to this step, looking at every number of the suspects."""
+        config = self.run.config
+        probes = {n: p for n, p in config.probes.items() if not p.costly}
+        trainer = Trainer(self.run, self._snapshots[0] if self._snapshots else None)
+        last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
+        previous, divergences, left = None, [], sorted(suspects)
+        while trainer.step <= until and left:
+            moment = trainer.compute(previous, keep_gradient=True)
+            previous = trainer.network.grad.copy()
+            last.append(measure(moment, probes, trainer.step))
+            for k in list(left):
+                finding = first_non_finite(moment, k, trainer.step)
+                if finding is not None:
+                    left.remove(k)
+                    divergences.append(Divergence(finding, [record for step in last for record in step]))
+            trainer.apply(moment.update)
+        return divergences
 
 
 def _batches(run: Run) -> Iterator[Array]:
@@ -146,10 +294,17 @@ def first_batch(run: Run) -> Array:
     return next(_batches(run))
 
 
-def measure(network: Network, update: Array, probes: Mapping[str, Probe], step: int) -> Iterator[Record]:
+@np.errstate(all="ignore")
+def measure(moment: Moment, probes: Mapping[str, Probe], step: int, stopwatch: Stopwatch | None = None) -> list[Record]:
     """Every probe in every layer, after a backward pass and before the update is added."""
-    layers = observe(network, update)
+    records = []
     for name, probe in probes.items():
-        numbers, values = probe.over(layers) if isinstance(probe, Probe) else take(probe, layers)
-        if numbers:
-            yield Record(step, name, numbers, values.reshape(len(numbers), -1), getattr(probe, "geometric", False))
+        geometric = probe.geometric
+        for layers, found, part, bins in probe.readings(moment):
+            count = len(layers) or 1
+            values = found.astype(np.float64, copy=False)
+            values = values.reshape(count, -1) if bins is None else values.reshape(count, -1, len(bins))
+            records.append(Record(step, f"{name}_{part}" if part else name, layers, values, geometric, bins))
+        if stopwatch is not None:
+            stopwatch.lap(name)
+    return records

@@ -36,8 +36,9 @@ Table = dict[tuple[int, str], tuple[tuple[int, ...], np.ndarray[Any, Any]]]
 
 
 def table(records: list[Record]) -> Table:
-    """Records by (step, probe); each may occur only once."""
-    found = {(r.step, r.probe): (r.layers, r.values) for r in records}
+    """Records by (step, probe); each may occur only once. Those with bins go by probe/layer."""
+    names = [r.probe if r.bins is None else "/".join([r.probe, *map(str, r.layers)]) for r in records]
+    found = {(r.step, name): (r.layers, r.values) for r, name in zip(records, names, strict=True)}
     assert len(found) == len(records)
     return found
 

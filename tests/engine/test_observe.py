@@ -14,7 +14,7 @@ from engine import costs
 from engine.activations import Activation
 from engine.arrays import Array, norm, norms
 from engine.network import Network
-from engine.probes import Observed, observe
+from engine.probes import Moment, Observed
 
 Values = list[list[Array | None]]
 
@@ -25,7 +25,7 @@ def passed(net: Network, x: Array, y: Array) -> None:
 
 
 def together(net: Network, update: Array) -> Values:
-    return [[probe(layer) for probe in PROBES] for layer in observe(net, update)]
+    return [[probe(layer) for probe in PROBES] for layer in Moment(net, update).observed]
 
 
 def apart(net: Network, update: Array) -> Values:
@@ -98,7 +98,7 @@ def test_members_longer_than_a_buffer_of_numpy_do_not_mix(dtype: str) -> None:
 def test_observing_tells_which_layer_is_the_output() -> None:
     net = network([3, 4, 2], [act.Tanh(), act.Softmax()])
     passed(net, *batch(net, 5))
-    seen = observe(net, net.grad)
+    seen = Moment(net, net.grad).observed
     assert [o.is_output for o in seen] == [False, True]
     assert [o.layer.number for o in seen] == [1, 2]
     assert all(np.array_equal(o.dW_update, o.layer.dW) for o in seen)

@@ -24,14 +24,14 @@ from engine.probes import (
     DeadFraction,
     DeltaRms,
     GradientNorm,
+    LayerProbe,
     Observed,
-    Probe,
     SaturatedFraction,
     UpdateToWeight,
     ZMeanSquare,
 )
 
-PROBES: list[Probe] = [
+PROBES: list[LayerProbe] = [
     GradientNorm(),
     BiasGradientNorm(),
     DeltaRms(),

@@ -19,7 +19,7 @@ import numpy as np
 from engine.activations import Elementwise
 from engine.costs import Cost
 from engine.initializers import Initializer
-from engine.probes import Probe
+from engine.probes import LayerProbe
 from pipeline.data.table import Source, Table
 
 
@@ -63,7 +63,7 @@ class Plus(Initializer):
 
 
 @dataclass(frozen=True)
-class LargestDelta(Probe):
+class LargestDelta(LayerProbe):
     """max |δ|."""
 
     def __call__(self, layer):

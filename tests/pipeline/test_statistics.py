@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from pipeline.statistics import estimate, student_t
+from pipeline.summary import show
 
 T_2 = 4.302652729749464  # the 97.5% quantile of Student's t with two degrees of freedom: 0.95·√(2/(1 − 0.95²))
 
@@ -63,12 +64,16 @@ def test_intervals_cover_the_truth_95_times_in_100(geometric: bool, replicates: 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("geometric", [False, True])
-def test_survivors_alone_are_never_averaged(bad: float, geometric: bool) -> None:
-    e = estimate(np.array([[1.0, 2.0, bad], [1.0, 2.0, 4.0]]), geometric)
-    assert not math.isfinite(e.mean[0])
-    assert not math.isfinite(e.low[0])
-    assert not math.isfinite(e.high[0])
-    assert math.isfinite(e.mean[1])
+def test_survivors_are_averaged_and_the_lost_are_counted(bad: float, geometric: bool) -> None:
+    e = estimate(np.array([[1.0, 2.0, bad, 4.0], [1.0, 2.0, 4.0, 4.0], [bad] * 4, [bad, 3.0, bad, bad]]), geometric)
+    alone = estimate(np.array([1.0, 2.0, 4.0]), geometric)
+    for got, expected in ((e.mean, alone.mean), (e.low, alone.low), (e.high, alone.high)):
+        assert got[0] == pytest.approx(float(expected), rel=1e-12)
+    assert e.lost.tolist() == [0.25, 0, 1, 0.75]
+    assert math.isnan(e.mean[2])
+    assert e.mean[3] == pytest.approx(3.0)
+    assert math.isnan(e.low[3])
+    assert "(25% not finite)" in show(estimate(np.array([1.0, 2.0, bad, 4.0]), geometric))
 
 
 def test_a_vanished_norm_makes_the_geometric_mean_vanish() -> None:

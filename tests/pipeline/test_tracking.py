@@ -105,7 +105,7 @@ def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str]
     opened = store(folder)
     run = runs(folder, "tags.kind = 'run'")[0]
     table = pd.read_parquet(download(opened, run.info.run_id, "records.parquet", tmp_path))
-    assert list(table.columns) == ["step", "probe", "layer", "replicate", "value"]
+    assert list(table.columns) == ["step", "probe", "layer", "replicate", "bin", "value"]
     raw = table[(table["probe"] == "delta_rms") & (table["layer"] == 2)].sort_values(["step", "replicate"])
     history = {m.step: m.value for m in opened.client.get_metric_history(run.info.run_id, "delta_rms/layer_02")}
     lows = {

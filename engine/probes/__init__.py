@@ -1,0 +1,37 @@
+"""Probes: numbers read from a moment of training, layer by layer and replicate by replicate."""
+
+from engine.moment import Moment as Moment
+from engine.observed import Observed as Observed
+from engine.probes.activations import ActivationMean as ActivationMean
+from engine.probes.activations import ActivationStd as ActivationStd
+from engine.probes.activations import DeadExamples as DeadExamples
+from engine.probes.activations import DeadFraction as DeadFraction
+from engine.probes.activations import DeadUnits as DeadUnits
+from engine.probes.activations import NearLinearFraction as NearLinearFraction
+from engine.probes.activations import SaturatedFraction as SaturatedFraction
+from engine.probes.activations import SlopeMeanSquare as SlopeMeanSquare
+from engine.probes.activations import ZMeanSquare as ZMeanSquare
+from engine.probes.base import LayerProbe as LayerProbe
+from engine.probes.base import Probe as Probe
+from engine.probes.base import Reading as Reading
+from engine.probes.cotangent import RandomCotangent as RandomCotangent
+from engine.probes.curvature import Sharpness as Sharpness
+from engine.probes.examples import DeltaCosine as DeltaCosine
+from engine.probes.examples import ExampleGradientRms as ExampleGradientRms
+from engine.probes.examples import GradientNoiseScale as GradientNoiseScale
+from engine.probes.examples import GradientSignalToNoise as GradientSignalToNoise
+from engine.probes.examples import ZCosine as ZCosine
+from engine.probes.exponents import ExponentHistogram as ExponentHistogram
+from engine.probes.gradients import BiasGradientNorm as BiasGradientNorm
+from engine.probes.gradients import Coherence as Coherence
+from engine.probes.gradients import DeltaRatio as DeltaRatio
+from engine.probes.gradients import DeltaRatioLocal as DeltaRatioLocal
+from engine.probes.gradients import DeltaRms as DeltaRms
+from engine.probes.gradients import GradientNorm as GradientNorm
+from engine.probes.spectra import InputOutputJacobianSpectrum as InputOutputJacobianSpectrum
+from engine.probes.spectra import LayerJacobianSpectrum as LayerJacobianSpectrum
+from engine.probes.updates import GradientCosine as GradientCosine
+from engine.probes.updates import LostUpdates as LostUpdates
+from engine.probes.updates import UpdateNorm as UpdateNorm
+from engine.probes.updates import UpdateToWeight as UpdateToWeight
+from engine.probes.updates import WeightNorm as WeightNorm

@@ -1,0 +1,97 @@
+"""Sharpness: the top eigenvalue of the batch cost's Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from engine.arrays import Array, norm
+from engine.costs import Cost
+from engine.moment import Moment
+from engine.network import Network
+from engine.probes.base import Probe, Reading
+
+_START = 2
+
+
+@dataclass(frozen=True)
+class Sharpness(Probe):
+    """λ_max of ∂²C/∂θ² on the batch. Gradient descent with rate η is stable along it while η < 2/λ_max.
+
+    Power iteration on Hessian-vector products Hv = (∇C(θ + εv) − ∇C(θ − εv))/(2ε), in float64. It converges to the
+    eigenvalue λ of largest magnitude; if that is negative, it is repeated on H − λI, whose largest is λ_max − λ.
+
+    Source: Cohen et al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", 2021.
+
+    Args:
+        iterations: at most so many products (in each of the two rounds).
+        tolerance: stop where the estimate changes by less than this fraction of itself.
+        parameters: a network with more of them is refused, for this is slow: two backward passes a product.
+    """
+
+    iterations: int
+    tolerance: float
+    parameters: int
+    costly: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations={self.iterations}: must be >= 1")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance={self.tolerance}: must be in (0, 1)")
+        if self.parameters < 1:
+            raise ValueError(f"parameters={self.parameters}: must be >= 1")
+
+    def readings(self, moment: Moment) -> list[Reading]:
+        """One value for the whole network; none for a network with too many parameters, or without targets."""
+        network = moment.network
+        if moment.cost is None or moment.y is None or network.parameters.count > self.parameters:
+            return []
+        hessian = Hessian(network, moment.x, moment.y, moment.cost)
+        start = moment.normal(_START, (network.parameters.count,)).astype(np.float64)
+        zero = np.zeros(network.ensemble)
+        extreme = self._power(hessian, start, zero)
+        shift = np.where(extreme < 0, extreme, 0.0)
+        if (shift < 0).any():
+            second = self._power(hessian, start, shift) + shift
+            extreme = np.where(shift < 0, second, extreme)
+        return [Reading((), extreme[None])]
+
+    def _power(self, hessian: Hessian, start: Array, shift: Array) -> Array:
+        """The eigenvalue of largest magnitude of H − shift·I, [E...]. A member that has converged is left alone."""
+        v = start / norm(start, axes=1)[..., None]
+        found = np.full(shift.shape, np.nan)
+        done = np.zeros(shift.shape, bool)
+        with np.errstate(all="ignore"):
+            for _ in range(self.iterations):
+                w = hessian.times(v) - shift[..., None] * v
+                value, length = np.vecdot(v, w), norm(w, axes=1)
+                settled = np.abs(value - found) <= self.tolerance * np.abs(value)
+                found = np.where(done, found, value)
+                done |= settled | (length == 0) | ~np.isfinite(length)
+                if done.all():
+                    break
+                v = np.where(done[..., None], v, w / np.where(length > 0, length, 1.0)[..., None])
+        return found
+
+
+class Hessian:
+    """∂²C/∂θ² of the batch cost of every member, as a product with vectors [E..., P], in float64."""
+
+    def __init__(self, network: Network, x: Array, y: Array, cost: Cost) -> None:
+        self.theta = network.theta.astype(np.float64)
+        self.x, self.y, self.cost = x.astype(np.float64), y.astype(np.float64), cost
+        self.net = Network(network.sizes, network.activations, network.ensemble, np.float64, self.theta.copy())
+
+    def times(self, v: Array) -> Array:
+        """Hv by central differences: the error is of the order of ε² and of rounding/ε, balanced by ε."""
+        scale = np.maximum(np.abs(self.theta).max(axis=-1), 1.0)[..., None]
+        step = 1e-5 * scale / np.maximum(np.abs(v).max(axis=-1), 1e-300)[..., None]
+        return np.asarray((self._gradient(step * v) - self._gradient(-step * v)) / (2 * step))
+
+    def _gradient(self, shift: Array) -> Array:
+        np.add(self.theta, shift, out=self.net.theta)
+        self.net.forward(self.x)
+        return self.net.backward(self.y, self.cost).copy()
