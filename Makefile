@@ -54,8 +54,8 @@ lint: $(READY)  ## ruff and mypy
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-bench: $(READY)  ## time a training step against PyTorch (if installed) and bare matrix products
-	@$(PY) -m benchmarks.step $(ARGS)
+bench: $(READY)  ## time a step against PyTorch (if installed) and bare products; and what measuring costs
+	@$(PY) -m benchmarks.step $(ARGS); first=$$?; $(PY) -m benchmarks.measuring $(ARGS) && exit $$first
 
 lock: $(READY)  ## pin all requirements anew, with hashes (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-header \

@@ -63,6 +63,7 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
     way = None
     if peer.version():
         _require_same_work(problem)
+        steps[report.TUTORIAL] = peer.tutorial_step(problem)
         way, steps[report.PEER] = peer.fastest_peer_step(problem, seconds / 4, peer.WAYS[:1] if quick else peer.WAYS)
     return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, least_rounds=3 if quick else 15), way)
 

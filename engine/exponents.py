@@ -20,28 +20,32 @@ _FIELDS = {  # type -> (as integers, bits of the mantissa, exponent bias)
 }
 
 
-def exponent_counts(x: Array) -> tuple[tuple[int, ...], Array]:
-    """Counts by exponent over the last axis of x [..., n], float32 or float64.
+def exponent_counts(x: Array, group: Array | None = None, groups: int = 1) -> tuple[tuple[int, ...], Array]:
+    """Counts by exponent of x, float32 or float64, of any shape.
+
+    Args:
+        group: to which group each entry belongs, 0 ... groups − 1, of a shape that broadcasts to that of x; all to the
+            first by default.
+        groups: how many there are.
 
     Returns:
-        the bins that occur, ascending, and int64 counts [..., K].
+        the bins that occur, ascending, and int64 counts [groups, K].
     """
     integer, mantissa, bias = _FIELDS[x.dtype.char]
     top = 2 * bias + 1
-    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    bits = rows.view(integer)
-    field = ((bits >> integer(mantissa)) & integer(top)).astype(np.int64)
-    fraction = bits & integer((1 << mantissa) - 1)
     zero, nan, width = top + 1, top + 2, top + 3  # places beside the exponent field; 0 is subnormal, top infinite
-    np.copyto(field, zero, where=(field == 0) & (fraction == 0))
-    np.copyto(field, nan, where=(field == top) & (fraction != 0))
-    field += width * np.arange(len(rows))[:, None]
-    counts = np.bincount(field.ravel(), minlength=width * len(rows)).reshape(len(rows), width)
+    bits = np.ascontiguousarray(x).view(integer)
+    field = ((bits >> integer(mantissa)) & integer(top)).astype(np.int64)
+    np.copyto(field, zero, where=x == 0)
+    np.copyto(field, nan, where=x != x)
+    if group is not None:
+        field += width * group
+    counts = np.bincount(field.ravel(), minlength=width * groups).reshape(groups, width)
     names = np.arange(width) - bias
     names[[0, top, zero, nan]] = SUBNORMAL, INFINITE, ZERO, NAN
     order: Array = np.argsort(names)
     order = order[np.flatnonzero(counts.sum(axis=0)[order])]
-    return tuple(names[order].tolist()), counts[:, order].reshape(*x.shape[:-1], len(order))
+    return tuple(names[order].tolist()), counts[:, order]
 
 
 def merge(*histograms: Mapping[int, int]) -> dict[int, int]:

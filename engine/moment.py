@@ -75,14 +75,14 @@ class Moment:
 
         Mean-field theory assumes that δ^L does not depend on the weights below; here that is so.
         """
-        shadow = self.network.shadow()
+        shadow = self.network.shadow("random cotangent")
         shadow.forward(self.x)
         shadow.backward_from(self.normal(_COTANGENT, shadow.layers[-1].delta.shape[-2:]))
         return Moment(shadow, self.update, generators=self.generators, inputs=self.inputs)
 
     def over_whole_pass(self, seen_by: Callable[[Layers], Array]) -> Array:
         """Σ of what ``seen_by`` finds in each batch of a whole pass: for what one batch cannot tell."""
-        shadow = self.network.shadow()
+        shadow = self.network.shadow("whole pass")
         total: Array | None = None
         for x in self.inputs():
             shadow.forward(x)

@@ -162,6 +162,7 @@ class Network:
         pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
         self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
         self._buffers: dict[int, Rows] = {}
+        self._shadows: dict[str, Network] = {}
         self.rows: Rows
         self._groups: list[tuple[slice, list[Layer]]]  # rows and layers that backward takes together, top first
         self._batch_size = 0
@@ -198,9 +199,15 @@ class Network:
         self.layers[-1].delta[...] = delta
         return self._propagate()
 
-    def shadow(self) -> Network:
-        """A network that shares θ with this one and nothing else: what it computes leaves this one as it is."""
-        return Network(self.sizes, self.activations, self.ensemble, self.theta.dtype, self.theta)
+    def shadow(self, purpose: str) -> Network:
+        """A network that shares θ with this one and nothing else: what it computes leaves this one as it is.
+
+        There is one for each purpose, made at first use.
+        """
+        if purpose not in self._shadows:
+            made = Network(self.sizes, self.activations, self.ensemble, self.theta.dtype, self.theta)
+            self._shadows[purpose] = made
+        return self._shadows[purpose]
 
     def _propagate(self) -> Array:
         above = top = self.layers[-1]

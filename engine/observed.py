@@ -167,8 +167,8 @@ class Layers:
         return root(squares, x.dtype, lambda i: x[layout.parts[i]].reshape(*layout.ensemble, -1))
 
     def _mean_square(self, summed: Array, x: Array) -> Array:
-        """Mean of x² over units and examples, from Σ x² [L, E...] where that can be trusted."""
-        trusted = safe(summed, x.dtype)
+        """Mean of x² over units and examples, from Σ x² [L, E...] where that can be trusted (a NaN can)."""
+        trusted = safe(summed, x.dtype) | np.isnan(summed)
         if np.count_nonzero(trusted) < trusted.size:
             summed = np.where(trusted, summed, np.square(self._norms(x)))
         return summed / self.pairs
@@ -400,10 +400,8 @@ class Layers:
         for start, stop, _, slope in self._slopes():
             np.vecdot(slope, slope, out=squares[start:stop])
         summed = self._summed(squares)
-        trusted = safe(summed, self.z.dtype)
-        if np.count_nonzero(trusted) < trusted.size:
-            return self._mean_square(summed, self.slope)
-        return summed / self.pairs
+        trusted = safe(summed, self.z.dtype) | np.isnan(summed)
+        return self._mean_square(summed, self.z if trusted.all() else self.slope)
 
     @once
     def passing(self) -> Array:

@@ -127,7 +127,9 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
             recorder.record(record)
             stopwatch.lap("tracking")
     last_step = summary.records[-1].step if summary.records else 0
+    run_log.flush()
     log_profiles(run_log, summary)
+    stopwatch.lap("tracking")
     outcome.headline, outcome.profile = summary.headline(), summary.at("delta_rms", 0)
     for key, value in outcome.headline.items():
         recorder.metric(key, float(value.mean), last_step)
@@ -137,8 +139,7 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
     _log_files(run_log, summary, outcome.name)
     _log_divergences(run_log, outcome.divergences)
-    run_log.flush()
-    stopwatch.lap("tracking")
+    stopwatch.lap("files")
     _log_overhead(run_log, stopwatch.seconds, last_step)
     run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
 
@@ -225,7 +226,7 @@ def _log_overhead(run_log: RunLog, seconds: Mapping[str, float], step: int) -> N
     shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
     for name, share in shares.items():
         run_log.metric(f"overhead/{name}", share, step)
-    other = ("evaluation", "watch", "tracking")
+    other = ("evaluation", "watch", "tracking", "files")
     probes = sum(share for name, share in shares.items() if name not in other)
     run_log.metric("overhead/all_probes", probes, step)
     ranked = sorted(shares.items(), key=lambda item: -item[1])

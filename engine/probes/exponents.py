@@ -7,10 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from engine.arrays import Array
 from engine.exponents import exponent_counts
 from engine.moment import Moment
-from engine.network import Layer
 from engine.probes.base import Probe, Reading
 
 
@@ -29,12 +27,19 @@ class ExponentHistogram(Probe):
             raise ValueError(f"of={self.of!r}: must be 'gradient', 'delta', 'activation' or 'weight'")
 
     def readings(self, moment: Moment) -> list[Reading]:
-        found = []
-        for layer in moment.network.layers:
-            x = self._numbers(layer)
-            bins, counts = exponent_counts(x.reshape(*x.shape[:-2], -1))
-            found.append(Reading((layer.number,), counts[None].astype(np.float64), bins=bins))
-        return found
-
-    def _numbers(self, layer: Layer) -> Array:
-        return {"gradient": layer.dW, "delta": layer.delta, "activation": layer.a, "weight": layer.W}[self.of]
+        """One of all layers; bins that a layer does not use are 0."""
+        layers = moment.layers
+        ensemble = moment.network.ensemble
+        count, members = len(layers.numbers), moment.network.members
+        if self.of in ("delta", "activation"):
+            rows = layers.delta if self.of == "delta" else layers.a
+            group = np.repeat(np.arange(count * members), layers.layout.repeats)[:, None]  # layer by layer, then member
+        else:
+            vector = layers.grad if self.of == "gradient" else layers.theta
+            parameters = layers.parameters
+            rows = vector[..., : parameters.n_weights].reshape(members, -1)
+            lengths = [part.stop - part.start for part in parameters.weight_segments.slices]
+            group = np.repeat(members * np.arange(count), lengths) + np.arange(members)[:, None]
+        bins, counts = exponent_counts(rows, group, count * members)
+        values = counts.astype(np.float64).reshape(count, *ensemble, len(bins))
+        return [Reading(layers.numbers, values, bins=bins)]

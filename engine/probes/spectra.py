@@ -53,7 +53,7 @@ class _Spectrum(Probe):
 
     def _first(self, moment: Moment) -> Moment:
         """The moment with the first few examples of its batch alone."""
-        shadow = moment.network.shadow()
+        shadow = moment.network.shadow("few examples")
         shadow.forward(moment.x[..., : self.examples])
         return Moment(shadow, moment.update)
 

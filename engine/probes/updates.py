@@ -52,13 +52,12 @@ class LostUpdates(SharedProbe):
     """
 
     def read(self, layers: Layers) -> Array:
-        theta, segments = layers.theta, layers.parameters.weight_segments
         weights = slice(0, layers.parameters.n_weights)
-        w, update = theta[..., weights], layers.update[..., weights]
+        w, update = layers.theta[..., weights], layers.update[..., weights]
         alive = layers.grad[..., weights] != 0
-        lost = alive & (w + update == w)
-        share = [lost[..., s].mean(axis=-1) / np.maximum(alive[..., s].mean(axis=-1), 1e-300) for s in segments.slices]
-        return np.stack(share)
+        flags = np.stack([alive & (w + update == w), alive]).astype(np.float64)  # 1 and 0: their sums are exact
+        lost, all_alive = layers.parameters.weight_segments.dots(flags, flags).swapaxes(0, 1)
+        return np.asarray(lost / np.maximum(all_alive, 1))
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,15 @@ class GradientCosine(Probe):
         before, layers = moment.previous_grad, moment.layers
         if before is None:
             return []
-        segments, found = layers.parameters.weight_segments, []
+        segments, grad = layers.parameters.weight_segments, layers.grad
         lengths = layers.gradient_norm, segments.norms(before)
-        for i, part in enumerate(segments.slices):
-            u, v = (g[..., part] / n[i][..., None] for g, n in zip((layers.grad, before), lengths, strict=True))
-            found.append(np.vecdot(u, v))
-        return [Reading(layers.numbers, np.stack(found))]
+        cosine = np.asarray(segments.dots(grad, before).astype(np.float64) / (lengths[0] * lengths[1]))
+        low, high = 2.0**-30, 2.0**30  # beyond, products may leave float32: take unit vectors first
+        sound = [(n > low) & (n < high) for n in lengths]
+        for i in np.flatnonzero(~(sound[0] & sound[1]).reshape(len(cosine), -1).all(axis=-1)).tolist():
+            u, v = (
+                x[..., segments.slices[i]].astype(np.float64) / n[i][..., None]
+                for x, n in zip((grad, before), lengths, strict=True)
+            )
+            cosine[i] = np.where(sound[0][i] & sound[1][i], cosine[i], np.vecdot(u, v))
+        return [Reading(layers.numbers, cosine)]

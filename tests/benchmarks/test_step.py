@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.nets import DTYPES, NETS
-from benchmarks.report import BARE, OURS, PEER, PROBED, Row
+from benchmarks.report import BARE, OURS, PEER, PROBED, TUTORIAL, Row
 from benchmarks.timing import interleaved, median_with_interval
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -43,9 +43,9 @@ def test_quick_run_writes_every_row(tmp_path: Path) -> None:
     rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| 6"]
     assert sorted((row[0], row[3]) for row in rows) == sorted((net.name, dtype) for net in NETS for dtype in DTYPES)
     for row in rows:
-        bare, ours, probed, peer, peer_ours, peer_probed, ours_bare, probed_ours = row[4:12]
-        assert all(NUMBER.fullmatch(cell) for cell in (bare, ours, probed, ours_bare, probed_ours))
-        for cell in (peer, peer_ours, peer_probed):
+        bare, ours, probed, peer, tutorial, tutorial_ours, peer_ours, peer_probed, ours_bare = row[4:13]
+        assert all(NUMBER.fullmatch(cell) for cell in (bare, ours, probed, ours_bare))
+        for cell in (peer, tutorial, tutorial_ours, peer_ours, peer_probed):
             assert NUMBER.fullmatch(cell) if HAS_TORCH else cell == "-"
     if not HAS_TORCH:
         assert "pip install" in text
@@ -54,10 +54,10 @@ def test_quick_run_writes_every_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "probed", "failures"),
-    [(1.0, 3.0, 0), (1.0, 5.0, 1), (1.5, 3.0, 1), (5.0, 6.0, 2)],
+    [(1.0, 3.0, 0), (1.0, 5.0, 1), (1.5, 3.0, 1), (5.0, 6.0, 3)],
 )
 def test_a_claim_fails_when_the_whole_interval_is_on_the_wrong_side(ours: float, probed: float, failures: int) -> None:
-    times = {BARE: 0.5, OURS: ours, PROBED: probed, PEER: 4.0}
+    times = {BARE: 0.5, OURS: ours, PROBED: probed, PEER: 3.5, TUTORIAL: 4.0}
     row = Row(NETS[0], "float32", {name: np.full(20, value) for name, value in times.items()}, "some way")
     assert len(row.failures()) == failures
     assert (row.verdict() == "pass") == (failures == 0)
@@ -65,7 +65,7 @@ def test_a_claim_fails_when_the_whole_interval_is_on_the_wrong_side(ours: float,
 
 def test_noise_around_a_claim_is_no_failure() -> None:
     ratios = np.linspace(3.8, 4.1, 21)
-    row = Row(NETS[0], "float32", {OURS: np.ones(21), PROBED: np.ones(21), PEER: ratios}, "some way")
+    row = Row(NETS[0], "float32", {OURS: np.ones(21), PROBED: np.ones(21), PEER: ratios, TUTORIAL: ratios}, "some way")
     assert row.failures() == []
 
 
@@ -84,3 +84,13 @@ def test_turns_are_taken_alike() -> None:
     times = interleaved({name: lambda name=name: count(name) for name in counts}, 0.0, least_rounds=4)  # type: ignore[misc]
     assert {len(t) for t in times.values()} == {4}
     assert min(counts.values()) > 4
+
+
+def test_what_measuring_costs_is_written(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = [sys.executable, "-m", "benchmarks.measuring", "--seconds", "0.01", "--no-check", "--write", str(page)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert all(f"| {net.name} | {net.batch} | {dtype} |" in text for net in NETS for dtype in DTYPES)
+    assert all(f"| {probe} |" in text for probe in ("delta_rms", "lost_updates", "sharpness", "gradient_exponents"))

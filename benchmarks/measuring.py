@@ -1,0 +1,167 @@
+"""What measuring costs: a step with each set of probes over the bare step, and every probe by itself: ``make bench``.
+
+One thread, one process, contenders taking short turns, ratios within a round (see :mod:`benchmarks.timing`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # before NumPy
+
+import numpy as np
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import track
+
+from benchmarks import report
+from benchmarks.contenders import Problem
+from benchmarks.nets import DTYPES, NETS
+from benchmarks.timing import Step, interleaved, median_with_interval
+from engine.moment import Moment
+from engine.probes import Probe
+from pipeline.composing import compose_run
+from pipeline.config import build
+from pipeline.training import measure
+
+SETS = ("essential", "standard", "full")
+LONG, SHORT = 2e-3, (0.1e-3, 0.3e-3)  # seconds of a bare step: where the promises hold
+PROMISED = {"essential": (1.05, 1.3), "standard": (1.15, 1.6)}  # for long steps, for short ones
+
+
+def probes_of(preset: str) -> dict[str, Probe]:
+    """The probes of a set that are meant to be read often; costly ones have a schedule of their own."""
+    return {name: p for name, p in build(compose_run([f"probes={preset}"])).probes.items() if not p.costly}
+
+
+def bare_step(problem: Problem) -> Step:
+    """Forward, backward, SGD update, as the pipeline takes a step that nobody looks at."""
+    network, (x, y), config = problem.network(), problem.batch(), problem.config
+    state = config.optimizer.start(network)
+
+    def step() -> None:
+        network.forward(x)
+        network.backward(y, config.cost)
+        network.theta += config.optimizer.update(network, state, 0, 1, out=network.grad)
+
+    return step
+
+
+def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
+    """The same with these probes in every layer, and the gradient of the step before for those that compare."""
+    network, (x, y), config = problem.network(), problem.batch(), problem.config
+    state = config.optimizer.start(network)
+    comparing = any(p.needs_previous for p in probes.values())
+    previous = np.ones_like(network.grad) if comparing else None
+
+    def generators(use: int) -> list[np.random.Generator]:
+        return [np.random.default_rng(use)]
+
+    def step() -> None:
+        network.forward(x)
+        network.backward(y, config.cost)
+        update = config.optimizer.update(network, state, 0, 1)
+        measure(Moment(network, update, y, config.cost, previous, generators), probes, 0)
+        if previous is not None:
+            previous[...] = network.grad
+        network.theta += update
+
+    return step
+
+
+def promised(preset: str, bare: float) -> float | None:
+    """The largest ratio allowed for a bare step of so many seconds, if there is a promise for it."""
+    long, short = PROMISED.get(preset, (None, None))
+    if bare > LONG:
+        return long
+    return short if SHORT[0] <= bare <= SHORT[1] else None
+
+
+def sets_table(seconds: float) -> tuple[list[list[str]], list[str]]:
+    """A row a net and dtype, and the promises that were broken."""
+    rows, broken = [], []
+    sets = {preset: probes_of(preset) for preset in SETS}
+    cases = [(net, dtype) for net in NETS for dtype in DTYPES]
+    for net, dtype in track(cases, "sets", console=Console(stderr=True), transient=True):
+        problem = Problem.of(net, dtype)
+        steps = {"bare": bare_step(problem)} | {s: measured_step(problem, p) for s, p in sets.items()}
+        times = interleaved(steps, seconds, least_rounds=5)
+        bare, cells = float(np.median(times["bare"])), []
+        for preset in SETS:
+            ratio, low, high = median_with_interval(times[preset] / times["bare"])
+            limit = promised(preset, bare)
+            cells.append(f"{ratio:.2f}" + (f" (≤ {limit:g})" if limit else ""))
+            if limit and low > limit:
+                broken.append(f"{net.name} {dtype}: {preset} {ratio:.3f} [{low:.3f}, {high:.3f}] > {limit:g}")
+        rows.append([net.name, str(net.batch), dtype, f"{bare * 1e6:.0f}", *cells])
+    return rows, broken
+
+
+def probes_table(seconds: float) -> list[list[str]]:
+    """A row a probe: what it adds to the bare step when it is the only one, on a small and a large net."""
+    everything = build(compose_run(["probes=full"])).probes
+    chosen = [Problem.of(NETS[2], "float64"), Problem.of(NETS[4], "float64")]
+    rows: dict[str, list[str]] = {name: [] for name in everything if name not in ("dead_units",)}
+    for problem in track(chosen, "probes", console=Console(stderr=True), transient=True):
+        fast = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and not p.costly}
+        slow = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and p.costly}
+        for steps, spent, least in ((fast, seconds * 4, 5), (slow, seconds, 1)):
+            times = interleaved({"bare": bare_step(problem)} | steps, spent, least)
+            for name in steps:
+                added = np.median(times[name] - times["bare"]), np.median(times[name] / times["bare"])
+                rows[name].append(f"{max(added[0], 0) * 1e6:.0f} µs, {added[1]:.2f}×")
+    return [[name, *cells] for name, cells in rows.items()]
+
+
+def page(seconds: float, command: str, date: str) -> tuple[str, list[str]]:
+    """The Markdown page, and the promises that were broken."""
+    rows, broken = sets_table(seconds)
+    lines = [
+        "# What measuring costs",
+        f"Written by `{command}` on {date}. Do not edit; run it again.",
+        "\n".join(f"- {line}" for line in report.machine()),
+        EXPLANATION,
+        _table(["net", "B", "dtype", "bare µs", *SETS], rows),
+        "Broken promises: " + ("; ".join(broken) if broken else "none") + ".",
+        f"Each probe as the only one, added to the bare step of {NETS[2].name} and {NETS[4].name}, float64. "
+        "Probes share what they can, so a set costs less than its parts:",
+        _table(["probe", NETS[2].name, NETS[4].name], probes_table(seconds)),
+    ]
+    return "\n\n".join(lines) + "\n", broken
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+EXPLANATION = """\
+A step with a set of probes read *at every step*, over the same step with none: medians of ratios within a round, one
+thread. A run measures on a schedule, so its own cost is far smaller: see `overhead/...` among its metrics. `full` is
+without its costly probes (Jacobian spectra, sharpness, whole-pass units), which have a schedule of their own. Promises
+in brackets are for steps over 2 ms and for steps of 0.1 to 0.3 ms."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time, print, check; returns 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.measuring", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each row (default 4)")
+    parser.add_argument("--no-check", action="store_true", help="end with 0 even if a promise is broken")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to this Markdown file")
+    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
+    given = sys.argv[1:] if argv is None else list(argv)
+    options = parser.parse_args(given)
+    text, broken = page(options.seconds, shlex.join(["python", "-m", "benchmarks.measuring", *given]), options.date)
+    Console(width=140).print(Markdown(text))
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+    return int(bool(broken) and not options.no_check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Updates lost to rounding in float32."""
