@@ -13,12 +13,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from engine.arrays import Array
 from engine.special import erf
+
+
+class Piece(NamedTuple):
+    """A straight piece of a function: slope · x + offset from ``left`` to the next piece."""
+
+    left: float
+    slope: float
+    offset: float
 
 
 class Activation(ABC):
@@ -65,10 +73,18 @@ class Elementwise(Activation):
 
     Attributes:
         monotonic: whether σ' >= 0 everywhere; False where in doubt.
+        kinks: where σ or its derivatives jump, if anywhere; quadrature cuts there.
+        pieces: of a piecewise linear σ, from left to right (left end, slope, offset); theory is then in closed form.
     """
 
     elementwise: ClassVar[bool] = True
     monotonic: ClassVar[bool] = False
+    kinks: ClassVar[tuple[float, ...]] = ()
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """See above."""
+        return ()
 
     @abstractmethod
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
@@ -136,6 +152,11 @@ class Relu(Elementwise):
     low: ClassVar[float] = 0.0
     gain = 2.0
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Straight pieces."""
+        return (Piece(-math.inf, 0.0, 0.0), Piece(0.0, 1.0, 0.0))
+
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.maximum(z, 0, out=out)
 
@@ -162,6 +183,11 @@ class LeakyRelu(Elementwise):
         """2/(1 + α²): He et al. 2015, equation (15)."""
         return 2.0 / (1.0 + self.alpha**2)
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Straight pieces."""
+        return (Piece(-math.inf, self.alpha, 0.0), Piece(0.0, 1.0, 0.0))
+
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = np.multiply(z, self.alpha, out=out)
         return np.maximum(z, a, out=a)
@@ -177,6 +203,7 @@ class LeakyRelu(Elementwise):
 class Elu(Elementwise):
     """σ(z) = z where z > 0, else α(e^z − 1); σ' = 1 or σ + α. Source: Clevert, Unterthiner & Hochreiter, 2016."""
 
+    kinks: ClassVar[tuple[float, ...]] = (0.0,)
     monotonic: ClassVar[bool] = True
 
     alpha: float
@@ -215,6 +242,7 @@ class Selu(Elementwise):
     Source: Klambauer, Unterthiner, Mayr & Hochreiter, "Self-Normalizing Neural Networks", 2017.
     """
 
+    kinks: ClassVar[tuple[float, ...]] = (0.0,)
     monotonic: ClassVar[bool] = True
     LAMBDA: ClassVar[float] = 1.0507009873554804934193349852946
     ALPHA: ClassVar[float] = 1.6732632423543772848170429916717
@@ -320,6 +348,7 @@ class Softplus(Elementwise):
 class Softsign(Elementwise):
     """σ(z) = z/(1 + |z|), σ' = (1 − |σ|)². Source: Bergstra et al., 2009; studied by Glorot & Bengio, 2010."""
 
+    kinks: ClassVar[tuple[float, ...]] = (0.0,)
     monotonic: ClassVar[bool] = True
     low: ClassVar[float] = -1.0
     high: ClassVar[float] = 1.0
@@ -344,6 +373,11 @@ class HardTanh(Elementwise):
     low: ClassVar[float] = -1.0
     high: ClassVar[float] = 1.0
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Straight pieces."""
+        return (Piece(-math.inf, 0.0, -1.0), Piece(-1.0, 1.0, 0.0), Piece(1.0, 0.0, 1.0))
+
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = np.maximum(z, -1, out=out)
         return np.minimum(a, 1, out=a)
@@ -359,6 +393,11 @@ class Identity(Elementwise):
     """σ(z) = z, σ' = 1: linear networks."""
 
     monotonic: ClassVar[bool] = True
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Straight pieces."""
+        return (Piece(-math.inf, 1.0, 0.0),)
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.positive(z, out=out)

@@ -19,20 +19,26 @@ import numpy as np
 import yaml
 from threadpoolctl import threadpool_limits
 
+from engine.arrays import Array
 from pipeline import config as configs
 from pipeline import figures
 from pipeline.divergence import Divergence
 from pipeline.progress import Bars
 from pipeline.provenance import provenance
 from pipeline.records import Record, non_finite, tidy
+from pipeline.remedies import remedies
 from pipeline.statistics import Estimate, estimate
 from pipeline.stopwatch import Stopwatch
 from pipeline.summary import PROFILED, Summary, show
+from pipeline.theory import Expectation, expect
 from pipeline.tracking import RunLog, Store
 from pipeline.training import ready, train
+from pipeline.verdict import Verdict, judge
+from pipeline.words import paragraph
 
 CONFIG_FILE = "config.yaml"
 RECORDS_FILE = "records.parquet"
+THEORY_FILE = "theory.json"
 DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
 LARGEST = 1e300  # the tracker gets nothing beyond; log10 of it is there
 log = logging.getLogger("gradvitals")
@@ -49,6 +55,8 @@ class Outcome:
         error: the last line of the traceback of a failed run.
         profile: δ of each layer at the start, if it was recorded.
         divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
+        verdict, paragraph: what is wrong, if the run measured enough to tell; and the same in plain words.
+        values: the final numbers replicate by replicate, [R] each.
     """
 
     name: str
@@ -59,6 +67,9 @@ class Outcome:
     error: str | None = None
     profile: Record | None = None
     divergences: list[Divergence] = field(default_factory=list)
+    verdict: Verdict | None = None
+    paragraph: str = ""
+    values: Mapping[str, Array] = field(default_factory=dict)
 
 
 def execute(
@@ -119,7 +130,8 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
         run_log.text(origin.patch, "uncommitted.patch")
     log.info("layers %s, %d training examples, %d steps", run.sizes, run.data.train.shape[1], run.clock.last_step)
     summary = Summary(hidden_layers=len(run.sizes) - 2)
-    recorder = Recorder(run_log, config.replicates, outcome.divergences)
+    expectation = expect(run)
+    recorder = Recorder(run_log, config.replicates, outcome.divergences, expectation)
     stopwatch = Stopwatch(time.perf_counter)
     with bars.run(outcome.name, run.clock.last_step) as on_step:
         for record in train(run, on_step, recorder.diverged, stopwatch):
@@ -130,7 +142,13 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     run_log.flush()
     log_profiles(run_log, summary)
     stopwatch.lap("tracking")
-    outcome.headline, outcome.profile = summary.headline(), summary.at("delta_rms", 0)
+    outcome.values, outcome.profile = summary.final_values(), summary.at("delta_rms", 0)
+    outcome.headline = summary.headline()
+    outcome.verdict = judge(summary, config, len(outcome.divergences), expectation, len(run.sizes) - 1)
+    if outcome.verdict is not None:
+        proposed = remedies(outcome.verdict, config, expectation)
+        outcome.paragraph = paragraph(outcome.verdict, config, expectation, proposed, summary.hidden_layers)
+        log_verdict(run_log, outcome.verdict, outcome.paragraph)
     for key, value in outcome.headline.items():
         recorder.metric(key, float(value.mean), last_step)
     lost = non_finite(summary.records)
@@ -139,9 +157,27 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
     _log_files(run_log, summary, outcome.name)
     _log_divergences(run_log, outcome.divergences)
+    if expectation is not None and outcome.profile is not None:
+        measured = log10_mean(outcome.profile)
+        run_log.text(json.dumps(expectation.as_json(measured), indent=1), THEORY_FILE)
     stopwatch.lap("files")
     _log_overhead(run_log, stopwatch.seconds, last_step)
     run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
+
+
+def log10_mean(record: Record) -> Array:
+    """log10 of the geometric mean over the replicates of each layer."""
+    with np.errstate(all="ignore"):
+        return np.log10(estimate(record.values, geometric=True).mean)
+
+
+def log_verdict(run_log: RunLog, verdict: Verdict, text: str) -> None:
+    """Tags to filter by and to read."""
+    tags = {"verdict": verdict.words, "verdict_at_start": verdict.start, "verdict_at_end": verdict.end}
+    run_log.tags(tags | {"verdict_paragraph": text})
+    d = verdict.decades
+    for name, value in (("", d.mean), ("_low", d.low), ("_high", d.high)):
+        run_log.metric(f"verdict_decades{name}", float(value))
 
 
 class Recorder:
@@ -149,12 +185,16 @@ class Recorder:
 
     Args:
         divergences: where to note what is found.
+        expectation: theory's, to stand beside what is measured.
     """
 
-    def __init__(self, run_log: RunLog, replicates: int, divergences: list[Divergence]) -> None:
+    def __init__(
+        self, run_log: RunLog, replicates: int, divergences: list[Divergence], expectation: Expectation | None
+    ) -> None:
         self.run_log = run_log
         self.replicates = replicates
         self.divergences = divergences
+        self.expectation = expectation
         self._step = -1
 
     @property
@@ -169,7 +209,7 @@ class Recorder:
 
     def metric(self, key: str, value: float, step: int) -> None:
         """One value, unless it is not finite or so large that a store may not take it."""
-        if abs(value) <= LARGEST:
+        if abs(value) <= LARGEST:  # not so for NaN
             self.run_log.metric(key, value, step)
 
     def record(self, record: Record) -> None:
@@ -196,6 +236,20 @@ class Recorder:
                 self.metric(f"interval_high/{key}", high, step)
             if record.geometric and 0 < mean < math.inf:
                 self.metric(f"log10_{key}", math.log10(mean), step)
+        if record.probe == "delta_rms" and self.expectation is not None:
+            self._theory(record, self.expectation)
+
+    def _theory(self, record: Record, expectation: Expectation) -> None:
+        """Theory's δ at the start beside the measured one, and how far the two are apart as training goes on."""
+        measured = log10_mean(record)
+        series = {"theory_residual": expectation.residual(measured)}
+        if record.step == 0:
+            series["theory_log10_delta_rms"] = expectation.log10_delta(measured)
+            with np.errstate(all="ignore"):
+                series["theory_log10_z_mean_square"] = np.log10(expectation.profile.z_mean_square)
+        for name, values in series.items():
+            for number, value in zip(record.layers, values.tolist(), strict=True):
+                self.metric(f"{name}/layer_{number:02d}", value, record.step)
 
 
 def _log_divergences(run_log: RunLog, divergences: list[Divergence]) -> None:
@@ -295,7 +349,8 @@ def describe(outcome: Outcome, config: configs.Config, sizes: list[int], lost: i
             f"\n\n**{count} of {config.replicates} replicates diverged**; means and intervals are of the others."
             f"\n\n{told}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
         )
-    return (
+    verdict = f"**Verdict: {outcome.verdict.words}.** {outcome.paragraph}\n\n" if outcome.verdict else ""
+    return verdict + (
         f"**{outcome.name}**: layers {'-'.join(map(str, sizes))}, {type(config.activation).__name__} then "
         f"{type(config.output).__name__}, {type(config.cost).__name__}, {config.epochs} epochs, "
         f"{config.replicates} replicates from seed {config.seed}.{table}{warning}\n\n"

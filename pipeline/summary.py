@@ -53,6 +53,10 @@ class Summary:
 
     def headline(self) -> dict[str, Estimate]:
         """The final numbers by metric name, each with its interval over replicates."""
+        return {name: estimate(values) for name, values in self.final_values().items()}
+
+    def final_values(self) -> dict[str, Array]:
+        """The final numbers by metric name, one value a replicate [R]."""
         found: dict[str, Array] = {}
         for probe in ("delta_rms", "gradient_norm"):
             for index, when in ((0, "start"), (-1, "end")):
@@ -64,7 +68,7 @@ class Summary:
             record = self.at(quantity, -1)
             if record is not None:
                 found[f"final_{quantity.replace('/', '_')}"] = record.values[0]
-        return {name: estimate(values) for name, values in found.items()}
+        return found
 
 
 def show(value: Estimate, digits: int = 3) -> str:

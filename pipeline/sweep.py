@@ -97,6 +97,7 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     rows = []
     for o in outcomes:
         row: dict[str, Any] = {**o.swept, "status": o.status, "run_id": o.run_id, "diverged": len(o.divergences)}
+        row["verdict"] = verdict_of(o)
         for key, value in o.headline.items():
             row |= {key: float(value.mean), f"{key}_low": float(value.low), f"{key}_high": float(value.high)}
         rows.append(row)
@@ -126,11 +127,11 @@ def summarise(store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome
 def markdown(name: str, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
     """The description at the top of the summary's page."""
     columns = _present(outcomes)
-    heads = [short_key(k) for k in outcomes[0].swept] + [title for _, title in columns] + ["status"]
+    heads = [short_key(k) for k in outcomes[0].swept] + [title for _, title in columns] + ["verdict", "status"]
     lines = [f"**Sweep {name}** ({sweep_id}): {len(outcomes)} runs, means over replicates with 95% intervals.", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for o in outcomes:
-        cells = [*o.swept.values(), *(_cell(o, key) for key, _ in columns), ending(o)]
+        cells = [*o.swept.values(), *(_cell(o, key) for key, _ in columns), verdict_of(o), ending(o)]
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     lines += ["", f"Its runs: filter `tags.sweep = '{sweep_id}'`. The figure is the artifact `sweep.png`."]
     return "\n".join(lines)
@@ -148,6 +149,11 @@ def ending(outcome: Outcome) -> str:
         first = min(d.finding.step for d in outcome.divergences)
         return f"{len(outcome.divergences)} diverged, first at step {first}"
     return outcome.status.lower()
+
+
+def verdict_of(outcome: Outcome) -> str:
+    """The verdict in a word or two."""
+    return outcome.verdict.words if outcome.verdict else "–"
 
 
 def _cell(outcome: Outcome, key: str) -> str:
@@ -195,6 +201,7 @@ def report(console: Console, store: Store, sweep_id: str, summary_id: str, outco
         shown.add_column(short_key(key))
     for _, title in columns:
         shown.add_column(title, justify="right")
+    shown.add_column("verdict")
     shown.add_column("run")
     some_diverged = any(o.divergences for o in outcomes)
     if some_diverged:
@@ -202,7 +209,7 @@ def report(console: Console, store: Store, sweep_id: str, summary_id: str, outco
     for o in outcomes:
         status = o.run_id[:8] if o.status == "FINISHED" else "[red]failed[/red]"
         end = [ending(o)] if some_diverged else []
-        shown.add_row(*o.swept.values(), *(_cell(o, key) for key, _ in columns), status, *end)
+        shown.add_row(*o.swept.values(), *(_cell(o, key) for key, _ in columns), verdict_of(o), status, *end)
     console.print(shown)
     failed = [o for o in outcomes if o.status == "FAILED"]
     for o in failed:
