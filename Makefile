@@ -13,7 +13,7 @@ RUN ?=
 ALLOW ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep run ui show reproduce trace test lint bench clean lock
+.PHONY: help sweep run ui show prescribe compare report reproduce trace test lint bench clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,17 @@ ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
+
+prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>, paired over the same seeds
+	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi
+	@$(PY) -m pipeline prescribe $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
+
+compare: $(READY)  ## how two runs A=<id> B=<id> differ, and how sure that is
+	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make compare A=<run> B=<run>" >&2; exit 2; fi
+	@$(PY) -m pipeline compare "$(A)" "$(B)" $(ARGS)
+
+report: $(READY)  ## write a self-contained HTML page about RUN=<id> or SWEEP=<id> (TO=file)
+	@$(PY) -m pipeline report $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") $(if $(TO),--to "$(TO)") $(ARGS)
 
 reproduce: $(READY)  ## train RUN=<id> again from its logged config and compare every record
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make reproduce RUN=..." >&2; exit 2; fi

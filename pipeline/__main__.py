@@ -1,4 +1,4 @@
-"""The command: ``python -m pipeline run|sweep|reproduce|trace|ui|show ...``."""
+"""The command: ``python -m pipeline run|sweep|prescribe|compare|report|reproduce|trace|ui|show ...``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("changes", nargs="*", help="key=value: change the logged config first")
     again.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
     again.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    cure = command("prescribe", "try remedies for a logged run's verdict, paired over the same seeds", composes=False)
+    cure.add_argument("run_id", help="the MLflow run id, or its first 8 or more characters")
+    cure.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
+    cure.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    pair = command("compare", "how two logged runs differ, and how sure that is", composes=False)
+    pair.add_argument("a", help="run id of A, or its first 8 or more characters")
+    pair.add_argument("b", help="run id of B")
+    pair.add_argument("--precision", type=float, help="half width of the interval to plan replicates for")
+    pair.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    page = command("report", "write one self-contained HTML page about a run or a sweep", composes=False)
+    page.add_argument("--run", help="run id, or its first 8 or more characters")
+    page.add_argument("--sweep", help="sweep id, as the sweep printed it")
+    page.add_argument("--to", type=Path, help="the file to write (default: report-<id>.html here)")
+    page.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
     serve = command("ui", "serve the MLflow UI of the project's store on loopback", composes=False)
     serve.add_argument("--port", type=int, default=5000)
     serve.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
@@ -94,6 +108,24 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
             tracking = TrackingConfig(arguments.uri, "gradvitals")
             return reproduce(arguments.run_id, arguments.changes, tracking, arguments.allow, quiet, console)
+        case "prescribe":
+            from pipeline.prescribe import prescribe
+            from pipeline.tracking import TrackingConfig
+
+            tracking = TrackingConfig(arguments.uri, "gradvitals")
+            return prescribe(arguments.run_id, tracking, arguments.allow, quiet, console)
+        case "compare":
+            from pipeline.compare import compare
+            from pipeline.tracking import TrackingConfig
+
+            tracking = TrackingConfig(arguments.uri, "gradvitals")
+            return compare(arguments.a, arguments.b, arguments.precision, tracking, console)
+        case "report":
+            from pipeline.report import report
+            from pipeline.tracking import TrackingConfig
+
+            tracking = TrackingConfig(arguments.uri, "gradvitals")
+            return report(arguments.run, arguments.sweep, tracking, arguments.to, console)
         case _:
             from pipeline.ui import serve
 

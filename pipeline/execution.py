@@ -147,7 +147,8 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     outcome.verdict = judge(summary, config, len(outcome.divergences), expectation, len(run.sizes) - 1)
     if outcome.verdict is not None:
         proposed = remedies(outcome.verdict, config, expectation)
-        outcome.paragraph = paragraph(outcome.verdict, config, expectation, proposed, summary.hidden_layers)
+        text = paragraph(outcome.verdict, config, expectation, proposed, summary.hidden_layers)
+        outcome.paragraph = text.replace("RUN=...", f"RUN={outcome.run_id}")
         log_verdict(run_log, outcome.verdict, outcome.paragraph)
     for key, value in outcome.headline.items():
         recorder.metric(key, float(value.mean), last_step)
@@ -155,11 +156,11 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     run_log.metric("non_finite_values", lost, last_step)
     recorder.metric("diverged_fraction", recorder.diverged_fraction, last_step)
     log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
-    _log_files(run_log, summary, outcome.name)
+    theory = expectation.as_json(log10_mean(outcome.profile)) if expectation and outcome.profile else None
+    if theory is not None:
+        run_log.text(json.dumps(theory, indent=1), THEORY_FILE)
+    _log_files(run_log, summary, outcome.name, theory)
     _log_divergences(run_log, outcome.divergences)
-    if expectation is not None and outcome.profile is not None:
-        measured = log10_mean(outcome.profile)
-        run_log.text(json.dumps(expectation.as_json(measured), indent=1), THEORY_FILE)
     stopwatch.lap("files")
     _log_overhead(run_log, stopwatch.seconds, last_step)
     run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
@@ -301,8 +302,8 @@ def log_profiles(run_log: RunLog, summary: Summary) -> None:
                         run_log.metric(f"log10_{probe}_by_layer/{when}", float(np.log10(mean)), number)
 
 
-def _log_files(run_log: RunLog, summary: Summary, name: str) -> None:
-    pictures = {"gradient_norm_by_layer.png": figures.profile(summary, name)}
+def _log_files(run_log: RunLog, summary: Summary, name: str, theory: Mapping[str, Any] | None) -> None:
+    pictures = {"gradient_norm_by_layer.png": figures.profile(summary, name, theory)}
     for probe in ("delta_rms", "gradient_norm"):
         pictures[f"{probe}_layer_by_step.png"] = figures.heat_map(summary, probe, f"{name}: log₁₀ {probe}")
     for file_name, figure in pictures.items():

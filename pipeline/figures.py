@@ -31,8 +31,12 @@ LABELS = {
 }
 
 
-def profile(summary: Summary, title: str) -> Figure | None:
-    """Gradient norm and δ against layer, at the start and at the end, with the replicates' 95% interval."""
+def profile(summary: Summary, title: str, theory: Mapping[str, Any] | None = None) -> Figure | None:
+    """Gradient norm and δ against layer, at the start and at the end, with the replicates' 95% interval.
+
+    Args:
+        theory: what is expected of δ at the start, with the band of one example (:mod:`pipeline.theory`).
+    """
     if not any(summary.at(probe, 0) for probe in LABELS):
         return None
     with matplotlib.rc_context(STYLE):
@@ -46,12 +50,22 @@ def profile(summary: Summary, title: str) -> Figure | None:
                     continue
                 step = record.step
                 _band(axes, record, label, colour, marker)
+            if theory is not None and index == 0:
+                _draw_theory(axes, theory)
             axes.set(yscale="log", xlabel="layer (1 is next to the input)", title=f"{when} of training (step {step})")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set_ylabel("norm")
         left.legend(frameon=False)
         figure.suptitle(title)
     return figure
+
+
+def _draw_theory(axes: matplotlib.axes.Axes, theory: Mapping[str, Any]) -> None:
+    """δ as expected, anchored at layer L, and the 95% band of one example's δ at finite width."""
+    layers = theory["layers"]
+    middle, low, high = (np.array(theory[k], dtype=np.float64) for k in ("delta_rms", "low", "high"))
+    axes.plot(layers, middle, color="black", lw=1, ls="--", label="δ by mean-field theory")
+    axes.fill_between(layers, low, high, color="black", alpha=0.08, lw=0)
 
 
 def _band(axes: matplotlib.axes.Axes, record: Record, label: str, colour: str, marker: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,10 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summarise(store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome]) -> str:
-    """The sweep's own run: figure, table and description. Returns its id."""
+def summarise(
+    store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome], extra: Mapping[str, str] | None = None
+) -> str:
+    """The sweep's own run: figure, table, description and extra texts by file name. Returns its id."""
     summary = store.start(f"sweep {name}", {"sweep_summary": sweep_id, "kind": "sweep"})
     summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
     buffer = io.StringIO()
@@ -115,6 +117,8 @@ def summarise(store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome
     for file_name, figure in pictures.items():
         if figure is not None:
             summary.figure(figure, file_name)
+    for file_name, text in (extra or {}).items():
+        summary.text(text, file_name)
     failed = [o for o in outcomes if o.status == "FAILED"]
     summary.metric("cells_finished", len(outcomes) - len(failed))
     summary.metric("cells_failed", len(failed))

@@ -1,0 +1,1 @@
+"""Ordered, critical and chaotic tanh nets: theory and measurement on one picture."""
