@@ -57,6 +57,7 @@ class Outcome:
         divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
         verdict, paragraph: what is wrong, if the run measured enough to tell; and the same in plain words.
         values: the final numbers replicate by replicate, [R] each.
+        diverged_fraction: share of its replicates that diverged.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Outcome:
     verdict: Verdict | None = None
     paragraph: str = ""
     values: Mapping[str, Array] = field(default_factory=dict)
+    diverged_fraction: float = 0.0
 
 
 def execute(
@@ -154,6 +156,7 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
         recorder.metric(key, float(value.mean), last_step)
     lost = non_finite(summary.records)
     run_log.metric("non_finite_values", lost, last_step)
+    outcome.diverged_fraction = recorder.diverged_fraction
     recorder.metric("diverged_fraction", recorder.diverged_fraction, last_step)
     log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
     theory = expectation.as_json(log10_mean(outcome.profile)) if expectation and outcome.profile else None

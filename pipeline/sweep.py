@@ -183,6 +183,11 @@ def picture(name: str, outcomes: Sequence[Outcome]) -> Figure | None:
                 numbers[rows.index(_row(o, keys)), columns.index(o.swept[keys[-1]])] = o.headline[key].mean
         if np.isfinite(numbers).any():
             maps.append((title, numbers, form, colours))
+    if any(o.divergences for o in outcomes):
+        numbers = np.full((len(rows), len(columns)), math.nan)
+        for o in outcomes:
+            numbers[rows.index(_row(o, keys)), columns.index(o.swept[keys[-1]])] = o.diverged_fraction
+        maps.append(("diverged fraction", numbers, ".0%", "magma"))
     names = (", ".join(short_key(k) for k in keys[:-1]), short_key(keys[-1]))
     return figures.grid(maps, rows, columns, names, f"sweep {name}") if maps else None
 
