@@ -13,7 +13,7 @@ RUN ?=
 ALLOW ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep run ui show prescribe compare report reproduce trace test lint bench clean lock
+.PHONY: help sweep run ui show experiment experiments prescribe compare report reproduce trace test lint bench clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,13 @@ ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
+
+experiment: $(READY)  ## run a published result's experiment, NAME=..., and print its claims (SLOW=1)
+	@if [ -z "$(NAME)" ]; then echo "error: NAME is missing; make experiment NAME=..." >&2; exit 2; fi
+	@$(PY) -m pipeline experiment --name "$(NAME)" $(if $(SLOW),--slow) $(ARGS)
+
+experiments: $(READY)  ## run all of them and write the catalogue in docs/experiments (SLOW=1)
+	@$(PY) -m pipeline experiments $(if $(SLOW),--slow) $(ARGS)
 
 prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>, paired over the same seeds
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi

@@ -41,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
     command("sweep", "run every combination of the swept values")
     command("show", "print the composed config, resolved")
     command("trace", "print a small network's forward and backward pass step by step; by default the worked examples")
+    one = command("experiment", "run a published result's experiment and print its claims")
+    one.add_argument("--name", required=True, help="a folder of experiments/, or the path of one of your own")
+    one.add_argument("--slow", action="store_true", help="the slow variants too")
+    every = command("experiments", "run all experiments and write the catalogue in docs/experiments")
+    every.add_argument("--slow", action="store_true", help="the slow variants too")
     again = command("reproduce", "train a logged run again and compare every record", composes=False)
     again.add_argument("run_id", help="the MLflow run id, or its first 8 or more characters")
     again.add_argument("changes", nargs="*", help="key=value: change the logged config first")
@@ -102,6 +107,14 @@ def dispatch(arguments: argparse.Namespace) -> int:
             from pipeline.trace import trace
 
             return trace(arguments.overrides, arguments.config_dir, console)
+        case "experiment":
+            from pipeline.experiment import experiment
+
+            return experiment(arguments.name, arguments.overrides, arguments.slow, quiet, console)
+        case "experiments":
+            from pipeline.experiment import experiments
+
+            return experiments(arguments.overrides, arguments.slow, quiet, console)
         case "reproduce":
             from pipeline.reproduce import reproduce
             from pipeline.tracking import TrackingConfig

@@ -58,6 +58,7 @@ class Outcome:
         verdict, paragraph: what is wrong, if the run measured enough to tell; and the same in plain words.
         values: the final numbers replicate by replicate, [R] each.
         diverged_fraction: share of its replicates that diverged.
+        summary: its records, of a finished run.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Outcome:
     paragraph: str = ""
     values: Mapping[str, Array] = field(default_factory=dict)
     diverged_fraction: float = 0.0
+    summary: Summary | None = field(default=None, repr=False)
 
 
 def execute(
@@ -144,6 +146,7 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     run_log.flush()
     log_profiles(run_log, summary)
     stopwatch.lap("tracking")
+    outcome.summary = summary
     outcome.values, outcome.profile = summary.final_values(), summary.at("delta_rms", 0)
     outcome.headline = summary.headline()
     outcome.verdict = judge(summary, config, len(outcome.divergences), expectation, len(run.sizes) - 1)

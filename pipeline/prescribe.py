@@ -93,9 +93,8 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
         cells = [*proposed, control(node)]
         outcomes = [execute(r.applied(node), store, r.name, {"change": r.name}, tags, shown) for r in cells]
     proofs = [prove(r, before, o) for r, o in zip(cells, outcomes, strict=True)]
-    summary_id = summarise(
-        store, "prescribe", sweep_id, [before, *outcomes], extra={"prescription.md": markdown(before, proofs)}
-    )
+    pages = {"prescription.md": markdown(before, proofs)}
+    summary_id = summarise(store, "prescribe", sweep_id, [before, *outcomes], pages)
     report(console, before, proofs)
     where(console, store, share(store, sweep_id, [before, *outcomes]), "charts of its runs")
     where(console, store, store.run_link(summary_id, "/artifacts/prescription.md"), "its summary")

@@ -55,6 +55,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, quiet: bool, console
             label = run_name(cell.swept, name)
             tags = {"sweep": sweep_id, "kind": "run", "mlflow.runColor": colour, **source_tags(overrides)}
             outcomes.append(execute(cell.config, store, label, cell.swept, tags, shown))
+            outcomes[-1].summary = None  # a long sweep need not keep the records of all its cells
             if outcomes[-1].error:
                 console.print(f"[red]failed[/red] {label}: {outcomes[-1].error}", highlight=False)
     summary_id = summarise(store, name, sweep_id, outcomes)
@@ -105,20 +106,36 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
 
 def summarise(
-    store: Store, name: str, sweep_id: str, outcomes: Sequence[Outcome], extra: Mapping[str, str] | None = None
+    store: Store,
+    name: str,
+    sweep_id: str,
+    outcomes: Sequence[Outcome],
+    texts: Mapping[str, str] | None = None,
+    figures_too: Mapping[str, Figure] | None = None,
+    found: Mapping[str, float | str] | None = None,
 ) -> str:
-    """The sweep's own run: figure, table, description and extra texts by file name. Returns its id."""
+    """The sweep's own run: figures, table and description. Returns its id.
+
+    Args:
+        texts, figures_too: more artifacts, by file name.
+        found: more metrics (numbers) and tags (texts).
+    """
     summary = store.start(f"sweep {name}", {"sweep_summary": sweep_id, "kind": "sweep"})
     summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
     buffer = io.StringIO()
     table(outcomes).to_csv(buffer, index=False)
     summary.text(buffer.getvalue(), "sweep.csv")
-    pictures = {"sweep.png": picture(name, outcomes), "profiles.png": profiles(name, outcomes)}
+    pictures = {"sweep.png": picture(name, outcomes), "profiles.png": profiles(name, outcomes), **(figures_too or {})}
     for file_name, figure in pictures.items():
         if figure is not None:
             summary.figure(figure, file_name)
-    for file_name, text in (extra or {}).items():
+    for file_name, text in (texts or {}).items():
         summary.text(text, file_name)
+    for key, value in (found or {}).items():
+        if isinstance(value, str):
+            summary.tags({key: value})
+        else:
+            summary.metric(key, value)
     failed = [o for o in outcomes if o.status == "FAILED"]
     summary.metric("cells_finished", len(outcomes) - len(failed))
     summary.metric("cells_failed", len(failed))
