@@ -127,7 +127,12 @@ def _tanh(expectation: Expectation | None) -> list[Remedy]:
 
 def _leaky() -> Remedy:
     patch = {"activation": {"_target_": "engine.activations.LeakyRelu", "alpha": 0.1}, "layer_activations": {}}
-    return Remedy("leaky ReLU", "activation=leaky_relu", patch, "σ' = 0.1, not 0, below zero: no unit is cut off")
+    return Remedy(
+        "leaky ReLU",
+        "activation=leaky_relu activation.alpha=0.1",
+        patch,
+        "σ' = 0.1, not 0, below zero: no unit is cut off",
+    )
 
 
 def _rate(config: Config, factor: float, reason: str) -> Remedy:

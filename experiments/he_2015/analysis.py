@@ -85,7 +85,7 @@ def figure(results: Sequence[Result]) -> Figure:
                     capsize=3,
                     label=label if not k else None,
                 )
-        right.set(xticks=(0, 1), xticklabels=("20 layers", "30 layers"), ylim=(0, 1.05), ylabel="test accuracy")
+        right.set(xticks=(0, 1), xticklabels=("20 layers", "30 layers"), ylim=(0, 1.3), ylabel="test accuracy")
         right.set_title("after 1600 steps on the digits")
         right.legend(frameon=False, loc="upper right")
     return drawn
