@@ -71,6 +71,7 @@ class Divergence:
     last_steps: list[Record]
 
 
+@np.errstate(all="ignore")
 def first_non_finite(moment: Moment, replicate: int, step: int) -> Finding | None:
     """The first non-finite value of a replicate in the order of computing; None if there is none.
 
@@ -87,7 +88,6 @@ def first_non_finite(moment: Moment, replicate: int, step: int) -> Finding | Non
 Computed = tuple[int | None, str, str, Array, Mapping[str, Array]]
 
 
-@np.errstate(all="ignore")
 def _computed(moment: Moment, k: int) -> Iterator[Computed]:
     """Everything a step computes for member k, in order: layer, quantity, operation, value, operands."""
     network, layers = moment.network, moment.network.layers
@@ -106,20 +106,11 @@ def _computed(moment: Moment, k: int) -> Iterator[Computed]:
     parts = zip(layers, network.parameters.views(moment.update), strict=True)
     for layer, (dW, db) in parts:
         for quantity, x, change, slope in (("W", layer.W, dW, layer.dW), ("b", layer.b, db, layer.db)):
-            yield (
-                layer.number,
-                f"Δ{quantity}",
-                f"the optimizer's step from ∂C/∂{quantity}",
-                change[k],
-                {"∂C/∂W": slope[k]},
-            )
-            yield (
-                layer.number,
-                quantity,
-                f"{quantity} + Δ{quantity}",
-                x[k] + change[k],
-                {quantity: x[k], "Δ": change[k]},
-            )
+            name = f"∂C/∂{quantity}"
+            made = f"the optimizer's step from {name}"
+            yield layer.number, f"Δ{quantity}", made, change[k], {name: slope[k]}
+            new = x[k] + change[k]
+            yield layer.number, quantity, f"{quantity} + Δ{quantity}", new, {quantity: x[k], f"Δ{quantity}": change[k]}
 
 
 def _gradients(layer: Layer, k: int) -> Iterator[Computed]:

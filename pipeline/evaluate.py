@@ -45,6 +45,7 @@ def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple
     return total / count, hits / count
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _sum(x: Array) -> Array:
     """Σ over the last two axes, in float64; cast first, since a casting reduction mixes members in its chunks."""
     return x.astype(np.float64, copy=False).sum(axis=(-2, -1))

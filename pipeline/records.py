@@ -23,6 +23,7 @@ class Record(NamedTuple):
         values: float64 [len(layers) or 1, R], or [len(layers) or 1, R, K] with ``bins``.
         geometric: whether replicates average as logarithms.
         bins: what the K values are of: exponents of a histogram, ranks of a spectrum.
+        sparse: whether values of 0 are empty bins.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Record(NamedTuple):
     values: Array
     geometric: bool
     bins: tuple[int, ...] | None = None
+    sparse: bool = False
 
 
 def non_finite(records: Iterable[Record]) -> int:
@@ -47,7 +49,7 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     for r in records:
         values = r.values if r.bins is not None else r.values[..., None]
         layer, replicate, place = (index.ravel() for index in np.indices(values.shape))
-        kept = slice(None) if r.bins is None else values.ravel() != 0
+        kept = values.ravel() != 0 if r.sparse else slice(None)
         frames.append(
             {
                 "step": np.full(values.size, r.step)[kept],

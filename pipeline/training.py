@@ -78,7 +78,7 @@ def ready(config: Config) -> Run:
 
 def _check_memory(config: Config, sizes: list[int]) -> None:
     parameters = sum(n * (m + 1) for m, n in pairwise(sizes))
-    needed = 5 * config.replicates * parameters * np.dtype(config.dtype).itemsize  # theta, gradient, update, snapshots
+    needed = 7 * config.replicates * parameters * np.dtype(config.dtype).itemsize  # theta, gradient, update, snapshots
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ConfigError(
@@ -142,6 +142,7 @@ def train(
         names = agenda.due(step)
         comparing.due(step)
         compared_next = comparing.upcoming == step + 1
+        watch.begin(trainer)
         moment = trainer.compute(previous, keep_gradient=bool(names) or compared_next)
         previous = trainer.network.grad.copy() if compared_next else None
         stopwatch.lap("step")
@@ -215,6 +216,7 @@ class Trainer:
         for start in range(0, rows.shape[1], CHUNK):
             yield data.x[rows[:, start : start + CHUNK]].mT
 
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def apply(self, update: Array) -> None:
         """θ ← θ + Δθ."""
         self.network.theta += update
@@ -235,36 +237,58 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.living = set(range(run.config.replicates))
-        self._snapshots: deque[Snapshot] = deque(maxlen=2)  # the older one is at least ``keep_steps`` old, or the start
-        self._harmless: set[str] = set()  # quantities that were infinite once though nothing in the network was
+        self._every = run.config.divergence.keep_steps
+        self._snapshots: deque[Snapshot] = deque(maxlen=4)  # so the oldest is from before the last steps to be kept
+        self._harmless: set[tuple[str, int]] = set()  # what was not finite in whom though nothing in the network was
+
+    def begin(self, trainer: Trainer) -> None:
+        """Before a step is computed."""
+        if trainer.step % self._every == 0:
+            self._snapshots.append(trainer.snapshot())
 
     def look(self, trainer: Trainer, found: Sequence[Record]) -> list[Divergence]:
         """New divergences, given what was measured at this step; before the update is applied."""
-        suspects = self._suspects(found)
-        step, due = trainer.step, trainer.step % self.run.config.divergence.keep_steps == 0
-        if due or step == self.run.clock.last_step:
+        step = trainer.step
+        strange = self._strange(found)
+        suspects = {k for _, k in strange}
+        if step % self._every == 0 or step == self.run.clock.last_step:
             broken = np.flatnonzero(~np.isfinite(trainer.network.theta).all(axis=-1))
             suspects |= self.living & set(broken.tolist())
-        divergences = self._trace_back(suspects, step) if suspects else []
-        if suspects and not divergences:
-            self._harmless |= {r.probe for r in found if non_finite([r])}
-        self.living -= {d.finding.replicate for d in divergences}
-        if due:
-            self._snapshots.append(trainer.snapshot())
+        if not suspects:
+            return []
+        divergences = self._trace_back(suspects, step)
+        diverged = {d.finding.replicate for d in divergences}
+        self._harmless |= {(probe, k) for probe, k in strange if k not in diverged}
+        self.living -= diverged
         return divergences
 
-    def _suspects(self, found: Sequence[Record]) -> set[int]:
-        suspects: set[int] = set()
+    def _strange(self, found: Sequence[Record]) -> set[tuple[str, int]]:
+        """What is not finite in which of the living, and was never found to be harmless."""
+        strange: set[tuple[str, int]] = set()
         for record in found:
-            if record.bins is None and record.probe not in self._harmless and non_finite([record]):
-                suspects |= set(np.flatnonzero(~np.isfinite(record.values).all(axis=0)).tolist())
-        return suspects & self.living
+            if record.bins is None and non_finite([record]):
+                lost = np.flatnonzero(~np.isfinite(record.values).all(axis=0)).tolist()
+                strange |= {(record.probe, k) for k in lost if k in self.living}
+        return strange - self._harmless
 
     def _trace_back(self, suspects: Collection[int], until: int) -> list[Divergence]:
-        """Train again from the older snapshot to this step, looking at every number of the suspects."""
+        """Train again from the oldest snapshot to this step, looking at every number of the suspects.
+
+        What is not finite from the first step on may be older (an overflowing cost reaches neither θ nor, unmeasured, a
+        record): then from the very beginning.
+        """
+        start = self._snapshots[0]
+        divergences = self._train_again(suspects, start, until)
+        older = {d.finding.replicate for d in divergences if d.finding.step == start.step > 0}
+        if older:
+            divergences = [d for d in divergences if d.finding.replicate not in older]
+            divergences += self._train_again(older, None, until)
+        return divergences
+
+    def _train_again(self, suspects: Collection[int], start: Snapshot | None, until: int) -> list[Divergence]:
         config = self.run.config
         probes = {n: p for n, p in config.probes.items() if not p.costly}
-        trainer = Trainer(self.run, self._snapshots[0] if self._snapshots else None)
+        trainer = Trainer(self.run, start)
         last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
         previous, divergences, left = None, [], sorted(suspects)
         while trainer.step <= until and left:
@@ -300,11 +324,11 @@ def measure(moment: Moment, probes: Mapping[str, Probe], step: int, stopwatch: S
     records = []
     for name, probe in probes.items():
         geometric = probe.geometric
-        for layers, found, part, bins in probe.readings(moment):
+        for layers, found, part, bins, sparse in probe.readings(moment):
             count = len(layers) or 1
             values = found.astype(np.float64, copy=False)
             values = values.reshape(count, -1) if bins is None else values.reshape(count, -1, len(bins))
-            records.append(Record(step, f"{name}_{part}" if part else name, layers, values, geometric, bins))
+            records.append(Record(step, f"{name}_{part}" if part else name, layers, values, geometric, bins, sparse))
         if stopwatch is not None:
             stopwatch.lap(name)
     return records

@@ -22,12 +22,14 @@ class Reading(NamedTuple):
         values: [len(layers) or 1, E...], or [len(layers) or 1, E..., K] with ``bins``.
         part: of several quantities of one probe, which; "" for the only one.
         bins: what the last axis of values runs over (exponents of a histogram, ranks of a spectrum), or None.
+        sparse: whether bins with 0 are only there because others are not, and need not be kept (a histogram).
     """
 
     layers: tuple[int, ...]
     values: Array
     part: str = ""
     bins: tuple[int, ...] | None = None
+    sparse: bool = False
 
 
 class Probe(ABC):

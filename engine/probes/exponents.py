@@ -42,4 +42,4 @@ class ExponentHistogram(Probe):
             group = np.repeat(members * np.arange(count), lengths) + np.arange(members)[:, None]
         bins, counts = exponent_counts(rows, group, count * members)
         values = counts.astype(np.float64).reshape(count, *ensemble, len(bins))
-        return [Reading(layers.numbers, values, bins=bins)]
+        return [Reading(layers.numbers, values, bins=bins, sparse=True)]
