@@ -188,13 +188,12 @@ def load(store: Store, run_id: str) -> Logged:
         node = logged_config(download(store, run.info.run_id, CONFIG_FILE, Path(folder)), ())
         path = download(store, run.info.run_id, RECORDS_FILE, Path(folder))
         try:
-            table = pd.read_parquet(path, filters=[("probe", "in", ["delta_rms", *FINAL])])[list(COLUMNS)]
-        except (OSError, ValueError, KeyError) as broken:
+            found = readings(pd.read_parquet(path, filters=[("probe", "in", ["delta_rms", *FINAL])])[list(COLUMNS)])
+        except (OSError, ValueError, TypeError, KeyError) as broken:
             raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not a readable table of records") from broken
     seed, replicates = node.get("seed"), node.get("replicates")
     if not (isinstance(seed, int) and isinstance(replicates, int)):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: seed and replicates must be integers")
-    found = readings(table)
     if any(len(r.values) != replicates for r in found.values()):
         raise ConfigError(f"{RECORDS_FILE} of run {run_id}: has not the {replicates} replicates of its config")
     return Logged(run.info.run_id, run.info.run_name or "", node, run.data.tags, seed, replicates, found)
@@ -280,7 +279,7 @@ def pairing(a: Logged, b: Logged) -> str:
         return "no seed in both: compared as independent groups (Welch)"
     alone = len(a.seeds()) + len(b.seeds()) - 2 * len(seeds)
     rest = f"; {alone} {'replicate' if alone == 1 else 'replicates'} with other seeds left out" if alone else ""
-    return f"seeds in both: {_range(seeds)}: compared pair by pair{rest}"
+    return f"seeds in both: {_range(seeds)}, compared pair by pair{rest}"
 
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from engine.arrays import Array
 from pipeline.statistics import student_t
 
 Z = NormalDist().inv_cdf(0.975)
-NONE = "no interval: fewer than two values"
+NONE = "none: fewer than two values"
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

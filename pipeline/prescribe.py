@@ -59,6 +59,8 @@ class Proof:
 
 def _effect(d: PairedDifference, better: int) -> str:
     low, high = sorted((better * d.low, better * d.high))
+    if d.spread <= 1e-12 * abs(d.mean):
+        return "same"  # the same difference in every seed: an interval without width proves nothing
     if low > 0:
         return "better"
     return "worse" if high < 0 else "same"
@@ -131,7 +133,8 @@ def _paired(a: Array | None, b: Array | None, size: bool) -> PairedDifference | 
 def _difference(d: PairedDifference | None) -> str:
     if d is None or not np.isfinite(d.mean):
         return "–"
-    return f"{d.mean:+.3g} [{d.low:+.3g}, {d.high:+.3g}]"
+    interval = f" [{d.low:+.3g}, {d.high:+.3g}]" if np.isfinite(d.low) else ""
+    return f"{d.mean:+.3g}{interval}"
 
 
 def _mean(outcome: Outcome, keys: tuple[str, ...]) -> str:
