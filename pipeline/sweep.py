@@ -97,7 +97,8 @@ def table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One row a cell: swept values, status, and the final numbers with their intervals."""
     rows = []
     for o in outcomes:
-        row: dict[str, Any] = {**o.swept, "status": o.status, "run_id": o.run_id, "diverged": len(o.divergences)}
+        row: dict[str, Any] = {**o.swept, "status": o.status, "run_id": o.run_id}
+        row["diverged_fraction"] = o.diverged_fraction
         row["verdict"] = verdict_of(o)
         for key, value in o.headline.items():
             row |= {key: float(value.mean), f"{key}_low": float(value.low), f"{key}_high": float(value.high)}

@@ -119,11 +119,11 @@ def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
         (*RELU, rate(1e14), "dtype=float32"),
         (*RELU, rate(1e107)),
         (*RELU, rate(1.7e308), "batching=online", "data.subset=40"),
-        pytest.param((*DIABETES, "optimizer=momentum", rate(1))),
-        pytest.param((*DIABETES, "optimizer=momentum", rate(3), "seed=2", "dtype=float32")),
-        pytest.param((*RELU, "optimizer=momentum", rate(1.7e308), "init.biases.value=0.1")),
-        pytest.param((*DIABETES, rate(5), "architecture.hidden=[]")),
-        pytest.param((*DIABETES, rate(3), "activation=relu")),
+        (*DIABETES, "optimizer=momentum", rate(1)),
+        (*DIABETES, "optimizer=momentum", rate(3), "seed=2", "dtype=float32"),
+        (*RELU, "optimizer=momentum", rate(1.7e308), "init.biases.value=0.1"),
+        (*DIABETES, rate(5), "architecture.hidden=[]"),
+        (*DIABETES, rate(3), "activation=relu"),
     ],
     ids=" ".join,
 )
@@ -153,10 +153,11 @@ def test_the_first_non_finite_value_is_the_one_of_a_loop_by_hand(explosion: tupl
         (1.0, 0.0, [1e200], [0.0], 1.0, (None, "C", {"a": 1e200, "z": 1e200})),
         (1.0, 0.0, [1e-50, 1e200], [0.0, 0.0], 1.0, (1, "δ", {"W": 1e200, "δ": 1e150})),
         (1e200, 0.0, [1e-50], [0.0], 1.0, (1, "∂C/∂W", {"δ": 1e150, "a": 1e200})),
+        (1e250, 0.0, [1e-20, 1e-80], [0.0, 0.0], 1.0, (2, "∂C/∂W", {"δ": 1e150, "a": 1e230})),  # and then of layer 1
         (3.0, 1.0, [0.0], [0.0], 1e308, (1, "ΔW", {"∂C/∂W": 3.0})),
-        pytest.param(0.125, 3.0, [0.0], [0.0], 1e308, (1, "Δb", {"∂C/∂b": 3.0})),
-        pytest.param(1.0, 1.0, [1.7e308], [-1.7e308], 1e308, (1, "W", {"W": 1.7e308, "ΔW": 1e308})),
-        pytest.param(1.0, 1.0, [-1.7e308], [1.7e308], 1e308, (1, "b", {"b": 1.7e308, "Δb": 1e308})),
+        (0.125, 3.0, [0.0], [0.0], 1e308, (1, "Δb", {"∂C/∂b": 3.0})),
+        (1.0, 1.0, [1.7e308], [-1.7e308], 1e308, (1, "W", {"W": 1.7e308, "ΔW": 1e308})),
+        (1.0, 1.0, [-1.7e308], [1.7e308], 1e308, (1, "b", {"b": 1.7e308, "Δb": 1e308})),
     ],
 )
 def test_every_quantity_can_be_the_first(
@@ -189,8 +190,8 @@ def test_every_quantity_can_be_the_first(
         ((*DIABETES, rate(2), "replicates=2"), 4, True),
         ((*DIABETES, rate(1e-9), *HUGE), 5, False),  # at step 0: none before it
         ((*RELU, rate(1e107), "dtype=float64"), 1, True),
-        pytest.param((*DIABETES, rate(1)), 3, False),
-        pytest.param((*DIABETES, "optimizer=momentum", rate(1)), 4, False),
+        ((*DIABETES, rate(1)), 3, False),
+        ((*DIABETES, "optimizer=momentum", rate(1)), 2, False),
     ],
 )
 def test_the_last_steps_are_what_measuring_every_step_gives(explosion: tuple[str, ...], keep: int, often: bool) -> None:
@@ -267,11 +268,18 @@ def spike(layer: Observed) -> Array:
 )
 def test_a_probe_that_is_infinite_is_no_divergence(harmless: tuple[str, ...], infinities: set[str]) -> None:
     c = config(*harmless, "schedule=every", "divergence.keep_steps=2")
-    made, found, steps = trained(replace(c, probes={**c.probes, "own": Probe.of_function(infinite)}))
+    asked: list[int] = []
+
+    def own(layer: Observed) -> Array:
+        asked.append(layer.layer.number)
+        return infinite(layer)
+
+    made, found, steps = trained(replace(c, probes={**c.probes, "own": Probe.of_function(own)}))
     assert not found
     assert len(steps) == ready(c).clock.last_step + 1
     lost = {name for (_, name), (_, values) in table(made).items() if not np.isfinite(values).all()}
     assert lost >= {"own"} | infinities
+    assert len(asked) == 3 * (len(steps) + 1) or len(lost) > 1, "step 0 is looked into again, and no other"
     plain = replace(c, divergence=DivergenceConfig(stop=False, keep_steps=100))
     same(table([r for r in made if r.probe != "own"]), table(list(run(plain))))
 
@@ -294,7 +302,7 @@ TOLD = {"divergence.json", "last_steps.parquet"}
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a sweep of three runs of three replicates: none diverges, the last does, all do."""
     folder = tmp_path_factory.mktemp("store")
-    overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.5", f"tracking.uri={uri(folder)}"]
+    overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.0", f"tracking.uri={uri(folder)}"]
     assert sweep(overrides, None, True, quiet()) == 0
     return folder
 
@@ -316,7 +324,7 @@ def check_metrics(folder: Path) -> None:
     assert nans == 0
 
 
-@pytest.mark.parametrize(("eta", "diverging"), [(0.01, []), (0.6, [2]), (1.5, [0, 1, 2])])
+@pytest.mark.parametrize(("eta", "diverging"), [(0.01, []), (0.6, [2]), (1.0, [0, 1, 2])])
 def test_a_sweep_goes_on_and_says_what_diverged(swept: Path, eta: float, diverging: list[int]) -> None:
     (of,) = runs(swept, f"attributes.run_name = 'lr{eta}'")
     made, found, steps = trained(config(*SWEPT, rate(eta)))
@@ -335,6 +343,7 @@ def test_a_sweep_goes_on_and_says_what_diverged(swept: Path, eta: float, divergi
     if not found:
         assert not tags
         return
+    assert len({d.finding.step for _, d in found.values()}) == min(len(found), 2), "by trial"
     findings = sorted((d.finding for _, d in found.values()), key=lambda f: (f.step, f.replicate))
     assert tags["diverged_at_step"] == str(findings[0].step)
     assert tags["diverged_replicates"] == ",".join(map(str, diverging))

@@ -109,6 +109,11 @@ def test_measuring_everything_changes_nothing(dtype: str, optimizer: str) -> Non
     c = config(*base, *often)
     whole = table(list(run(replace(c, probe_schedules={}))))
     assert {step for step, name in whole if name == "sharpness"} == set(range(16)), "everything, always"
+    backwards = table(list(run(replace(c, probe_schedules={}, probes=dict([*c.probes.items()][::-1])))))
+    assert list(backwards) != list(whole)
+    assert {key: v.tobytes() for key, (_, v) in backwards.items()} == {
+        key: v.tobytes() for key, (_, v) in whole.items()
+    }
     for fewer in ("none", "essential"):
         for schedule in (often, RARE):
             found = records(*base, *schedule, f"probes={fewer}")
