@@ -95,10 +95,10 @@ def judge(
 
 def decades(record: Record, hidden: int) -> Array:
     """Decades over the hidden layers of each replicate, [R]: from the line through log10 of the values."""
+    layers = np.arange(hidden) - (hidden - 1) / 2
     with np.errstate(all="ignore"):
         logs = np.log10(record.values[:hidden])
-    layers = np.arange(hidden) - (hidden - 1) / 2
-    slope = (layers[:, None] * logs).sum(axis=0) / np.square(layers).sum()
+        slope = (layers[:, None] * logs).sum(axis=0) / np.square(layers).sum()
     return np.asarray(np.where(np.isfinite(logs).all(axis=0), slope * (hidden - 1), np.nan))
 
 
