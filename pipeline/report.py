@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -27,9 +27,6 @@ from pipeline.execution import CONFIG_FILE, DIVERGENCE_FILE, RECORDS_FILE, THEOR
 from pipeline.statistics import Estimate
 from pipeline.summary import Summary, show
 from pipeline.tracking import Store, TrackingConfig, download
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 ORIGIN = (
     "git.commit",
@@ -89,7 +86,7 @@ def _picture(figure: Figure | None, caption: str) -> list[dict[str, str]]:
 class Logged:
     """What a run left in the store."""
 
-    def __init__(self, store: Store, run: Run) -> None:
+    def __init__(self, store: Store, run: Any) -> None:
         self.run = run
         with tempfile.TemporaryDirectory() as folder:
             names = {a.path for a in store.client.list_artifacts(run.info.run_id)}

@@ -96,19 +96,19 @@ class MeanField:
         """All fixed points of the q-map between 1e-12 and 1e12, and 0 if it is one."""
         square = _on_grid(self.sigma)
         values = self.weight_variance * square.value + self.bias_variance
-        error = self.weight_variance * square.error
         move = np.log(np.maximum(values, 1e-300) / _GRID)
         move[np.abs(move) < _STILL] = 0
         if not move.any():
             return FixedPoints((), everywhere=True, grows=False)
         roots = [_bisect(lambda t: float(np.log(self.q_map(math.exp(t))) - t), a, b) for a, b in _crossings(move)]
-        points = [self._q_point(math.exp(t), float(error.max())) for t in roots]
+        points = [self._q_point(math.exp(t)) for t in roots]
         if self.bias_variance == 0 and float(self.q_map(0.0)) == 0:
             slope = float(self.q_map(SMALLEST)) / SMALLEST
             points.insert(0, FixedPoint(0.0, slope, 0.0))
-        return FixedPoints(tuple(points), everywhere=False, grows=bool(move[-1] > 0))
+        return FixedPoints(tuple(points), everywhere=False, grows=bool(move[np.flatnonzero(move)[-1]] > 0))
 
-    def _q_point(self, q: float, error: float) -> FixedPoint:
+    def _q_point(self, q: float) -> FixedPoint:
+        error = self.weight_variance * float(moment(self.sigma, 0, q).error)
         low, high = q * (1 - 1e-4), q * (1 + 1e-4)
         return FixedPoint(q, float(self.q_map(high) - self.q_map(low)) / (high - low), error)
 
@@ -117,8 +117,11 @@ class MeanField:
         found = self.q_fixed_points()
         if found.everywhere:
             return start
-        rises = float(self.q_map(start)) > start
         values = [p.value for p in found.points]
+        here = [v for v in values if math.isclose(v, start, rel_tol=_STILL)]
+        if here:
+            return here[0]
+        rises = float(self.q_map(start)) > start
         if rises:
             return min((v for v in values if v > start), default=math.inf)
         return max((v for v in values if v <= start), default=0.0)
