@@ -219,8 +219,8 @@ def markdown(grid: Grid, seeds: int, command: str) -> str:
 
 EXPLANATION = """\
 {seeds} networks a cell at initialisation: L layers of n units, weights N(0, σ_w²/n), biases N(0, {bias:g}),
-{examples} Gaussian inputs of standard deviation {std:g}, which are not at the fixed point q*, and a Gaussian δ^L for each
-example. Cells of one depth share their random numbers, scaled, so chance moves them together.
+{examples} Gaussian inputs of standard deviation {std:g}, which are not at the fixed point q*, and a Gaussian δ^L for
+each example. Cells of one depth share their random numbers, scaled, so chance moves them together.
 
 - **theory**: the factor by which ⟨‖δ‖²⟩ changes a layer on its way down, geometric mean of `engine.theory.profile` over
   the layers, transient included.

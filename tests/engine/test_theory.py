@@ -64,7 +64,7 @@ def test_closed_forms_and_the_estimate_bounds_the_error(means: list[float], spre
         value, error = expectation(f, mean, std, kinks)
         assert value.shape == error.shape == (3, 2)
         assert np.all(np.abs(value - want) <= error + EPS * size)
-        assert np.all(error <= 1e-12 * size)
+        assert np.all(error <= 2e-12 * size)  # the tolerance itself, 1e-12, is in it
         value, error = expectation(f, mean, np.array([[0.0], [1.0]]), kinks)
         assert np.array_equal(value[0], f(mean))
         assert not error[0].any()
@@ -78,7 +78,7 @@ def test_squares_and_slopes_agree_with_scipy_by_quadrature_and_in_closed_form(si
             value, error = expectation(f, 0.0, math.sqrt(q), kinks)
             assert float(value) == pytest.approx(by_scipy(f, q), rel=2e-11)
             assert float(average.value) == pytest.approx(float(value), rel=1e-11)
-            assert float(error) <= 1e-12 * float(value)
+            assert float(error) <= 2e-12 * float(value)  # the tolerance itself is in it
 
 
 def undeclared_steps() -> tuple[Array, Array]:
