@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,7 +30,13 @@ class Place:
 
 
 class Initializer(ABC):
-    """A distribution over matrices [n, k] with independent (or rotation-invariant) entries."""
+    """A distribution over matrices [n, k] with independent (or rotation-invariant) entries.
+
+    Attributes:
+        random: whether it is one, and not a choice of numbers.
+    """
+
+    random: ClassVar[bool] = True
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
@@ -40,9 +47,12 @@ class Initializer(ABC):
         """One draw, float64 [n, k]."""
 
 
+LARGEST = 1e150  # its square is a number
+
+
 def _positive(name: str, value: float, allow_zero: bool = False) -> None:
-    if not (value > 0 or (allow_zero and value == 0)) or math.isinf(value):
-        raise ValueError(f"{name}={value}: must be {'>= 0' if allow_zero else '> 0'} and finite")
+    if not (value > 0 or (allow_zero and value == 0)) or value > LARGEST:
+        raise ValueError(f"{name}={value}: must be {'>= 0' if allow_zero else '> 0'} and finite (at most {LARGEST:g})")
 
 
 class _Normal(Initializer):
@@ -222,10 +232,11 @@ class Constant(Initializer):
     """The same value everywhere; biases of 0 are the common case."""
 
     value: float
+    random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(f"value={self.value}: must be finite")
+        if not abs(self.value) <= LARGEST:
+            raise ValueError(f"value={self.value}: must be finite (at most {LARGEST:g} in magnitude)")
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return self.value**2
@@ -241,6 +252,7 @@ class Given(Initializer):
     The worked examples of the derivation are such networks.
     """
 
+    random: ClassVar[bool] = False
     values: Sequence[Sequence[Sequence[float]]]
 
     def variance(self, fan_in: int, fan_out: int) -> float:

@@ -58,10 +58,13 @@ def _plain(values: Array) -> list[float | None]:
 
 
 def expect(run: Run) -> Expectation | None:
-    """What theory expects of this run at initialisation; None where it says nothing: a hidden layer without a σ'."""
+    """What theory expects of this run at initialisation.
+
+    None where it says nothing: a hidden layer without a σ', or weights that are not random.
+    """
     config, sizes = run.config, run.sizes
     sigmas = config.activations(len(sizes) - 1)
-    if not all(sigma.elementwise for sigma in sigmas[:-1]):
+    if not all(sigma.elementwise for sigma in sigmas[:-1]) or not config.init.weights.random:
         return None
     fans = list(pairwise(sizes))
     weights = [config.init.weights.variance(m, n) for m, n in fans]
