@@ -273,7 +273,7 @@ def _rows(answers: Sequence[Answer]) -> list[list[str]]:
     rows = []
     for a in answers:
         c, m = a.claim, a.measured
-        tolerance = f"± {c.tolerance:.0%}" if c.relative else f"± {c.tolerance:g}"
+        tolerance = f"± {100 * c.tolerance:.2g}%" if c.relative else f"± {c.tolerance:g}"
         rows.append(
             [c.says, f"{c.claimed:.4g}", _measured(m), tolerance, "within" if a.within else "OUTSIDE", c.provenance]
         )
