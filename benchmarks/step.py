@@ -5,27 +5,13 @@ One thread, one process, contenders taking short turns. Ends with 1 if a claim o
 
 from __future__ import annotations
 
-import os
-import sys
+from benchmarks import kernel
 
-# Old builds need a core type or cache size forced on them; a current OpenBLAS finds its best kernel by itself, and a
-# forced one slows NumPy but not PyTorch. They are read when the library is loaded, so the process starts again.
-_FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def _restart_with_own_kernel() -> None:
-    if any(name in os.environ for name in _FORCED):
-        environment = {name: value for name, value in os.environ.items() if name not in _FORCED}
-        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 (the same command in this one's place)
-
-
-if __name__ == "__main__":
-    _restart_with_own_kernel()
-os.environ |= dict.fromkeys(_THREADS, "1")  # before NumPy is imported
+kernel.prepare(__name__ == "__main__")  # before NumPy is imported
 
 import argparse  # noqa: E402
 import shlex  # noqa: E402
+import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
