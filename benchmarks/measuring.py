@@ -5,15 +5,16 @@ One thread, one process, contenders taking short turns, ratios within a round (s
 
 from __future__ import annotations
 
-import argparse
-import os
-import shlex
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from benchmarks import kernel
 
-os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # before NumPy
+kernel.prepare(__name__ == "__main__")  # before NumPy is imported
+
+import argparse  # noqa: E402
+import shlex  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Mapping, Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import numpy as np
 from rich.console import Console

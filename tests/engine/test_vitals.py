@@ -80,7 +80,7 @@ def plain(probe: Probe, of: Moment, k: Index = ()) -> dict[int, float]:
     return {layer: value for (_, layer), value in values(probe, of, k).items()}
 
 
-def near(expected: Any, rel: float = 1e-10, absolute: float = 0.0) -> Any:
+def near(expected: Any, rel: float = 1e-10, absolute: float = 1e-300) -> Any:  # subnormal numbers have few digits
     return pytest.approx(expected, rel=rel, abs=absolute, nan_ok=True)
 
 
