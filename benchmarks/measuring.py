@@ -16,20 +16,20 @@ import time  # noqa: E402
 from collections.abc import Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import numpy as np
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import track
+import numpy as np  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.markdown import Markdown  # noqa: E402
+from rich.progress import track  # noqa: E402
 
-from benchmarks import report
-from benchmarks.contenders import Problem
-from benchmarks.nets import DTYPES, NETS
-from benchmarks.timing import Step, interleaved, median_with_interval
-from engine.moment import Moment
-from engine.probes import Probe
-from pipeline.composing import compose_run
-from pipeline.config import build
-from pipeline.training import measure
+from benchmarks import report  # noqa: E402
+from benchmarks.contenders import Problem  # noqa: E402
+from benchmarks.nets import DTYPES, NETS  # noqa: E402
+from benchmarks.timing import Step, interleaved, median_with_interval  # noqa: E402
+from engine.moment import Moment  # noqa: E402
+from engine.probes import Probe  # noqa: E402
+from pipeline.composing import compose_run  # noqa: E402
+from pipeline.config import build  # noqa: E402
+from pipeline.training import measure  # noqa: E402
 
 SETS = ("essential", "standard", "full")
 LONG, SHORT = 2e-3, (0.1e-3, 0.3e-3)  # seconds of a bare step: where the promises hold
