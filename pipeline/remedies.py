@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from engine.activations import Elementwise, Relu, Tanh
@@ -72,6 +73,17 @@ def chi_of(expectation: Expectation | None) -> float:
     return float(chi[len(chi) // 2]) if len(chi) else math.nan
 
 
+def _critical_variance(sigma: Elementwise, bias_variance: float) -> float:
+    """Looked for once for each activation, for every cell of a sweep asks."""
+    try:
+        return _kept_variance(sigma, bias_variance)
+    except TypeError:  # a user's own that cannot be hashed
+        return critical_weight_variance(sigma, bias_variance)
+
+
+_kept_variance = lru_cache(maxsize=64)(critical_weight_variance)
+
+
 def _reason(expectation: Expectation | None, after: float) -> str:
     before = chi_of(expectation)
     return f"χ from {before:.2g} to {after:.2g}" if math.isfinite(before) else f"χ becomes {after:.2g}"
@@ -90,7 +102,7 @@ def _critical(config: Config, expectation: Expectation | None) -> list[Remedy]:
     if not isinstance(sigma, Elementwise):
         return []
     bias_variance = 0.0 if sigma.pieces else 0.05
-    variance = critical_weight_variance(sigma, bias_variance)
+    variance = _critical_variance(sigma, bias_variance)
     if not 0 < variance < 20:  # sigmoid: 103, where all units are saturated
         return []
     shown = f"init=mean_field init.weights.sigma_w2={variance:.4g} init.biases.sigma_b2={bias_variance:g}"
@@ -116,7 +128,7 @@ def _rectifier(config: Config, expectation: Expectation | None) -> list[Remedy]:
 
 
 def _tanh(expectation: Expectation | None) -> list[Remedy]:
-    variance = critical_weight_variance(Tanh(), 0.05)
+    variance = _critical_variance(Tanh(), 0.05)
     patch = {
         "activation": {"_target_": "engine.activations.Tanh"},
         "layer_activations": {},
