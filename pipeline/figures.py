@@ -64,6 +64,8 @@ def _draw_theory(axes: matplotlib.axes.Axes, theory: Mapping[str, Any]) -> None:
     """δ as expected, anchored at layer L, and the 95% band of one example's δ at finite width."""
     layers = theory["layers"]
     middle, low, high = (np.array(theory[k], dtype=np.float64) for k in ("delta_rms", "low", "high"))
+    if not (middle > 0).any():  # neither of NaN nor of 0 is there a logarithm
+        return
     axes.plot(layers, middle, color="black", lw=1, ls="--", label="δ by mean-field theory")
     axes.fill_between(layers, low, high, color="black", alpha=0.08, lw=0)
 
