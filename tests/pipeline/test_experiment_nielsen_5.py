@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import config
+from idx_files import write_idx
 from rich.console import Console
 
 from engine.arrays import Array
@@ -51,6 +52,16 @@ def test_before_training(store: str, tmp_path: Path) -> None:
     assert all(a.within for a in done.answers if a.claim.key.startswith("speed"))
     done.figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_original_runs_from_a_folder_of_idx_files(store: str, tmp_path: Path) -> None:
+    """MNIST's format, made here: 1,100 random images of 6 × 6 pixels."""
+    write_idx(tmp_path, np.random.default_rng(0), train=1100, test=50, side=6)
+    original = ("data=mnist", f"data.source.folder={tmp_path}", "data.standardise=false", "dtype=float32")
+    done = outcome(store, "nielsen_5", *original, "replicates=4")
+    found = answered(done)
+    assert all(np.isfinite(value) for key, value in found.items() if "speed" in key or "ratio" in key)
+    assert {r for r in found if np.isfinite(found[r])}
 
 
 def test_through_training(store: str) -> None:
