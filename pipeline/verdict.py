@@ -22,8 +22,10 @@ from pipeline.theory import Expectation
 DECADES = 1.0  # between first and last hidden layer: one learns ten times as fast as the other
 RELEASE = 0.7  # a state once entered is left below this, so that it does not flap
 SATURATED = 0.5  # share of (unit, example) pairs of a layer
+AVERAGED = 0.1  # decades by which averaging makes norms fall that are worth a word
 DEAD = 0.9  # share of a layer's units: deep rectifier nets have up to a half by nature
-SLOWER, BOUNCE = 0.7, 1.5  # final cost over first cost; final cost over lowest cost
+SLOWER, BOUNCE = 0.9, 1.5  # final cost over first cost; late costs over the lowest before them
+STEADY, TINY = 0.9, 2e-4  # fall of the cost in the second half over the first; ‖ΔW‖/‖W‖ of a step
 
 HEALTHY, VANISHING, EXPLODING, UNSURE = "healthy", "vanishing", "exploding", "not enough evidence"
 SATURATION, DEATH, DIVERGED = "saturated", "dead", "diverged"
@@ -73,19 +75,21 @@ def judge(
     records = [r for r in summary.records if r.probe == "delta_rms"]
     if not records or summary.hidden_layers < 2:
         return None
-    spread = _theory_spread(expectation, summary.hidden_layers)
-    lines = [decades(r, summary.hidden_layers) for r in records]
+    drawn = config.init.weights.random or config.init.biases.random
+    spread = _theory_spread(expectation, summary.hidden_layers) if drawn else 0.0
+    shares = {r.step: r for r in summary.records if r.probe == "dead_fraction"}
+    cut = [_cut_off(r, shares.get(r.step), summary.hidden_layers) for r in records]
+    lines = [decades(r, summary.hidden_layers, c) for r, c in zip(records, cut, strict=True)]
     estimates = [_with_spread(estimate(values), spread) for values in lines]
     whole = _with_spread(estimate(_median(lines)), spread)
     states = list(_states(estimates))
-    classes = _other_classes(summary, config, diverged, records, layers)
+    classes = _other_classes(summary, config, diverged, cut[-1])
     flow = flow_class(whole)
     if flow in (VANISHING, EXPLODING) or not classes:
         classes.insert(1 if DIVERGED in classes else 0, flow)
-    if classes[0] in (HEALTHY, UNSURE):
-        classes += _rate_classes(summary, flow)
-        if len(classes) > 1:
-            del classes[0]
+    if DIVERGED not in classes:
+        rate = _rate_classes(summary, flow if classes == [flow] else "")
+        classes = [c for c in classes if not rate or c not in (HEALTHY, UNSURE)] + rate
     changes = [(r.step, s) for i, (r, s) in enumerate(zip(records, states, strict=True)) if i and s != states[i - 1]]
     numbers = {k: v for k, v in (("saturated", _saturated(summary, config)), ("dead", _dead(summary))) if v is not None}
     return Verdict(
@@ -93,13 +97,34 @@ def judge(
     )
 
 
-def decades(record: Record, hidden: int) -> Array:
-    """Decades over the hidden layers of each replicate, [R]: from the line through log10 of the values."""
-    layers = np.arange(hidden) - (hidden - 1) / 2
+def decades(record: Record, hidden: int, cut_off: Array | None = None) -> Array:
+    """Decades over the hidden layers of each replicate, [R]: from the line through log10 of the values.
+
+    Args:
+        cut_off: replicates in which a 0 means that nothing passes, [R]; they have no number. In the others a 0 is too
+            small a number for its type: the line is drawn through the other layers. None: all are cut off.
+    """
+    values = record.values[:hidden]
+    used = np.isfinite(values) & (values > 0)
     with np.errstate(all="ignore"):
-        logs = np.log10(record.values[:hidden])
-        slope = (layers[:, None] * logs).sum(axis=0) / np.square(layers).sum()
-    return np.asarray(np.where(np.isfinite(logs).all(axis=0), slope * (hidden - 1), np.nan))
+        logs = np.where(used, np.log10(values), 0.0)
+        count = used.sum(axis=0)
+        layers = np.arange(hidden)[:, None]
+        centred = np.where(used, layers - (layers * used).sum(axis=0) / count, 0.0)
+        slope = (centred * logs).sum(axis=0) / np.square(centred).sum(axis=0)
+    tiny = False if cut_off is None else (used | (values == 0)).all(axis=0) & (count > 1) & ~cut_off
+    return np.asarray(np.where(used.all(axis=0) | tiny, slope * (hidden - 1), np.nan))
+
+
+def _cut_off(record: Record, dead: Record | None, hidden: int) -> Array:
+    """In which replicates no error reaches the first layer since all units of a layer are dead, [R].
+
+    A δ of 0 above which no layer is dead is too small a number; where death was not measured, any 0 counts.
+    """
+    zero = (record.values[:hidden] == 0).any(axis=0)
+    if dead is None or len(dead.values) < hidden:
+        return zero
+    return np.asarray(zero & (dead.values[:hidden] == 1).any(axis=0))
 
 
 def flow_class(e: Estimate) -> str:
@@ -135,11 +160,16 @@ def _median(lines: Sequence[Array]) -> Array:
 
 
 def _theory_spread(expectation: Expectation | None, hidden: int) -> float:
-    """Standard deviation of one network's decades over initialisations, as far as theory knows; NaN if it does not."""
+    """Standard deviation of one network's decades over initialisations, as far as theory knows; NaN if it does not.
+
+    The steps between layers vary independently, and the line weighs them: most in the middle.
+    """
     if expectation is None:
         return np.nan
-    variance = np.nansum(expectation.profile.log_variance[: hidden - 1]) / (2 * np.log(10)) ** 2
-    return float(np.sqrt(variance))
+    layers = np.arange(hidden) - (hidden - 1) / 2
+    weights = -np.cumsum(layers)[:-1] * (hidden - 1) / np.square(layers).sum()
+    variance = (np.square(weights) * expectation.profile.log_variance[: hidden - 1]).sum()
+    return float(np.sqrt(variance) / (2 * np.log(10)))
 
 
 def _with_spread(e: Estimate, spread: float) -> Estimate:
@@ -149,13 +179,10 @@ def _with_spread(e: Estimate, spread: float) -> Estimate:
     return Estimate(e.mean, e.mean - 1.96 * spread, e.mean + 1.96 * spread, e.lost)
 
 
-def _other_classes(
-    summary: Summary, config: Config, diverged: int, records: Sequence[Record], layers: int
-) -> list[str]:
+def _other_classes(summary: Summary, config: Config, diverged: int, cut_off: Array) -> list[str]:
     classes = [DIVERGED] if diverged else []
-    zero = estimate((records[-1].values[: summary.hidden_layers] == 0).any(axis=0).astype(float))
     dead = _dead(summary)
-    if float(zero.mean) >= 0.5 or (dead is not None and _sure_above(dead, DEAD)):
+    if cut_off.mean() >= 0.5 or (dead is not None and _sure_above(dead, DEAD)):
         classes.append(DEATH)
     saturated = _saturated(summary, config)
     if saturated is not None and _sure_above(saturated, SATURATED):
@@ -187,19 +214,28 @@ def _saturated(summary: Summary, config: Config) -> Estimate | None:
 
 
 def _rate_classes(summary: Summary, flow: str) -> list[str]:
-    """From the training cost: does it go up again, or straight down and hardly at all?"""
+    """From the training cost: does it climb again, or fall straight down, hardly at all, by steps that are tiny?"""
     costs = [r.values[0] for r in summary.records if r.probe == "cost/train"]
     if len(costs) < 4 or not np.isfinite(costs).all() or np.min(costs) <= 0:
         return []
     logs = np.log(np.array(costs))
-    rise, total = estimate(logs[-1] - logs.min(axis=0)), estimate(logs[-1] - logs[0])
-    if _sure_above(rise, np.log(BOUNCE)) or _sure_above(total, 0.0):
-        return [TOO_HIGH]
     half = len(logs) // 2
+    climb, total = estimate((logs - np.minimum.accumulate(logs))[-half:].mean(axis=0)), estimate(logs[-1] - logs[0])
+    if _sure_above(climb, np.log(BOUNCE)) or _sure_above(total, 0.0):
+        return [TOO_HIGH]
     falling = (np.diff(logs, axis=0) < 0).all()
-    steady = (logs[half] - logs[-1]).mean() > 0.7 * (logs[0] - logs[-1 - half]).mean()
-    little = float(total.low if np.isfinite(total.low) else total.mean) > np.log(SLOWER)
-    return [TOO_LOW] if flow == HEALTHY and falling and steady and little else []
+    steady = (logs[half] - logs[-1]).mean() > STEADY * (logs[0] - logs[-1 - half]).mean()
+    little = _sure_above(total, np.log(SLOWER))
+    return [TOO_LOW] if flow == HEALTHY and falling and steady and little and _tiny_steps(summary) else []
+
+
+def _tiny_steps(summary: Summary) -> bool:
+    """Whether no layer's weights change by a share worth speaking of in a step; False if that was not measured."""
+    shares = [r.values for r in summary.records if r.probe == "update_to_weight"]
+    if not shares:
+        return False
+    largest = estimate(np.median(np.array(shares), axis=0).max(axis=0))
+    return float(largest.high if np.isfinite(largest.high) else largest.mean) < TINY
 
 
 def _averaging(summary: Summary, whole: Estimate) -> float | None:
@@ -212,6 +248,6 @@ def _averaging(summary: Summary, whole: Estimate) -> float | None:
         record = summary.at(probe, 0)
         if record is not None and deltas is not None:
             e = estimate(decades(record, summary.hidden_layers) - decades(deltas, summary.hidden_layers))
-            if _sure_above(e, 0.15):
+            if _sure_above(e, 0.0) and float(e.mean) > AVERAGED:
                 found.append(float(e.mean))
     return max(found, default=None)
