@@ -124,9 +124,10 @@ class Agenda:
 
     Args:
         schedules: name -> its schedule, in the order in which to answer.
+        start: the first step that will be asked for.
     """
 
-    def __init__(self, schedules: dict[str, Schedule], clock: Clock) -> None:
+    def __init__(self, schedules: dict[str, Schedule], clock: Clock, start: int = 0) -> None:
         self._clock = clock
         self._groups: list[tuple[Schedule, list[str]]] = []
         for name, schedule in schedules.items():
@@ -136,7 +137,7 @@ class Agenda:
             else:
                 same.append(name)
         self._order = {name: i for i, name in enumerate(schedules)}
-        self._next = [schedule.next_due(0, clock) for schedule, _ in self._groups]
+        self._next = [schedule.next_due(start, clock) for schedule, _ in self._groups]
         self.upcoming = self._soonest()
 
     def _soonest(self) -> int:

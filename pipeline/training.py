@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -122,6 +123,9 @@ def train(
     on_step: Callable[[int], None] = lambda step: None,
     on_divergence: Callable[[Divergence], None] = lambda divergence: None,
     stopwatch: Stopwatch | None = None,
+    witness: Witness | None = None,
+    keeper: Keeper | None = None,
+    start: State | None = None,
 ) -> Iterator[Record]:
     """Records of a run made ready.
 
@@ -129,23 +133,35 @@ def train(
         on_step: told each step that has begun (progress).
         on_divergence: told each replicate that has diverged, before the records of the step at which that was found.
         stopwatch: told what each stretch of time was spent on: "step", "evaluation", "watch" or a probe's name.
+        witness: shown θ, ∇C and the batch at the steps it asks for.
+        keeper: given the state of training at the steps it asks for, when all records of earlier steps are out.
+        start: a kept state to go on from, bit for bit; records of earlier steps are not made again.
     """
     config, clock = run.config, run.clock
     stopwatch = stopwatch or Stopwatch(None)
-    trainer, watch = Trainer(run), Watch(run)
+    trainer, watch = Trainer(run, start.now if start else None), Watch(run, start)
     schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
-    agenda, evaluations = Agenda(schedules, clock), Agenda({"": config.evaluation.schedule}, clock)
-    comparing = Agenda({n: s for n, s in schedules.items() if config.probes[n].needs_previous}, clock)
-    previous: Array | None = None
-    for step in range(clock.last_step + 1):
+    comparing_schedules = {n: s for n, s in schedules.items() if config.probes[n].needs_previous}
+    agenda = Agenda(schedules, clock, trainer.step)
+    comparing = Agenda(comparing_schedules, clock, trainer.step)
+    evaluations = Agenda({"": config.evaluation.schedule}, clock, trainer.step)
+    previous = start.previous if start else None
+    for step in range(trainer.step, clock.last_step + 1):
+        if keeper is not None and keeper.due(step):
+            keeper.keep(State(trainer.snapshot(), previous, *watch.state()))
+            stopwatch.lap("checkpoints")
         on_step(step)
         names = agenda.due(step)
         comparing.due(step)
         compared_next = comparing.upcoming == step + 1
+        witnessed = witness is not None and witness.due(step)
         watch.begin(trainer)
-        moment = trainer.compute(previous, keep_gradient=bool(names) or compared_next)
+        moment = trainer.compute(previous, keep_gradient=bool(names) or compared_next or witnessed)
         previous = trainer.network.grad.copy() if compared_next else None
         stopwatch.lap("step")
+        if witness is not None and witnessed:
+            witness.see(step, trainer.network, trainer.rows)
+            stopwatch.lap("chain")
         found = measure(moment, {n: config.probes[n] for n in names}, step, stopwatch) if names else []
         if evaluations.due(step):
             found += evaluate(trainer.network, run.data, config, step)
@@ -160,6 +176,26 @@ def train(
             trainer.apply(moment.update)
 
 
+class Witness(Protocol):
+    """Sees the trajectory at the steps it asks for; it changes nothing."""
+
+    def due(self, step: int) -> bool:
+        """Whether it wants to see this step; asked in ascending order."""
+
+    def see(self, step: int, network: Network, rows: Array) -> None:
+        """θ and ∇C of the network at this step, and the batch's row numbers [R, B]; only to be read."""
+
+
+class Keeper(Protocol):
+    """Keeps states of training, to go on from one after an interruption."""
+
+    def due(self, step: int) -> bool:
+        """Whether it wants the state at the beginning of this step; asked in ascending order."""
+
+    def keep(self, state: State) -> None:
+        """A state; its arrays are copies."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All that training depends on at one step."""
@@ -169,12 +205,35 @@ class Snapshot:
     velocity: Array
 
 
+@dataclass(frozen=True)
+class State:
+    """All that the rest of a run depends on at the beginning of a step: generators follow from the seed and the step.
+
+    Attributes:
+        now: step, θ and the optimizer's memory.
+        previous: ∇C of the step before, if a probe compares with it at this one.
+        living: replicates that have not diverged.
+        harmless, recent: what the watch knows (:class:`Watch`).
+    """
+
+    now: Snapshot
+    previous: Array | None
+    living: tuple[int, ...]
+    harmless: tuple[tuple[str, int], ...]
+    recent: tuple[Snapshot, ...]
+
+
 class Trainer:
     """The state of training, one step at a time: ``compute`` the update, then ``apply`` it.
 
     Args:
         start: where to begin, the initialisation by default; from there it goes on bit for bit as it once did.
+
+    Attributes:
+        rows: row numbers of the batch computed last, [R, B].
     """
+
+    rows: Array
 
     def __init__(self, run: Run, start: Snapshot | None = None) -> None:
         self.run = run
@@ -196,7 +255,7 @@ class Trainer:
         """
         run, network = self.run, self.network
         config, data = run.config, run.data
-        rows = next(self._batches)
+        rows = self.rows = next(self._batches)
         y = data.y[rows].mT
         network.forward(data.x[rows].mT)
         network.backward(y, config.cost)
@@ -234,12 +293,18 @@ class Watch:
         living: replicates that have not diverged.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, start: State | None = None) -> None:
         self.run = run
-        self.living = set(range(run.config.replicates))
+        self.living = set(start.living if start else range(run.config.replicates))
         self._every = run.config.divergence.keep_steps
-        self._snapshots: deque[Snapshot] = deque(maxlen=4)  # so the oldest is from before the last steps to be kept
-        self._harmless: set[tuple[str, int]] = set()  # what was not finite in whom though nothing in the network was
+        # so many that the oldest is from before the last steps to be kept
+        self._snapshots: deque[Snapshot] = deque(start.recent if start else (), maxlen=4)
+        # what was not finite in whom though nothing in the network was
+        self._harmless: set[tuple[str, int]] = set(start.harmless if start else ())
+
+    def state(self) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...], tuple[Snapshot, ...]]:
+        """The living, what is harmless, the snapshots."""
+        return tuple(sorted(self.living)), tuple(sorted(self._harmless)), tuple(self._snapshots)
 
     def begin(self, trainer: Trainer) -> None:
         """Before a step is computed."""
