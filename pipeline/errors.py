@@ -10,6 +10,10 @@ class ConfigError(Exception):
     """A wrong input, told in one line: what, where, what is allowed. The command prints it and exits with 2."""
 
 
+class StoreError(ConfigError):
+    """The store refuses, or does not answer any more; told in one line."""
+
+
 def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
     """'; did you mean X?' when something allowed is close to ``wrong``, then what is allowed."""
     options = sorted(allowed)

@@ -2,116 +2,138 @@
 
 A :class:`Store` is made, with its experiment, once before any fan-out; a :class:`RunLog` is one run in it. Only finite
 values are sent; metrics go out in batches. MLflow takes seconds to import, so it is imported when a store is opened.
+Every call is patient (:mod:`pipeline.patience`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pipeline import views
-from pipeline.errors import ConfigError
-from pipeline.provenance import PROJECT
+from pipeline import address, views
+from pipeline.address import STORE as STORE
+from pipeline.address import TrackingConfig as TrackingConfig
+from pipeline.errors import ConfigError, StoreError
+from pipeline.patience import Patience, seconds
+from pipeline.runlog import Point, RunClock
+from pipeline.runlog import RunLog as RunLog
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-STORE = PROJECT / "store"
-BATCH = 1000  # MLflow's limit for one log_batch call
 PARAM_BATCH = 100
+PAGE = 1000
+BUSY_MILLISECONDS = 1000  # how long SQLite itself waits for a lock; then we can say so, and hear Ctrl-C
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 
 
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Where runs are logged.
-
-    Args:
-        uri: an MLflow tracking URI; None for the project's own sqlite store.
-        experiment: name of the MLflow experiment.
-    """
-
-    uri: str | None
-    experiment: str
-
-    def __post_init__(self) -> None:
-        if not self.experiment.strip():
-            raise ValueError("experiment: must be a name")
-
-    def resolved_uri(self) -> str:
-        """The URI with an absolute path, whatever the current directory.
-
-        Raises:
-            ConfigError: a scheme MLflow does not speak.
-        """
-        if self.uri is None:
-            return f"sqlite:///{STORE / 'mlflow.db'}"
-        scheme, separator, rest = self.uri.partition("://")
-        if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "http", "https"):
-            raise ConfigError(
-                f"tracking.uri={self.uri}: must be sqlite:///FILE, http(s)://HOST:PORT or a database URI, or null"
-            )
-        if scheme == "sqlite":
-            path = Path(rest.removeprefix("/")).expanduser().absolute()
-            if path.is_dir():
-                raise ConfigError(f"tracking.uri={self.uri}: must be sqlite:///FILE, and {path} is a directory")
-            return f"sqlite:///{path}"
-        return self.uri
-
-    def existing_uri(self) -> str:
-        """The same, of a store that is only read.
-
-        Raises:
-            ConfigError: no database there.
-        """
-        uri = self.resolved_uri()
-        if uri.startswith("sqlite") and not Path(uri.removeprefix("sqlite:///")).is_file():
-            raise ConfigError(f"uri={uri}: no store there yet; `make sweep` or `make run` makes it")
-        return uri
-
-
+@cache
 def _mlflow() -> Any:
     """MLflow, imported late and kept quiet."""
     os.environ.pop("MLFLOW_RUN_ID", None)  # an exported one would adopt our runs
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_TRUNCATE_LONG_VALUES", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # minutes in silence; our own patience takes their place
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     import mlflow
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
     for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    event.listen(Engine, "before_cursor_execute", _impatiently, retval=True)
     return mlflow
+
+
+def _impatiently(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+    """MLflow's 20 s in which SQLite waits for a lock, deaf to every signal, cut short."""
+    if statement.startswith("PRAGMA busy_timeout"):
+        statement = f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}"
+    return statement, parameters
+
+
+class Client:
+    """An MLflow client that is patient in whatever it is asked; all that is asked of it may be asked twice."""
+
+    def __init__(self, client: MlflowClient, patience: Patience) -> None:
+        self.bare = client
+        self.patience = patience
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.bare, name)
+
+        def patient(*arguments: Any, **named: Any) -> Any:
+            return self.patience.call(lambda: method(*arguments, **named))
+
+        return patient
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Values of metrics, at most as many as MLflow takes in one call."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
+        self.patience.call(lambda: self.bare.log_batch(run_id, metrics=metrics))
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Parameters."""
+        from mlflow.entities import Param
+
+        items = [Param(key, value) for key, value in params.items()]
+        for at in range(0, len(items), PARAM_BATCH):
+            self.patience.call(partial(self.bare.log_batch, run_id, params=items[at : at + PARAM_BATCH]))
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags."""
+        from mlflow.entities import RunTag
+
+        items = [RunTag(key, value) for key, value in tags.items()]
+        self.patience.call(lambda: self.bare.log_batch(run_id, tags=items))
 
 
 @dataclass
 class Store:
-    """An MLflow store with one experiment in it."""
+    """An MLflow store with one experiment in it.
+
+    Attributes:
+        uri: its address, without secrets.
+    """
 
     uri: str
     experiment: str
     experiment_id: str
-    client: MlflowClient = field(repr=False)
+    client: Client = field(repr=False)
+    _place: str = field(repr=False)
 
     @classmethod
-    def open(cls, config: TrackingConfig) -> Store:
+    def open(cls, config: TrackingConfig, wait: bool = False) -> Store:
         """Open the store and its experiment, making both if need be, under a lock.
+
+        Args:
+            wait: whether a server that does not answer is waited for; if not, its address is taken to be wrong.
 
         Raises:
             ConfigError: a server that does not answer, a database that cannot be opened.
         """
         uri = config.resolved_uri()
-        _check_reachable(uri)
+        shown = address.masked(uri)
+        patience = Patience(seconds(), f"tracking.uri={shown}")
+        _check_reachable(uri, patience, wait)
         _mlflow()
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
@@ -119,17 +141,103 @@ class Store:
 
         try:
             with _creation_lock(uri):
-                client = MlflowClient(uri)
+                client = Client(patience.call(lambda: MlflowClient(uri)), patience)
                 experiment_id = _experiment_id(client, config.experiment, uri)
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as failure:
             first = (str(failure).strip() or type(failure).__name__).splitlines()[0]
-            raise ConfigError(f"tracking.uri={uri}: cannot be opened ({first})") from failure
-        return cls(uri, config.experiment, experiment_id, client)
+            raise ConfigError(f"tracking.uri={shown}: cannot be opened ({address.masked(first)})") from None
+        return cls(shown, config.experiment, experiment_id, client, uri)
+
+    def side(self, kind: str) -> Path:
+        """The local folder of what belongs to this store but is not in it: "locks", "checkpoints", "studies"."""
+        return address.side(self._place, kind)
 
     def start(self, name: str, tags: Mapping[str, str]) -> RunLog:
-        """A new run with this name and these tags."""
-        run = self.client.create_run(self.experiment_id, run_name=name, tags={k: str(v) for k, v in tags.items()})
-        return RunLog(self.client, run.info.run_id)
+        """A new run with this name and these tags; one, however often it has to be asked for.
+
+        Raises:
+            StoreError: the store refuses, or does not answer.
+        """
+        attempt, clock, bare = f"mlflow.attempt.{uuid.uuid4().hex}", RunClock(), self.client.bare
+        given = {k: str(v) for k, v in tags.items()} | {attempt: "1"}
+
+        def create() -> str:
+            run = bare.create_run(self.experiment_id, start_time=clock.start, run_name=name, tags=given)
+            return str(run.info.run_id)
+
+        def made() -> str | None:
+            """A run whose making was answered by half a reply."""
+            found = sorted(r.info.run_id for r in self._page(_has(attempt)))
+            for double in found[1:]:
+                bare.delete_run(double)
+            return found[0] if found else None
+
+        return RunLog(self.client, self.client.patience.call(create, made), clock=clock)
+
+    def resume(self, run_id: str) -> RunLog:
+        """Go on with a run: it is RUNNING again; what it has of metrics and parameters is not sent a second time.
+
+        Raises:
+            StoreError: the store refuses, or does not answer.
+        """
+        run = self.client.get_run(run_id)
+        self.client.update_run(run_id, "RUNNING")
+        latest = run.data._metric_objs
+        newest = max([run.info.start_time or 0, *(m.timestamp for m in latest)])
+        clock = RunClock()
+        clock.start = max(clock.start, newest)
+        return RunLog(self.client, run_id, {m.key: m.step for m in latest}, run.data.params, clock)
+
+    def end(self, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
+        """Close a run whose process is gone."""
+        if tags:
+            self.tag(run_id, tags)
+        start = self.client.get_run(run_id).info.start_time or 0
+        self.client.set_terminated(run_id, status, end_time=max(start, RunClock().start))
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        self.client.log_tags(run_id, {k: str(v) for k, v in tags.items()})
+
+    def untag(self, run_id: str, key: str) -> None:
+        """Take a tag away, if it is there."""
+        if key in self.client.get_run(run_id).data.tags:
+            with contextlib.suppress(_exceptions()):
+                self.client.delete_tag(run_id, key)
+
+    def search(
+        self, query: str = "", limit: int | None = None, order: Sequence[str] = ("attributes.start_time ASC",)
+    ) -> list[Run]:
+        """Runs of the experiment that are not deleted, page by page; by default oldest first, so that new ones that
+        come meanwhile do not move the pages.
+        """
+        found: dict[str, Run] = {}
+        token: str | None = None
+        while limit is None or len(found) < limit:
+            size = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = self.client.search_runs(
+                [self.experiment_id], query, max_results=size, order_by=list(order), page_token=token
+            )
+            found |= {run.info.run_id: run for run in page}
+            token = page.token
+            if not token:
+                break
+        return list(found.values())
+
+    def runs_with(self, key: str) -> list[Run]:
+        """Runs that have a tag with this key and the value "1", oldest first: the store's index leads to them.
+
+        MLflow keeps tags by (key, run), so what has to be found among thousands of runs belongs into a key, such as
+        ``mlflow.cell.<identity>`` (its pages hide keys that begin so), not into a value.
+        """
+        return self.search(_has(key))
+
+    def runs_with_each(self, keys: Collection[str]) -> dict[str, list[Run]]:
+        """:meth:`runs_with` of each key."""
+        return {key: self.runs_with(key) for key in keys}
+
+    def _page(self, query: str) -> list[Run]:
+        return list(self.client.bare.search_runs([self.experiment_id], query))
 
     def find(self, run_id: str) -> Run:
         """A run by its id, or by the beginning of its id (8 characters or more).
@@ -137,15 +245,12 @@ class Store:
         Raises:
             ConfigError: no such run, or several.
         """
-        from mlflow.exceptions import MlflowException
-
-        with contextlib.suppress(MlflowException):
+        with contextlib.suppress(_exceptions()):
             return self.client.get_run(run_id)
-        matches = []
-        if len(run_id) >= 8:
-            experiments = [e.experiment_id for e in self.client.search_experiments()]
-            found = self.client.search_runs(experiments, max_results=50_000)
-            matches = [r for r in found if r.info.run_id.startswith(run_id)]
+        matches: list[Run] = []
+        if len(run_id) >= 8 and run_id.isalnum():
+            everywhere = [e.experiment_id for e in self.client.search_experiments()]
+            matches = list(self.client.search_runs(everywhere, f"attributes.run_id LIKE '{run_id}%'", max_results=2))
         if len(matches) != 1:
             problem = "several runs begin so" if matches else "no such run"
             raise ConfigError(
@@ -164,104 +269,70 @@ class Store:
         return f"/#/experiments/{self.experiment_id}/runs/{run_id}{page}?workflowType=machine_learning"
 
 
-def _check_reachable(uri: str) -> None:
+def _has(key: str) -> str:
+    return f"tags.`{key}` = '1'"
+
+
+def _exceptions() -> type[Exception]:
+    from mlflow.exceptions import MlflowException
+
+    found: type[Exception] = MlflowException
+    return found
+
+
+def _check_reachable(uri: str, patience: Patience, wait: bool) -> None:
     if not uri.startswith("http"):
         return
     import requests
 
     try:
-        requests.get(uri, timeout=5)
-    except requests.RequestException as failure:
-        raise ConfigError(f"tracking.uri={uri}: no server answers there ({type(failure).__name__})") from failure
+        if wait:
+            patience.call(lambda: requests.get(uri, timeout=5))
+        else:
+            requests.get(uri, timeout=5)
+    except (requests.RequestException, StoreError) as failure:
+        shown = address.masked(uri)
+        raise ConfigError(f"tracking.uri={shown}: no server answers there ({type(failure).__name__})") from None
 
 
 @contextlib.contextmanager
 def _creation_lock(uri: str) -> Iterator[None]:
-    if not uri.startswith("sqlite"):
+    """One process at a time makes a database; one that is there and may not be written to is only read."""
+    path = address.database(uri)
+    if path is None:
         yield
         return
-    path = Path(uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        if not path.is_file():
+            raise
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+def _experiment_id(client: Client, name: str, uri: str) -> str:
     """The experiment's id; it is made if missing, and another process that made it first is no error."""
-    from mlflow.exceptions import MlflowException
-
     existing = client.get_experiment_by_name(name)
     if existing is None:
         artifacts = None
-        if uri.startswith("sqlite"):
-            database = Path(uri.removeprefix("sqlite:///"))
+        database = address.database(uri)
+        if database is not None:
             artifacts = (database.parent / f"{database.stem}-artifacts" / name).as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))
-        except MlflowException:
+        except _exceptions():
             existing = client.get_experiment_by_name(name)
             if existing is None:
                 raise
     if existing.lifecycle_stage != "active":
-        raise ConfigError(f"tracking.experiment={name}: was deleted in {uri}; restore it or choose another name")
+        shown = address.masked(uri)
+        raise ConfigError(f"tracking.experiment={name}: was deleted in {shown}; restore it or choose another name")
     return str(existing.experiment_id)
-
-
-@dataclass
-class RunLog:
-    """One MLflow run: metrics are buffered, everything else is sent at once."""
-
-    client: MlflowClient
-    run_id: str
-    _buffer: list[Metric] = field(default_factory=list, repr=False)
-
-    def metric(self, key: str, value: float, step: int = 0) -> bool:
-        """Queue one value; a non-finite one is refused (False): MLflow would store another number in its place."""
-        if not math.isfinite(value):
-            return False
-        from mlflow.entities import Metric
-
-        self._buffer.append(Metric(key, value, int(time.time() * 1000), step))
-        if len(self._buffer) >= BATCH:
-            self.flush()
-        return True
-
-    def flush(self) -> None:
-        """Send what is queued. The queue is emptied only by what has been accepted."""
-        while self._buffer:
-            self.client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
-            del self._buffer[:BATCH]
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Flat scalar parameters."""
-        from mlflow.entities import Param
-
-        items = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(items), PARAM_BATCH):
-            self.client.log_batch(self.run_id, params=items[start : start + PARAM_BATCH])
-
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Tags; the description is ``mlflow.note.content``, Markdown."""
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
-
-    def text(self, text: str, name: str) -> None:
-        """A text artifact."""
-        self.client.log_text(self.run_id, text, name)
-
-    def figure(self, figure: Figure, name: str) -> None:
-        """A matplotlib figure as an image artifact."""
-        self.client.log_figure(self.run_id, figure, name)
-
-    def file(self, path: Path) -> None:
-        """A file as an artifact at the top of the run's folder."""
-        self.client.log_artifact(self.run_id, str(path))
-
-    def end(self, status: str) -> None:
-        """Flush and close: FINISHED, FAILED or KILLED."""
-        self.flush()
-        self.client.set_terminated(self.run_id, status)
 
 
 def download(store: Store, run_id: str, name: str, to: Path) -> Path:
@@ -272,5 +343,7 @@ def download(store: Store, run_id: str, name: str, to: Path) -> Path:
     """
     try:
         return Path(store.client.download_artifacts(run_id, name, str(to)))
+    except StoreError:
+        raise
     except Exception as failure:  # each kind of store raises its own
         raise ConfigError(f"RUN={run_id}: has no artifact {name} (is it a finished gradvitals run?)") from failure

@@ -1,0 +1,126 @@
+"""One run in a store: metrics are buffered, everything else is sent at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.errors import StoreError
+from pipeline.patience import tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BATCH = 1000  # MLflow's limit for one log_batch call
+LEAVING = 2.0  # seconds in which an interrupted run is closed, or left to the next command
+
+
+class Point(NamedTuple):
+    """One value of a metric; sent twice it is the same row of the store, which keeps it once."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass
+class RunClock:
+    """Milliseconds since 1970 that only ever go on, as fast as time does, whatever is done to the machine's clock."""
+
+    start: int = field(default_factory=lambda: max(0, int(time.time() * 1000)))
+    _began: float = field(default_factory=time.monotonic, repr=False)
+
+    def now(self) -> int:
+        """The time."""
+        return self.start + int((time.monotonic() - self._began) * 1000)
+
+
+@dataclass
+class RunLog:
+    """One run that is being logged.
+
+    Args:
+        client: a patient client (:class:`pipeline.tracking.Client`).
+        acknowledged: of a run that is gone on with, the highest step that the store has of each metric.
+        known: of such a run, the parameters that the store has.
+    """
+
+    client: Any
+    run_id: str
+    acknowledged: Mapping[str, int] = field(default_factory=dict, repr=False)
+    known: Mapping[str, str] = field(default_factory=dict, repr=False)
+    clock: RunClock = field(default_factory=RunClock, repr=False)
+    _buffer: list[Point] = field(default_factory=list, repr=False)
+    _last: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def metric(self, key: str, value: float, step: int = 0) -> bool:
+        """Queue one value; a non-finite one is refused (False): MLflow would store another number in its place.
+
+        A key has one value a step, and its steps ascend: what comes a second time is left out, be it now or in a run
+        that is gone on with.
+        """
+        if not math.isfinite(value):
+            return False
+        if self._last.get(key) == step or step <= self.acknowledged.get(key, step - 1):
+            return True
+        self._last[key] = step
+        self._buffer.append(Point(key, float(value), self.clock.now(), step))
+        if len(self._buffer) >= BATCH:
+            self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Send what is queued. The queue is emptied only by what has been accepted.
+
+        Raises:
+            StoreError: the store refuses, or does not answer any more.
+        """
+        while self._buffer:
+            self.client.log_points(self.run_id, self._buffer[:BATCH])
+            del self._buffer[:BATCH]
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Flat scalar parameters; those that the run has already are not sent again."""
+        self.client.log_params(self.run_id, {k: str(v) for k, v in params.items() if self.known.get(k) != str(v)})
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Tags; the description is ``mlflow.note.content``, Markdown."""
+        self.client.log_tags(self.run_id, {k: str(v) for k, v in tags.items()})
+
+    def text(self, text: str, name: str) -> None:
+        """A text artifact."""
+        self.client.log_text(self.run_id, text, name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """A matplotlib figure as an image artifact."""
+        self.client.log_figure(self.run_id, figure, name)
+
+    def file(self, path: Path) -> None:
+        """A file as an artifact at the top of the run's folder."""
+        self.client.log_artifact(self.run_id, str(path))
+
+    def end(self, status: str) -> bool:
+        """Flush and close: FINISHED, FAILED or KILLED. Returns whether the store has it all; what it has not is told.
+
+        Does not raise for a store that is gone. A run that is KILLED is left by somebody in a hurry.
+        """
+        if status == "KILLED":
+            self.client.patience.hurry(LEAVING)
+        lost = ""
+        try:
+            self.flush()
+        except StoreError as refused:
+            lost = f"{len(self._buffer)} values of run {self.run_id} could not be stored ({refused})"
+            tell(lost)
+            status = "FAILED" if status == "FINISHED" else status
+        try:
+            self.client.set_terminated(self.run_id, status, end_time=self.clock.now())
+        except StoreError as refused:
+            tell(f"run {self.run_id} could not be closed as {status} ({refused})")
+            return False
+        return not lost
