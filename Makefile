@@ -11,6 +11,8 @@ EXP ?=
 ARGS ?=
 RUN ?=
 ALLOW ?=
+LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),--memory-limit "$(MEMORY_LIMIT)") \
+	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
 .PHONY: help sweep run ui show experiment experiments prescribe compare report reproduce trace test lint bench clean lock
@@ -27,11 +29,12 @@ $(READY): requirements.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-sweep: $(READY)  ## run a sweep (EXP=depth by default), log it to MLflow, print the table and the link
-	@$(PY) -m pipeline sweep experiment=$(or $(EXP),depth) $(ARGS)
+sweep: $(READY)  ## run what a sweep (EXP=depth) has not finished (JOBS=n RETRY=1 FORCE=1 FAIL_FAST=1), log it, print the link
+	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
+		$(if $(FAIL_FAST),--fail-fast) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
 
-run: $(READY)  ## run one config and log it to MLflow
-	@$(PY) -m pipeline run $(if $(EXP),experiment=$(EXP)) $(ARGS)
+run: $(READY)  ## run one config and log it to MLflow; an interrupted one goes on (FORCE=1 begins anew)
+	@$(PY) -m pipeline run $(if $(FORCE),--force) $(LIMITS) $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
 ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 	@exec $(PY) -m pipeline ui --port $(PORT) $(ARGS)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(
@@ -37,8 +37,17 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--config-dir", metavar="DIR", help="a folder with config groups of your own")
         return sub
 
-    command("run", "train and log one run")
-    command("sweep", "run every combination of the swept values")
+    run = command("run", "train and log one run; if the same was interrupted, go on with it")
+    run.add_argument("--force", action="store_true", help="begin a new run, whatever was interrupted")
+    swept = command("sweep", "run every combination of the swept values that is not finished yet")
+    swept.add_argument("--retry", action="store_true", help="run failed cells again")
+    swept.add_argument("--force", action="store_true", help="run all cells again")
+    swept.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    swept.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, a process each")
+    for limited in (run, swept):
+        limited.add_argument("--time-limit", type=float, metavar="S", help="seconds a run may take")
+        limited.add_argument("--memory-limit", type=float, metavar="GIB", help="memory a run may take, in GiB")
+        limited.add_argument("--hang-limit", type=float, metavar="S", default=900.0, help="seconds without a step")
     command("show", "print the composed config, resolved")
     command("trace", "print a small network's forward and backward pass step by step; by default the worked examples")
     one = command("experiment", "run a published result's experiment and print its claims")
@@ -94,11 +103,15 @@ def dispatch(arguments: argparse.Namespace) -> int:
         case "run":
             from pipeline.single import single
 
-            return single(arguments.overrides, arguments.config_dir, quiet, console)
+            limits = _limits(arguments)
+            return single(arguments.overrides, arguments.config_dir, quiet, console, arguments.force, limits)
         case "sweep":
-            from pipeline.sweep import sweep
+            from pipeline.sweep import Options, sweep
 
-            return sweep(arguments.overrides, arguments.config_dir, quiet, console)
+            limits = _limits(arguments)
+            a = arguments
+            options = Options(a.retry, a.force, a.fail_fast, a.jobs, limits)
+            return sweep(a.overrides, a.config_dir, quiet, console, options)
         case "show":
             from pipeline.single import show
 
@@ -143,6 +156,15 @@ def dispatch(arguments: argparse.Namespace) -> int:
             from pipeline.ui import serve
 
             return serve(arguments.uri, arguments.port)
+
+
+def _limits(arguments: argparse.Namespace) -> Any:
+    from pipeline.limits import Limits
+
+    try:
+        return Limits(arguments.time_limit, arguments.memory_limit, arguments.hang_limit)
+    except ValueError as wrong:
+        raise ConfigError(str(wrong)) from wrong
 
 
 if __name__ == "__main__":

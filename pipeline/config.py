@@ -137,7 +137,7 @@ def build(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> Co
     return config
 
 
-OUTER_KEYS = ("tracking", "name")
+OUTER_KEYS = ("tracking", "name", "checkpoints", "chain")
 
 
 def scientific(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import re
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,32 @@ from threadpoolctl import threadpool_limits
 from engine.arrays import Array
 from pipeline import config as configs
 from pipeline import figures
+from pipeline.address import without_secrets
+from pipeline.checkpoint import Checkpoints, checkpoint_config
 from pipeline.divergence import Divergence
+from pipeline.identity import code_digest, identity, identity_tags
+from pipeline.leases import Leases
+from pipeline.limits import Limits, limited, nothing
+from pipeline.patience import tolerant
 from pipeline.progress import Bars
 from pipeline.provenance import provenance
+from pipeline.recorder import Recorder, log10_mean
 from pipeline.records import Record, non_finite, tidy
 from pipeline.remedies import remedies
 from pipeline.statistics import Estimate, estimate
 from pipeline.stopwatch import Stopwatch
 from pipeline.summary import PROFILED, Summary, show
-from pipeline.theory import Expectation, expect
+from pipeline.theory import expect
 from pipeline.tracking import RunLog, Store
 from pipeline.training import ready, train
 from pipeline.verdict import Verdict, judge
 from pipeline.words import paragraph
 
 CONFIG_FILE = "config.yaml"
+ERROR_TAG = "error"
 RECORDS_FILE = "records.parquet"
 THEORY_FILE = "theory.json"
 DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
-LARGEST = 1e300  # the tracker gets nothing beyond; log10 of it is there
 log = logging.getLogger("gradvitals")
 log.setLevel(logging.INFO)
 
@@ -55,7 +62,9 @@ class Outcome:
         error: the last line of the traceback of a failed run.
         profile: δ of each layer at the start, if it was recorded.
         divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
+        diverged_replicates, diverged_at: how many of them, and the first step at which one was not finite.
         verdict, paragraph: what is wrong, if the run measured enough to tell; and the same in plain words.
+        verdict_words: the verdict's classes; "" if there is none.
         values: the final numbers replicate by replicate, [R] each.
         diverged_fraction: share of its replicates that diverged.
         summary: its records, of a finished run.
@@ -69,7 +78,10 @@ class Outcome:
     error: str | None = None
     profile: Record | None = None
     divergences: list[Divergence] = field(default_factory=list)
+    diverged_replicates: int = 0
+    diverged_at: int | None = None
     verdict: Verdict | None = None
+    verdict_words: str = ""
     paragraph: str = ""
     values: Mapping[str, Array] = field(default_factory=dict)
     diverged_fraction: float = 0.0
@@ -77,38 +89,75 @@ class Outcome:
 
 
 def execute(
-    node: Mapping[str, Any], store: Store, name: str, swept: Mapping[str, str], tags: Mapping[str, str], bars: Bars
+    node: Mapping[str, Any],
+    store: Store,
+    name: str,
+    swept: Mapping[str, str],
+    tags: Mapping[str, str],
+    bars: Bars,
+    going: Going | None = None,
 ) -> Outcome:
     """Train the run that a resolved config describes and log it; a failure is logged and returned, not raised.
 
     Interrupted (Ctrl-C, SIGTERM), the run is closed as KILLED and the interruption goes on.
+
+    Args:
+        swept: the keys that differ between the cells of its sweep, for tables.
+        going: how it is to be run, and which run it goes on with.
     """
-    run_log = store.start(name, tags)
+    if going is None:
+        lease = uuid.uuid4().hex
+        leases = Leases(store.side("locks"))
+        with leases.held(lease):
+            return execute(node, store, name, swept, {**tags, **leases.tags(lease)}, bars, Going())
+    run_log = store.resume(going.run_id) if going.run_id else store.start(name, tags)
     outcome = Outcome(name, run_id=run_log.run_id, swept=swept)
-    with _logged(run_log):
+    with _logged(run_log, going.attempt):
         try:
-            with threadpool_limits(1):
-                _train_and_log(node, run_log, outcome, bars)
+            with threadpool_limits(1), limited(going.limits, going.beat) as beat:
+                _train_and_log(node, store, run_log, outcome, bars, going, beat)
             outcome.status = "FINISHED"
         except Exception as failure:
             outcome.status = "FAILED"
             outcome.error = traceback.format_exception_only(failure)[-1].strip()
             log.exception("the run failed")
-            run_log.text(traceback.format_exc(), "traceback.txt")
-            run_log.tags({"mlflow.note.content": f"**Failed.**\n\n```\n{traceback.format_exc()[-4000:]}\n```"})
+            with tolerant(f"the failure of run {run_log.run_id} is not in the store"):
+                run_log.text(traceback.format_exc(), "traceback.txt")
+                note = f"**Failed.**\n\n```\n{traceback.format_exc()[-4000:]}\n```"
+                run_log.tags({"mlflow.note.content": note, ERROR_TAG: outcome.error[:4000]})
         except BaseException:
             log.warning("interrupted")
             run_log.end("KILLED")
             raise
-    run_log.end(outcome.status)
+    if not run_log.end(outcome.status) and outcome.error is None:
+        outcome.status, outcome.error = "FAILED", "the store does not have all of it"
     return outcome
 
 
+@dataclass(frozen=True)
+class Going:
+    """How a run is to be run.
+
+    Attributes:
+        cell: the identity it is expected to have; "" for any.
+        run_id: of a run that was interrupted and is gone on with; None for a new one.
+        attempt: how often it was gone on with.
+        limits: of its time and memory.
+        beat: told each step.
+    """
+
+    cell: str = ""
+    run_id: str | None = None
+    attempt: int = 0
+    limits: Limits = Limits()  # noqa: RUF009 (frozen)
+    beat: Callable[[], None] = nothing
+
+
 @contextlib.contextmanager
-def _logged(run_log: RunLog) -> Iterator[None]:
-    """Collect what is logged meanwhile in the run's own ``run.log``."""
+def _logged(run_log: RunLog, attempt: int) -> Iterator[None]:
+    """Collect what is logged meanwhile in the run's own ``run.log``; each later attempt has one of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run.log"
+        path = Path(folder) / (f"run.{attempt}.log" if attempt else "run.log")
         handler = logging.FileHandler(path, encoding="utf-8", delay=False)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
@@ -117,18 +166,33 @@ def _logged(run_log: RunLog) -> Iterator[None]:
         finally:
             log.removeHandler(handler)
             handler.close()
-            run_log.file(path)
+            with tolerant(f"{path.name} of run {run_log.run_id} is not in the store"):
+                run_log.file(path)
 
 
-def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, bars: Bars) -> None:
+def _train_and_log(
+    node: Mapping[str, Any],
+    store: Store,
+    run_log: RunLog,
+    outcome: Outcome,
+    bars: Bars,
+    going: Going,
+    beat: Callable[[], None],
+) -> None:
     config = configs.build(node)
     run = ready(config)
     origin = provenance()
+    cell = identity(node, run.data.digest)
+    if going.cell not in ("", cell):
+        raise RuntimeError("code or data have changed since the sweep began; start it again")
     run_log.params(flat_params(node) | {"layer_sizes": "-".join(map(str, run.sizes))})
     run_log.tags(
-        origin.tags | {"config.sha256": configs.digest(node), "data.sha256": run.data.digest, "seed": str(config.seed)}
+        origin.tags
+        | {"config.sha256": configs.digest(node), "data.sha256": run.data.digest, "seed": str(config.seed)}
+        | {"code.sha256": code_digest(node)}
+        | identity_tags(cell)
     )
-    run_log.text(yaml.safe_dump(dict(node), sort_keys=False), CONFIG_FILE)
+    run_log.text(yaml.safe_dump(without_secrets(node), sort_keys=False), CONFIG_FILE)
     run_log.text(origin.packages, "packages.txt")
     if origin.patch:
         run_log.text(origin.patch, "uncommitted.patch")
@@ -137,10 +201,32 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     expectation = expect(run)
     recorder = Recorder(run_log, config.replicates, outcome.divergences, expectation)
     stopwatch = Stopwatch(time.perf_counter)
+    place = store.side("checkpoints") / run_log.run_id
+    checkpoints = Checkpoints(place, cell, checkpoint_config(node), time.monotonic)
+    saved = checkpoints.load() if going.run_id else None
+    if going.run_id:
+        log.info("goes on from step %d", saved.state.now.step if saved else 0)
+
+    def diverged(divergence: Divergence) -> None:
+        checkpoints.diverged(divergence)
+        recorder.diverged(divergence)
+
+    def take(record: Record) -> None:
+        summary.add(record)
+        recorder.record(record)
+
+    if saved is not None:
+        saved.tell(take, recorder.diverged)
     with bars.run(outcome.name, run.clock.last_step) as on_step:
-        for record in train(run, on_step, recorder.diverged, stopwatch):
-            summary.add(record)
-            recorder.record(record)
+
+        def stepped(step: int) -> None:
+            beat()
+            on_step(step)
+
+        start = saved.state if saved else None
+        for record in train(run, stepped, diverged, stopwatch, keeper=checkpoints, start=start):
+            take(record)
+            checkpoints.record(record)
             stopwatch.lap("tracking")
     last_step = summary.records[-1].step if summary.records else 0
     run_log.flush()
@@ -154,12 +240,15 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
         proposed = remedies(outcome.verdict, config, expectation)
         text = paragraph(outcome.verdict, config, expectation, proposed, summary.hidden_layers)
         outcome.paragraph = text.replace("RUN=...", f"RUN={outcome.run_id}")
+        outcome.verdict_words = outcome.verdict.words
         log_verdict(run_log, outcome.verdict, outcome.paragraph)
     for key, value in outcome.headline.items():
         recorder.metric(key, float(value.mean), last_step)
     lost = non_finite(summary.records)
     run_log.metric("non_finite_values", lost, last_step)
     outcome.diverged_fraction = recorder.diverged_fraction
+    outcome.diverged_replicates = len(outcome.divergences)
+    outcome.diverged_at = min((d.finding.step for d in outcome.divergences), default=None)
     recorder.metric("diverged_fraction", recorder.diverged_fraction, last_step)
     log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
     theory = expectation.as_json(log10_mean(outcome.profile)) if expectation and outcome.profile else None
@@ -170,12 +259,7 @@ def _train_and_log(node: Mapping[str, Any], run_log: RunLog, outcome: Outcome, b
     stopwatch.lap("files")
     _log_overhead(run_log, stopwatch.seconds, last_step)
     run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
-
-
-def log10_mean(record: Record) -> Array:
-    """log10 of the geometric mean over the replicates of each layer."""
-    with np.errstate(all="ignore"):
-        return np.log10(estimate(record.values, geometric=True).mean)
+    checkpoints.remove()
 
 
 def log_verdict(run_log: RunLog, verdict: Verdict, text: str) -> None:
@@ -185,78 +269,6 @@ def log_verdict(run_log: RunLog, verdict: Verdict, text: str) -> None:
     d = verdict.decades
     for name, value in (("", d.mean), ("_low", d.low), ("_high", d.high)):
         run_log.metric(f"verdict_decades{name}", float(value))
-
-
-class Recorder:
-    """Hands records to the tracker as metrics: finite values only, and how many replicates they leave out.
-
-    Args:
-        divergences: where to note what is found.
-        expectation: theory's, to stand beside what is measured.
-    """
-
-    def __init__(
-        self, run_log: RunLog, replicates: int, divergences: list[Divergence], expectation: Expectation | None
-    ) -> None:
-        self.run_log = run_log
-        self.replicates = replicates
-        self.divergences = divergences
-        self.expectation = expectation
-        self._step = -1
-
-    @property
-    def diverged_fraction(self) -> float:
-        """Share of replicates that have diverged so far."""
-        return len(self.divergences) / self.replicates
-
-    def diverged(self, divergence: Divergence) -> None:
-        """Take note of a replicate that has diverged."""
-        self.divergences.append(divergence)
-        log.warning("%s", divergence.finding.sentence())
-
-    def metric(self, key: str, value: float, step: int) -> None:
-        """One value, unless it is not finite or so large that a store may not take it."""
-        if abs(value) <= LARGEST:  # not so for NaN
-            self.run_log.metric(key, value, step)
-
-    def record(self, record: Record) -> None:
-        """The mean over replicates ``probe/layer_01``, its interval ``interval_low/probe/...``, log10 of magnitudes.
-
-        Values with bins are for the run's own data.
-        """
-        step = record.step
-        if step != self._step:
-            self._step = step
-            self.metric("diverged_fraction", self.diverged_fraction, step)
-        if record.bins is not None:
-            return
-        lost = non_finite([record])
-        if lost:
-            self.metric(f"non_finite/{record.probe}", lost, step)
-        e = estimate(record.values, record.geometric)
-        keys = [f"{record.probe}/layer_{number:02d}" for number in record.layers] or [record.probe]
-        means, lows, highs = e.mean.tolist(), e.low.tolist(), e.high.tolist()
-        for key, mean, low, high in zip(keys, means, lows, highs, strict=True):
-            self.metric(key, mean, step)
-            if self.replicates > 1:
-                self.metric(f"interval_low/{key}", low, step)
-                self.metric(f"interval_high/{key}", high, step)
-            if record.geometric and 0 < mean < math.inf:
-                self.metric(f"log10_{key}", math.log10(mean), step)
-        if record.probe == "delta_rms" and self.expectation is not None:
-            self._theory(record, self.expectation)
-
-    def _theory(self, record: Record, expectation: Expectation) -> None:
-        """Theory's δ at the start beside the measured one, and how far the two are apart as training goes on."""
-        measured = log10_mean(record)
-        series = {"theory_residual": expectation.residual(measured)}
-        if record.step == 0:
-            series["theory_log10_delta_rms"] = expectation.log10_delta(measured)
-            with np.errstate(all="ignore"):
-                series["theory_log10_z_mean_square"] = np.log10(expectation.profile.z_mean_square)
-        for name, values in series.items():
-            for number, value in zip(record.layers, values.tolist(), strict=True):
-                self.metric(f"{name}/layer_{number:02d}", value, record.step)
 
 
 def _log_divergences(run_log: RunLog, divergences: list[Divergence]) -> None:
@@ -287,7 +299,7 @@ def _log_overhead(run_log: RunLog, seconds: Mapping[str, float], step: int) -> N
     shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
     for name, share in shares.items():
         run_log.metric(f"overhead/{name}", share, step)
-    other = ("evaluation", "watch", "tracking", "files")
+    other = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")
     probes = sum(share for name, share in shares.items() if name not in other)
     run_log.metric("overhead/all_probes", probes, step)
     ranked = sorted(shares.items(), key=lambda item: -item[1])

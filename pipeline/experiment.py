@@ -33,7 +33,8 @@ from pipeline.progress import bars
 from pipeline.provenance import PROJECT
 from pipeline.statistics import Estimate
 from pipeline.summary import Summary
-from pipeline.sweep import check, share, source_tags, summarise, tracking_of, where
+from pipeline.sweep import check, source_tags, tracking_of
+from pipeline.sweep_summary import share, summarise, where
 from pipeline.tracking import Store
 
 EXPERIMENTS = PROJECT / "experiments"

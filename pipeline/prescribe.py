@@ -24,7 +24,8 @@ from pipeline.intervals import PairedDifference, paired
 from pipeline.progress import bars
 from pipeline.remedies import Remedy, remedies
 from pipeline.reproduce import logged_config
-from pipeline.sweep import share, source_tags, summarise, tracking_of, verdict_of, where
+from pipeline.sweep import source_tags, tracking_of
+from pipeline.sweep_summary import share, summarise, verdict_of, where
 from pipeline.theory import expect
 from pipeline.tracking import Store, TrackingConfig, download
 from pipeline.training import ready

@@ -32,8 +32,12 @@ class Bars:
             yield on_step
         finally:
             self._progress.remove_task(task)
-            if self._sweep is not None:
-                self._progress.advance(self._sweep)
+            self.advance()
+
+    def advance(self) -> None:
+        """One run of the sweep is done."""
+        if self._sweep is not None:
+            self._progress.advance(self._sweep)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import Sequence
 
 import yaml
@@ -11,30 +12,53 @@ from rich.table import Table
 
 from pipeline import config as configs
 from pipeline import summary
+from pipeline.cells import Policy, Task, close_the_dead, settle
+from pipeline.checkpoint import checkpoint_config
 from pipeline.composing import compose_run
 from pipeline.execution import execute
+from pipeline.identity import identity
+from pipeline.limits import Limits
 from pipeline.naming import run_name
 from pipeline.progress import bars
-from pipeline.sweep import source_tags, tracking_of, where
+from pipeline.sweep import source_tags, tracking_of
+from pipeline.sweep_summary import where
 from pipeline.tracking import Store
 from pipeline.training import ready
 
 
-def single(overrides: Sequence[str], config_dir: str | None, quiet: bool, console: Console) -> int:
-    """Train and log one run; returns the exit code, 1 if it failed.
+def single(
+    overrides: Sequence[str],
+    config_dir: str | None,
+    quiet: bool,
+    console: Console,
+    force: bool = False,
+    limits: Limits | None = None,
+) -> int:
+    """Train and log one run, or go on with the same one if it was interrupted; returns the exit code, 1 if it failed.
+
+    Args:
+        force: begin a new run whatever was interrupted.
+        limits: of its time and memory.
 
     Raises:
         ConfigError: a mistake in the config, before anything is written.
     """
     node = compose_run(overrides, config_dir)
-    ready(configs.build(node))
+    cell = identity(node, ready(configs.build(node)).data.digest)
+    checkpoint_config(node)
     store = Store.open(tracking_of(node))
+    close_the_dead(store)
     chosen = dict(
         o.split("=", 1) for o in overrides if "=" in o and not o.startswith(("experiment=", "hydra.", "tracking"))
     )
     name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, node.get("name"))
+    tags = {"kind": "run", **source_tags(overrides)}
+    policy = Policy(command=uuid.uuid4().hex, force=force, repeat=True, limits=limits or Limits())
     with bars(1, quiet) as shown:
-        outcome = execute(node, store, name, {}, {"kind": "run", **source_tags(overrides)}, shown)
+        settled = settle(Task(name, {}, node, cell, tags), store, policy, shown)
+        outcome = settled.outcome if settled else execute(node, store, name, {}, tags, shown)
+    if settled and settled.decision == "goes on":
+        console.print("went on with a run that was interrupted (FORCE=1 begins a new one)", highlight=False)
     if outcome.error:
         console.print(f"[red]failed[/red] {name} (run {outcome.run_id}): {outcome.error}", highlight=False)
     else:

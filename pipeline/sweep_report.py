@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import figures, page
+from pipeline.cells import in_sweep, sweeps_of
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.logged import HEADLINE_PROBES, Logged, read
 from pipeline.naming import run_name, short_key
@@ -62,9 +63,10 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
     everywhere = [e.experiment_id for e in store.client.search_experiments()]
     newest = ["attributes.start_time DESC"]
     summaries = store.client.search_runs(everywhere, "tags.kind = 'sweep'", order_by=newest, max_results=1000)
-    if re.fullmatch(r"[^'\"`\\]+", sweep_id):
-        query = f"tags.sweep = '{sweep_id}' and tags.kind = 'run'"
+    if re.fullmatch(r"[\w.-]+", sweep_id):
+        query = f"{in_sweep(sweep_id)} and tags.kind = 'run'"
         runs = store.client.search_runs(everywhere, query, order_by=["attributes.start_time ASC"], max_results=10_000)
+        runs = [r for r in runs if sweep_id in sweeps_of(r.data.tags)]
         if runs:
             own = [s for s in summaries if s.data.tags.get("sweep_summary") == sweep_id]
             return (own[0] if own else None), list(runs)

@@ -141,6 +141,7 @@ class Store:
 
         try:
             with _creation_lock(uri):
+                _make_database(uri)
                 client = Client(patience.call(lambda: MlflowClient(uri)), patience)
                 experiment_id = _experiment_id(client, config.experiment, uri)
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as failure:
@@ -313,6 +314,24 @@ def _creation_lock(uri: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _make_database(uri: str) -> None:
+    """A new database is made beside its place and put there whole: a half-made one would be refused for ever."""
+    path = address.database(uri)
+    if path is None or path.exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    for left in path.parent.glob(f"{path.name}.*.new*"):  # by a process that was killed: we hold the lock
+        left.unlink(missing_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    engine = create_sqlalchemy_engine(f"sqlite:///{beside}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    beside.replace(path)
 
 
 def _experiment_id(client: Client, name: str, uri: str) -> str:

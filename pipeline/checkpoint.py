@@ -1,0 +1,203 @@
+"""Checkpoints: the state of a run on disk, from which it goes on bit for bit after an interruption.
+
+A folder of a run holds a file of records for each stretch between checkpoints, and the newest two states. A state names
+the records that belong to it; whatever is damaged is passed over for what came before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.arrays import Array
+from pipeline import packing
+from pipeline.construct import construct
+from pipeline.divergence import Divergence, Finding
+from pipeline.packing import DamagedError
+from pipeline.records import Record
+from pipeline.training import Snapshot, State
+
+LEAST = 100.0  # checkpoints are at least so many times as far apart as the last one took: at most 1% of the time
+KEPT = 2
+log = logging.getLogger("gradvitals")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """How often to keep the state of a run.
+
+    Args:
+        seconds: of training between two checkpoints; null for none at all.
+    """
+
+    seconds: float | None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds >= 0:
+            raise ValueError(f"seconds={self.seconds}: must be >= 0 or null")
+
+
+def checkpoint_config(node: Mapping[str, Any]) -> CheckpointConfig:
+    """That of a resolved config; none for a config without the key.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
+    return construct(CheckpointConfig, node.get("checkpoints", {"seconds": None}), "checkpoints", frozenset())
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint brings back.
+
+    Attributes:
+        state: where training goes on.
+        records: all of the steps before it.
+        divergences: found before it, each after so many records.
+        extra: what else the run wanted to keep, JSON.
+    """
+
+    state: State
+    records: list[Record]
+    divergences: list[tuple[int, Divergence]]
+    extra: Any
+
+    def tell(self, on_record: Callable[[Record], None], on_divergence: Callable[[Divergence], None]) -> None:
+        """Everything again, in the order in which it came."""
+        left = list(self.divergences)
+        for count, record in enumerate(self.records):
+            while left and left[0][0] <= count:
+                on_divergence(left.pop(0)[1])
+            on_record(record)
+        for _, divergence in left:
+            on_divergence(divergence)
+
+
+@dataclass
+class Checkpoints:
+    """A run's checkpoints; a :class:`pipeline.training.Keeper`.
+
+    Args:
+        folder: of this run alone.
+        identity: of the cell; states of another code or config are never gone on from.
+        config: how often.
+        clock: seconds, ascending.
+        extra: what else to keep, asked for at each checkpoint, JSON.
+    """
+
+    folder: Path
+    identity: str
+    config: CheckpointConfig
+    clock: Callable[[], float]
+    extra: Callable[[], Any] = lambda: None
+    _new: list[Record] = field(default_factory=list)
+    _count: int = 0
+    _divergences: list[tuple[int, Divergence]] = field(default_factory=list)
+    _segments: list[str] = field(default_factory=list)
+    _last: float = field(init=False)
+    _took: float = 0.0
+    _failed: bool = False
+
+    def __post_init__(self) -> None:
+        self._last = self.clock()
+
+    def record(self, record: Record) -> None:
+        """Take note of a record, to be kept with the next state."""
+        self._count += 1
+        if self.config.seconds is not None:
+            self._new.append(record)
+
+    def diverged(self, divergence: Divergence) -> None:
+        """Take note of a replicate that has diverged."""
+        self._divergences.append((self._count, divergence))
+
+    def due(self, step: int) -> bool:
+        """Whether the interval has passed."""
+        if self.config.seconds is None or step == 0:
+            return False
+        return self.clock() - self._last >= max(self.config.seconds, LEAST * self._took)
+
+    def keep(self, state: State) -> None:
+        """Write the new records, then the state; a disk that does not take it costs the checkpoint, not the run."""
+        begun = self.clock()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._new:
+                name = f"records-{state.now.step:012d}.npz"
+                values, about = packing.pack(self._new)
+                packing.write(self.folder / name, {"values": values}, about)
+                self._segments.append(name)
+                self._new = []
+            self._write_state(state)
+        except OSError as failure:
+            if not self._failed:
+                log.warning("no checkpoint at step %d: %s", state.now.step, failure)
+            self._failed = True
+        self._last = self.clock()
+        self._took = self._last - begun
+
+    def _write_state(self, state: State) -> None:
+        arrays: dict[str, Array] = {}
+        for i, snapshot in enumerate([state.now, *state.recent]):
+            arrays |= {f"theta_{i}": snapshot.theta, f"velocity_{i}": snapshot.velocity}
+        if state.previous is not None:
+            arrays["previous"] = state.previous
+        told = []
+        for i, (count, divergence) in enumerate(self._divergences):
+            arrays[f"last_steps_{i}"], heads = packing.pack(divergence.last_steps)
+            told.append([count, asdict(divergence.finding), heads])
+        about = {
+            "identity": self.identity,
+            "segments": self._segments,
+            "steps": [s.step for s in (state.now, *state.recent)],
+            "living": list(state.living),
+            "harmless": [list(h) for h in state.harmless],
+            "divergences": told,
+            "extra": self.extra(),
+        }
+        packing.write(self.folder / f"state-{state.now.step:012d}.npz", arrays, about)
+        for old in self._states()[KEPT:]:
+            old.unlink()
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.npz"), reverse=True)
+
+    def load(self) -> Saved | None:
+        """The newest state that is whole and of this identity; None if there is none. What is damaged is told."""
+        for path in self._states():
+            try:
+                arrays, about = packing.read(path)
+                if about["identity"] != self.identity:
+                    continue
+                saved = _saved(self.folder, arrays, about)
+            except (DamagedError, KeyError, TypeError, AttributeError) as broken:
+                log.warning("checkpoint %s is damaged (%s) and passed over", path.name, broken)
+                continue
+            self._segments = list(about["segments"])
+            self._count, self._divergences = len(saved.records), list(saved.divergences)
+            return saved
+        return None
+
+    def remove(self) -> None:
+        """The run is over: nothing will go on from here."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _saved(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Saved:
+    steps = about["steps"]
+    now, *recent = [Snapshot(s, arrays[f"theta_{i}"], arrays[f"velocity_{i}"]) for i, s in enumerate(steps)]
+    harmless = tuple((str(probe), int(k)) for probe, k in about["harmless"])
+    state = State(now, arrays.get("previous"), tuple(about["living"]), harmless, tuple(recent))
+    records: list[Record] = []
+    for name in about["segments"]:
+        parts, heads = packing.read(folder / Path(str(name)).name)
+        records += packing.unpack(parts["values"], heads)
+    divergences = [
+        (int(count), Divergence(Finding(**finding), packing.unpack(arrays[f"last_steps_{i}"], heads)))
+        for i, (count, finding, heads) in enumerate(about["divergences"])
+    ]
+    return Saved(state, records, divergences, about["extra"])

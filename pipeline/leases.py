@@ -1,0 +1,56 @@
+"""Who is at work: a lock file that its process holds, and that the system frees when the process ends, however it ends.
+
+A run's record in the store may say RUNNING for ever; whether anybody still works on it is known from its lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+HOST_TAG, LEASE_TAG = "lease.host", "lease"
+
+
+class Leases:
+    """The leases of one store, as far as this machine can hold them.
+
+    Args:
+        folder: where their files are; one that belongs to the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def tags(self, name: str) -> dict[str, str]:
+        """What a run under this lease says of itself."""
+        return {LEASE_TAG: name, HOST_TAG: platform.node()}
+
+    @contextlib.contextmanager
+    def held(self, name: str, timeout: float = 0.0) -> Iterator[bool]:
+        """Hold the lease; False if another process, or this one elsewhere, holds it.
+
+        Args:
+            timeout: seconds to wait for it; −1 waits for ever.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{name}.lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=timeout, poll_interval=0.1)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices and makes a new one
+            lock.release()
+
+    def is_held(self, name: str) -> bool:
+        """Whether somebody holds the lease at this moment."""
+        with self.held(name) as free:
+            return not free

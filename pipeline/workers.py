@@ -1,0 +1,211 @@
+"""Cells in parallel: a bounded number of worker processes, each of which can die without taking the sweep with it.
+
+The driver hands out one cell at a time and watches; a worker's death costs its cell one more try. Workers end when the
+driver does, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from pipeline.cells import Policy, Settled, Task, found, settle
+from pipeline.execution import ERROR_TAG, Outcome
+from pipeline.progress import bars
+from pipeline.tracking import Store, TrackingConfig
+
+TRIES = 2  # of a cell whose worker dies
+GRACE = 3.0  # seconds for workers to close their runs when the sweep is interrupted
+BUSY_PAUSE = 0.5  # seconds before asking again about a cell that another process is at
+SLACK = 5.0  # seconds beyond a limit before a worker that does not end itself is ended
+
+_context = multiprocessing.get_context("spawn")
+
+
+@dataclass
+class Worker:
+    """A process and what it is doing."""
+
+    process: SpawnProcess
+    pipe: Connection
+    beat: Any  # a shared double: when the last step began
+    task: int | None = None
+    begun: float = 0.0
+
+
+@dataclass
+class Pool:
+    """Settles tasks in ``jobs`` processes.
+
+    Args:
+        tracking: where; every worker opens the store itself.
+        on_settled: told each task's number and how it was settled, as soon as it is known.
+    """
+
+    jobs: int
+    tracking: TrackingConfig
+    store: Store
+    policy: Policy
+    on_settled: Callable[[int, Settled], None]
+    _workers: list[Worker] = field(default_factory=list)
+
+    def run(self, tasks: Sequence[Task], fail_fast: bool) -> None:
+        """All tasks; with ``fail_fast`` none is begun, and those going on are ended, once one has failed."""
+        left, tries, settled = deque(range(len(tasks))), dict.fromkeys(range(len(tasks)), 0), 0
+        not_before = dict.fromkeys(range(len(tasks)), 0.0)
+        with self._open():
+            while settled < len(tasks):
+                self._hand_out(tasks, left, not_before)
+                for worker, message in self._messages():
+                    number = worker.task
+                    if number is None:
+                        continue
+                    worker.task = None
+                    if message is None:  # it died
+                        tries[number] += 1
+                        reason = self._bury(worker)
+                        if tries[number] < TRIES and reason.startswith("its process"):
+                            left.appendleft(number)
+                            continue
+                        message = Settled(self._failed(tasks[number], reason), "new")
+                    elif message == "busy":
+                        not_before[number] = time.monotonic() + BUSY_PAUSE
+                        left.append(number)
+                        continue
+                    settled += 1
+                    self.on_settled(number, message)
+                    if fail_fast and message.outcome.status == "FAILED":
+                        return
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._end()
+
+    def _hand_out(self, tasks: Sequence[Task], left: deque[int], not_before: dict[int, float]) -> None:
+        now = time.monotonic()
+        for _ in range(len(left)):
+            if not_before[left[0]] > now:
+                left.rotate(-1)
+                continue
+            worker = next((w for w in self._workers if w.task is None), None)
+            if worker is None and len(self._workers) < self.jobs:
+                worker = self._start()
+            if worker is None:
+                return
+            worker.task, worker.begun = left.popleft(), now
+            worker.beat.value = now
+            with contextlib.suppress(OSError):  # a worker that died is noticed by its pipe
+                worker.pipe.send(tasks[worker.task])
+
+    def _start(self) -> Worker:
+        ours, theirs = _context.Pipe()
+        beat = _context.Value("d", time.monotonic(), lock=False)
+        arguments = (theirs, beat, self.tracking, self.policy, os.getpid(), list(sys.path))
+        process = _context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        worker = Worker(process, ours, beat)
+        self._workers.append(worker)
+        return worker
+
+    def _messages(self) -> list[tuple[Worker, Any]]:
+        """What came within half a second; None of a worker that died, or was ended since it passed a limit."""
+        ready = wait([w.pipe for w in self._workers], timeout=0.5)
+        told = []
+        for worker in list(self._workers):
+            if worker.pipe in ready:
+                try:
+                    told.append((worker, worker.pipe.recv()))
+                except (EOFError, OSError):
+                    told.append((worker, None))
+            elif worker.task is not None and self._exceeded(worker):
+                worker.process.kill()
+                told.append((worker, None))
+        return told
+
+    def _exceeded(self, worker: Worker) -> str | None:
+        now = time.monotonic()
+        return self.policy.limits.exceeded(now - worker.begun - SLACK, now - worker.beat.value - SLACK)
+
+    def _bury(self, worker: Worker) -> str:
+        """Forget a worker; returns why its cell came to nothing."""
+        reason = self._exceeded(worker)
+        worker.process.join(5)
+        self._workers.remove(worker)
+        worker.pipe.close()
+        code = worker.process.exitcode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return reason or f"its process ended twice ({how})"
+
+    def _failed(self, task: Task, reason: str) -> Outcome:
+        """The outcome of a cell whose worker is gone; its run, if it has one, is closed so."""
+        open_runs = [r for r in found(self.store, task.cell) if r.info.status == "RUNNING"]
+        for run in open_runs:
+            note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
+            self.store.end(run.info.run_id, "FAILED", note)
+        run_id = open_runs[0].info.run_id if open_runs else "none"
+        return Outcome(task.name, run_id, task.swept, status="FAILED", error=reason)
+
+    def _end(self) -> None:
+        """End all workers: those at work close their runs as KILLED, or are killed and their runs closed here."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.pipe.send(None) if worker.task is None else worker.process.terminate()
+        until = time.monotonic() + GRACE
+        for worker in self._workers:
+            worker.process.join(max(0.0, until - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join(1)
+        self._workers.clear()
+
+
+def _work(pipe: Connection, beat: Any, tracking: TrackingConfig, policy: Policy, driver: int, path: list[str]) -> None:
+    """A worker's life."""
+    sys.path[:] = path
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it too, and tells us
+    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+    store = Store.open(tracking)
+
+    def step() -> None:
+        beat.value = time.monotonic()
+
+    with bars(1, quiet=True) as shown:
+        while True:
+            try:
+                task = pipe.recv()
+            except (EOFError, OSError):
+                return
+            if task is None:
+                return
+            pipe.send(_settled(task, store, policy, shown, step))
+
+
+def _settled(task: Task, store: Store, policy: Policy, shown: Any, step: Callable[[], None]) -> Settled | str:
+    done = settle(task, store, policy, shown, step)
+    if done is None:
+        return "busy"
+    done.outcome.summary = None
+    return done
+
+
+def _end_with(driver: int) -> None:
+    """Interrupt this process when the driver is gone."""
+    while os.getppid() == driver:
+        time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,81 @@
+"""Runs gradvitals commands in processes that are killed: ``python killing.py KILLS SEED LONGEST OUTPUT ARGUMENT...``.
+
+Imports are paid for once: every trial is a fork of this process, a real process that runs the command from its first
+line and is killed with SIGKILL at a random moment. After the last kill the command runs to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def start(argv: list[str], output: Path) -> int:
+    """The command in a process of its own; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with output.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from pipeline.__main__ import main
+
+    code = 70
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(pid: int, within: float) -> int | None:
+    """The exit code, −signal, or None if it is still running after so many seconds."""
+    until = time.monotonic() + within
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.002)
+
+
+def main(kills: int, seed: int, longest: float, output: Path, argv: list[str]) -> int:
+    """Kill it so many times, unless it ends before, then let it run; returns its exit code."""
+    import mlflow  # noqa: F401
+    import sqlalchemy  # noqa: F401
+
+    import pipeline.report
+    import pipeline.single
+    import pipeline.sweep  # noqa: F401
+
+    rng, killed = random.Random(seed), 0
+    while killed < kills:
+        pid = start(argv, output)
+        if ended(pid, rng.uniform(0, longest)) is None:
+            os.kill(pid, signal.SIGKILL)
+            ended(pid, 30)
+            killed += 1
+        else:
+            longest = longest / 2  # it was faster than thought
+            if longest < 0.02:
+                break
+    print(killed)
+    sys.stdout.flush()
+    pid = start(argv, output)
+    code = ended(pid, 300)
+    return 71 if code is None else code
+
+
+if __name__ == "__main__":
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    count, chosen, slowest, where, *rest = sys.argv[1:]
+    sys.exit(main(int(count), int(chosen), float(slowest), Path(where), rest))

@@ -1,0 +1,73 @@
+"""A cell's identity: what changes it and what does not."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import identity
+from pipeline.composing import compose_run
+
+
+def of(*overrides: str, data: str = "d") -> str:
+    return identity.identity(compose_run(overrides), data)
+
+
+def test_cosmetic_keys_do_not_change_it() -> None:
+    one = of()
+    for cosmetic in ("tracking.experiment=other", "name=other", "checkpoints.seconds=1"):
+        assert of(cosmetic) == one
+
+
+def test_science_and_data_change_it() -> None:
+    seen = {of(), of("seed=1"), of("optimizer.learning_rate=0.7"), of("schedule=every"), of(data="e")}
+    assert len(seen) == 5
+
+
+def test_training_reaches_engine_and_data_but_nothing_that_only_shows() -> None:
+    reached = set(identity.modules([identity.ROOT]))
+    assert {"engine.network", "engine.probes.gradients", "pipeline.training", "pipeline.batching"} <= reached
+    cosmetic = {"tracking", "progress", "report", "figures", "execution", "sweep", "verdict", "checkpoint"}
+    assert not {f"pipeline.{name}" for name in cosmetic} & reached
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of a user's own: a probe that uses a helper, and a module that it does not use."""
+    folder = tmp_path / "ownparts"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "deep" / "__init__.py").write_text("")
+    (folder / "deep" / "helper.py").write_text("FACTOR = 2\n")
+    (folder / "probe.py").write_text("import numpy as np\nfrom .deep import helper\n\ndef own(layer):\n    return 1\n")
+    (folder / "unused.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield folder
+    for name in [n for n in sys.modules if n.partition(".")[0] == "ownparts"]:
+        del sys.modules[name]
+
+
+def digest(node: object) -> str:
+    identity._digest_of.cache_clear()
+    return identity.code_digest({"probes": node})
+
+
+def test_a_changed_line_of_a_users_probe_or_what_it_uses_changes_it(package: Path) -> None:
+    node = {"own": {"_target_": "ownparts.probe.own"}}
+    assert set(identity.modules(["ownparts.probe"])) == {
+        "ownparts", "ownparts.probe", "ownparts.deep", "ownparts.deep.helper",
+    }  # fmt: skip
+    seen = [digest(node)]
+    (package / "unused.py").write_text("x = 2\n")
+    assert digest(node) == seen[0]
+    (package / "deep" / "helper.py").write_text("FACTOR = 3\n")
+    seen.append(digest(node))
+    with (package / "probe.py").open("a") as file:
+        file.write("\n# a line\n")
+    seen.append(digest(node))
+    assert len(set(seen)) == 3
+    assert digest({}) not in seen
