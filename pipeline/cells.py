@@ -5,6 +5,7 @@ Who works on a cell holds the lease with the name of its identity, looks the cel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -146,7 +147,7 @@ def in_sweep(sweep_id: str) -> str:
     Raises:
         ConfigError: not a sweep's id.
     """
-    if not sweep_id or not all(c.isalnum() or c in "-_." for c in sweep_id):
+    if not re.fullmatch(r"[^'\"`\\%\s]+", sweep_id):
         raise ConfigError(f"SWEEP={sweep_id}: must be a sweep's id, as make sweep printed it")
     return f"tags.{SWEEP_TAG} LIKE '%{sweep_id}%'"
 

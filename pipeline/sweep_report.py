@@ -63,7 +63,7 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
     everywhere = [e.experiment_id for e in store.client.search_experiments()]
     newest = ["attributes.start_time DESC"]
     summaries = store.client.search_runs(everywhere, "tags.kind = 'sweep'", order_by=newest, max_results=1000)
-    if re.fullmatch(r"[\w.-]+", sweep_id):
+    if re.fullmatch(r"[^'\"`\\%\s]+", sweep_id):
         query = f"{in_sweep(sweep_id)} and tags.kind = 'run'"
         runs = store.client.search_runs(everywhere, query, order_by=["attributes.start_time ASC"], max_results=10_000)
         runs = [r for r in runs if sweep_id in sweeps_of(r.data.tags)]

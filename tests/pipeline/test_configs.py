@@ -17,8 +17,9 @@ import pytest
 from helpers import REGRESSION, require, table
 from idx_files import write_idx
 
+from pipeline.checkpoint import CheckpointConfig
 from pipeline.composing import CONF, compose_run, compose_sweep
-from pipeline.config import Config, Evaluation, Init, build
+from pipeline.config import OUTER_KEYS, Config, Evaluation, Init, build
 from pipeline.data.prepare import DataConfig
 from pipeline.sweep import tracking_of
 from pipeline.training import run
@@ -151,7 +152,9 @@ def test_each_option_matches_its_signature_and_runs(group: str, name: str, files
 
 def test_the_main_config_has_the_keys_of_a_run() -> None:
     node = compose_run([])
-    assert set(node) - {"tracking", "name"} == {f.name for f in dataclasses.fields(Config)}
+    assert set(OUTER_KEYS) <= {*node, "chain"}
+    assert set(node) - set(OUTER_KEYS) == {f.name for f in dataclasses.fields(Config)}
+    assert set(node["checkpoints"]) == {f.name for f in dataclasses.fields(CheckpointConfig)}
     assert set(node["evaluation"]) == {f.name for f in dataclasses.fields(Evaluation)}
     for key, mapping in targets(node, "config"):
         check_signature(located(mapping["_target_"]), mapping, key)
