@@ -134,7 +134,31 @@ def build(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> Co
         raise ConfigError("_target_: unknown key; the parts have targets, not the whole")
     config: Config = construct(Config, scientific(node), "", trusted)
     check_cost(config)
+    chain_config(node, trusted)
     return config
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """The hash chain over the trajectory (:mod:`pipeline.chain`).
+
+    Args:
+        schedule: the steps to witness; the first and the last are in any case.
+    """
+
+    schedule: Schedule
+
+
+def chain_config(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> ChainConfig | None:
+    """That of a resolved config; None for one that is older than chains.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
+    if "chain" not in node:
+        return None
+    found: ChainConfig = construct(ChainConfig, node["chain"], "chain", trusted)
+    return found
 
 
 OUTER_KEYS = ("tracking", "name", "checkpoints", "chain")

@@ -23,7 +23,8 @@ from engine.arrays import Array
 from pipeline import config as configs
 from pipeline import figures
 from pipeline.address import without_secrets
-from pipeline.checkpoint import Checkpoints, checkpoint_config
+from pipeline.chain import CHAIN_FILE, Chain
+from pipeline.checkpoint import Checkpoints, Saved, checkpoint_config
 from pipeline.divergence import Divergence
 from pipeline.identity import code_digest, identity, identity_tags
 from pipeline.leases import Leases
@@ -39,7 +40,7 @@ from pipeline.stopwatch import Stopwatch
 from pipeline.summary import PROFILED, Summary, show
 from pipeline.theory import expect
 from pipeline.tracking import RunLog, Store
-from pipeline.training import ready, train
+from pipeline.training import Run, ready, train
 from pipeline.verdict import Verdict, judge
 from pipeline.words import paragraph
 
@@ -206,6 +207,9 @@ def _train_and_log(
     saved = checkpoints.load() if going.run_id else None
     if going.run_id:
         log.info("goes on from step %d", saved.state.now.step if saved else 0)
+    chain = _chain(node, run, saved)
+    if chain is not None:
+        checkpoints.extra = chain.state
 
     def diverged(divergence: Divergence) -> None:
         checkpoints.diverged(divergence)
@@ -224,7 +228,7 @@ def _train_and_log(
             on_step(step)
 
         start = saved.state if saved else None
-        for record in train(run, stepped, diverged, stopwatch, keeper=checkpoints, start=start):
+        for record in train(run, stepped, diverged, stopwatch, chain, checkpoints, start):
             take(record)
             checkpoints.record(record)
             stopwatch.lap("tracking")
@@ -257,9 +261,28 @@ def _train_and_log(
     _log_files(run_log, summary, outcome.name, theory)
     _log_divergences(run_log, outcome.divergences)
     stopwatch.lap("files")
+    if chain is not None:
+        _log_chain(run_log, chain)
+        stopwatch.lap("chain")
     _log_overhead(run_log, stopwatch.seconds, last_step)
     run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
     checkpoints.remove()
+
+
+def _chain(node: Mapping[str, Any], run: Run, saved: Saved | None) -> Chain | None:
+    """The run's witness, from where it was interrupted; None for a config older than chains."""
+    chosen = configs.chain_config(node)
+    if chosen is None:
+        return None
+    return Chain(run, chosen.schedule, True, saved.state.now.step if saved else 0, saved.extra if saved else None)
+
+
+def _log_chain(run_log: RunLog, chain: Chain) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CHAIN_FILE
+        chain.table().to_parquet(path, index=False, compression="zstd")
+        run_log.file(path)
+    run_log.tags(chain.tags())
 
 
 def log_verdict(run_log: RunLog, verdict: Verdict, text: str) -> None:

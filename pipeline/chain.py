@@ -1,0 +1,202 @@
+"""A hash chain over a run's trajectory: what a replay is held against, bit for bit.
+
+At scheduled steps, and at the first and the last, each replicate's W, b, ∂C/∂W and ∂C/∂b of every layer and the row
+numbers of its batch are hashed; a link is the hash of the link before, the step and these digests. The last link, a
+head, so stands for all that was seen. Replicate k of a stack has the very links of the run with seed + k alone. Beside
+each digest stands a norm, for a digest says that things differ but not by how much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from engine.arrays import Array
+from engine.network import Network, Parameters
+from pipeline.schedules import Agenda, Clock, FirstAndLast, Schedule
+from pipeline.training import Run
+
+CHAIN_FILE = "chain.parquet"
+HEAD_TAG, NORMS_TAG = "chain.head", "chain.norms"
+CHAIN_COLUMNS = ("step", "replicate", "layer", "quantity", "digest", "norm")
+ROWS, LINK = "rows", "link"
+BEFORE = -1  # the step of the links that come before the first
+DIGEST, LINK_SIZE = 16, 32  # bytes
+Name = tuple[int | None, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is hashed at a step, and in which order.
+
+    Args:
+        sizes: units of the layers, input first.
+        dtype: NumPy's letter code with the byte order, "<f8".
+    """
+
+    sizes: tuple[int, ...]
+    dtype: str
+
+    def names(self) -> list[Name]:
+        """(layer, quantity) in the order in which a step computes: the batch, θ, then ∇C from the top layer down."""
+        layers = range(1, len(self.sizes))
+        forward: list[Name] = [(layer, quantity) for layer in layers for quantity in ("W", "b")]
+        backward: list[Name] = [(layer, quantity) for layer in reversed(layers) for quantity in ("dW", "db")]
+        return [(None, ROWS), *forward, *backward]
+
+    def places(self) -> list[int]:
+        """Where each name but the first lies among the stretches of θ and then of ∇C."""
+        depth = len(self.sizes) - 1
+        first = {"W": 0, "b": depth, "dW": 2 * depth, "db": 3 * depth}
+        return [first[quantity] + layer - 1 for layer, quantity in self.names() if layer is not None]
+
+    def genesis(self) -> bytes:
+        """The link before the first: of sizes and type, which the bytes themselves do not tell."""
+        about = json.dumps({"chain": 1, "dtype": self.dtype, "sizes": list(self.sizes)}, sort_keys=True)
+        return hashlib.blake2b(about.encode(), digest_size=LINK_SIZE).digest()
+
+
+def linked(link: bytes, step: int, digests: bytes) -> bytes:
+    """The link that follows."""
+    return hashlib.blake2b(link + step.to_bytes(8, "little") + digests, digest_size=LINK_SIZE).digest()
+
+
+def joined(heads: Sequence[bytes]) -> str:
+    """The head of a run, hexadecimal, from those of its replicates."""
+    return hashlib.blake2b(b"".join(heads), digest_size=LINK_SIZE).hexdigest()
+
+
+def digest_of_norms(norms: Array) -> str:
+    """Of all norms in the order of the table, for the links do not cover them."""
+    return hashlib.blake2b(np.ascontiguousarray(norms, dtype="<f8").tobytes(), digest_size=DIGEST).hexdigest()
+
+
+class Chain:
+    """The chain of a run; a :class:`pipeline.training.Witness`.
+
+    Args:
+        run: whose trajectory it is.
+        schedule: the steps to witness.
+        ends: whether to witness the first and the last step in any case.
+        start: the first step that it will be asked for.
+        state: what :meth:`state` gave at an earlier step, to go on from.
+
+    Raises:
+        ValueError: a state that does not fit the run.
+    """
+
+    def __init__(
+        self, run: Run, schedule: Schedule, ends: bool = True, start: int = 0, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self.layout = Layout(tuple(run.sizes), np.dtype(run.config.dtype).str)
+        self._replicates = run.config.replicates
+        # in a stack, rows of several replicates' data lie one below the other
+        self._first = np.minimum(run.data.train.min(axis=1), run.data.test.min(axis=1, initial=len(run.data.x)))
+        self._segments = Parameters(self.layout.sizes).segments
+        self._places = self.layout.places()
+        self._agenda = _agenda(schedule, run.clock, ends, start)
+        self._steps: list[int] = []
+        self._digests: list[Array] = []  # uint8 [R, Q, DIGEST] each
+        self._norms: list[Array] = []  # [R, Q]
+        self._links = [[self.layout.genesis()] * self._replicates]
+        if state is not None:
+            self._go_on_from(state)
+
+    def due(self, step: int) -> bool:
+        """Whether this step is to be witnessed."""
+        return bool(self._agenda.due(step))
+
+    def see(self, step: int, network: Network, rows: Array) -> None:
+        """Add a link for each replicate."""
+        norms = np.full((self._replicates, len(self._places) + 1), np.nan)
+        norms[:, 1:] = self._segments.norms(network.theta, network.grad)[self._places].T
+        digests = np.empty((*norms.shape, DIGEST), dtype=np.uint8)
+        slices = self._segments.slices
+        for k in range(self._replicates):
+            theta, grad = network.theta[k], network.grad[k]
+            stretches = [x[part] for x in (theta, grad) for part in slices]
+            batch = np.ascontiguousarray(rows[k] - self._first[k], dtype="<i8")
+            for q, part in enumerate([batch, *(stretches[place] for place in self._places)]):
+                lost = q > 0 and norms[k, q] != norms[k, q]
+                digests[k, q] = np.frombuffer(_digest(_one_nan(part) if lost else part), dtype=np.uint8)
+        self._add(step, digests, norms)
+
+    def _add(self, step: int, digests: Array, norms: Array) -> None:
+        self._steps.append(step)
+        self._digests.append(digests)
+        self._norms.append(norms)
+        before = self._links[-1]
+        self._links.append([linked(link, step, d.tobytes()) for link, d in zip(before, digests, strict=True)])
+
+    def state(self) -> dict[str, Any]:
+        """All that it holds, as plain data that JSON keeps exactly."""
+        return {
+            "genesis": self.layout.genesis().hex(),
+            "steps": list(self._steps),
+            "digests": [d.tobytes().hex() for d in self._digests],
+            "norms": [n.astype("<f8").tobytes().hex() for n in self._norms],
+        }
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        if state["genesis"] != self.layout.genesis().hex():
+            raise ValueError("the chain kept is of other layers or another type")
+        shape = (self._replicates, len(self._places) + 1)
+        for step, digests, norms in zip(state["steps"], state["digests"], state["norms"], strict=True):
+            seen = np.frombuffer(bytes.fromhex(digests), dtype=np.uint8).reshape(*shape, DIGEST)
+            self._add(int(step), seen, np.frombuffer(bytes.fromhex(norms), dtype="<f8").reshape(shape))
+
+    @property
+    def heads(self) -> list[str]:
+        """The last link of each replicate, hexadecimal."""
+        return [link.hex() for link in self._links[-1]]
+
+    def tags(self) -> dict[str, str]:
+        """What the run says of its chain: its head, and a digest of the norms beside it."""
+        norms = np.array([n for n in self._norms]).reshape(-1)
+        return {HEAD_TAG: joined(self._links[-1]), NORMS_TAG: digest_of_norms(norms)}
+
+    def table(self) -> pd.DataFrame:
+        """One row a digest, in the order of :meth:`Layout.names`, each step's link after them; genesis at step −1."""
+        names: list[Name] = [*self.layout.names(), (None, LINK)]
+        replicates, count = self._replicates, len(names)
+        steps = np.repeat(np.array(self._steps, dtype=np.int64), replicates * count)
+        digests = [
+            text
+            for seen, links in zip(self._digests, self._links[1:], strict=True)
+            for d, link in zip(seen, links, strict=True)
+            for text in (*(x.tobytes().hex() for x in d), link.hex())
+        ]
+        norms = [np.pad(n, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for n in self._norms]
+        layers = [pd.NA if layer is None else layer for layer, _ in names]
+        blocks = len(self._steps) * replicates
+        columns: dict[str, Any] = {
+            "step": np.concatenate([np.full(replicates, BEFORE), steps]),
+            "replicate": [*range(replicates), *np.repeat(list(range(replicates)) * len(self._steps), count)],
+            "layer": pd.array([pd.NA] * replicates + layers * blocks, dtype="Int64"),
+            "quantity": [LINK] * replicates + [quantity for _, quantity in names] * blocks,
+            "digest": [link.hex() for link in self._links[0]] + digests,
+            "norm": np.concatenate([np.full(replicates, np.nan), *norms]),
+        }
+        return pd.DataFrame(columns).astype({"quantity": "str", "digest": "str", "replicate": "int64"})
+
+
+def _agenda(schedule: Schedule, clock: Clock, ends: bool, start: int) -> Agenda:
+    schedules: dict[str, Schedule] = {"chosen": schedule}
+    if ends:
+        schedules["ends"] = FirstAndLast()
+    return Agenda(schedules, clock, start)
+
+
+def _digest(part: Array) -> bytes:
+    return hashlib.blake2b(part.data, digest_size=DIGEST).digest()
+
+
+def _one_nan(part: Array) -> Array:
+    """Any NaN is as good as any other: their sign and payload depend on the order of operands."""
+    return np.where(np.isnan(part), np.array(np.nan, part.dtype), part)
