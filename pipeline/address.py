@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.provenance import PROJECT
 
 STORE = PROJECT / "store"
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 SECRET = "***"  # noqa: S105 (what stands in a secret's place)
+REFUSALS = {errno.EROFS: "the store is read-only", errno.ENOSPC: "the disk is full", errno.EACCES: "permission denied"}
 _USER_INFO = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]*)@")
 _QUERY = re.compile(r"([?&](?:password|passwd|pwd|token)=)[^\s&]+", re.IGNORECASE)
 
@@ -82,13 +85,22 @@ def database(uri: str) -> Path | None:
 
 
 def side(uri: str, kind: str) -> Path:
-    """The local folder of what belongs to a store but is not in it: locks, checkpoints, studies. Made if missing."""
+    """The local folder of what belongs to a store but is not in it: locks, checkpoints, studies. Made if missing.
+
+    Raises:
+        StoreError: nothing can be written there.
+    """
     path = database(uri)
     if path is not None:
         folder = path.parent / f"{path.stem}-{kind}"
     else:
         folder = STORE / "servers" / hashlib.sha256(without_user(uri).encode()).hexdigest()[:16] / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES, "")
+    except OSError as refused:
+        raise StoreError(f"tracking.uri={masked(uri)}: {REFUSALS.get(refused.errno or 0, refused)}") from refused
     return folder
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -175,6 +176,8 @@ def why(found: Sequence[BaseException]) -> str:
     """A failure in a few words, without secrets."""
     text = texts(found)
     words = next((words for sign, words in (*FOR_GOOD, *FOR_A_TIME) if sign in text), None)
+    if status := re.search(r"too many (\d{3}) error responses", text):
+        words = f"the server answers {status[1]}"
     return words or masked(str(found[0]).strip().partition("\n")[0])[:200] or type(found[0]).__name__
 
 
