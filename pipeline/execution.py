@@ -265,7 +265,8 @@ def _train_and_log(
         _log_chain(run_log, chain)
         stopwatch.lap("chain")
     _log_overhead(run_log, stopwatch.seconds, last_step)
-    run_log.tags({"mlflow.note.content": describe(outcome, config, run.sizes, lost)})
+    note = {"mlflow.note.content": describe(outcome, config, run.sizes, lost)}
+    run_log.tags(note | (chain.tags() if chain is not None else {}))
     checkpoints.remove()
 
 
@@ -282,7 +283,6 @@ def _log_chain(run_log: RunLog, chain: Chain) -> None:
         path = Path(folder) / CHAIN_FILE
         chain.table().to_parquet(path, index=False, compression="zstd")
         run_log.file(path)
-    run_log.tags(chain.tags())
 
 
 def log_verdict(run_log: RunLog, verdict: Verdict, text: str) -> None:
