@@ -389,7 +389,7 @@ def test_a_whole_run_over_a_server_gone_for_20_seconds(backend: Backend, tmp_pat
 
 def whole_run(uri: str, meanwhile: Callable[[], None], *more: str) -> str:
     """A run of some 10 s in a process of its own; returns what it said about trouble."""
-    overrides = ["epochs=400", "schedule=every", "schedule.n=5", "checkpoints=none", f"tracking.uri={uri}", *more]
+    overrides = ["epochs=400", "schedule=every", "schedule.n=5", f"tracking.uri={uri}", *more]
     command = [sys.executable, "-m", "pipeline", "run", *overrides]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
