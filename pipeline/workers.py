@@ -7,6 +7,7 @@ driver does, however it ends.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pipeline.cells import Policy, Settled, Task, found, settle
@@ -30,18 +31,18 @@ GRACE = 3.0  # seconds for workers to close their runs when the sweep is interru
 BUSY_PAUSE = 0.5  # seconds before asking again about a cell that another process is at
 SLACK = 5.0  # seconds beyond a limit before a worker that does not end itself is ended
 
-_context = multiprocessing.get_context("spawn")
+_context = multiprocessing.get_context("forkserver")  # which imports what takes seconds once, for all workers
+_context.set_forkserver_preload(["pipeline.workers", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
 
 
 @dataclass
 class Worker:
     """A process and what it is doing."""
 
-    process: SpawnProcess
+    process: BaseProcess
     pipe: Connection
-    beat: Any  # a shared double: when the last step began
+    times: Any  # two shared doubles: when its cell began, and when its last step did
     task: int | None = None
-    begun: float = 0.0
 
 
 @dataclass
@@ -67,26 +68,33 @@ class Pool:
         with self._open():
             while settled < len(tasks):
                 self._hand_out(tasks, left, not_before)
-                for worker, message in self._messages():
-                    number = worker.task
-                    if number is None:
-                        continue
-                    worker.task = None
-                    if message is None:  # it died
-                        tries[number] += 1
-                        reason = self._bury(worker)
-                        if tries[number] < TRIES and reason.startswith("its process"):
-                            left.appendleft(number)
-                            continue
-                        message = Settled(self._failed(tasks[number], reason), "new")
-                    elif message == "busy":
-                        not_before[number] = time.monotonic() + BUSY_PAUSE
-                        left.append(number)
-                        continue
+                for number, told in self._heard(tasks, left, tries, not_before):
                     settled += 1
-                    self.on_settled(number, message)
-                    if fail_fast and message.outcome.status == "FAILED":
+                    self.on_settled(number, told)
+                    if fail_fast and told.outcome.status == "FAILED":
                         return
+
+    def _heard(
+        self, tasks: Sequence[Task], left: deque[int], tries: dict[int, int], not_before: dict[int, float]
+    ) -> Iterator[tuple[int, Settled]]:
+        """Tasks that were settled, or failed with their workers; the others that came back are left to be done."""
+        for worker, message in self._messages():
+            number = worker.task
+            if number is None:
+                continue
+            worker.task = None
+            if message is None:  # it died
+                tries[number] += 1
+                reason = self._bury(worker)
+                if tries[number] < TRIES and reason.startswith("its process"):
+                    left.appendleft(number)
+                    continue
+                message = Settled(self._failed(tasks[number], reason), "new")
+            elif message == "busy":
+                not_before[number] = time.monotonic() + BUSY_PAUSE
+                left.append(number)
+                continue
+            yield number, message
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
@@ -106,19 +114,19 @@ class Pool:
                 worker = self._start()
             if worker is None:
                 return
-            worker.task, worker.begun = left.popleft(), now
-            worker.beat.value = now
+            worker.task = left.popleft()
+            worker.times[:] = [math.inf, math.inf]  # until it has the cell in hand
             with contextlib.suppress(OSError):  # a worker that died is noticed by its pipe
                 worker.pipe.send(tasks[worker.task])
 
     def _start(self) -> Worker:
         ours, theirs = _context.Pipe()
-        beat = _context.Value("d", time.monotonic(), lock=False)
-        arguments = (theirs, beat, self.tracking, self.policy, os.getpid(), list(sys.path))
+        times = _context.Array("d", [math.inf, math.inf], lock=False)
+        arguments = (theirs, times, self.tracking, self.policy, list(sys.path), dict(os.environ))
         process = _context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         theirs.close()
-        worker = Worker(process, ours, beat)
+        worker = Worker(process, ours, times)
         self._workers.append(worker)
         return worker
 
@@ -138,8 +146,8 @@ class Pool:
         return told
 
     def _exceeded(self, worker: Worker) -> str | None:
-        now = time.monotonic()
-        return self.policy.limits.exceeded(now - worker.begun - SLACK, now - worker.beat.value - SLACK)
+        late = time.monotonic() - SLACK
+        return self.policy.limits.exceeded(*(late - then for then in worker.times))
 
     def _bury(self, worker: Worker) -> str:
         """Forget a worker; returns why its cell came to nothing."""
@@ -174,16 +182,24 @@ class Pool:
         self._workers.clear()
 
 
-def _work(pipe: Connection, beat: Any, tracking: TrackingConfig, policy: Policy, driver: int, path: list[str]) -> None:
+def _work(
+    pipe: Connection,
+    times: Any,
+    tracking: TrackingConfig,
+    policy: Policy,
+    path: list[str],
+    environment: dict[str, str],
+) -> None:
     """A worker's life."""
     sys.path[:] = path
+    os.environ.update(environment)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it too, and tells us
-    threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     store = Store.open(tracking)
 
     def step() -> None:
-        beat.value = time.monotonic()
+        times[1] = time.monotonic()
 
     with bars(1, quiet=True) as shown:
         while True:
@@ -193,6 +209,7 @@ def _work(pipe: Connection, beat: Any, tracking: TrackingConfig, policy: Policy,
                 return
             if task is None:
                 return
+            times[:] = [time.monotonic()] * 2
             pipe.send(_settled(task, store, policy, shown, step))
 
 
@@ -204,8 +221,9 @@ def _settled(task: Task, store: Store, policy: Policy, shown: Any, step: Callabl
     return done
 
 
-def _end_with(driver: int) -> None:
+def _end_with_driver() -> None:
     """Interrupt this process when the driver is gone."""
-    while os.getppid() == driver:
-        time.sleep(0.3)
-    os.kill(os.getpid(), signal.SIGTERM)
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        wait([driver.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,309 @@
+"""What a sweep does about cells that are finished, failed, interrupted, at work elsewhere, hanging or too large."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from stored import assert_same, content, opened, uri
+
+from pipeline.cells import in_sweep
+from pipeline.errors import ConfigError
+from pipeline.leases import Leases
+from pipeline.limits import Limits
+from pipeline.provenance import PROJECT
+from pipeline.sweep import Options, sweep
+
+SMALL = ["data=iris", "epochs=1", "architecture=deep", "architecture.width=5", "replicates=2", "name=small"]
+TWO = "architecture.depth=2,3"
+
+PARTS = """
+import os, signal, time
+from pathlib import Path
+
+FLAG = Path(os.environ.get("OWN_FLAG", "none"))
+
+def fine(layer):
+    return 1.0
+
+def fails(layer):
+    if FLAG.exists():
+        raise ValueError("boom")
+    return 1.0
+
+def hangs(layer):
+    while True:
+        time.sleep(0.01)
+
+def hangs_deaf(layer):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    while True:
+        time.sleep(0.01)
+
+def slow(layer):
+    time.sleep(0.05)
+    return 1.0
+
+def eats(layer):
+    import numpy as np
+    return float(np.ones(2**30)[0])
+
+def dies(layer):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dies_once(layer):
+    if not FLAG.exists():
+        FLAG.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+"""
+
+
+@pytest.fixture
+def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that switches the planted faults; their package is importable, here and in child processes."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "plantedparts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{PROJECT}")
+    monkeypatch.setenv("OWN_FLAG", str(tmp_path / "flag"))
+    yield tmp_path / "flag"
+    sys.modules.pop("plantedparts", None)
+
+
+def own(*names: str) -> tuple[str, str]:
+    return "+probes.own._target_=" + ",".join(f"plantedparts.{n}" for n in names), "+probes.own._partial_=true"
+
+
+def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+    """The exit code of a sweep, and what it printed."""
+    console = Console(file=io.StringIO(), width=200)
+    chosen = [*SMALL, *overrides, f"tracking.uri={uri(folder)}"]
+    code = sweep(chosen, None, True, console, Options(**options))
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+def statuses(folder: Path) -> dict[str, list[str]]:
+    """Of all runs of cells, by name, oldest first."""
+    found: dict[str, list[str]] = {}
+    for run in opened(folder).search("tags.kind = 'run'"):
+        found.setdefault(run.info.run_name, []).append(run.info.status)
+    return found
+
+
+def test_what_is_finished_is_not_run_again_unless_forced(tmp_path: Path) -> None:
+    code, text = swept(tmp_path, TWO)
+    assert code == 0
+    assert "2 runs: 2 run" in text
+    code, text = swept(tmp_path, TWO)
+    assert code == 0
+    assert "2 finished before and not run again (FORCE=1 does)" in text
+    code, text = swept(tmp_path, TWO, "tracking.experiment=gradvitals", "checkpoints.seconds=5")
+    assert "2 finished before" in text
+    assert statuses(tmp_path) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
+    first = content(tmp_path)
+    code, text = swept(tmp_path, TWO, force=True)
+    assert code == 0
+    assert "2 done anew" in text
+    assert statuses(tmp_path) == {"d2": ["FINISHED"] * 2, "d3": ["FINISHED"] * 2}
+    (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
+    sweep_id = summary.data.tags["sweep_summary"]
+    again = opened(tmp_path).search(in_sweep(sweep_id))
+    assert sorted(r.info.run_name for r in again) == ["d2", "d3"]
+    assert {r.data.tags["cell"] for r in again} == {first["d2"][4]["cell"], first["d3"][4]["cell"]}
+
+
+def test_a_larger_sweep_takes_over_what_a_smaller_one_has_finished(tmp_path: Path) -> None:
+    swept(tmp_path, TWO)
+    code, text = swept(tmp_path, "architecture.depth=2,3,4")
+    assert code == 0
+    assert "3 runs: 1 run, 2 finished before" in text
+    small, large = (r.data.tags["sweep_summary"] for r in opened(tmp_path).search("tags.kind = 'sweep'"))
+    assert len(opened(tmp_path).search(in_sweep(small))) == 2
+    assert len(opened(tmp_path).search(in_sweep(large))) == 3
+    rows = [line.split("│")[2:4] for line in text.splitlines() if line.startswith("│ ")]
+    assert len(rows) == 3
+    assert all("[" in row[0] for row in rows), "a cell that was finished before has its numbers in the table"
+
+
+def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path) -> None:
+    flag.touch()
+    code, text = swept(tmp_path, *own("fine", "fails"))
+    assert code == 1
+    assert "ValueError: boom" in text
+    code, text = swept(tmp_path, *own("fine", "fails"))
+    assert code == 1
+    assert "1 finished before" in text
+    assert "1 failed before and not run again (RETRY=1 does)" in text
+    assert "boom" in text
+    flag.unlink()
+    code, text = swept(tmp_path, *own("fine", "fails"), retry=True)
+    assert code == 0
+    assert "1 failed before and tried again" in text
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
+    (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
+    inside = opened(tmp_path).search(in_sweep(summary.data.tags["sweep_summary"]))
+    assert [r.info.status for r in inside] == ["FINISHED", "FINISHED"]
+    assert summary.info.status == "FINISHED"
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> None:
+    flag.touch()
+    code, text = swept(tmp_path, *own("fails", "fine"), fail_fast=True)
+    assert code == 1
+    assert "1 not run, for one failed" in text
+    assert [s for many in statuses(tmp_path).values() for s in many] == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("probe", "limits", "told"),
+    [
+        ("slow", Limits(seconds=1), "took longer than its 1 s"),
+        ("hangs", Limits(hang=1), "hung: no step for 1 s"),
+        ("eats", Limits(gib=1), "needs more than its 1 GiB of memory"),
+    ],
+)
+def test_a_cell_beyond_its_limits_is_ended_and_the_sweep_goes_on(
+    tmp_path: Path, flag: Path, probe: str, limits: Limits, told: str
+) -> None:
+    begun = time.monotonic()
+    code, text = swept(tmp_path, *own(probe, "fine"), "schedule=every", "schedule.n=1", limits=limits)
+    assert code == 1
+    assert told in text
+    assert time.monotonic() - begun < 30
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
+
+
+def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        (tmp_path / str(jobs)).mkdir()
+        code, _ = swept(tmp_path / str(jobs), TWO, "activation=relu,tanh", jobs=jobs)
+        assert code == 0
+    assert_same(content(tmp_path / "1"), content(tmp_path / "2"))
+
+
+def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> None:
+    code, text = swept(tmp_path, *own("fine", "dies_once", "dies"), jobs=2)
+    assert code == 1
+    assert "its process ended twice (signal 9)" in text
+    found = {r.data.tags["overrides"]: r for r in opened(tmp_path).search("tags.kind = 'run'")}
+    assert len(found) == 1
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, flag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.workers.SLACK", 1.0)
+    code, text = swept(tmp_path, *own("hangs_deaf", "fine"), jobs=2, limits=Limits(hang=4))
+    assert code == 1
+    assert "hung: no step for 4 s" in text
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *SMALL, f"tracking.uri={uri(folder)}"]
+    return subprocess.Popen(
+        argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for_runs(folder: Path, count: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(ConfigError):
+            if (folder / "store.db").exists() and len(opened(folder).search("attributes.status = 'RUNNING'")) >= count:
+                return
+        time.sleep(0.1)
+    raise AssertionError("no run began")
+
+
+def processes_of(session: int) -> list[str]:
+    """Command lines of the living processes of a session."""
+    done = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if not line.startswith("Z")]
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, "2"), (signal.SIGINT, "2"), (signal.SIGTERM, "1")])
+def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
+    tmp_path: Path, flag: Path, number: int, jobs: str
+) -> None:
+    driver = command(tmp_path, "--jobs", jobs, *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=100")
+    wait_for_runs(tmp_path, int(jobs))
+    time.sleep(0.5)
+    begun = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(driver.pid, number)  # as a terminal does
+    else:
+        driver.send_signal(number)
+    printed, _ = driver.communicate(timeout=30)
+    assert time.monotonic() - begun < 5
+    assert driver.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)]
+    assert "0 of 2 runs are done; the same command goes on from there" in printed
+    assert "Traceback" not in printed
+    assert {s for many in statuses(tmp_path).values() for s in many} == {"KILLED"}
+    assert processes_of(driver.pid) == []
+
+
+def test_workers_end_with_a_driver_that_is_killed_and_the_next_command_goes_on(tmp_path: Path, flag: Path) -> None:
+    arguments = ("--jobs", "2", *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=8")
+    driver = command(tmp_path, *arguments)
+    wait_for_runs(tmp_path, 2)
+    driver.kill()
+    driver.communicate()
+    until = time.monotonic() + 10
+    while processes_of(driver.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert processes_of(driver.pid) == []
+    again = command(tmp_path, *arguments)
+    printed, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, printed
+    assert "interrupted before and gone on with" in printed
+    assert statuses(tmp_path) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
+
+
+def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
+    drivers = [command(tmp_path, "architecture.depth=2,3,4,5,6,7") for _ in range(2)]
+    printed = [d.communicate(timeout=120)[0] for d in drivers]
+    assert [d.returncode for d in drivers] == [0, 0], printed
+    assert statuses(tmp_path) == {f"d{n}": ["FINISHED"] for n in range(2, 8)}
+    assert len(opened(tmp_path).search("tags.kind = 'sweep'")) == 1
+
+
+def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.leases import Leases\n"
+        "with Leases(Path(sys.argv[1])).held('x') as free:\n    print(free, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"True\n"
+    leases = Leases(tmp_path)
+    assert leases.is_held("x")
+    assert not leases.is_held("y")
+    holder.kill()
+    holder.communicate()
+    assert not leases.is_held("x")
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--jobs", "x"], ["--time-limit", "0"], ["--memory-limit=-1"]])
+def test_wrong_options_are_told_in_one_line(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.__main__ import main
+
+    assert main(["sweep", *arguments, *SMALL, f"tracking.uri={uri(tmp_path)}"]) == 2
+    told = capfd.readouterr().err.strip()
+    assert told.startswith("error: ")
+    assert "\n" not in told
+    assert not (tmp_path / "store.db").exists()

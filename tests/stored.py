@@ -1,0 +1,48 @@
+"""What is in a store, to be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.tracking import Store, TrackingConfig, download
+
+
+def uri(folder: Path) -> str:
+    return f"sqlite:///{folder / 'store.db'}"
+
+
+def opened(folder: Path) -> Store:
+    return Store.open(TrackingConfig(uri(folder), "gradvitals"))
+
+
+Points = list[tuple[str, int, float]]
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """All that a store holds of a sweep's runs, by their names, except what tells time or attempts."""
+    store = opened(folder)
+    found: dict[str, Any] = {}
+    for run in store.search("tags.kind = 'run'"):
+        run_id, name = run.info.run_id, run.info.run_name
+        assert name not in found, f"{name} is there twice"
+        points: Points = []
+        for key in run.data.metrics:
+            if not key.startswith("overhead/"):
+                points += [(m.key, m.step, m.value) for m in store.client.get_metric_history(run_id, key)]
+        records = pd.read_parquet(download(store, run_id, "records.parquet", folder / "artifacts"))
+        artifacts = {a.path for a in store.client.list_artifacts(run_id) if not a.path.endswith(".log")}
+        tags = {k: run.data.tags[k] for k in ("sweep", "cell", "verdict", "config.sha256", "data.sha256")}
+        found[name] = (run.info.status, sorted(points), records, artifacts, tags, run.data.params)
+    return found
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, (status, points, records, *rest) in one.items():
+        assert status == other[name][0] == "FINISHED"
+        assert points == other[name][1], name
+        pd.testing.assert_frame_equal(records, other[name][2], check_exact=True)
+        assert rest == list(other[name][3:])
