@@ -15,7 +15,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep run ui show experiment experiments prescribe compare report reproduce trace test lint bench clean lock
+.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce trace test lint bench clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ $(READY): requirements.txt
 sweep: $(READY)  ## run what a sweep (EXP=depth) has not finished (JOBS=n RETRY=1 FORCE=1 FAIL_FAST=1), log it, print the link
 	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
 		$(if $(FAIL_FAST),--fail-fast) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
+
+search: $(READY)  ## let Optuna search as EXP=search_tanh describes, on from what it has (TRIALS=n JOBS=n), log it, print the link
+	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \
+		experiment=$(or $(EXP),search_tanh) $(ARGS)
 
 run: $(READY)  ## run one config and log it to MLflow; an interrupted one goes on (FORCE=1 begins anew)
 	@$(PY) -m pipeline run $(if $(FORCE),--force) $(LIMITS) $(if $(EXP),experiment=$(EXP)) $(ARGS)

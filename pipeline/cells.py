@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline import logged
+from pipeline.doom import PRUNED_TAG, Pruning
 from pipeline.errors import ConfigError
 from pipeline.execution import ERROR_TAG, Going, Outcome, execute
 from pipeline.identity import cell_key, identity_tags
@@ -52,6 +53,7 @@ class Policy:
         force: run all of them again.
         repeat: only what was interrupted is gone on with; whatever ended is left alone, and a new run begins.
         limits: of each cell.
+        pruning: when to end a cell early; None for never.
     """
 
     command: str
@@ -59,6 +61,7 @@ class Policy:
     force: bool = False
     repeat: bool = False
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
             return None
         decision, run = decide(found(store, task.cell), policy)
         sweep_id = task.tags.get(SWEEP_TAG)
+        pruned = found(store, policy.pruning.identity(task.cell)) if policy.pruning and decision == "new" else []
+        if pruned:
+            join(store, pruned[0], sweep_id)
+            return Settled(outcome_of(store, pruned[0], task), "finished before")
         if run is not None and decision in ("finished before", "failed before"):
             join(store, run, sweep_id)
             return Settled(outcome_of(store, run, task), decision)
@@ -85,9 +92,9 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
             attempt = int(run.data.tags.get(ATTEMPTS_TAG, "0")) + 1
             store.tag(run.info.run_id, {ATTEMPTS_TAG: str(attempt), **leases.tags(task.cell)})
             join(store, run, sweep_id)
-            going = Going(task.cell, run.info.run_id, attempt, policy.limits, beat)
+            going = Going(task.cell, run.info.run_id, attempt, policy.limits, beat, policy.pruning)
         else:
-            going = Going(task.cell, limits=policy.limits, beat=beat)
+            going = Going(task.cell, limits=policy.limits, beat=beat, pruning=policy.pruning)
             for old in found(store, task.cell):
                 leave(store, old, sweep_id)
         return Settled(execute(task.config, store, task.name, task.swept, tags, bars, going), decision)
@@ -122,7 +129,8 @@ def outcome_of(store: Store, run: Any, task: Task) -> Outcome:
     """The outcome of a run that ended before, from what it logged."""
     tags = run.data.tags
     outcome = Outcome(task.name, run.info.run_id, task.swept, status=run.info.status, error=tags.get(ERROR_TAG))
-    if outcome.status != "FINISHED":
+    outcome.pruned = tags.get(PRUNED_TAG)
+    if outcome.status != "FINISHED" and not outcome.pruned:
         outcome.error = outcome.error or "failed"
         return outcome
     summary = logged.read(store, run, logged.HEADLINE_PROBES).summary()

@@ -161,7 +161,7 @@ def chain_config(node: Mapping[str, Any], trusted: Collection[str] | None = None
     return found
 
 
-OUTER_KEYS = ("tracking", "name", "checkpoints", "chain")
+OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search")
 
 
 def scientific(node: Mapping[str, Any]) -> dict[str, Any]:

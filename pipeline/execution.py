@@ -26,7 +26,8 @@ from pipeline.address import without_secrets
 from pipeline.chain import CHAIN_FILE, Chain
 from pipeline.checkpoint import Checkpoints, Saved, checkpoint_config
 from pipeline.divergence import Divergence
-from pipeline.identity import code_digest, identity, identity_tags
+from pipeline.doom import PRUNED_STEP_TAG, PRUNED_TAG, Doom, DoomedError, Pruning
+from pipeline.identity import cell_key, code_digest, identity, identity_tags
 from pipeline.leases import Leases
 from pipeline.limits import Limits, limited, nothing
 from pipeline.patience import tolerant
@@ -58,9 +59,10 @@ class Outcome:
     """How one run ended.
 
     Attributes:
-        status: FINISHED or FAILED.
+        status: FINISHED, FAILED, or KILLED if it was pruned.
         headline: its final numbers by metric name, with intervals.
         error: the last line of the traceback of a failed run.
+        pruned: why it was ended early, if it was (:mod:`pipeline.doom`).
         profile: δ of each layer at the start, if it was recorded.
         divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
         diverged_replicates, diverged_at: how many of them, and the first step at which one was not finite.
@@ -77,6 +79,7 @@ class Outcome:
     status: str = "RUNNING"
     headline: dict[str, Estimate] = field(default_factory=dict)
     error: str | None = None
+    pruned: str | None = None
     profile: Record | None = None
     divergences: list[Divergence] = field(default_factory=list)
     diverged_replicates: int = 0
@@ -117,7 +120,7 @@ def execute(
         try:
             with threadpool_limits(1), limited(going.limits, going.beat) as beat:
                 _train_and_log(node, store, run_log, outcome, bars, going, beat)
-            outcome.status = "FINISHED"
+            outcome.status = "KILLED" if outcome.pruned else "FINISHED"
         except Exception as failure:
             outcome.status = "FAILED"
             outcome.error = traceback.format_exception_only(failure)[-1].strip()
@@ -128,7 +131,7 @@ def execute(
                 run_log.tags({"mlflow.note.content": note, ERROR_TAG: outcome.error[:4000]})
         except BaseException:
             log.warning("interrupted")
-            run_log.end("KILLED")
+            run_log.end("KILLED", hurry=True)
             raise
     if not run_log.end(outcome.status) and outcome.error is None:
         outcome.status, outcome.error = "FAILED", "the store does not have all of it"
@@ -145,6 +148,7 @@ class Going:
         attempt: how often it was gone on with.
         limits: of its time and memory.
         beat: told each step.
+        pruning: when to end it early; None for never.
     """
 
     cell: str = ""
@@ -152,6 +156,7 @@ class Going:
     attempt: int = 0
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
     beat: Callable[[], None] = nothing
+    pruning: Pruning | None = None
 
 
 @contextlib.contextmanager
@@ -215,9 +220,13 @@ def _train_and_log(
         checkpoints.diverged(divergence)
         recorder.diverged(divergence)
 
+    layers = len(run.sizes) - 1
+    doom = Doom(going.pruning, lambda newest: judge(newest, config, 0, expectation, layers), summary.hidden_layers)
+
     def take(record: Record) -> None:
         summary.add(record)
         recorder.record(record)
+        doom.add(record)
 
     if saved is not None:
         saved.tell(take, recorder.diverged)
@@ -225,13 +234,18 @@ def _train_and_log(
 
         def stepped(step: int) -> None:
             beat()
+            doom.look()
             on_step(step)
 
         start = saved.state if saved else None
-        for record in train(run, stepped, diverged, stopwatch, chain, checkpoints, start):
-            take(record)
-            checkpoints.record(record)
-            stopwatch.lap("tracking")
+        try:
+            for record in train(run, stepped, diverged, stopwatch, chain, checkpoints, start):
+                take(record)
+                checkpoints.record(record)
+                stopwatch.lap("tracking")
+        except DoomedError as doomed:
+            outcome.pruned = str(doomed)
+            log.info("pruned: %s", doomed)
     last_step = summary.records[-1].step if summary.records else 0
     run_log.flush()
     log_profiles(run_log, summary)
@@ -267,6 +281,10 @@ def _train_and_log(
     _log_overhead(run_log, stopwatch.seconds, last_step)
     note = {"mlflow.note.content": describe(outcome, config, run.sizes, lost)}
     run_log.tags(note | (chain.tags() if chain is not None else {}))
+    if outcome.pruned and going.pruning is not None:
+        told = {PRUNED_TAG: outcome.pruned, PRUNED_STEP_TAG: str(last_step)}
+        run_log.tags(told | {cell_key(going.pruning.identity(cell)): "1"})
+        store.untag(run_log.run_id, cell_key(cell))  # the cell itself has not been run
     checkpoints.remove()
 
 
@@ -392,7 +410,8 @@ def describe(outcome: Outcome, config: configs.Config, sizes: list[int], lost: i
             f"\n\n{told}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
         )
     verdict = f"**Verdict: {outcome.verdict.words}.** {outcome.paragraph}\n\n" if outcome.verdict else ""
-    return verdict + (
+    pruned = f"**Pruned**, the rest of its training was not done: {outcome.pruned}.\n\n" if outcome.pruned else ""
+    return (pruned + verdict) + (
         f"**{outcome.name}**: layers {'-'.join(map(str, sizes))}, {type(config.activation).__name__} then "
         f"{type(config.output).__name__}, {type(config.cost).__name__}, {config.epochs} epochs, "
         f"{config.replicates} replicates from seed {config.seed}.{table}{warning}\n\n"

@@ -104,12 +104,15 @@ class RunLog:
         """A file as an artifact at the top of the run's folder."""
         self.client.log_artifact(self.run_id, str(path))
 
-    def end(self, status: str) -> bool:
+    def end(self, status: str, hurry: bool = False) -> bool:
         """Flush and close: FINISHED, FAILED or KILLED. Returns whether the store has it all; what it has not is told.
 
-        Does not raise for a store that is gone. A run that is KILLED is left by somebody in a hurry.
+        Does not raise for a store that is gone.
+
+        Args:
+            hurry: whether somebody wants to leave; then nothing more can be asked of the store for long.
         """
-        if status == "KILLED":
+        if hurry:
             self.client.patience.hurry(LEAVING)
         lost = ""
         try:
