@@ -9,6 +9,8 @@ import pandas as pd
 
 from pipeline.tracking import Store, TrackingConfig, download
 
+SAME = ("sweep", "cell", "verdict", "config.sha256", "data.sha256", "chain.head")
+
 
 def uri(folder: Path) -> str:
     return f"sqlite:///{folder / 'store.db'}"
@@ -34,7 +36,7 @@ def content(folder: Path) -> dict[str, Any]:
                 points += [(m.key, m.step, m.value) for m in store.client.get_metric_history(run_id, key)]
         records = pd.read_parquet(download(store, run_id, "records.parquet", folder / "artifacts"))
         artifacts = {a.path for a in store.client.list_artifacts(run_id) if not a.path.endswith(".log")}
-        tags = {k: run.data.tags[k] for k in ("sweep", "cell", "verdict", "config.sha256", "data.sha256")}
+        tags = {k: run.data.tags[k] for k in SAME if k in run.data.tags}
         found[name] = (run.info.status, sorted(points), records, artifacts, tags, run.data.params)
     return found
 

@@ -1,0 +1,211 @@
+"""Checkpoints on disk: what goes on from one is what was never interrupted; damage costs time, never truth."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import config
+from stored import content, opened, uri
+from test_resuming import CASES
+
+from pipeline import packing
+from pipeline.checkpoint import LEAST, CheckpointConfig, Checkpoints
+from pipeline.divergence import Divergence
+from pipeline.provenance import PROJECT
+from pipeline.records import Record, tidy
+from pipeline.single import single
+from pipeline.training import Run, State, ready, train
+
+BASE = ["replicates=2", "epochs=2", "data=iris", "batching.size=10"]
+
+
+class Killed(BaseException):
+    """The process died."""
+
+
+def checkpoints(folder: Path, cell: str = "cell", clock: Callable[[], float] = lambda: 0.0) -> Checkpoints:
+    return Checkpoints(folder, cell, CheckpointConfig(0.0), clock)
+
+
+def interrupted(run: Run, folder: Path, at: int) -> list[Divergence]:
+    """Train with a checkpoint before every step, and die before step ``at``."""
+    keeper, told = checkpoints(folder), list[Divergence]()
+
+    def diverged(divergence: Divergence) -> None:
+        told.append(divergence)
+        keeper.diverged(divergence)
+
+    def step(t: int) -> None:
+        if t == at:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        for record in train(run, step, diverged, keeper=keeper):
+            keeper.record(record)
+    return told
+
+
+def same(one: list[Record], other: list[Record]) -> bool:
+    a, b = tidy(one), tidy(other)
+    values = [t["value"].to_numpy().view(np.int64) for t in (a, b)]
+    return a.drop(columns="value").equals(b.drop(columns="value")) and np.array_equal(*values)
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES.keys())
+def test_what_is_loaded_goes_on_as_if_nothing_had_happened(overrides: list[str], tmp_path: Path) -> None:
+    run, told = ready(config(*BASE, *overrides)), list[Divergence]()
+    whole = list(train(run, on_divergence=told.append))
+    last = whole[-1].step
+    for at in {1, max(1, last // 2), max(1, last)}:
+        folder = tmp_path / str(at)
+        interrupted(run, folder, at)
+        keeper = checkpoints(folder)
+        saved = keeper.load()
+        assert saved is not None or at == 1
+        found, divergences = list[Record](), list[Divergence]()
+        if saved is not None:
+            assert saved.state.now.step == at
+            saved.tell(found.append, divergences.append)
+        found += train(run, on_divergence=divergences.append, start=saved.state if saved else None)
+        assert same(found, whole)
+        assert [d.finding for d in divergences] == [d.finding for d in told]
+        assert all(same(a.last_steps, b.last_steps) for a, b in zip(divergences, told, strict=True))
+
+
+@pytest.fixture
+def run() -> Run:
+    return ready(config(*BASE, "schedule=every", "schedule.n=1"))
+
+
+def test_the_newest_whole_state_is_taken_and_damage_is_told(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(run, tmp_path, 10)
+    older, newest = sorted(tmp_path.glob("state-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert saved.state.now.step == 9
+    assert f"checkpoint {newest.name} is damaged" in caplog.text
+    found = list[Record]()
+    saved.tell(found.append, lambda _: None)
+    assert same(found + list(train(run, start=saved.state)), list(train(run)))
+    older.write_bytes(b"")
+    assert checkpoints(tmp_path).load() is None
+
+
+def test_a_damaged_file_of_records_spoils_the_states_that_need_it(run: Run, tmp_path: Path) -> None:
+    interrupted(run, tmp_path, 10)
+    sorted(tmp_path.glob("records-*.npz"))[-1].write_bytes(b"not what it was")
+    saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert saved.state.now.step == 9
+
+
+def test_a_state_of_other_code_or_config_is_not_gone_on_from(run: Run, tmp_path: Path) -> None:
+    interrupted(run, tmp_path, 10)
+    assert checkpoints(tmp_path, "another").load() is None
+
+
+def test_a_segment_name_cannot_lead_elsewhere(run: Run, tmp_path: Path) -> None:
+    interrupted(run, tmp_path / "a", 5)
+    (path, *_) = sorted((tmp_path / "a").glob("state-*.npz"), reverse=True)
+    arrays, about = packing.read(path)
+    about["segments"] = ["../../" + name for name in about["segments"]]
+    packing.write(path, arrays, about)
+    saved = checkpoints(tmp_path / "a").load()
+    assert saved is not None  # the names alone count; the files are those of this folder
+    assert saved.state.now.step == 5
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packing, "write", full)
+    keeper, found = checkpoints(tmp_path), list[Record]()
+    with caplog.at_level(logging.WARNING):
+        for record in train(run, keeper=keeper):
+            keeper.record(record)
+            found.append(record)
+    assert same(found, list(train(run)))
+    assert caplog.text.count("No space left") == 1
+
+
+def test_checkpoints_take_at_most_a_hundredth_of_the_time(tmp_path: Path) -> None:
+    now = 0.0
+    keeper = Checkpoints(tmp_path, "cell", CheckpointConfig(10.0), lambda: now)
+    assert not keeper.due(5)
+    now = 10.0
+    assert keeper.due(5)
+    keeper._last, keeper._took = 10.0, 3.0
+    now = 10.0 + 3.0 * LEAST - 0.1
+    assert not keeper.due(6)
+    now += 0.2
+    assert keeper.due(6)
+    never = Checkpoints(tmp_path, "cell", CheckpointConfig(None), lambda: now)
+    assert not never.due(6)
+
+
+def test_at_most_two_states_are_kept(run: Run, tmp_path: Path) -> None:
+    interrupted(run, tmp_path, 10)
+    assert len(list(tmp_path.glob("state-*"))) == 2
+    checkpoints(tmp_path).remove()
+    assert not tmp_path.exists()
+
+
+LONG = [
+    "data=digits", "architecture.hidden=[30]", "epochs=100", "schedule=every", "schedule.n=2000", "replicates=2",
+    "checkpoints.seconds=0.1",
+]  # fmt: skip
+
+
+def alone(folder: Path) -> str:
+    """Run it in this process; what was printed."""
+    console = Console(file=io.StringIO(), width=160)
+    assert single([*LONG, f"tracking.uri={uri(folder)}"], None, True, console) == 0
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    argv = [sys.executable, "-m", "pipeline", "run", *LONG, f"tracking.uri={uri(cut)}"]
+    process = subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not list(cut.glob("store-checkpoints/*/state-*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert [r.info.status for r in opened(cut).search()] == ["RUNNING"]
+    assert "went on with a run that was interrupted" in alone(cut)
+    assert "went on" not in alone(whole)
+    ((name, (status, points, records, *rest)),) = content(whole).items()
+    assert status == "FINISHED"
+    again = content(cut)[name]
+    assert (status, points, rest) == (again[0], again[1], list(again[3:]))
+    pd.testing.assert_frame_equal(records, again[2], check_exact=True)
+    (run,) = opened(cut).search()
+    log = Path(opened(cut).client.download_artifacts(run.info.run_id, "run.1.log", str(tmp_path))).read_text()
+    assert "goes on from step " in log
+    assert "goes on from step 0\n" not in log
+
+
+def test_state_is_all_that_is_kept() -> None:
+    """A field added to State without being written would be lost silently."""
+    assert set(State.__dataclass_fields__) == {"now", "previous", "living", "harmless", "recent"}
