@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import config
+from rich.console import Console
 from stored import content, opened, uri
 from test_resuming import CASES
 
