@@ -15,7 +15,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce trace test lint bench clean lock
+.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce diff trace test lint bench clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,9 +64,13 @@ compare: $(READY)  ## how two runs A=<id> B=<id> differ, and how sure that is
 report: $(READY)  ## write a self-contained HTML page about RUN=<id> or SWEEP=<id> (TO=file)
 	@$(PY) -m pipeline report $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") $(if $(TO),--to "$(TO)") $(ARGS)
 
-reproduce: $(READY)  ## train RUN=<id> again from its logged config and compare every record
+reproduce: $(READY)  ## train RUN=<id or exported folder> again and compare its chain and every record
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make reproduce RUN=..." >&2; exit 2; fi
 	@$(PY) -m pipeline reproduce $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
+
+diff: $(READY)  ## where two runs or exported folders A= B= part, and how their difference grows (TO=file.png)
+	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make diff A=<run> B=<run>" >&2; exit 2; fi
+	@$(PY) -m pipeline diff "$(A)" "$(B)" $(if $(TO),--to "$(TO)") $(ARGS)
 
 trace: $(READY)  ## print a forward and backward pass step by step: the worked examples, or any config (EXP=, ARGS=)
 	@$(PY) -m pipeline trace $(if $(EXP),experiment=$(EXP)) $(ARGS)

@@ -1,4 +1,4 @@
-"""The command: ``python -m pipeline run|sweep|prescribe|compare|report|reproduce|trace|ui|show ...``."""
+"""The command: ``python -m pipeline run|sweep|search|prescribe|compare|report|reproduce|diff|trace|ui|show ...``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def parser() -> argparse.ArgumentParser:
     swept.add_argument("--force", action="store_true", help="run all cells again")
     swept.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
     swept.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time, a process each")
-    for limited in (run, swept):
+    sought = command("search", "let Optuna look for the best values of the keys that the config's search names")
+    sought.add_argument("--trials", type=int, metavar="N", help="how many in all, if not as the config says")
+    sought.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time, a process each")
+    for limited in (run, swept, sought):
         limited.add_argument("--time-limit", type=float, metavar="S", help="seconds a run may take")
         limited.add_argument("--memory-limit", type=float, metavar="GIB", help="memory a run may take, in GiB")
         limited.add_argument("--hang-limit", type=float, metavar="S", default=900.0, help="seconds without a step")
@@ -55,11 +58,18 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--slow", action="store_true", help="the slow variants too")
     every = command("experiments", "run all experiments and write the catalogue in docs/experiments")
     every.add_argument("--slow", action="store_true", help="the slow variants too")
-    again = command("reproduce", "train a logged run again and compare every record", composes=False)
-    again.add_argument("run_id", help="the MLflow run id, or its first 8 or more characters")
+    again = command("reproduce", "train a logged run again and compare its chain and every record", composes=False)
+    again.add_argument("run_id", help="the MLflow run id, its first 8 or more characters, or an exported folder")
     again.add_argument("changes", nargs="*", help="key=value: change the logged config first")
     again.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
     again.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    again.add_argument("--as-it-is", action="store_true", help="leave core type and CPU features as they are here")
+    again.add_argument("--patch", action="store_true", help="only print the uncommitted changes it was recorded with")
+    differ = command("diff", "where two logged runs part, and how their difference grows", composes=False)
+    differ.add_argument("a", help="run id of A, its first 8 or more characters, or an exported folder")
+    differ.add_argument("b", help="the same of B")
+    differ.add_argument("--to", type=Path, help="a picture of the growth to write, .png")
+    differ.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
     cure = command("prescribe", "try remedies for a logged run's verdict, paired over the same seeds", composes=False)
     cure.add_argument("run_id", help="the MLflow run id, or its first 8 or more characters")
     cure.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
@@ -112,6 +122,13 @@ def dispatch(arguments: argparse.Namespace) -> int:
             a = arguments
             options = Options(a.retry, a.force, a.fail_fast, a.jobs, limits)
             return sweep(a.overrides, a.config_dir, quiet, console, options)
+        case "search":
+            from pipeline.search import Options as SearchOptions
+            from pipeline.search import search
+
+            a = arguments
+            chosen = SearchOptions(a.trials, a.jobs, _limits(a))
+            return search(a.overrides, a.config_dir, quiet, console, chosen)
         case "show":
             from pipeline.single import show
 
@@ -129,11 +146,19 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
             return experiments(arguments.overrides, arguments.slow, quiet, console)
         case "reproduce":
-            from pipeline.reproduce import reproduce
+            from pipeline.reproduce import patch, reproduce
             from pipeline.tracking import TrackingConfig
 
             tracking = TrackingConfig(arguments.uri, "gradvitals")
-            return reproduce(arguments.run_id, arguments.changes, tracking, arguments.allow, quiet, console)
+            if arguments.patch:
+                return patch(arguments.run_id, tracking)
+            trusted, as_it_is = arguments.allow, arguments.as_it_is
+            return reproduce(arguments.run_id, arguments.changes, tracking, trusted, quiet, console, as_it_is)
+        case "diff":
+            from pipeline.diff import diff
+            from pipeline.tracking import TrackingConfig
+
+            return diff(arguments.a, arguments.b, TrackingConfig(arguments.uri, "gradvitals"), arguments.to, console)
         case "prescribe":
             from pipeline.prescribe import prescribe
             from pipeline.tracking import TrackingConfig

@@ -74,7 +74,7 @@ def joined(heads: Sequence[bytes]) -> str:
 
 def digest_of_norms(norms: Array) -> str:
     """Of all norms in the order of the table, for the links do not cover them."""
-    return hashlib.blake2b(np.ascontiguousarray(norms, dtype="<f8").tobytes(), digest_size=DIGEST).hexdigest()
+    return hashlib.blake2b(_one_nan(norms).astype("<f8").tobytes(), digest_size=DIGEST).hexdigest()
 
 
 class Chain:
@@ -158,7 +158,7 @@ class Chain:
 
     def tags(self) -> dict[str, str]:
         """What the run says of its chain: its head, and a digest of the norms beside it."""
-        norms = np.array([n for n in self._norms]).reshape(-1)
+        norms = np.array(self._norms).ravel()
         return {HEAD_TAG: joined(self._links[-1]), NORMS_TAG: digest_of_norms(norms)}
 
     def table(self) -> pd.DataFrame:
@@ -173,12 +173,12 @@ class Chain:
             for text in (*(x.tobytes().hex() for x in d), link.hex())
         ]
         norms = [np.pad(n, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for n in self._norms]
-        layers = [pd.NA if layer is None else layer for layer, _ in names]
+        layers: list[Any] = [pd.NA if layer is None else layer for layer, _ in names]
         blocks = len(self._steps) * replicates
         columns: dict[str, Any] = {
             "step": np.concatenate([np.full(replicates, BEFORE), steps]),
             "replicate": [*range(replicates), *np.repeat(list(range(replicates)) * len(self._steps), count)],
-            "layer": pd.array([pd.NA] * replicates + layers * blocks, dtype="Int64"),
+            "layer": pd.Series([pd.NA] * replicates + layers * blocks, dtype="Int64"),
             "quantity": [LINK] * replicates + [quantity for _, quantity in names] * blocks,
             "digest": [link.hex() for link in self._links[0]] + digests,
             "norm": np.concatenate([np.full(replicates, np.nan), *norms]),

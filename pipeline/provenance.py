@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_info
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ def provenance() -> Provenance:
     commit = _git("rev-parse", "HEAD").strip()
     status = _git("status", "--porcelain")
     blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    blas.sort(key=lambda pool: ("numpy" not in str(pool["filepath"]), str(pool["filepath"])))  # the engine's own first
     tags = {
         "git.commit": commit or "unknown",
         "git.dirty": "unknown" if not commit else str(bool(status.strip())).lower(),
@@ -43,13 +46,31 @@ def provenance() -> Provenance:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "cpu.features": cpu_features(),
         "blas": _unique(f"{p['internal_api']} {p.get('version')}" for p in blas),
+        "blas.build": _blas_build(),
         "blas.core_type": _unique(str(p.get("architecture")) for p in blas),
         "blas.threads": _unique(str(p["num_threads"]) for p in blas),
     }
     tags |= {f"package.{name}": _version(name) for name in PACKAGES}
     installed = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
     return Provenance(tags, _git("diff", "HEAD") if commit else "", "\n".join(sorted(installed, key=str.lower)) + "\n")
+
+
+def cpu_features() -> str:
+    """The instruction sets beyond its baseline that NumPy uses in this process."""
+    found = _numpy_config().get("SIMD Extensions", {}).get("found", [])
+    return " ".join(str(name) for name in found) or "none"
+
+
+def _blas_build() -> str:
+    """What NumPy says of the BLAS it was built with."""
+    blas = _numpy_config().get("Build Dependencies", {}).get("blas", {})
+    return str(blas.get("openblas configuration") or f"{blas.get('name', 'unknown')} {blas.get('version', '')}").strip()
+
+
+def _numpy_config() -> dict[str, Any]:
+    return dict(np.show_config(mode="dicts") or {})
 
 
 def _unique(facts: Iterable[str]) -> str:

@@ -1,8 +1,9 @@
-"""Train a logged run again from its logged config, and compare every record, bit for bit."""
+"""Train a logged run again from its logged config, and compare its chain and every record, bit for bit."""
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from pipeline import config as configs
+from pipeline import likeness, worktree
+from pipeline.address import TrackingConfig
+from pipeline.chain import Chain
+from pipeline.environment import Change, changes
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE, RECORDS_FILE
+from pipeline.execution import CONFIG_FILE
+from pipeline.identity import code_digest
 from pipeline.progress import bars
-from pipeline.provenance import provenance
-from pipeline.records import COLUMNS, tidy
-from pipeline.tracking import Store, TrackingConfig, download
-from pipeline.training import ready, train
+from pipeline.provenance import Provenance, provenance
+from pipeline.records import COLUMNS, Record, tidy
+from pipeline.schedules import At
+from pipeline.source import Loaded, config_of, find, load
+from pipeline.trail import Parting, Trail, parting
+from pipeline.training import Run, ready, train
+
+PRUNED_STEP_TAG = "pruned_at_step"
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,22 @@ class Difference:
     again: float | None
 
     def __str__(self) -> str:
+        return self.told("logged", "now")
+
+    def told(self, first: str, second: str) -> str:
+        """In words, with what to call the two."""
         layer = "the network" if self.layer is None else f"layer {self.layer}"
         return (
             f"step {self.step}, {layer}, {self.probe}, replicate {self.replicate}: "
-            f"logged {_number(self.logged)}, now {_number(self.again)}"
+            f"{first} {_number(self.logged)}, {second} {_number(self.again)}{self._size()}"
         )
+
+    def _size(self) -> str:
+        if self.logged is None or self.again is None:
+            return ""
+        with np.errstate(all="ignore"):
+            relative = np.abs(np.float64(self.again) - self.logged) / np.maximum(abs(self.logged), abs(self.again))
+        return f" (by {relative:.2g} of it)" if np.isfinite(relative) and relative > 0 else ""
 
 
 def _number(value: float | None) -> str:
@@ -83,69 +101,158 @@ def logged_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
         ConfigError: a file that is not such a config, a change that does not fit it.
     """
     try:
-        node = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as broken:
+        return config_of(path.read_text(encoding="utf-8"), changes)
+    except UnicodeDecodeError as broken:
         raise ConfigError(f"{CONFIG_FILE}: is not readable YAML") from broken
-    if not isinstance(node, dict):
-        raise ConfigError(f"{CONFIG_FILE}: must hold a mapping")
-    try:
-        config = OmegaConf.create(node)
-        OmegaConf.set_struct(config, True)
-        for change in changes:
-            key, separator, _ = change.partition("=")
-            if not separator:
-                raise ConfigError(f"{change}: must be key=value")
-            if OmegaConf.select(config, key, default="\0missing") == "\0missing":
-                raise ConfigError(f"{key}: no such key in the logged config")
-            config.merge_with_dotlist([change])
-    except OmegaConfBaseException as wrong:
-        raise ConfigError(f"{CONFIG_FILE}: {str(wrong).splitlines()[0]}") from wrong
-    plain: Any = OmegaConf.to_container(config, resolve=False)
-    return {str(k): v for k, v in plain.items()}
 
 
 def reproduce(
     run_id: str,
-    changes: Sequence[str],
+    changed: Sequence[str],
     tracking: TrackingConfig,
     allowed: Collection[str],
     quiet: bool,
     console: Console,
+    as_it_is: bool = False,
 ) -> int:
     """Train again and compare; prints "identical" (returns 0) or the first difference (returns 1).
 
     A logged config is untrusted: only classes and functions of ``engine``, ``pipeline`` and ``allowed`` are called.
 
+    Args:
+        run_id: of a run in the store, or a folder that a run was exported to.
+        changed: ``key=value``, what to change in its config first.
+        as_it_is: leave threads, core type and CPU features as they are here.
+
     Raises:
         ConfigError: no such run, no records, or a config that does not stand up.
     """
-    tracking.existing_uri()
-    store = Store.open(tracking)
-    found = store.find(run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        node = logged_config(download(store, found.info.run_id, CONFIG_FILE, Path(folder)), changes)
-        try:
-            logged = pd.read_parquet(download(store, found.info.run_id, RECORDS_FILE, Path(folder)))
-        except (OSError, ValueError) as broken:
-            raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not readable parquet") from broken
+    logged = load(find(run_id, tracking))
+    node = logged.node(changed)
     config = configs.build(node, configs.OWN_PACKAGES | set(allowed))
-    with threadpool_limits(1), bars(1, quiet) as shown:
+    say = _Say(console)
+    threads = 1 if as_it_is else _become_like(logged, say)
+    with threadpool_limits(threads), bars(1, quiet) as shown:
         run = ready(config)
-        for line in environment_changes(found.data.tags, node, run.data.digest):
-            console.print(f"differs: {line}", highlight=False, soft_wrap=True)
-        with shown.run(found.info.run_name or "reproduce", run.clock.last_step) as on_step:
-            again = tidy(train(run, on_step))
-    difference = first_difference(logged, again)
-    if difference is None:
-        console.print(f"identical: all {len(logged)} records of run {found.info.run_id}", highlight=False)
-        return 0
-    console.print(f"different: {difference}", highlight=False, soft_wrap=True)
+        differ = changes(Provenance(dict(logged.tags), logged.patch, logged.packages), present(node, run.data.digest))
+        for change in differ:
+            say(f"differs: {change}")
+        _offer(differ, logged, None if logged.place else tracking.resolved_uri(), say)
+        with shown.run(logged.name, run.clock.last_step) as on_step:
+            again, trail = _train(run, logged, on_step)
+    return _verdict(logged, again, trail, say)
+
+
+def patch(run_id: str, tracking: TrackingConfig) -> int:
+    """Print what was not committed when the run was recorded.
+
+    Raises:
+        ConfigError: no such run, or nothing to print.
+    """
+    text = load(find(run_id, tracking)).patch
+    if not text:
+        raise ConfigError(f"RUN={run_id}: was recorded without a patch")
+    sys.stdout.write(text)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Say:
+    """Whole lines, as they are."""
+
+    console: Console
+
+    def __call__(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def present(node: dict[str, Any], data_digest: str) -> Provenance:
+    """The state of everything now, with what a run of this config would say of itself."""
+    now = provenance()
+    own = {"config.sha256": configs.digest(node), "data.sha256": data_digest, "code.sha256": code_digest(node)}
+    return Provenance(now.tags | own, now.patch, now.packages)
+
+
+def _become_like(logged: Loaded, say: _Say) -> int:
+    """Start anew with the run's core type and CPU features if that takes it; returns the BLAS threads to use."""
+    plan = likeness.plan(logged.tags, provenance().tags, likeness.cpu_flags())
+    if plan.variables and likeness.can_start_anew():
+        told = ", ".join(f"{name}={value}" for name, value in plan.variables.items())
+        say(f"starts anew with {told}, as the run was recorded (--as-it-is leaves the machine as it is)")
+        likeness.start_anew(plan.variables, plan.threads)
+    for line in plan.cannot:
+        say(f"not set: {line}")
+    for name, value in plan.variables.items():
+        say(f"not set: {name}={value}, which must be set before the process begins")
+    return plan.threads
+
+
+def _offer(differ: Sequence[Change], logged: Loaded, uri: str | None, say: _Say) -> None:
+    """The commands that run it with the code that recorded it, if that is not this code."""
+    if not any(change.what in ("commit", "code (code.sha256)") for change in differ):
+        return
+    run = worktree.absolute(logged.run_id, logged.place)
+    lines = worktree.commands(logged.tags, logged.patch, run, uri)
+    if lines:
+        say("with the code that recorded it, in a worktree of its own:")
+        for line in lines:
+            say(f"  {line}")
+
+
+def _train(run: Run, logged: Loaded, on_step: Any) -> tuple[pd.DataFrame, Trail | None]:
+    """Records, and the chain at the steps at which the run's was made."""
+    chain = None if logged.trail is None else Chain(run, At(logged.trail.steps), ends=False)
+    last = logged.tags.get(PRUNED_STEP_TAG, "")
+    end = int(last) if last.isdecimal() else run.clock.last_step
+
+    def stepped(step: int) -> None:
+        if step > end:
+            raise _PrunedError
+        on_step(step)
+
+    records: list[Record] = []
+    with contextlib.suppress(_PrunedError):
+        for record in train(run, stepped, witness=chain):
+            records.append(record)
+    return tidy(records), None if chain is None else Trail.of(chain.table())
+
+
+class _PrunedError(Exception):
+    """The run was ended here."""
+
+
+def _verdict(logged: Loaded, again: pd.DataFrame, trail: Trail | None, say: _Say) -> int:
+    for fault in logged.faults:
+        say(f"tampered: the chain is not as it was logged: {fault}")
+    parted = _parting(logged.trail, trail, say) if logged.trail is not None and trail is not None else None
+    difference = first_difference(logged.records, again)
+    steps = () if logged.trail is None or trail is None else logged.trail.steps
+    cut = trail is not None and logged.trail is not None and trail.steps != logged.trail.steps
+    if parted is None and difference is None and not cut:
+        beside = f" and the chain at {len(steps)} steps" if steps else "; it has no chain"
+        say(f"identical: all {len(logged.records)} records{beside}, run {logged.run_id}")
+        return 1 if logged.faults else 0
+    for line in _told(parted, difference):
+        say(line)
+    if cut and parted is None and trail is not None:
+        say(f"different: the chain was made at {len(steps)} steps, is at {len(trail.steps)}")
     return 1
 
 
-def environment_changes(tags: dict[str, str], node: dict[str, Any], data_digest: str) -> list[str]:
-    """What is not as it was when the run was logged: config, data, code, packages, machine."""
-    now = provenance().tags | {"config.sha256": configs.digest(node), "data.sha256": data_digest}
-    return [
-        f"{key} was {tags.get(key, 'not logged')}, is {value}" for key, value in now.items() if tags.get(key) != value
-    ]
+def _parting(was: Trail, now: Trail, say: _Say) -> Parting | None:
+    if was.names != now.names or was.replicates != now.replicates:
+        say("different: the chain is of a network of other layers, or of another number of replicates")
+        return None
+    return parting(was, now, [(k, k) for k in range(was.replicates)])
+
+
+def _told(parted: Parting | None, difference: Difference | None) -> list[str]:
+    """The earlier of the two first, the chain where both say the same step: it sees where a step begins to differ."""
+    if parted is None:
+        return [f"different: {difference}", "the chain is the same at all its steps"] if difference is not None else []
+    lines = [f"different: {parted}", f"differ at step {parted.step}: {parted.all_names()}"]
+    if difference is None:
+        return [*lines, "all records are the same"]
+    if difference.step < parted.step:
+        return [f"different: {difference}", f"in the chain: {parted}", lines[1]]
+    return [*lines, f"first of the records: {difference}"]

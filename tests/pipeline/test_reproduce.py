@@ -42,7 +42,9 @@ def reproduce(logged: tuple[str, str, Path], *arguments: str) -> int:
 
 def test_identical(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(logged) == 0
-    assert "identical: all" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "identical: all" in out
+    assert "records and the chain at " in out
 
 
 def test_the_beginning_of_the_id_is_enough(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,13 +59,17 @@ def test_one_bit_of_the_config(logged: tuple[str, str, Path], capsys: pytest.Cap
         == 1
     )
     out = capsys.readouterr().out
-    assert "differs: config.sha256" in out
-    assert "different: step 1, layer " in out
+    assert "differs: config (config.sha256) was" in out
+    assert "different: step 1, layer 1, W, replicate 0: norm " in out
+    assert "; all alike at step 0" in out
+    assert "first of the records: step 1, layer " in out
 
 
 def test_another_seed_departs_at_once(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(logged, "seed=7") == 1
-    assert "different: step 0, layer 1," in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "different: step 0, the rows of the batch, replicate 0" in out
+    assert "first of the records: step 0, layer 1," in out
 
 
 def test_changed_code_departs(logged: tuple[str, str, Path], tmp_path: Path) -> None:
@@ -79,7 +85,9 @@ def test_changed_code_departs(logged: tuple[str, str, Path], tmp_path: Path) -> 
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "different: step 0, layer " in done.stdout
+    # the top layer's error is softmax's and right; the first to go wrong is the one below, as a step computes
+    assert "different: step 0, layer 3, ∂C/∂W, replicate 0" in done.stdout, done.stdout
+    assert "code that training runs is the same" not in done.stdout
 
 
 @pytest.mark.parametrize(

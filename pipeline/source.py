@@ -1,0 +1,252 @@
+"""A logged run wherever it is: in a store, or in a folder that was exported. Neither is trusted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.address import TrackingConfig
+from pipeline.chain import CHAIN_FILE, HEAD_TAG
+from pipeline.errors import ConfigError
+from pipeline.execution import CONFIG_FILE, RECORDS_FILE
+from pipeline.records import COLUMNS
+from pipeline.tracking import Store, download
+from pipeline.trail import Trail
+
+RUN_FILE, PACKAGES_FILE, PATCH_FILE = "run.json", "packages.txt", "uncommitted.patch"
+MOST_ALIASES = 20  # of a YAML text: a few may stand for more than any memory holds
+
+
+class Source(Protocol):
+    """A run's facts, and its files by name."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id in the store that it was logged to."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What it says of itself."""
+
+    @property
+    def place(self) -> str | None:
+        """The folder it lies in; None for a run in a store."""
+
+    def file(self, name: str, to: Path) -> Path | None:
+        """One of its files as a local file, in ``to`` if need be; None if it has none of this name."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run in a store."""
+
+    store: Store
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    files: Collection[str]
+    place: None = None
+
+    @classmethod
+    def find(cls, run_id: str, tracking: TrackingConfig) -> Stored:
+        """By its id or the beginning of it.
+
+        Raises:
+            ConfigError: no store there, no such run.
+        """
+        tracking.existing_uri()
+        store = Store.open(tracking)
+        run = store.find(run_id)
+        found = str(run.info.run_id)
+        files = {a.path for a in store.client.list_artifacts(found)}
+        return cls(store, found, str(run.info.run_name or found), dict(run.data.tags), files)
+
+    def file(self, name: str, to: Path) -> Path | None:
+        """Downloaded."""
+        return download(self.store, self.run_id, name, to) if name in self.files else None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run in a folder."""
+
+    folder: Path
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Exported:
+        """Read run.json; the folder is held against its manifest where it has one.
+
+        Raises:
+            ConfigError: it is not an exported run, or was tampered with.
+        """
+        verify = _verify()
+        if verify is not None:
+            verify(folder)
+        path = _plain_file(folder / RUN_FILE)
+        try:
+            about = json.loads(path.read_text(encoding="utf-8")) if path else None
+        except (OSError, ValueError, RecursionError):
+            about = None
+        if not isinstance(about, dict) or not isinstance(about.get("tags", {}), dict):
+            raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}; is it a run that `make export` wrote?")
+        tags = {str(key): str(value) for key, value in about.get("tags", {}).items()}
+        return cls(folder, str(about.get("run_id", folder.name)), str(about.get("name", folder.name)), tags)
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def file(self, name: str, to: Path) -> Path | None:
+        """As it lies there."""
+        return _plain_file(self.folder / name)
+
+
+def _plain_file(path: Path) -> Path | None:
+    """The path, if an ordinary file is there: a link may lead anywhere."""
+    return path if path.is_file() and not path.is_symlink() else None
+
+
+def _verify() -> Any:
+    """What holds an exported folder against its manifest, where that is installed."""
+    try:
+        return importlib.import_module("pipeline.exchange").verify
+    except (ModuleNotFoundError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All that a replay or a comparison of trajectories needs of a run.
+
+    Attributes:
+        place: the folder of an exported run, None for one in a store.
+        config: the resolved config, YAML.
+        records: its records (:mod:`pipeline.records`).
+        trail: its chain; None for a run that has none that is readable.
+        faults: what shows that the chain is not as it was logged.
+        packages: packages.txt, "" if there is none.
+        patch: uncommitted.patch, "" if there is none.
+    """
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    place: str | None
+    config: str
+    records: pd.DataFrame
+    trail: Trail | None
+    faults: tuple[str, ...]
+    packages: str
+    patch: str
+
+    def node(self, changes: Sequence[str] = ()) -> dict[str, Any]:
+        """The config as plain data, with ``key=value`` changes applied.
+
+        Raises:
+            ConfigError: not such a config, or a change that does not fit it.
+        """
+        return config_of(self.config, changes)
+
+
+def find(run: str, tracking: TrackingConfig) -> Source:
+    """A run by its id in the store, or by the folder it was exported to.
+
+    Raises:
+        ConfigError: neither.
+    """
+    return Exported.read(Path(run)) if Path(run).is_dir() else Stored.find(run, tracking)
+
+
+def load(source: Source) -> Loaded:
+    """Read what the source has.
+
+    Raises:
+        ConfigError: no config or no records, or such as cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        config, records = _must(source, CONFIG_FILE, place), _must(source, RECORDS_FILE, place)
+        try:
+            text = config.read_text(encoding="utf-8")
+        except UnicodeDecodeError as broken:
+            raise ConfigError(f"{CONFIG_FILE}: is not readable YAML") from broken
+        trail, faults = _trail(source, place)
+        table = _parquet(records, source.run_id)
+        if not set(COLUMNS) <= set(table.columns):
+            raise ConfigError(f"{RECORDS_FILE} of run {source.run_id}: must have the columns {', '.join(COLUMNS)}")
+        notes = [source.file(name, place) for name in (PACKAGES_FILE, PATCH_FILE)]
+        packages, patch = (p.read_text(encoding="utf-8", errors="replace") if p else "" for p in notes)
+    return Loaded(source.run_id, source.name, source.tags, source.place, text, table, trail, faults, packages, patch)
+
+
+def _must(source: Source, name: str, to: Path) -> Path:
+    found = source.file(name, to)
+    if found is None:
+        raise ConfigError(f"RUN={source.run_id}: has no artifact {name} (is it a finished gradvitals run?)")
+    return found
+
+
+def _trail(source: Source, to: Path) -> tuple[Trail | None, tuple[str, ...]]:
+    path = source.file(CHAIN_FILE, to)
+    if path is None:
+        lost = HEAD_TAG in source.tags
+        return None, (f"the run's tag {HEAD_TAG} speaks of one, but there is no {CHAIN_FILE}",) if lost else ()
+    try:
+        trail = Trail.of(_parquet(path, source.run_id))
+    except ConfigError as broken:
+        return None, (str(broken),)
+    return trail, tuple(trail.faults(source.tags))
+
+
+def _parquet(path: Path, run_id: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as broken:
+        raise ConfigError(f"{path.name} of run {run_id}: is not readable parquet") from broken
+
+
+def config_of(text: str, changes: Sequence[str]) -> dict[str, Any]:
+    """A logged config, with ``key=value`` changes applied.
+
+    Raises:
+        ConfigError: a text that is not such a config, a change that does not fit it.
+    """
+    try:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        node = yaml.safe_load(text) if aliases <= MOST_ALIASES else None
+    except (yaml.YAMLError, ValueError, RecursionError) as broken:
+        raise ConfigError(f"{CONFIG_FILE}: is not readable YAML") from broken
+    if not isinstance(node, dict):
+        raise ConfigError(f"{CONFIG_FILE}: must hold a mapping")
+    try:
+        config = OmegaConf.create(node)
+        OmegaConf.set_struct(config, True)
+        for change in changes:
+            key, separator, _ = change.partition("=")
+            if not separator:
+                raise ConfigError(f"{change}: must be key=value")
+            if OmegaConf.select(config, key, default="\0missing") == "\0missing":
+                raise ConfigError(f"{key}: no such key in the logged config")
+            config.merge_with_dotlist([change])
+    except (OmegaConfBaseException, RecursionError) as wrong:
+        raise ConfigError(f"{CONFIG_FILE}: {str(wrong).splitlines()[0]}") from wrong
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return {str(k): v for k, v in plain.items()}
