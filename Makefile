@@ -15,7 +15,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce diff trace test lint bench clean lock
+.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,15 @@ reproduce: $(READY)  ## train RUN=<id or exported folder> again and compare its 
 diff: $(READY)  ## where two runs or exported folders A= B= part, and how their difference grows (TO=file.png)
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make diff A=<run> B=<run>" >&2; exit 2; fi
 	@$(PY) -m pipeline diff "$(A)" "$(B)" $(if $(TO),--to "$(TO)") $(ARGS)
+
+export: $(READY)  ## write RUN=<id> or SWEEP=<id> as a plain folder, TO=folder, that can be verified anywhere
+	@$(PY) -m pipeline export $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") --to "$(TO)" $(ARGS)
+
+verify: $(READY)  ## check that an exported folder, FROM=folder, is as it was written (SEAL=...)
+	@$(PY) -m pipeline verify --from "$(FROM)" $(if $(SEAL),--seal "$(SEAL)") $(ARGS)
+
+import: $(READY)  ## verify an exported folder, FROM=folder, and make its runs in the store (SEAL=...)
+	@$(PY) -m pipeline import --from "$(FROM)" $(if $(SEAL),--seal "$(SEAL)") $(ARGS)
 
 trace: $(READY)  ## print a forward and backward pass step by step: the worked examples, or any config (EXP=, ARGS=)
 	@$(PY) -m pipeline trace $(if $(EXP),experiment=$(EXP)) $(ARGS)

@@ -84,6 +84,18 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--sweep", help="sweep id, as the sweep printed it")
     page.add_argument("--to", type=Path, help="the file to write (default: report-<id>.html here)")
     page.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    out = command("export", "write a run or a sweep as a plain folder that can be verified anywhere", composes=False)
+    out.add_argument("--run", help="run id, or its first 8 or more characters")
+    out.add_argument("--sweep", help="sweep id, as the sweep printed it")
+    out.add_argument("--to", required=True, help="the folder to write, which must not exist yet or be empty")
+    out.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    proof = command("verify", "check that an exported folder is as it was written", composes=False)
+    proof.add_argument("--from", dest="folder", required=True, help="a folder that export wrote")
+    proof.add_argument("--seal", help="the seal that export printed, learnt elsewhere than from the folder")
+    into = command("import", "make the runs of an exported folder in the store", composes=False)
+    into.add_argument("--from", dest="folder", required=True, help="a folder that export wrote")
+    into.add_argument("--seal", help="the seal that export printed, learnt elsewhere than from the folder")
+    into.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
     serve = command("ui", "serve the MLflow UI of the project's store on loopback", composes=False)
     serve.add_argument("--port", type=int, default=5000)
     serve.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
@@ -96,11 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch(parser().parse_args(argv))
     except ConfigError as wrong:
-        print(f"error: {' '.join(str(wrong).split())}", file=sys.stderr)
+        print(f"error: {_printable(str(wrong))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _printable(text: str) -> str:
+    """One line, in which nothing that came from elsewhere can tell the terminal what to do."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
@@ -177,6 +194,22 @@ def dispatch(arguments: argparse.Namespace) -> int:
 
             tracking = TrackingConfig(arguments.uri, "gradvitals")
             return report(arguments.run, arguments.sweep, tracking, arguments.to, console)
+        case "export":
+            from pipeline.exchange.export import export
+            from pipeline.tracking import TrackingConfig
+
+            tracking = TrackingConfig(arguments.uri, "gradvitals")
+            return export(arguments.run, arguments.sweep, arguments.to, tracking, console)
+        case "verify":
+            from pipeline.exchange.checking import command as check_folder
+
+            return check_folder(arguments.folder, arguments.seal, console)
+        case "import":
+            from pipeline.exchange.imports import command as import_folder
+            from pipeline.tracking import TrackingConfig
+
+            tracking = TrackingConfig(arguments.uri, "gradvitals")
+            return import_folder(arguments.folder, arguments.seal, tracking, console)
         case _:
             from pipeline.ui import serve
 

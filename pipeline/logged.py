@@ -19,7 +19,9 @@ from pipeline.execution import CONFIG_FILE, DIVERGENCE_FILE, RECORDS_FILE, THEOR
 from pipeline.records import COLUMNS, Record
 from pipeline.summary import Summary
 from pipeline.tracking import Store, download
+from pipeline.untrusted import LONGEST_TEXT, table_of
 
+TEXTS = (CONFIG_FILE, THEORY_FILE, DIVERGENCE_FILE)
 HEADLINE_PROBES = (  # all that the final numbers and the profiles of a sweep need
     "delta_rms",
     "gradient_norm",
@@ -98,25 +100,42 @@ def read(store: Store, run: Any, probes: Collection[str] | None = None, must: bo
     """
     run_id = str(run.info.run_id)
     there = {a.path for a in store.client.list_artifacts(run_id)}
-    notes: list[str] = []
+    wanted = [RECORDS_FILE] if must or RECORDS_FILE in there else []
+    wanted += [name for name in TEXTS if name in there]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        table = pd.DataFrame({c: [] for c in COLUMNS})
-        if must or RECORDS_FILE in there:
-            table = _records_table(download(store, run_id, RECORDS_FILE, place), run_id, probes)
-        texts = {
-            name: download(store, run_id, name, place).read_text(encoding="utf-8", errors="replace")
-            for name in (CONFIG_FILE, THEORY_FILE, DIVERGENCE_FILE)
-            if name in there
-        }
+        return read_files(
+            {name: download(store, run_id, name, Path(folder)) for name in wanted},
+            probes,
+            run_id=run_id,
+            name=str(run.info.run_name or run_id),
+            status=str(run.info.status),
+            started=when(run.info.start_time),
+            tags=run.data.tags,
+            params=run.data.params,
+            metrics=run.data.metrics,
+        )
+
+
+def read_files(files: Mapping[str, Path], probes: Collection[str] | None = None, **facts: Any) -> Logged:
+    """The same from a run's files by name, wherever they are.
+
+    Args:
+        facts: the other attributes of :class:`Logged`.
+
+    Raises:
+        ConfigError: records that are not readable.
+    """
+    notes: list[str] = []
+    table = pd.DataFrame({c: [] for c in COLUMNS})
+    if RECORDS_FILE in files:
+        table = table_of(files[RECORDS_FILE], COLUMNS, probes, f"{RECORDS_FILE} of run {facts['run_id']}")
+    texts = {
+        name: files[name].read_text(encoding="utf-8", errors="replace")
+        for name in TEXTS
+        if name in files and files[name].stat().st_size <= LONGEST_TEXT
+    }
     return Logged(
-        run_id=run_id,
-        name=str(run.info.run_name or run_id),
-        status=str(run.info.status),
-        started=_when(run.info.start_time),
-        tags=run.data.tags,
-        params=run.data.params,
-        metrics=run.data.metrics,
+        **facts,
         table=table,
         config=texts.get(CONFIG_FILE, ""),
         theory=_understood(theory_of, texts, THEORY_FILE, notes),
@@ -125,7 +144,8 @@ def read(store: Store, run: Any, probes: Collection[str] | None = None, must: bo
     )
 
 
-def _when(milliseconds: int | None) -> str:
+def when(milliseconds: int | None) -> str:
+    """A time in words, UTC."""
     if milliseconds is None:
         return "unknown"
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -140,18 +160,6 @@ def _understood(reader: Any, texts: Mapping[str, str], name: str, notes: list[st
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         notes.append(f"{name} is there, but cannot be read")
         return None
-
-
-def _records_table(path: Path, run_id: str, probes: Collection[str] | None) -> pd.DataFrame:
-    filters = None if probes is None else [("probe", "in", list(probes))]
-    try:
-        table = pd.read_parquet(path, filters=filters)
-        table = table[list(COLUMNS)].astype({"probe": str, "step": "int64", "replicate": "int64", "value": "float64"})
-        return table.astype({"layer": "Int64", "bin": "Int64"})
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as broken:
-        raise ConfigError(
-            f"{RECORDS_FILE} of run {run_id}: is not readable parquet with {', '.join(COLUMNS)}"
-        ) from broken
 
 
 def records_of(table: pd.DataFrame, geometric: Collection[str] = ()) -> list[Record]:

@@ -87,7 +87,7 @@ def render(**content: Any) -> str:
 def origin(tags: Mapping[str, str]) -> list[tuple[str, str]]:
     """What the numbers depend on besides the config."""
     rows = [(name, tags[tag]) for tag, name in ORIGIN if tags.get(tag)]
-    rows = [(name, _without_addresses(value) if name == "overrides" else value) for name, value in rows]
+    rows = [(name, without_addresses(value) if name == "overrides" else value) for name, value in rows]
     rows = [(name, value) for name, value in rows if value]
     if tags.get("git.dirty") == "true":
         rows.insert(1, ("uncommitted changes", "yes: artifact uncommitted.patch"))
@@ -95,9 +95,26 @@ def origin(tags: Mapping[str, str]) -> list[tuple[str, str]]:
     return [*rows, ("packages", ", ".join(packages))] if packages else rows
 
 
-def _without_addresses(overrides: str) -> str:
+def without_addresses(overrides: str) -> str:
     """Where a store is says nothing about the numbers, and may hold a password."""
     return " ".join(o for o in overrides.split(" ") if not o.lstrip("+").startswith("tracking"))
+
+
+def is_inert(html: str) -> bool:
+    """Whether a page begins as ours do, with the policy by which no browser runs or loads anything in it."""
+    head = (TEMPLATES / "report.html.j2").read_text(encoding="utf-8").partition("<title>")[0]
+    return html.startswith(head) and "<script" not in html.lower()
+
+
+def foreign(tags: Mapping[str, str]) -> list[str]:
+    """What a reader of somebody else's run should know."""
+    if tags.get("imported") != "true":
+        return []
+    run, seal = tags.get("imported.run_id", "")[:64], tags.get("imported.seal", "")[:64]
+    return [
+        f"imported from a folder (run {run}, seal {seal}): it says what its folder said, the verdict included, and "
+        "nothing of it was measured here; `make reproduce` does"
+    ]
 
 
 def config_text(text: str) -> str:

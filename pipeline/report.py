@@ -80,7 +80,11 @@ def report_run(store: Store, run_id: str) -> str:
         raise ConfigError(
             f"RUN={run_id}: is a sweep's summary; SWEEP={run.data.tags.get('sweep_summary')} is its report"
         )
-    logged = read(store, run)
+    return page_of(read(store, run))
+
+
+def page_of(logged: Logged) -> str:
+    """The page about a run, wherever it was read from."""
     summary = logged.summary()
     return page.render(
         title=logged.name,
@@ -89,7 +93,7 @@ def report_run(store: Store, run_id: str) -> str:
         verdict=logged.tags.get("verdict", ""),
         paragraph=logged.tags.get("verdict_paragraph") or _description(logged.tags),
         tiles=_tiles(logged, summary),
-        notes=logged.notes,
+        notes=[*page.foreign(logged.tags), *logged.notes],
         pictures=page.shown(run_pictures(logged, summary)),
         numbers=_numbers(logged, summary),
         findings=logged.findings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,16 @@ def report_sweep(store: Store, sweep_id: str) -> str:
     """
     summary, runs = find_sweep(store, sweep_id)
     logged = [read(store, run, HEADLINE_PROBES, must=False) for run in runs]
-    swept = swept_values(store, summary, logged)
+    title = str(summary.info.run_name) if summary else f"sweep {sweep_id}"
+    return page_of_sweep(sweep_id, title, logged, swept_values(store, summary, logged))
+
+
+def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd.DataFrame) -> str:
+    """The page about these runs, wherever they were read from.
+
+    Args:
+        swept: the values of the swept keys, one row a run.
+    """
     summaries = [one.summary() for one in logged]
     cells = cell_table(logged, summaries, swept)
     keys = [str(key) for key in swept.columns]
@@ -41,13 +51,13 @@ def report_sweep(store: Store, sweep_id: str) -> str:
     failed = sum(one.status == "FAILED" for one in logged)
     first = logged[0]
     return page.render(
-        title=str(summary.info.run_name) if summary else f"sweep {sweep_id}",
+        title=title,
         kind="sweep",
-        facts=[sweep_id, f"{len(runs)} runs", *([f"{failed} failed"] if failed else []), first.started],
+        facts=[sweep_id, f"{len(logged)} runs", *([f"{failed} failed"] if failed else []), first.started],
         verdict="",
         paragraph=_sweep_paragraph(cells, keys),
         tiles=[],
-        notes=[f"{one.name}: {note}" for one in logged for note in one.notes],
+        notes=[f"{one.name}: {note}" for one in logged for note in (*page.foreign(one.tags), *one.notes)],
         heads=_heads(cells, keys),
         rows=_rows(cells, keys)[:MOST_ROWS],
         cells=len(cells),
@@ -80,25 +90,32 @@ def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.Dat
     They are in the summary's ``sweep.csv`` as they were given. Of a sweep without a summary, and of runs that are not
     in it, parameters speak; of a group of several parts (``init=he_normal``) those parts that differ.
     """
-    named = str(summary.data.params.get("swept", "")) if summary is not None else ""
-    keys = [key for key in named.split(", ") if key]
+    if summary is None:
+        return swept_table(None, "", logged)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            text = download(store, str(summary.info.run_id), "sweep.csv", Path(folder)).read_text("utf-8", "replace")
+    except (ConfigError, OSError):
+        text = ""
+    return swept_table(str(summary.data.params.get("swept", "")), text, logged)
+
+
+def swept_table(named: str | None, csv: str, logged: Sequence[Logged]) -> pd.DataFrame:
+    """The same from the summary's parameter "swept", None without a summary, and the text of its ``sweep.csv``."""
+    keys = [key for key in (named or "").split(", ") if key]
     varying = [k for k in dict.fromkeys(k for one in logged for k in one.params) if k != "layer_sizes"]
     varying = [k for k in varying if len({one.params.get(k) for one in logged}) > 1]
-    keys = keys or ([] if summary is not None else varying)
-    given = _given(store, summary, keys)
+    keys = keys or ([] if named is not None else varying)
+    given = _given(csv, keys)
     rows = [{key: given.get((one.run_id, key)) or _parameter(one, key, varying) for key in keys} for one in logged]
     return pd.DataFrame(rows, index=[one.run_id for one in logged], columns=keys)
 
 
-def _given(store: Store, summary: Any, keys: Sequence[str]) -> dict[tuple[str, str], str]:
+def _given(csv: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
     """(run id, swept key) -> value, as the sweep's table has it; empty if it has none that can be read."""
-    if summary is None:
-        return {}
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = download(store, str(summary.info.run_id), "sweep.csv", Path(folder))
-            table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run_id")
-    except (ConfigError, OSError, ValueError, KeyError):
+        table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False).set_index("run_id")
+    except (ValueError, KeyError):
         return {}
     return {(str(i), key): str(v) for key in keys if key in table for i, v in table[key].items()}
 

@@ -154,13 +154,17 @@ class Store:
         """The local folder of what belongs to this store but is not in it: "locks", "checkpoints", "studies"."""
         return address.side(self._place, kind)
 
-    def start(self, name: str, tags: Mapping[str, str]) -> RunLog:
+    def start(self, name: str, tags: Mapping[str, str], start_time: int | None = None) -> RunLog:
         """A new run with this name and these tags; one, however often it has to be asked for.
+
+        Args:
+            start_time: of a run that began elsewhere, milliseconds since 1970.
 
         Raises:
             StoreError: the store refuses, or does not answer.
         """
-        attempt, clock, bare = f"mlflow.attempt.{uuid.uuid4().hex}", RunClock(), self.client.bare
+        attempt, bare = f"mlflow.attempt.{uuid.uuid4().hex}", self.client.bare
+        clock = RunClock() if start_time is None else RunClock(start_time)
         given = {k: str(v) for k, v in tags.items()} | {attempt: "1"}
 
         def create() -> str:
