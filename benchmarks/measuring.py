@@ -14,6 +14,7 @@ import shlex  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Mapping, Sequence  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -26,6 +27,7 @@ from benchmarks.contenders import Problem  # noqa: E402
 from benchmarks.nets import DTYPES, NETS  # noqa: E402
 from benchmarks.timing import Step, interleaved, median_with_interval  # noqa: E402
 from engine.moment import Moment  # noqa: E402
+from engine.optimizers import Proposal  # noqa: E402
 from engine.probes import Probe  # noqa: E402
 from pipeline.composing import compose_run  # noqa: E402
 from pipeline.config import build  # noqa: E402
@@ -67,11 +69,11 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
     def step() -> None:
         network.forward(x)
         network.backward(y, config.cost)
-        update = config.optimizer.update(network, state, 0, 1)
-        measure(Moment(network, update, y, config.cost, previous, generators), probes, 0)
+        proposal = Proposal(partial(config.optimizer.update, network, state, 0, 1))
+        measure(Moment(network, proposal, y, config.cost, previous, generators), probes, 0)
         if previous is not None:
             previous[...] = network.grad
-        network.theta += update
+        network.theta += proposal.final(network.grad)
 
     return step
 

@@ -12,6 +12,7 @@ from engine.costs import Cost
 from engine.network import Network
 from engine.observed import Layers, Observed
 from engine.once import once
+from engine.optimizers import Proposal, made
 
 
 def _no_generators(use: int) -> list[np.random.Generator]:
@@ -28,7 +29,7 @@ class Moment:
 
     Attributes:
         network: after ``forward`` and ``backward``.
-        update: the optimizer's Δθ about to be added, [E..., P].
+        proposed: the optimizer's Δθ about to be added, [E..., P], or what makes it when it is first looked at.
         y: targets of the batch, [E..., n_L, B]; its inputs are ``network.layers[0].a_in``.
         cost: C.
         previous_grad: the gradient of the step before, [E..., P]; None if there is none, or if nobody asked for it.
@@ -37,17 +38,22 @@ class Moment:
     """
 
     network: Network
-    update: Array
+    proposed: Array | Proposal
     y: Array | None = None
     cost: Cost | None = None
     previous_grad: Array | None = None
     generators: Callable[[int], list[np.random.Generator]] = _no_generators
     inputs: Callable[[], Iterator[Array]] = _no_inputs
 
+    @property
+    def update(self) -> Array:
+        """Δθ [E..., P], apart from the gradient."""
+        return made(self.proposed)
+
     @once
     def layers(self) -> Layers:
         """What probes share, of all layers at once."""
-        return Layers.of(self.network, self.update)
+        return Layers.of(self.network, self.proposed)
 
     @once
     def observed(self) -> list[Observed]:
@@ -78,7 +84,7 @@ class Moment:
         shadow = self.network.shadow("random cotangent")
         shadow.forward(self.x)
         shadow.backward_from(self.normal(_COTANGENT, shadow.layers[-1].delta.shape[-2:]))
-        return Moment(shadow, self.update, generators=self.generators, inputs=self.inputs)
+        return Moment(shadow, self.proposed, generators=self.generators, inputs=self.inputs)
 
     def over_whole_pass(self, seen_by: Callable[[Layers], Array]) -> Array:
         """Σ of what ``seen_by`` finds in each batch of a whole pass: for what one batch cannot tell."""
@@ -86,7 +92,7 @@ class Moment:
         total: Array | None = None
         for x in self.inputs():
             shadow.forward(x)
-            seen = seen_by(Layers.of(shadow, self.update))
+            seen = seen_by(Layers.of(shadow, self.proposed))
             total = seen if total is None else total + seen
         if total is None:
             raise LookupError("a whole pass over the data has no batch in it")

@@ -18,6 +18,7 @@ from engine.activations import Activation, Elementwise
 from engine.arrays import Array, norm, root, safe
 from engine.network import Layer, Network, Parameters
 from engine.once import once
+from engine.optimizers import Proposal, made
 
 
 class Observed:
@@ -111,7 +112,7 @@ class Layers:
         layers: after ``backward``.
         z, a, delta: theirs together, as in :class:`engine.network.Rows`: [N, B].
         theta, grad: their parameters and gradients, flat [E..., P].
-        update: the optimizer's Δθ, flat [E..., P] (or of the weights alone).
+        proposed: the optimizer's Δθ, flat [E..., P] (or of the weights alone), or what makes it.
         parameters: where each layer's lie in the flat vectors.
     """
 
@@ -123,12 +124,12 @@ class Layers:
         delta: Array,
         theta: Array,
         grad: Array,
-        update: Array,
+        proposed: Array | Proposal,
         parameters: Parameters,
     ) -> None:
         self.layers = layers
         self.z, self.a, self.delta = z, a, delta
-        self.theta, self.grad, self.update = theta, grad, update
+        self.theta, self.grad, self._proposed = theta, grad, proposed
         self.parameters = parameters
         self.batch_size = z.shape[-1]
         self.layout = _layout(parameters.sizes[1:], theta.shape[:-1], self.batch_size, z.dtype)
@@ -137,10 +138,11 @@ class Layers:
         self._below: dict[float, Array] = {}
 
     @classmethod
-    def of(cls, network: Network, update: Array) -> Layers:
+    def of(cls, network: Network, proposed: Array | Proposal) -> Layers:
         """All layers of a network after ``backward``."""
         rows = network.rows
-        return cls(network.layers, rows.z, rows.a, rows.delta, network.theta, network.grad, update, network.parameters)
+        parts = (rows.z, rows.a, rows.delta, network.theta, network.grad)
+        return cls(network.layers, *parts, proposed, network.parameters)
 
     @classmethod
     def of_one(cls, layer: Layer, dW_update: Array) -> Layers:
@@ -152,6 +154,11 @@ class Layers:
         )
         z, a, delta = (_rows(x) for x in (layer.z, layer.a, layer.delta))
         return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), Parameters((m, n)))
+
+    @property
+    def update(self) -> Array:
+        """The optimizer's Δθ, [E..., P] (or of the weights alone)."""
+        return made(self._proposed)
 
     def _summed(self, per_row: Array) -> Array:
         """Sums over the units of each layer and member, in float64: [N] -> [L, E...].

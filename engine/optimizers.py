@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,36 @@ class OptimizerState:
 
     update: Array
     velocity: Array
+
+
+class Proposal:
+    """An update that is made when it is first looked at.
+
+    Args:
+        make: Δθ [E..., P], given where to write it; None: apart from the gradient.
+    """
+
+    def __init__(self, make: Callable[[Array | None], Array]) -> None:
+        self._make = make
+        self._made: Array | None = None
+
+    def apart(self) -> Array:
+        """Δθ, apart from the gradient."""
+        if self._made is None:
+            self._made = self._make(None)
+        return self._made
+
+    def final(self, grad: Array) -> Array:
+        """Δθ, when nobody will look at the gradient any more: written over it, unless it has been made already.
+
+        That is a third of the memory less to go through.
+        """
+        return self._make(grad) if self._made is None else self._made
+
+
+def made(update: Array | Proposal) -> Array:
+    """Δθ [E..., P], proposed or there."""
+    return update.apart() if isinstance(update, Proposal) else update
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice, pairwise
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from engine.arrays import Array
 from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network
-from engine.optimizers import OptimizerState
+from engine.optimizers import OptimizerState, Proposal
 from engine.probes import Probe
 from pipeline.config import Config, check_data
 from pipeline.data.prepare import Data, DataConfig, prepare
@@ -156,7 +156,7 @@ def train(
         compared_next = comparing.upcoming == step + 1
         witnessed = witness is not None and witness.due(step)
         watch.begin(trainer)
-        moment = trainer.compute(previous, keep_gradient=bool(names) or compared_next or witnessed)
+        moment = trainer.compute(previous)
         previous = trainer.network.grad.copy() if compared_next else None
         stopwatch.lap("step")
         if witness is not None and witnessed:
@@ -173,7 +173,7 @@ def train(
         if config.divergence.stop and not watch.living:
             return
         if step < clock.last_step:
-            trainer.apply(moment.update)
+            trainer.apply()
 
 
 class Witness(Protocol):
@@ -231,9 +231,11 @@ class Trainer:
 
     Attributes:
         rows: row numbers of the batch computed last, [R, B].
+        proposal: its update.
     """
 
     rows: Array
+    proposal: Proposal
 
     def __init__(self, run: Run, start: Snapshot | None = None) -> None:
         self.run = run
@@ -245,13 +247,13 @@ class Trainer:
             self.network.theta[...] = start.theta
             self.optimizer.velocity[...] = start.velocity
         self._batches = islice(_batches(run), self.step, None)
+        self._total_steps = max(run.clock.last_step, 1)
 
-    def compute(self, previous: Array | None, keep_gradient: bool) -> Moment:
-        """Forward, backward, update.
+    def compute(self, previous: Array | None) -> Moment:
+        """Forward and backward; the update is made when it is looked at, or applied.
 
         Args:
             previous: the gradient of the step before, for probes that compare.
-            keep_gradient: whether anybody looks at the gradient; if not, the update is written over it.
         """
         run, network = self.run, self.network
         config, data = run.config, run.data
@@ -259,15 +261,15 @@ class Trainer:
         y = data.y[rows].mT
         network.forward(data.x[rows].mT)
         network.backward(y, config.cost)
-        out = None if keep_gradient else network.grad
-        update = config.optimizer.update(network, self.optimizer, self.step, max(run.clock.last_step, 1), out)
         seed, step = config.seed, self.step
+
+        self.proposal = Proposal(partial(config.optimizer.update, network, self.optimizer, step, self._total_steps))
 
         def generators(use: int) -> list[np.random.Generator]:
             keys = [np.random.SeedSequence(seed + k, spawn_key=(3, step, use)) for k in range(config.replicates)]
             return [np.random.default_rng(key) for key in keys]
 
-        return Moment(network, update, y, config.cost, previous, generators, self._inputs)
+        return Moment(network, self.proposal, y, config.cost, previous, generators, self._inputs)
 
     def _inputs(self) -> Iterator[Array]:
         data = self.run.data
@@ -276,9 +278,9 @@ class Trainer:
             yield data.x[rows[:, start : start + CHUNK]].mT
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
-    def apply(self, update: Array) -> None:
-        """θ ← θ + Δθ."""
-        self.network.theta += update
+    def apply(self) -> None:
+        """θ ← θ + Δθ; after this nobody may look at the moment computed last."""
+        self.network.theta += self.proposal.final(self.network.grad)
         self.step += 1
 
     def snapshot(self) -> Snapshot:
@@ -357,7 +359,7 @@ class Watch:
         last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
         previous, divergences, left = None, [], sorted(suspects)
         while trainer.step <= until and left:
-            moment = trainer.compute(previous, keep_gradient=True)
+            moment = trainer.compute(previous)
             previous = trainer.network.grad.copy()
             last.append(measure(moment, probes, trainer.step))
             for k in list(left):
@@ -365,7 +367,7 @@ class Watch:
                 if finding is not None:
                     left.remove(k)
                     divergences.append(Divergence(finding, [record for step in last for record in step]))
-            trainer.apply(moment.update)
+            trainer.apply()
         return divergences
 
 

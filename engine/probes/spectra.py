@@ -55,7 +55,7 @@ class _Spectrum(Probe):
         """The moment with the first few examples of its batch alone."""
         shadow = moment.network.shadow("few examples")
         shadow.forward(moment.x[..., : self.examples])
-        return Moment(shadow, moment.update)
+        return Moment(shadow, moment.proposed)
 
 
 @dataclass(frozen=True)

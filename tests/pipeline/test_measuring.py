@@ -197,7 +197,7 @@ def test_a_logged_run_says_what_measuring_cost(tmp_path: Path) -> None:
     (of,) = runs(tmp_path)
     overhead = {k.partition("/")[2]: v for k, v in of.data.metrics.items() if k.startswith("overhead/")}
     probes = set(config(*FULL).probes)
-    other = {"evaluation", "watch", "tracking", "files"}
+    other = {"evaluation", "watch", "tracking", "files", "chain"}
     assert set(overhead) == probes | other | {"all_probes"}
     assert all(share > 0 for share in overhead.values())
     assert overhead["all_probes"] == pytest.approx(sum(overhead[name] for name in probes))
