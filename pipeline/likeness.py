@@ -66,7 +66,8 @@ def plan(then: Mapping[str, str], now: Mapping[str, str], cpu: frozenset[str]) -
         else:
             variables["OPENBLAS_CORETYPE"] = wanted
     _features(then, now, variables, cannot)
-    return Plan(variables, tuple(cannot), _threads(then, cannot))
+    threads = _threads(then, cannot)
+    return Plan(variables, tuple(cannot), threads)
 
 
 def _first(core_types: str | None) -> str:

@@ -234,6 +234,8 @@ def _verdict(logged: Loaded, again: pd.DataFrame, trail: Trail | None, say: _Say
         return 1 if logged.faults else 0
     for line in _told(parted, difference):
         say(line)
+    if parted is None and steps and not cut:
+        say("the chain is the same at all its steps")
     if cut and parted is None and trail is not None:
         say(f"different: the chain was made at {len(steps)} steps, is at {len(trail.steps)}")
     return 1
@@ -249,7 +251,7 @@ def _parting(was: Trail, now: Trail, say: _Say) -> Parting | None:
 def _told(parted: Parting | None, difference: Difference | None) -> list[str]:
     """The earlier of the two first, the chain where both say the same step: it sees where a step begins to differ."""
     if parted is None:
-        return [f"different: {difference}", "the chain is the same at all its steps"] if difference is not None else []
+        return [f"different: {difference}"] if difference is not None else []
     lines = [f"different: {parted}", f"differ at step {parted.step}: {parted.all_names()}"]
     if difference is None:
         return [*lines, "all records are the same"]

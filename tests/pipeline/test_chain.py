@@ -130,7 +130,7 @@ class Meddler:
         flat[self.entry] ^= flip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     step=st.sampled_from([0, 2, 4]),
     quantity=st.sampled_from(["rows", "theta", "grad"]),

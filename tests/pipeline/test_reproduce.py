@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers import require
 from rich.console import Console
 
+from pipeline import likeness, source, worktree
 from pipeline.__main__ import main
+from pipeline.chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
+from pipeline.environment import changes
+from pipeline.provenance import Provenance, provenance
 from pipeline.records import Record, tidy
 from pipeline.reproduce import first_difference, logged_config
 from pipeline.single import single
@@ -29,8 +38,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
     """(uri, run id, artifact folder) of a small finished run."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    overrides = ["experiment=smoke", "schedule=every", f"tracking.uri={uri}", "activation=tanh"]
-    assert single(overrides, None, True, Console(file=io.StringIO())) == 0
+    overrides = ["experiment=smoke", "schedule=every", "schedule@chain.schedule=every", "activation=tanh"]
+    assert single([*overrides, f"tracking.uri={uri}"], None, True, Console(file=io.StringIO())) == 0
     store = Store.open(TrackingConfig(uri, "gradvitals"))
     (run,) = store.client.search_runs([store.experiment_id])
     return uri, run.info.run_id, Path(run.info.artifact_uri.removeprefix("file://"))
@@ -72,22 +81,105 @@ def test_another_seed_departs_at_once(logged: tuple[str, str, Path], capsys: pyt
     assert "first of the records: step 0, layer 1," in out
 
 
-def test_changed_code_departs(logged: tuple[str, str, Path], tmp_path: Path) -> None:
-    """A copy of the project with σ' of tanh off by one part in 10¹⁵."""
-    for name in ("engine", "pipeline", "conf"):
-        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    source = tmp_path / "engine" / "activations.py"
-    right = "return np.subtract(1, s, out=s)\n\n\n@dataclass(frozen=True)\nclass Relu"
-    text = source.read_text(encoding="utf-8")
-    assert right in text
-    source.write_text(text.replace(right, right.replace("subtract(1,", "subtract(1 + 1e-15,")), encoding="utf-8")
-    command = [sys.executable, "-m", "pipeline", "reproduce", "--uri", logged[0], logged[1]]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    # the top layer's error is softmax's and right; the first to go wrong is the one below, as a step computes
-    assert "different: step 0, layer 3, ∂C/∂W, replicate 0" in done.stdout, done.stdout
-    assert "code that training runs is the same" not in done.stdout
+@contextmanager
+def altered(path: Path, content: bytes | None) -> Iterator[None]:
+    """The file with another content, or gone, for a while."""
+    original = path.read_bytes()
+    try:
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        yield
+    finally:
+        path.write_bytes(original)
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    return content.getvalue()
+
+
+def test_a_tampered_chain_is_told(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """One digest of the run's middle, in one hexadecimal digit; the records are as they were."""
+    path = logged[2] / CHAIN_FILE
+    chain = pd.read_parquet(path)
+    row = chain.index[(chain["step"] == 5) & (chain["quantity"] == "b") & (chain["layer"] == 2)][0]
+    digest = str(chain.loc[row, "digest"])
+    chain.loc[row, "digest"] = ("0" if digest[0] != "0" else "1") + digest[1:]
+    with altered(path, parquet(chain)):
+        assert reproduce(logged) == 1
+    out = capsys.readouterr().out
+    assert "tampered: the chain is not as it was logged: the link of step 5, replicate 0 does not follow" in out
+    assert "different: step 5, layer 2, b, replicate 0: norm " in out
+    assert "all records are the same" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "there is no chain.parquet"), (b"PAR1 no more", "not readable parquet"), (b"", "not readable parquet")],
+)
+def test_a_lost_chain_is_told(
+    logged: tuple[str, str, Path], content: bytes | None, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with altered(logged[2] / CHAIN_FILE, content):
+        assert reproduce(logged) == 1
+    out = capsys.readouterr().out
+    assert "tampered: " in out
+    assert says in out
+
+
+def test_tampered_records_are_told(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = logged[2] / "records.parquet"
+    frame = pd.read_parquet(path)
+    frame["value"] = np.where(frame.index == 100, np.nextafter(frame["value"], np.inf), frame["value"])
+    with altered(path, parquet(frame)):
+        assert reproduce(logged) == 1
+    out = capsys.readouterr().out
+    assert f"different: step {frame['step'][100]}, layer {frame['layer'][100]}, {frame['probe'][100]}" in out
+    assert "the chain is the same at all its steps" in out
+
+
+def test_a_run_older_than_chains_is_compared_by_its_records(
+    logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Store.open(TrackingConfig(logged[0], "gradvitals")).client
+    tags = {key: client.get_run(logged[1]).data.tags[key] for key in (HEAD_TAG, NORMS_TAG)}
+    config = (logged[2] / "config.yaml").read_text()
+    node = yaml.safe_load(config)
+    del node["chain"], node["checkpoints"]
+    try:
+        for key in tags:
+            client.delete_tag(logged[1], key)
+        with (
+            altered(logged[2] / CHAIN_FILE, None),
+            altered(logged[2] / "config.yaml", yaml.safe_dump(node, sort_keys=False).encode()),
+        ):
+            assert reproduce(logged) == 0
+    finally:
+        for key, value in tags.items():
+            client.set_tag(logged[1], key, value)
+    assert "it has no chain" in capsys.readouterr().out
+
+
+def test_an_exported_folder(logged: tuple[str, str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr(source, "_verify", lambda: None)  # what a manifest says is not this test's business
+    run = Store.open(TrackingConfig(logged[0], "gradvitals")).find(logged[1])
+    for name in ("config.yaml", "records.parquet", CHAIN_FILE):
+        shutil.copy(logged[2] / name, tmp_path / name)
+    about = {"run_id": logged[1], "name": "away", "status": "FINISHED", "tags": dict(run.data.tags), "params": {}}
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    assert main(["reproduce", str(tmp_path)]) == 0
+    assert "identical: all" in capsys.readouterr().out
+    (tmp_path / "records.parquet").unlink()
+    (tmp_path / "records.parquet").symlink_to(logged[2] / "records.parquet")
+    assert main(["reproduce", str(tmp_path)]) == 2
+    assert "has no artifact records.parquet" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text("[1]")
+    assert main(["reproduce", str(tmp_path)]) == 2
+    assert "has no readable run.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -146,3 +238,183 @@ def test_first_difference() -> None:
     assert longer is not None
     assert (longer.step, longer.logged) == (1, None)
     assert first_difference(table([1.0]), table([1.0], probe="coherence")) is not None
+
+
+CODE = "return np.subtract(1, s, out=s)\n\n\n@dataclass(frozen=True)\nclass Relu"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
+    logged: tuple[str, str, Path], tmp_path: Path
+) -> None:
+    """Recorded with a patch, the code then changed and committed: reproduce says so; its commands bring both back."""
+    require(shutil.which("git") is not None, "git is not installed")
+    tree, uri = tmp_path / "project", logged[0]
+    for name in ("engine", "pipeline", "conf"):
+        shutil.copytree(PROJECT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", *identity, *arguments], cwd=tree, check=True, capture_output=True)
+
+    def command(*arguments: str, cwd: Path = tree) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(cwd)}
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", *arguments],
+            cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    (tree / ".gitignore").write_text("__pycache__\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    edit(tree / "engine" / "activations.py", CODE, CODE.replace("subtract(1,", "subtract(1 + 1e-15,"))  # the patch
+    done = command("run", "experiment=smoke", "activation=tanh", f"tracking.uri={uri}")
+    assert done.returncode == 0, done.stderr
+    run_id = next(w.removeprefix("RUN=") for w in done.stdout.split() if w.startswith("RUN="))
+    git("commit", "-qam", "two, with other code", "--allow-empty")
+    edit(tree / "engine" / "activations.py", "subtract(1 + 1e-15,", "subtract(1 + 2e-15,")
+    git("commit", "-qam", "three")
+    done = command("reproduce", run_id, "--uri", uri)
+    assert done.returncode == 1, done.stderr
+    assert " with a patch of 2 changed lines, is " in done.stdout
+    # the top layer's error is softmax's and right; the first to go wrong is the one below, as a step computes
+    assert "different: step 0, layer 3, ∂C/∂W, replicate 0" in done.stdout
+    assert "code that training runs is the same" not in done.stdout
+    offered = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert len(offered) == 3, offered
+    assert offered[2].startswith("make -C ../gradvitals-")
+    for line in offered[:2]:
+        shell = line.replace(".venv/bin/python", shlex.quote(sys.executable))
+        subprocess.run(["bash", "-ec", shell], cwd=tree, check=True, capture_output=True, env=os.environ)
+    place = tree.parent / shlex.split(offered[2])[2].removeprefix("../")
+    told = shlex.split(offered[2])
+    assert told[3:] == ["reproduce", f"RUN={run_id}", f"ARGS=--uri {uri}"]
+    done = command("reproduce", run_id, "--uri", uri, cwd=place)
+    assert done.returncode == 0, done.stdout
+    assert "identical: all" in done.stdout
+    assert "commit was" not in done.stdout
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_commands_for_an_older_commit() -> None:
+    tree = "../gradvitals-01234567"
+    lines = worktree.commands({"git.commit": COMMIT, "git.dirty": "true"}, "", "a run's $id", "sqlite:////a b/c.db")
+    assert lines == [
+        "# this repository does not have the commit: git fetch it first",
+        f"git worktree add {tree} {COMMIT}",
+        "# files that git did not know were there as well; they are not recorded",
+        f"make -C {tree} reproduce RUN='a run'\"'\"'s $$id' ARGS='--uri '\"'\"'sqlite:////a b/c.db'\"'\"''",
+    ]
+    (last,) = worktree.commands({"git.commit": COMMIT}, "", "x", "postgresql://me:secret@host/db")[-1:]
+    assert "secret" not in last
+    for commit in ("", "unknown", "HEAD; rm -rf x", "--upload-pack=x", COMMIT + "\n", COMMIT[:-1]):
+        assert worktree.commands({"git.commit": commit}, "", "x", None) == []
+
+
+HASWELL = frozenset(["pni", "ssse3", "sse4_1", "sse4_2", "avx", "avx2", "fma", "bmi2"])
+
+
+def tags(core_type: str, features: str = "X86_V3", numpy: str = "2.4", threads: str = "1") -> dict[str, str]:
+    names = ("blas.core_type", "cpu.features", "package.numpy", "blas.threads")
+    return dict(zip(names, (core_type, features, numpy, threads), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("then", "variables", "cannot"),
+    [
+        (tags("Haswell"), {}, []),
+        (tags("Haswell; SkylakeX"), {}, []),  # NumPy's comes first
+        (tags("Nehalem"), {"OPENBLAS_CORETYPE": "Nehalem"}, []),
+        (tags("SkylakeX"), {}, ["core type SkylakeX cannot be chosen, this CPU has no avx512bw, avx512cd"]),
+        (tags("Cooperlake; Haswell"), {}, ["core type Cooperlake cannot be chosen, this CPU has no avx512_bf16"]),
+        (tags("x; LD_PRELOAD=y"), {}, ["core type x is not one that is known how to choose"]),
+        (tags("unknown"), {}, []),
+        ({}, {}, []),
+        (tags("Haswell", "none"), {"NPY_DISABLE_CPU_FEATURES": "X86_V3"}, []),
+        (tags("Haswell", "X86_V3 X86_V4"), {}, ["CPU features X86_V4 are not there"]),
+        (tags("Haswell", "AVX2", numpy="2.3"), {}, ["CPU features are not set, another version of numpy"]),
+        (tags("Haswell", threads="1; 2"), {}, []),
+        (tags("Haswell", threads="many"), {}, ["BLAS threads many cannot be set"]),
+    ],
+)
+def test_what_is_set_to_be_like_the_recording_process(
+    then: dict[str, str], variables: dict[str, str], cannot: list[str]
+) -> None:
+    found = likeness.plan(then, tags("Haswell"), HASWELL)
+    assert found.variables == variables
+    assert len(found.cannot) == len(cannot)
+    assert all(told.startswith(line) for told, line in zip(found.cannot, cannot, strict=True)), found.cannot
+    assert found.threads == 1
+
+
+def test_a_core_type_is_never_set_where_the_cpu_is_not_known() -> None:
+    assert likeness.plan(tags("Nehalem"), tags("Haswell"), frozenset()).variables == {}
+    assert likeness.plan(tags("Haswell", threads="4"), tags("Haswell"), HASWELL).threads == 4
+    assert not likeness.can_start_anew()  # this is pytest
+
+
+def test_a_run_of_another_core_type_is_trained_on_that_again(
+    logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nehalem's kernels give other bits than this machine's; the command starts itself anew with them."""
+    here = provenance().tags["blas.core_type"].partition(";")[0]
+    older = likeness.NEEDS["Nehalem"] <= likeness.cpu_flags() | {"sse3"}
+    require(older and here in likeness.NEEDS and here != "Nehalem", "an x86-64 CPU newer than Nehalem, with OpenBLAS")
+    uri = logged[0]
+    command = [sys.executable, "-m", "pipeline"]
+    overrides = ["experiment=smoke", "architecture.width=64", f"tracking.uri={uri}"]
+    environment = {**os.environ, "OPENBLAS_CORETYPE": "Nehalem"}
+    done = subprocess.run([*command, "run", *overrides], cwd=PROJECT, env=environment, check=True, capture_output=True)
+    run_id = next(w.removeprefix("RUN=") for w in done.stdout.decode().split() if w.startswith("RUN="))
+    again = subprocess.run(
+        [*command, "reproduce", run_id, "--uri", uri], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "starts anew with OPENBLAS_CORETYPE=Nehalem" in again.stdout
+    assert "identical: all" in again.stdout
+    assert "core type was" not in again.stdout
+    assert main(["reproduce", "--uri", uri, run_id]) == 1  # not in this process
+    out = capsys.readouterr().out
+    assert "not set: OPENBLAS_CORETYPE=Nehalem, which must be set before the process begins" in out
+    assert f"differs: core type was Nehalem, is {here}" in out
+    assert "different: step 0, layer " in out
+
+
+def facts(tags: dict[str, str], patch: str = "", packages: str = "") -> Provenance:
+    return Provenance(tags, patch, packages)
+
+
+def test_each_change_of_environment_is_one_line() -> None:
+    then = facts(
+        {"git.commit": "a1", "git.dirty": "true", "code.sha256": "c", "python": "3.11", "blas": "x; y"},
+        "+++ f\n+a\n-b\n",
+        "numpy==1\nScikit_Learn==2\nonly-then==3\n",
+    )
+    now = facts(
+        {"git.commit": "b2", "git.dirty": "false", "code.sha256": "c", "python": "3.12", "blas": "y; x"},
+        "",
+        "numpy==2\nscikit-learn==2\nonly-now==4\n",
+    )
+    assert [str(change) for change in changes(then, now)] == [
+        "commit was a1 with a patch of 2 changed lines, is b2 (the code that training runs is the same)",
+        "package numpy was 1, is 2",
+        "package only-now was not installed, is 4",
+        "package only-then was 3, is not installed",
+        "Python was 3.11, is 3.12",
+    ]
+    assert changes(then, then) == []
+    other = facts(then.tags, "+++ f\n+a\n-c\n", then.packages)
+    assert [str(c) for c in changes(then, other)] == [
+        "commit was a1 with a patch of 2 changed lines, is a1 with a patch of 2 changed lines, but another patch "
+        "(the code that training runs is the same)"
+    ]
+    tagged = facts({**then.tags, "package.numpy": "3"}, then.patch)
+    assert "package numpy was 1, is 3" in [str(c) for c in changes(then, tagged)]  # without a list of all, the tags
