@@ -36,7 +36,7 @@ from pipeline.patience import tolerant
 from pipeline.progress import Bars, bars
 from pipeline.search_summary import report, summarise
 from pipeline.space import SearchConfig, short, text
-from pipeline.studies import Result, Study
+from pipeline.studies import Result, Study, result_of
 from pipeline.sweep import source_tags, tracking_of
 from pipeline.tracking import Store
 from pipeline.training import ready
@@ -97,10 +97,11 @@ def search(
             else:
                 one_by_one(searcher, policy, shown)
         best = study.best()
-        again = [*overrides, *(f"{k}={v}" for k, v in searcher.values(best.params).items())] if best else []
+        given = [o for o in overrides if not o.lstrip("+").startswith((f"{KEY}=", f"{KEY}."))]
+        again = [*given, *(f"{k}={v}" for k, v in searcher.values(best.params).items())] if best else []
         summary_id = summarise(store, str(node.get("name") or KEY), study, again)
         report(console, store, study, summary_id, again)
-    return 1 if any(t.user_attrs.get("error") for t in study.settled()) else 0
+    return 1 if any(result_of(t).error for t in study.settled()) else 0
 
 
 def search_of(node: Mapping[str, Any], overrides: Sequence[str], trials: int | None) -> SearchConfig:
@@ -161,7 +162,7 @@ def cell_config(values: Mapping[str, str], overrides: Sequence[str], config_dir:
 
 def _begins(study: Study, before: int) -> str:
     c = study.config
-    what = f"{c.trials} trials over {', '.join(c.space)} to {c.direction} {c.metric}"
+    what = f"{c.trials} trials over {', '.join(c.space)} to {c.aim}"
     return f"study {study.id}: {what}" + (f"; {before} of them are there" if before else "")
 
 
@@ -256,7 +257,9 @@ class Searcher:
         if metrics.get("diverged_fraction") == 1.0 and (config.pruning is not None or value is None):
             self.store.tag(outcome.run_id, {PRUNED_TAG: DIVERGED})
             return replace(plain, pruned=DIVERGED)
-        return replace(plain, value=value, error=None if value is not None else f"its run logged no {config.metric}")
+        if value is None:
+            return replace(plain, error=f"its run logged no {config.metric}")
+        return replace(plain, value=config.worth(value))
 
     def _tell(self, trial: Trial, result: Result) -> None:
         self.study.tell(trial, result)

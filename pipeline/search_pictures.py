@@ -16,6 +16,7 @@ from engine.arrays import Array
 from pipeline.figures import BLUE, ORANGE, RED, STYLE
 from pipeline.naming import short_key
 from pipeline.space import Range, SearchConfig
+from pipeline.studies import position_of
 
 Points = tuple[Array, Array]
 
@@ -41,21 +42,21 @@ def picture(trials: Sequence[FrozenTrial], config: SearchConfig, importances: Ma
 
 def _by_trial(axes: Axes, trials: Sequence[FrozenTrial], config: SearchConfig) -> None:
     with_value = [t for t in trials if t.value is not None]
-    at = np.array([t.user_attrs["position"] for t in with_value])
+    at = np.array([position_of(t) for t in with_value])
     values = np.array([t.value for t in with_value], dtype=np.float64)
     best = (np.maximum if config.direction == "maximise" else np.minimum).accumulate(values)
     axes.plot(at, values, "o", ms=4, color=BLUE, label="trial")
     axes.step(at, best, where="post", color=ORANGE, label="best so far")
     _at_the_edge(axes, [t for t in trials if t.value is None])
-    axes.set(xlabel="trial", ylabel=config.metric, title=f"{config.direction} {config.metric}, {config.sampler}")
+    axes.set(xlabel="trial", ylabel=config.label, title=f"{config.aim}, {config.sampler}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=4)
 
 
 def _at_the_edge(axes: Axes, trials: Sequence[FrozenTrial]) -> None:
     """Trials without a value, on the axis."""
     for state, marker, label in (("PRUNED", "x", "pruned"), ("FAIL", "v", "failed")):
-        at = [t.user_attrs["position"] for t in trials if t.state.name == state]
+        at = [position_of(t) for t in trials if t.state.name == state]
         if at:
             edge: Any = axes.get_xaxis_transform()
             axes.plot(at, [0.015] * len(at), marker, ms=5, color=RED, label=label, transform=edge, clip_on=False)
@@ -65,7 +66,7 @@ def _over_one(axes: Axes, trials: Sequence[FrozenTrial], config: SearchConfig, k
     shown = [t for t in trials if t.value is not None and key in t.params]
     places = _places(axes.xaxis, config.space[key], [t.params[key] for t in shown])
     axes.plot(places, np.array([t.value for t in shown], dtype=np.float64), "o", ms=4, color=BLUE)
-    axes.set(xlabel=key, ylabel=config.metric, title=f"{config.metric} over {short_key(key)}")
+    axes.set(xlabel=key, ylabel=config.label, title=f"{config.label} over {short_key(key)}")
 
 
 def _over_two(
@@ -84,7 +85,7 @@ def _over_two(
     axes.plot(x[best], y[best], "o", ms=12, mfc="none", mec=ORANGE, mew=2, label="best", zorder=4)
     axes.set(xlabel=keys[0], ylabel=keys[1], title="the keys that matter most")
     axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.06), ncols=2)
-    figure.colorbar(dots, label=config.metric)
+    figure.colorbar(dots, label=config.label)
 
 
 def _places(axis: Any, over: Range, values: Sequence[Any]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from pipeline.cells import ATTEMPTS_TAG, in_sweep
 from pipeline.leases import Leases
 from pipeline.naming import short_key
 from pipeline.space import short
-from pipeline.studies import Study
+from pipeline.studies import Study, position_of, result_of
 from pipeline.sweep_summary import where
 from pipeline.tracking import Store
 
@@ -27,10 +28,9 @@ PICTURE, TABLE = "search.png", "search.csv"
 
 def table(trials: Sequence[FrozenTrial], metric: str) -> pd.DataFrame:
     """One row a trial, in the order in which they were asked for."""
-    columns = ("run_id", "verdict", "diverged", "pruned", "error")
     rows: list[dict[str, Any]] = [
-        {"trial": t.user_attrs["position"], **t.params, metric: t.value, "state": t.state.name}
-        | {key: t.user_attrs.get(key) for key in columns}
+        {"trial": position_of(t), **t.params, metric: t.value, "state": t.state.name}
+        | {key: value for key, value in asdict(result_of(t)).items() if key != "value"}
         for t in trials
     ]
     return pd.DataFrame(rows)
@@ -53,7 +53,7 @@ def summarise(store: Store, name: str, study: Study, again: Sequence[str]) -> st
         log = store.resume(before[0].info.run_id) if before else store.start(f"search {name}", tags)
         log.tags({ATTEMPTS_TAG: str(times), **leases.tags(lease)})
         metric, best, importances = study.config.metric, study.best(), study.importances()
-        log.text(table(trials, metric).to_csv(index=False), TABLE)
+        log.text(table(trials, study.config.label).to_csv(index=False), TABLE)
         figure = search_pictures.picture(trials, study.config, importances)
         if figure is not None:
             log.figure(figure, PICTURE)
@@ -77,12 +77,12 @@ def ranked(trials: Sequence[FrozenTrial], direction: str) -> list[FrozenTrial]:
 
 def ending(trial: FrozenTrial) -> str:
     """How a trial ended, in words."""
-    a = trial.user_attrs
-    if a.get("error"):
-        return f"failed: {a['error']}"
-    if a.get("pruned"):
-        return f"pruned: {a['pruned']}"
-    return f"{a['diverged']} diverged" if a.get("diverged") else "finished"
+    r = result_of(trial)
+    if r.error:
+        return f"failed: {r.error}"
+    if r.pruned:
+        return f"pruned: {r.pruned}"
+    return f"{r.diverged} diverged" if r.diverged else "finished"
 
 
 def markdown(
@@ -90,7 +90,7 @@ def markdown(
 ) -> str:
     """The description at the top of the summary's page."""
     c, best = study.config, study.best()
-    lines = [f"**Search {name}** ({study.id}): {len(trials)} trials by {c.sampler} to {c.direction} `{c.metric}`.", ""]
+    lines = [f"**Search {name}** ({study.id}): {len(trials)} trials by {c.sampler} to {c.aim}.", ""]
     if best is not None and best.value is not None:
         found = ", ".join(f"{key} = {short(value)}" for key, value in best.params.items())
         lines += [f"**Best: {best.value:.6g}** with {found}.", "", f'`make run ARGS="{" ".join(again)}"`', ""]
@@ -99,7 +99,7 @@ def markdown(
     if any(importances.values()):
         shares = ", ".join(f"{key} {share:.0%}" for key, share in importances.items())
         lines += [f"Share of the variation (functional ANOVA): {shares}.", ""]
-    heads = ["trial", *(short_key(key) for key in c.space), c.metric, "verdict", "ended"]
+    heads = ["trial", *(short_key(key) for key in c.space), c.label, "verdict", "ended"]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     lines += [
         "| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(t, c.space)) + " |"
@@ -113,14 +113,14 @@ def markdown(
 def _cells(trial: FrozenTrial, keys: Sequence[str] | Any) -> list[str]:
     value = "–" if trial.value is None else f"{trial.value:.4g}"
     params = [short(trial.params[key]) if key in trial.params else "–" for key in keys]
-    return [str(trial.user_attrs["position"]), *params, value, trial.user_attrs.get("verdict") or "–", ending(trial)]
+    return [str(position_of(trial)), *params, value, result_of(trial).verdict or "–", ending(trial)]
 
 
 def report(console: Console, store: Store, study: Study, summary_id: str, again: Sequence[str]) -> None:
     """The best trials in the terminal, how the others ended, and where to look."""
     c, trials, best = study.config, study.settled(), study.best()
-    shown = Table(title=f"study {study.id}: to {c.direction} {c.metric}, the best first", title_justify="left")
-    for head in ("trial", *(short_key(key) for key in c.space), c.metric, "verdict", "ended"):
+    shown = Table(title=f"study {study.id}: to {c.aim}, the best first", title_justify="left")
+    for head in ("trial", *(short_key(key) for key in c.space), c.label, "verdict", "ended"):
         shown.add_column(head)
     for t in ranked(trials, c.direction)[:SHOWN]:
         shown.add_row(*(cell.replace("[", "\\[") for cell in _cells(t, c.space)))

@@ -79,7 +79,7 @@ class SearchConfig:
 
     Args:
         metric: any metric that a run logs; of a series, its last value counts.
-        direction: which way is better.
+        direction: which way is better: up, down, or towards zero from either side.
         trials: how many in all.
         sampler: Parzen estimators that learn from the trials before (tpe), or chance (random).
         seed: of the sampler; runs have their own.
@@ -88,7 +88,7 @@ class SearchConfig:
     """
 
     metric: str
-    direction: Literal["maximise", "minimise"]
+    direction: Literal["maximise", "minimise", "zero"]
     trials: int
     sampler: Literal["tpe", "random"]
     seed: int
@@ -104,6 +104,20 @@ class SearchConfig:
             raise ValueError(
                 "space={}: must name at least one key, such as optimizer.learning_rate: {low: 0.01, high: 1}"
             )
+
+    @property
+    def label(self) -> str:
+        """What is compared, in words."""
+        return f"|{self.metric}|" if self.direction == "zero" else self.metric
+
+    @property
+    def aim(self) -> str:
+        """What is wanted, in words."""
+        return f"bring {self.metric} to zero" if self.direction == "zero" else f"{self.direction} {self.metric}"
+
+    def worth(self, value: float) -> float:
+        """What a value of the metric counts for."""
+        return abs(value) if self.direction == "zero" else value
 
     def corners(self) -> list[dict[str, str]]:
         """Values as texts: all keys at their lower bound or first choice, each other extreme, and all at their last."""

@@ -12,7 +12,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from pipeline.leases import Leases
 from pipeline.patience import tell
 from pipeline.space import SearchConfig
 
-POSITION, LEASE, LOST = "position", "lease", "lost"
+CLAIM, LOST, RESULT = "claim", "lost", "result"  # attributes of a trial: each costs a transaction
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 DIRECTIONS = {
     "maximise": optuna.study.StudyDirection.MAXIMIZE,
     "minimise": optuna.study.StudyDirection.MINIMIZE,
+    "zero": optuna.study.StudyDirection.MINIMIZE,
 }
 SECONDS = 60.0  # to wait for a database that somebody else holds
 
@@ -42,7 +43,7 @@ class Result:
 
     Attributes:
         run_id: of its run; "" if it has none.
-        value: of the metric.
+        value: what the metric counts for.
         pruned, error: why there is no value.
         verdict: of the run, in a word or two.
         diverged: how many replicates diverged.
@@ -97,7 +98,7 @@ class Study:
     def settled(self) -> list[FrozenTrial]:
         """The trials that ended, by position."""
         found = [t for t in self._current() if t.state in FINISHED]
-        return sorted(found, key=lambda t: int(t.user_attrs[POSITION]))
+        return sorted(found, key=position_of)
 
     def done(self) -> bool:
         """Whether every position is settled."""
@@ -105,7 +106,7 @@ class Study:
 
     def settled_count(self) -> int:
         """How many of the positions wanted are settled."""
-        return sum(int(t.user_attrs[POSITION]) < self.config.trials for t in self.settled())
+        return sum(position_of(t) < self.config.trials for t in self.settled())
 
     def tell_waiting(self) -> None:
         """Say, once, that others are at work on what is left."""
@@ -119,13 +120,13 @@ class Study:
         """All trials with a position that are not lost."""
         with _one_line(self.id):
             trials = self._study.get_trials(deepcopy=False)
-        return [t for t in trials if POSITION in t.user_attrs and not t.user_attrs.get(LOST)]
+        return [t for t in trials if CLAIM in t.user_attrs and not t.user_attrs.get(LOST)]
 
     def claim(self) -> Trial | None:
         """The next trial to be run by this process; None if all are settled or at work in other processes."""
         with self._locked():
             self._bury_the_dead()
-            taken = {t.user_attrs[POSITION] for t in self._current()}
+            taken = {position_of(t) for t in self._current()}
             position = next((p for p in range(self.config.trials) if p not in taken), None)
             if position is None:
                 return None
@@ -134,14 +135,13 @@ class Study:
                 self._study.enqueue_trial(dict(lost))
             self._study.sampler = sampler(self.config, position)
             trial = self._study.ask(self._distributions)
-            trial.set_user_attr(LEASE, self._lease)
-            trial.set_user_attr(POSITION, position)
+            trial.set_user_attr(CLAIM, {"position": position, "lease": self._lease})
             return trial
 
     def _bury_the_dead(self) -> None:
         """Tell as failed what no living process works on."""
         for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lease = t.user_attrs.get(LEASE)
+            lease = t.user_attrs.get(CLAIM, {}).get("lease")
             if lease is None or (lease != self._lease and not self._leases.is_held(lease)):
                 self._tell_lost(t.number, t._trial_id)
         while self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -155,7 +155,8 @@ class Study:
     def _lost_parameters(self, position: int) -> Mapping[str, Any] | None:
         """Those of the trial that had this position and was lost, if there was one."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        had = [t for t in trials if t.user_attrs.get(LOST) and t.user_attrs.get(POSITION) == position and t.params]
+        lost = [t for t in trials if t.user_attrs.get(LOST) and CLAIM in t.user_attrs]
+        had = [t for t in lost if position_of(t) == position]
         return had[-1].params if had and set(had[-1].params) == set(self._distributions) else None
 
     def lose(self, trial: Trial) -> None:
@@ -166,8 +167,7 @@ class Study:
     def tell(self, trial: Trial, result: Result) -> None:
         """How a trial ended."""
         with self._locked():
-            for key in ("run_id", "pruned", "error", "verdict", "diverged"):
-                trial.set_user_attr(key, getattr(result, key))
+            trial.set_user_attr(RESULT, asdict(result))
             if result.value is not None:
                 self._study.tell(trial, result.value)
             else:
@@ -188,6 +188,16 @@ class Study:
         except (ValueError, RuntimeError):  # fewer than two values, or all the same
             told = {}
         return {key: told.get(key, 0.0) for key in sorted(self._distributions, key=lambda k: -told.get(k, 0.0))}
+
+
+def position_of(trial: FrozenTrial) -> int:
+    """The position of a trial that has one."""
+    return int(trial.user_attrs[CLAIM]["position"])
+
+
+def result_of(trial: FrozenTrial) -> Result:
+    """How a trial ended that was told."""
+    return Result(**trial.user_attrs[RESULT])
 
 
 def sampler(config: SearchConfig, position: int) -> BaseSampler:
