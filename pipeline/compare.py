@@ -24,6 +24,7 @@ from pipeline.records import COLUMNS, Record
 from pipeline.reproduce import logged_config
 from pipeline.summary import Summary
 from pipeline.tracking import Store, TrackingConfig, download
+from pipeline.untrusted import table_of
 
 FINAL = {"accuracy/test": "test accuracy, final", "r2/test": "test R², final", "cost/test": "test cost, final"}
 DECADES = {0: "decades of δ lost per layer, start", -1: "decades of δ lost per layer, end"}
@@ -188,7 +189,7 @@ def load(store: Store, run_id: str) -> Logged:
         node = logged_config(download(store, run.info.run_id, CONFIG_FILE, Path(folder)), ())
         path = download(store, run.info.run_id, RECORDS_FILE, Path(folder))
         try:
-            found = readings(pd.read_parquet(path, filters=[("probe", "in", ["delta_rms", *FINAL])])[list(COLUMNS)])
+            found = readings(table_of(path, COLUMNS, ["delta_rms", *FINAL], f"{RECORDS_FILE} of run {run_id}"))
         except (OSError, ValueError, TypeError, KeyError) as broken:
             raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not a readable table of records") from broken
     seed, replicates = node.get("seed"), node.get("replicates")

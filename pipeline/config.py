@@ -16,13 +16,14 @@ from engine.optimizers import SGD
 from engine.probes import Probe
 from pipeline.architecture import Architecture
 from pipeline.batching import Batching
+from pipeline.construct import OWN_PACKAGES as OWN_PACKAGES
 from pipeline.construct import construct
 from pipeline.data.prepare import Data, DataConfig
 from pipeline.divergence import DivergenceConfig
 from pipeline.errors import ConfigError
 from pipeline.schedules import Schedule
 
-OWN_PACKAGES = frozenset({"engine", "pipeline"})
+MOST_REPLICATES = 100_000
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Config:
         for name, lowest in (("seed", 0), ("replicates", 1), ("epochs", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name}={getattr(self, name)}: must be >= {lowest}")
+        if self.replicates > MOST_REPLICATES:
+            raise ValueError(f"replicates={self.replicates}: must be <= {MOST_REPLICATES}")
         for name in self.layer_activations:
             if not (name.startswith("layer_") and name[6:].isdigit() and int(name[6:]) >= 1):
                 raise ValueError(f"layer_activations.{name}: must be layer_01, layer_02, ...")

@@ -19,6 +19,7 @@ import pydantic
 
 from pipeline.errors import ConfigError, did_you_mean
 
+OWN_PACKAGES = frozenset({"engine", "pipeline"})
 EXPECTED = {
     "int_type": "must be an integer",
     "int_parsing": "must be an integer",
@@ -80,6 +81,8 @@ def _plain(kind: Any, node: Any, key: str) -> Any:
         where = "".join(f"[{part}]" for part in first["loc"])
         expected = EXPECTED.get(first["type"], first["msg"])
         raise ConfigError(f"{key}{where}={_show(first['input'] if where else node)}: {expected}") from None
+    except (ValueError, TypeError, RecursionError) as unreadable:  # a number of thousands of digits, a date
+        raise ConfigError(f"{key}: must be plain data ({one_line(unreadable)[:100]})") from None
 
 
 def _frozen(value: Any) -> Any:
@@ -88,7 +91,10 @@ def _frozen(value: Any) -> Any:
 
 
 def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
-    target = locate(str(node["_target_"]), f"{key}._target_".lstrip("."), trusted)
+    path, place = str(node["_target_"]), f"{key}._target_".lstrip(".")
+    target = locate(path, place, trusted)
+    if trusted is not None and path.partition(".")[0] in OWN_PACKAGES:
+        _check_part(target, kind, f"{place}={path}")
     rest = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
     if node.get("_partial_", False):
         unknown = next((n for n in rest if n not in inspect.signature(target).parameters), None)
@@ -106,6 +112,17 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
             raise ConfigError(f"{key}._target_={node['_target_']}: must be {_article(expected.__name__)}")
         return of_function(result)
     return result
+
+
+def _check_part(target: Any, kind: Any, what: str) -> None:
+    """Of ours, a config that is not trusted may name the parts a key is made for, and call nothing else.
+
+    Raises:
+        ConfigError: a function, or a class of another kind: one that writes a file, say.
+    """
+    expected = kind if isinstance(kind, type) else get_origin(kind)
+    if not isinstance(expected, type) or not isinstance(target, type) or not issubclass(target, expected):
+        raise ConfigError(f"{what}: must be {_article(getattr(expected, '__name__', 'part of a config'))}")
 
 
 def _call(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:

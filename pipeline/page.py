@@ -7,6 +7,7 @@ The same content gives the same page, byte for byte.
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import uuid
 import warnings
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 
 from pipeline.drawing import Picture
 from pipeline.errors import ConfigError
+from pipeline.untrusted import mapping_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_CONFIG = 200_000
@@ -119,13 +121,9 @@ def foreign(tags: Mapping[str, str]) -> list[str]:
 
 def config_text(text: str) -> str:
     """The resolved config without its tracking, for the same reason; as it is where it is not YAML."""
-    try:
-        node = yaml.safe_load(text)
-        if isinstance(node, dict):
-            kept = {key: value for key, value in node.items() if key != "tracking"}
-            text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        pass
+    with contextlib.suppress(ConfigError):
+        kept = {key: value for key, value in mapping_of(text, "").items() if key != "tracking"}
+        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
     return text if len(text) <= LONGEST_CONFIG else f"{text[:LONGEST_CONFIG]}\n... (the rest is in the artifact)"
 
 

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import yaml
 from rich.console import Console
 
 from pipeline import histograms, page, pictures
@@ -22,6 +21,7 @@ from pipeline.pictures import SETS
 from pipeline.summary import Summary, show
 from pipeline.sweep_report import find_sweep, report_sweep
 from pipeline.tracking import RunLog, Store, TrackingConfig
+from pipeline.untrusted import mapping_of
 
 __all__ = ["report", "report_run", "report_sweep"]
 
@@ -115,9 +115,9 @@ def run_pictures(logged: Logged, summary: Summary) -> list[Picture]:
 def _histograms(logged: Logged) -> list[str]:
     """Probes that are histograms by exponent: by name, or by what the config says they are."""
     try:
-        probes = yaml.safe_load(logged.config)["probes"]
+        probes = mapping_of(logged.config, "")["probes"]
         named = {n for n, p in probes.items() if str(p["_target_"]).endswith(".ExponentHistogram")}
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError, RecursionError):
+    except (ConfigError, TypeError, KeyError, AttributeError):
         named = set()
     there = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
     return [str(probe) for probe in there if probe in named | set(histograms.QUANTITIES)]

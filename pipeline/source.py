@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.address import TrackingConfig
-from pipeline.chain import CHAIN_FILE, HEAD_TAG
+from pipeline.chain import CHAIN_COLUMNS, CHAIN_FILE, HEAD_TAG
 from pipeline.errors import ConfigError
 from pipeline.execution import CONFIG_FILE, RECORDS_FILE
 from pipeline.records import COLUMNS
 from pipeline.tracking import Store, download
 from pipeline.trail import Trail
+from pipeline.untrusted import mapping_of, table_of, text_of
 
 RUN_FILE, PACKAGES_FILE, PATCH_FILE = "run.json", "packages.txt", "uncommitted.patch"
-MOST_ALIASES = 20  # of a YAML text: a few may stand for more than any memory holds
 
 
 class Source(Protocol):
@@ -184,14 +183,9 @@ def load(source: Source) -> Loaded:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         config, records = _must(source, CONFIG_FILE, place), _must(source, RECORDS_FILE, place)
-        try:
-            text = config.read_text(encoding="utf-8")
-        except UnicodeDecodeError as broken:
-            raise ConfigError(f"{CONFIG_FILE}: is not readable YAML") from broken
+        text = text_of(config)
         trail, faults = _trail(source, place)
-        table = _parquet(records, source.run_id)
-        if not set(COLUMNS) <= set(table.columns):
-            raise ConfigError(f"{RECORDS_FILE} of run {source.run_id}: must have the columns {', '.join(COLUMNS)}")
+        table = table_of(records, COLUMNS, name=f"{RECORDS_FILE} of run {source.run_id}")
         notes = [source.file(name, place) for name in (PACKAGES_FILE, PATCH_FILE)]
         packages, patch = (p.read_text(encoding="utf-8", errors="replace") if p else "" for p in notes)
     return Loaded(source.run_id, source.name, source.tags, source.place, text, table, trail, faults, packages, patch)
@@ -210,17 +204,10 @@ def _trail(source: Source, to: Path) -> tuple[Trail | None, tuple[str, ...]]:
         lost = HEAD_TAG in source.tags
         return None, (f"the run's tag {HEAD_TAG} speaks of one, but there is no {CHAIN_FILE}",) if lost else ()
     try:
-        trail = Trail.of(_parquet(path, source.run_id))
+        trail = Trail.of(table_of(path, CHAIN_COLUMNS, name=f"{CHAIN_FILE} of run {source.run_id}"))
     except ConfigError as broken:
         return None, (str(broken),)
     return trail, tuple(trail.faults(source.tags))
-
-
-def _parquet(path: Path, run_id: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError) as broken:
-        raise ConfigError(f"{path.name} of run {run_id}: is not readable parquet") from broken
 
 
 def config_of(text: str, changes: Sequence[str]) -> dict[str, Any]:
@@ -229,13 +216,7 @@ def config_of(text: str, changes: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a text that is not such a config, a change that does not fit it.
     """
-    try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
-        node = yaml.safe_load(text) if aliases <= MOST_ALIASES else None
-    except (yaml.YAMLError, ValueError, RecursionError) as broken:
-        raise ConfigError(f"{CONFIG_FILE}: is not readable YAML") from broken
-    if not isinstance(node, dict):
-        raise ConfigError(f"{CONFIG_FILE}: must hold a mapping")
+    node = mapping_of(text, CONFIG_FILE)
     try:
         config = OmegaConf.create(node)
         OmegaConf.set_struct(config, True)
