@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.growth import Pairs, Series, of_records, of_trails, picture, rate
 from pipeline.provenance import Provenance
 from pipeline.records import COLUMNS
-from pipeline.reproduce import Difference
+from pipeline.reproduce import Difference, Say
 from pipeline.source import Loaded, find, load
 from pipeline.trail import Parting, common_steps, parting
 
@@ -53,11 +53,9 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None, console: Con
     if to is not None and (to.suffix.lower() != ".png" or not to.parent.is_dir()):
         raise ConfigError(f"TO={to}: must be a file .png in a folder that exists")
     one, two = (load(find(run, tracking)) for run in (a, b))
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    say(f"A {one.run_id} {one.name}\nB {two.run_id} {two.name}")
+    say = Say(console)
+    for letter, run in (("A", one), ("B", two)):
+        say(f"{letter} {run.run_id} {run.name}")
     nodes = one.node(), two.node()
     for line in _circumstances(one, two, nodes):
         say(line)
@@ -206,7 +204,7 @@ def first_record(both: pd.DataFrame) -> Difference | None:
     )
 
 
-def _show_growth(found: Found, a: Loaded, b: Loaded, to: Path | None, console: Console, say: Any) -> None:
+def _show_growth(found: Found, a: Loaded, b: Loaded, to: Path | None, console: Console, say: Say) -> None:
     """The table, the rates and the picture."""
     growth = found.growth
     rates = {series.name: rate(series) for series in growth}

@@ -18,6 +18,7 @@ from pipeline import config as configs
 from pipeline import likeness, worktree
 from pipeline.address import TrackingConfig
 from pipeline.chain import Chain
+from pipeline.doom import PRUNED_STEP_TAG
 from pipeline.environment import Change, changes
 from pipeline.errors import ConfigError
 from pipeline.execution import CONFIG_FILE
@@ -29,8 +30,9 @@ from pipeline.schedules import At
 from pipeline.source import Loaded, config_of, find, load
 from pipeline.trail import Parting, Trail, parting
 from pipeline.training import Run, ready, train
+from pipeline.untrusted import shown
 
-PRUNED_STEP_TAG = "pruned_at_step"
+LONGEST_LINE = 10_000
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,15 @@ def reproduce(
     logged = load(find(run_id, tracking))
     node = logged.node(changed)
     config = configs.build(node, configs.OWN_PACKAGES | set(allowed))
-    say = _Say(console)
+    say = Say(console)
     threads = 1 if as_it_is else _become_like(logged, say)
-    with threadpool_limits(threads), bars(1, quiet) as shown:
+    with threadpool_limits(threads), bars(1, quiet) as progress:
         run = ready(config)
         differ = changes(Provenance(dict(logged.tags), logged.patch, logged.packages), present(node, run.data.digest))
         for change in differ:
             say(f"differs: {change}")
         _offer(differ, logged, None if logged.place else tracking.resolved_uri(), say)
-        with shown.run(logged.name, run.clock.last_step) as on_step:
+        with progress.run(shown(logged.name), run.clock.last_step) as on_step:
             again, trail = _train(run, logged, on_step)
     return _verdict(logged, again, trail, say)
 
@@ -157,13 +159,14 @@ def patch(run_id: str, tracking: TrackingConfig) -> int:
 
 
 @dataclass(frozen=True)
-class _Say:
-    """Whole lines, as they are."""
+class Say:
+    """Prints whole lines, as they are but for what a terminal would obey: much of them is text from elsewhere."""
 
     console: Console
 
     def __call__(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        """Print one."""
+        self.console.print(shown(line, LONGEST_LINE), highlight=False, soft_wrap=True, markup=False)
 
 
 def present(node: dict[str, Any], data_digest: str) -> Provenance:
@@ -173,7 +176,7 @@ def present(node: dict[str, Any], data_digest: str) -> Provenance:
     return Provenance(now.tags | own, now.patch, now.packages)
 
 
-def _become_like(logged: Loaded, say: _Say) -> int:
+def _become_like(logged: Loaded, say: Say) -> int:
     """Start anew with the run's core type and CPU features if that takes it; returns the BLAS threads to use."""
     plan = likeness.plan(logged.tags, provenance().tags, likeness.cpu_flags())
     if plan.variables and likeness.can_start_anew():
@@ -187,7 +190,7 @@ def _become_like(logged: Loaded, say: _Say) -> int:
     return plan.threads
 
 
-def _offer(differ: Sequence[Change], logged: Loaded, uri: str | None, say: _Say) -> None:
+def _offer(differ: Sequence[Change], logged: Loaded, uri: str | None, say: Say) -> None:
     """The commands that run it with the code that recorded it, if that is not this code."""
     if not any(change.what in ("commit", "code (code.sha256)") for change in differ):
         return
@@ -221,7 +224,7 @@ class _PrunedError(Exception):
     """The run was ended here."""
 
 
-def _verdict(logged: Loaded, again: pd.DataFrame, trail: Trail | None, say: _Say) -> int:
+def _verdict(logged: Loaded, again: pd.DataFrame, trail: Trail | None, say: Say) -> int:
     for fault in logged.faults:
         say(f"tampered: the chain is not as it was logged: {fault}")
     parted = _parting(logged.trail, trail, say) if logged.trail is not None and trail is not None else None
@@ -241,7 +244,7 @@ def _verdict(logged: Loaded, again: pd.DataFrame, trail: Trail | None, say: _Say
     return 1
 
 
-def _parting(was: Trail, now: Trail, say: _Say) -> Parting | None:
+def _parting(was: Trail, now: Trail, say: Say) -> Parting | None:
     if was.names != now.names or was.replicates != now.replicates:
         say("different: the chain is of a network of other layers, or of another number of replicates")
         return None

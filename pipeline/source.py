@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -90,14 +89,14 @@ class Exported:
 
     @classmethod
     def read(cls, folder: Path) -> Exported:
-        """Read run.json; the folder is held against its manifest where it has one.
+        """Read run.json, once the folder has been held against its manifest.
 
         Raises:
             ConfigError: it is not an exported run, or was tampered with.
         """
-        verify = _verify()
-        if verify is not None:
-            verify(folder)
+        from pipeline.exchange import verify
+
+        verify(folder)
         path = _plain_file(folder / RUN_FILE)
         try:
             about = json.loads(path.read_text(encoding="utf-8")) if path else None
@@ -121,14 +120,6 @@ class Exported:
 def _plain_file(path: Path) -> Path | None:
     """The path, if an ordinary file is there: a link may lead anywhere."""
     return path if path.is_file() and not path.is_symlink() else None
-
-
-def _verify() -> Any:
-    """What holds an exported folder against its manifest, where that is installed."""
-    try:
-        return importlib.import_module("pipeline.exchange").verify
-    except (ModuleNotFoundError, AttributeError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -187,7 +178,7 @@ def load(source: Source) -> Loaded:
         trail, faults = _trail(source, place)
         table = table_of(records, COLUMNS, name=f"{RECORDS_FILE} of run {source.run_id}")
         notes = [source.file(name, place) for name in (PACKAGES_FILE, PATCH_FILE)]
-        packages, patch = (p.read_text(encoding="utf-8", errors="replace") if p else "" for p in notes)
+        packages, patch = (text_of(p) if p else "" for p in notes)
     return Loaded(source.run_id, source.name, source.tags, source.place, text, table, trail, faults, packages, patch)
 
 

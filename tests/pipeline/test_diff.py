@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +12,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from pipeline import source
 from pipeline.__main__ import main
 from pipeline.diff import first_record, joined, pairing
 from pipeline.growth import SATURATED, Series, apart, rate
 from pipeline.records import Record, tidy
 from pipeline.single import single
-from pipeline.tracking import Store, TrackingConfig
 
 BASE = (
     "experiment=smoke", "activation=tanh", "schedule=every", "schedule@chain.schedule=every",
@@ -139,19 +135,25 @@ def test_steps_that_both_have_are_held_against_each_other(differ: Differ) -> Non
     assert "and 2 steps of the chain that both have" in out
 
 
-def test_a_folder_and_a_store(
-    runs: Logged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(source, "_verify", lambda: None)  # what a manifest says is not this test's business
-    tags = dict(Store.open(TrackingConfig(runs.uri, "gradvitals")).find(runs["plain"]).data.tags)
-    shutil.copytree(runs.folder / runs["plain"] / "artifacts", tmp_path, dirs_exist_ok=True)
-    (tmp_path / "run.json").write_text(json.dumps({"run_id": runs["plain"], "name": "away", "tags": tags}))
-    assert main(["diff", str(tmp_path), runs["again"], "--uri", runs.uri]) == 0
-    chain = pd.read_parquet(tmp_path / "chain.parquet")
-    chain["digest"] = ["0" * len(d) if i == 40 else d for i, d in enumerate(chain["digest"])]
-    chain.to_parquet(tmp_path / "chain.parquet", index=False)
+def test_a_folder_and_a_store(runs: Logged, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "away"
+    assert main(["export", "--uri", runs.uri, "--run", runs["plain"], "--to", str(folder)]) == 0
+    assert main(["diff", str(folder), runs["again"], "--uri", runs.uri]) == 0
+    assert main(["diff", str(folder), str(folder)]) == 0
+    assert main(["diff", runs["ulp"], str(folder), "--uri", runs.uri]) == 1
     capsys.readouterr()
-    assert main(["diff", runs["again"], str(tmp_path), "--uri", runs.uri]) == 1
+
+
+def test_a_tampered_chain_is_told(runs: Logged, capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs.folder / runs["again"] / "artifacts" / "chain.parquet"
+    original = path.read_bytes()
+    chain = pd.read_parquet(path)
+    chain["digest"] = ["0" * len(d) if i == 40 else d for i, d in enumerate(chain["digest"])]
+    try:
+        chain.to_parquet(path, index=False)
+        assert main(["diff", runs["plain"], runs["again"], "--uri", runs.uri]) == 1
+    finally:
+        path.write_bytes(original)
     assert "tampered: the chain of B is not as it was logged: the link of step " in capsys.readouterr().out
 
 
