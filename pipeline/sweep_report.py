@@ -72,15 +72,16 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
     """The summary run of a sweep, None if it has none (yet), and its runs in the order in which they began."""
     everywhere = [e.experiment_id for e in store.client.search_experiments()]
     newest = ["attributes.start_time DESC"]
-    summaries = store.client.search_runs(everywhere, "tags.kind = 'sweep'", order_by=newest, max_results=1000)
     if re.fullmatch(r"[^'\"`\\%\s]+", sweep_id):
         query = f"{in_sweep(sweep_id)} and tags.kind = 'run'"
         runs = store.client.search_runs(everywhere, query, order_by=["attributes.start_time ASC"], max_results=10_000)
         runs = [r for r in runs if sweep_id in sweeps_of(r.data.tags)]
         if runs:
-            own = [s for s in summaries if s.data.tags.get("sweep_summary") == sweep_id]
+            query = f"tags.sweep_summary = '{sweep_id}'"
+            own = store.client.search_runs(everywhere, query, order_by=newest, max_results=1)
             return (own[0] if own else None), list(runs)
-    known = [s.data.tags.get("sweep_summary", "") for s in summaries[:10]]
+    summaries = store.client.search_runs(everywhere, "tags.kind = 'sweep'", order_by=newest, max_results=10)
+    known = [s.data.tags.get("sweep_summary", "") for s in summaries]
     raise ConfigError(f"SWEEP={sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, known)}")
 
 
