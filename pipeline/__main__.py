@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -110,6 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as wrong:
         print(f"error: {_printable(str(wrong))}", file=sys.stderr)
         return 2
+    except OSError as refused:
+        if refused.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"error: {_printable(f'{refused.filename}: {refused.strerror}')}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -196,7 +196,7 @@ def _work(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it too, and tells us
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    store = Store.open(tracking)
+    store = Store.open(tracking, wait=True)  # it was there a moment ago
 
     def step() -> None:
         times[1] = time.monotonic()

@@ -1,0 +1,269 @@
+"""What the size of the store costs: start of a run, skip check and table of a sweep, up to 10,000 runs.
+
+``python -m benchmarks.store``. The runs are copies, made in the database, of those of a real sweep, so they have as
+many tags, parameters and metrics as real ones; each sweep of 100 has its summary and its shared view.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import math
+import shlex
+import sqlite3
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markdown import Markdown
+
+from pipeline import views
+from pipeline.cells import close_the_dead, found
+from pipeline.figures import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.identity import identity_tags
+from pipeline.provenance import provenance
+from pipeline.sweep import sweep
+from pipeline.sweep_report import find_sweep
+from pipeline.tracking import Store, TrackingConfig
+
+SIZES = (10, 100, 1000, 10_000)
+CELLS = 100  # of each sweep
+MODEL = ["experiment=smoke", "activation=sigmoid,relu", "probes=essential"]
+OWN_TABLES = ("tags", "params", "latest_metrics", "metrics")
+START, SKIP, TABLE, DEAD = "start of a run", "skip check, a cell", "table of a sweep, a cell", "look for dead runs"
+COLOURS = {START: BLUE, SKIP: ORANGE, TABLE: GREEN, DEAD: RED}
+SLACK = 1.5  # noise of a busy machine
+
+
+def cell(number: int) -> str:
+    """The identity of a run that was copied."""
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def sweep_id(number: int) -> str:
+    """The sweep of a run that was copied."""
+    return f"filled-{number // CELLS:08d}"
+
+
+@dataclass
+class Filler:
+    """Fills a store with copies of the runs of one real sweep.
+
+    Args:
+        database: the store's file.
+    """
+
+    database: sqlite3.Connection
+
+    def __post_init__(self) -> None:
+        rows = self.database.execute("select run_uuid, value from tags where key = 'kind'").fetchall()
+        self._cells = [run for run, kind in rows if kind == "run"]
+        self._summary = next(run for run, kind in rows if kind == "sweep")
+
+    def fill(self, store: Store, first: int, last: int) -> None:
+        """Runs ``first`` to ``last`` − 1, and what comes with their sweeps."""
+        for number in range(first, last):
+            tags = {"sweep": sweep_id(number), **identity_tags(cell(number))}
+            self._copy(self._cells[number % len(self._cells)], number, tags)
+            if number % CELLS == 0:
+                self._copy(self._summary, number, {"sweep_summary": sweep_id(number)})
+                state = views.sweep_view(f"tags.sweep = '{sweep_id(number)}'", "accuracy/test")
+                key = (f"{views.TAG}{sweep_id(number)}", state, store.experiment_id)
+                self.database.execute("insert into experiment_tags (key, value, experiment_id) values (?, ?, ?)", key)
+        self.database.commit()
+
+    def _copy(self, run: str, number: int, tags: Mapping[str, str]) -> None:
+        """A run with all its rows; what is its own is given, what is the model's own is left out."""
+        new = uuid.uuid4().hex
+        at = 1_700_000_000_000 + 1000 * number
+        self._rows("runs", run, {"run_uuid": new, "start_time": at, "end_time": at + 900})
+        for table in OWN_TABLES:
+            self._rows(table, run, {"run_uuid": new})
+        own = "key like 'mlflow.cell.%' or key like 'mlflow.attempt.%' or key in ('cell', 'sweep', 'sweep_summary')"
+        self.database.execute(f"delete from tags where run_uuid = ? and ({own})", (new,))  # noqa: S608 (a constant)
+        self.database.executemany(
+            "insert or replace into tags (key, value, run_uuid) values (?, ?, ?)",
+            [(k, v, new) for k, v in tags.items()],
+        )
+
+    def _rows(self, table: str, run: str, changed: Mapping[str, Any]) -> None:
+        columns = [row[1] for row in self.database.execute(f"pragma table_info({table})")]
+        values = ", ".join(f":{c}" if c in changed else f'"{c}"' for c in columns)
+        names = ", ".join(f'"{c}"' for c in columns)
+        self.database.execute(
+            f"insert into {table} ({names}) select {values} from {table} where run_uuid = :model",  # noqa: S608
+            {**changed, "model": run},
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds with so many runs in the store: a cell each for what is done for a whole sweep."""
+
+    runs: int
+    seconds: Mapping[str, float]
+
+
+def median(call: Callable[[], object], least: int, seconds: float) -> float:
+    """Median processor time of a call, in seconds; the first is not counted, if there is time for more."""
+    if seconds:
+        call()
+    least = least if seconds else 1
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return float(np.median(times))
+
+
+def measured(store: Store, filler: Filler, runs: int, seconds: float) -> Row:
+    """One row, with the store as full as it is."""
+    cells = min(CELLS, runs)
+    wanted = [cell(number) for number in np.linspace(0, runs - 1, CELLS).astype(int).tolist()]
+    middle = sweep_id(runs // 2)
+
+    def start() -> None:
+        store.start("started", {"kind": "run", **{f"tag{n}": "x" * 20 for n in range(25)}}).end("FINISHED")
+
+    def skip() -> None:
+        if any(len(found(store, identity)) != 1 for identity in wanted):
+            raise RuntimeError("a cell that is there was not found once")
+
+    def table() -> None:
+        _, members = find_sweep(store, middle)
+        if len(members) != cells:
+            raise RuntimeError("a sweep's runs were not found")
+        json.dumps([run.data.metrics for run in members])
+
+    found_in = {
+        START: median(start, 10, seconds),
+        SKIP: median(skip, 3, seconds) / CELLS,
+        TABLE: median(table, 3, seconds) / cells,
+        DEAD: median(lambda: close_the_dead(store), 10, seconds),
+    }
+    filler.database.execute("delete from tags where run_uuid in (select run_uuid from runs where name = 'started')")
+    filler.database.execute("delete from runs where name = 'started'")
+    filler.database.commit()
+    return Row(runs, found_in)
+
+
+def measure(sizes: Sequence[int], seconds: float, tell: Callable[[str], None]) -> tuple[list[Row], str]:
+    """All rows, and what the runs are like."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.db"
+        uri = f"sqlite:///{path}"
+        told = io.StringIO()
+        if sweep([*MODEL, f"tracking.uri={uri}"], None, quiet=True, console=Console(file=told)) != 0:
+            raise RuntimeError(told.getvalue())
+        store = Store.open(TrackingConfig(uri, "gradvitals"))
+        rows, there = [], 0
+        with sqlite3.connect(path, timeout=60) as database:
+            filler = Filler(database)
+            for runs in sizes:
+                tell(f"{runs} runs ...")
+                filler.fill(store, there, runs)
+                there = runs
+                rows.append(measured(store, filler, runs, seconds))
+            counts = [database.execute(f"select count(*) from {table}").fetchone()[0] for table in OWN_TABLES]  # noqa: S608
+        each = ", ".join(f"{count / (there + 2):.0f} {table}" for table, count in zip(OWN_TABLES, counts, strict=True))
+        return rows, f"a run has on average {each}; the database is {path.stat().st_size / 2**20:.0f} MiB in the end"
+
+
+def growth(rows: Sequence[Row], name: str) -> tuple[float, float]:
+    """How often the time has grown from a full sweep's worth of runs to the end, and how often log N has."""
+    first = next((r for r in rows if r.runs >= CELLS), rows[0])
+    last = rows[-1]
+    return last.seconds[name] / first.seconds[name], math.log(last.runs) / math.log(first.runs)
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """What grows faster than the logarithm."""
+    return [
+        f"{name}: {grown:.2f}× while log N grows {allowed:.2f}×"
+        for name in COLOURS
+        for grown, allowed in [growth(rows, name)]
+        if grown > SLACK * allowed
+    ]
+
+
+def picture(rows: Sequence[Row]) -> Figure:
+    """Milliseconds against runs in the store."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4))
+        axes = figure.subplots()
+        sizes = [r.runs for r in rows]
+        for name, colour in COLOURS.items():
+            axes.plot(sizes, [1000 * r.seconds[name] for r in rows], "o-", color=colour, label=name)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("finished runs in the store")
+        axes.set_ylabel("milliseconds")
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        return figure
+
+
+def page(rows: Sequence[Row], like: str, command: str, date: str, image: str) -> str:
+    """The page docs/store_scale.md."""
+    heads = ["runs in the store", *(f"{name}, ms" for name in COLOURS)]
+    lines = [heads, ["---:"] * len(heads)]
+    lines += [[f"{r.runs:,}", *(f"{1000 * r.seconds[n]:.2f}" for n in COLOURS)] for r in rows]
+    grown = [growth(rows, name) for name in COLOURS]
+    lines.append(["growth from 100 on", *(f"{g:.2f}×" for g, _ in grown)])
+    tags = provenance().tags
+    return "\n\n".join(
+        [
+            "# The size of the store",
+            f"Written by `{command}` on {date}. Do not edit; run it again.",
+            f"- CPU: {tags['processor']}\n- Python {tags['python']}, mlflow {tags['package.mlflow']}, sqlite "
+            f"{sqlite3.sqlite_version}\n- {like}",
+            EXPLANATION,
+            "\n".join(f"| {' | '.join(cells)} |" for cells in lines),
+            f"log N grows {grown[0][1]:.2f}× meanwhile. Faster than that: {'; '.join(failures(rows)) or 'nothing'}.",
+            f"![milliseconds against runs in the store]({image})" if image else "",
+        ]
+    )
+
+
+EXPLANATION = """\
+Medians of processor time on an sqlite store, so load from elsewhere does not count. *Start of a run*: made with 25
+tags, and closed. *Skip check*: what `make sweep` asks for each of 100 cells to see whether it is finished. *Table*:
+all runs of one sweep of 100 (10 in the first row), with their final numbers. *Look for dead runs*: once per
+`make sweep`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fill, time, print, check; returns 1 if something grows faster than log N."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.store", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each number (default 3)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="runs in the store, ascending")
+    parser.add_argument("--no-check", action="store_true", help="end with 0 even if something grows too fast")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to FILE, the plot beside it")
+    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
+    given = sys.argv[1:] if argv is None else list(argv)
+    options = parser.parse_args(given)
+    rows, like = measure(options.sizes, options.seconds, lambda text: print(text, file=sys.stderr))
+    command = shlex.join(["python", "-m", "benchmarks.store", *given])
+    image = options.write.with_suffix(".png") if options.write else None
+    text = page(rows, like, command, options.date, image.name if image else "")
+    Console(width=140).print(Markdown(text))
+    if options.write and image:
+        options.write.write_text(text + "\n", encoding="utf-8")
+        picture(rows).savefig(image, dpi=120)
+    return int(bool(failures(rows)) and not options.no_check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
