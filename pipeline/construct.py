@@ -95,6 +95,10 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
     target = locate(path, place, trusted)
     if trusted is not None and path.partition(".")[0] in OWN_PACKAGES:
         _check_part(target, kind, f"{place}={path}")
+    expected = kind if isinstance(kind, type) else get_origin(kind)
+    of_function = getattr(expected, "of_function", None)  # a plain callable may stand for a part (a probe)
+    if isinstance(expected, type) and isinstance(target, type) and not issubclass(target, expected) and not of_function:
+        raise ConfigError(f"{place}={path}: must be {_article(expected.__name__)}")
     rest = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
     if node.get("_partial_", False):
         unknown = next((n for n in rest if n not in inspect.signature(target).parameters), None)
@@ -105,9 +109,7 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
         result: Any = functools.partial(target, **rest)
     else:
         result = _call(target, kind, rest, key, trusted)
-    expected = kind if isinstance(kind, type) else get_origin(kind)
     if isinstance(expected, type) and not isinstance(result, expected):
-        of_function = getattr(expected, "of_function", None)  # a plain callable may stand for a part (a probe)
         if of_function is None or not callable(result):
             raise ConfigError(f"{key}._target_={node['_target_']}: must be {_article(expected.__name__)}")
         return of_function(result)

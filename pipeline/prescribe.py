@@ -78,9 +78,12 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     found = store.find(run_id)
     with tempfile.TemporaryDirectory() as folder:
         node = logged_config(download(store, found.info.run_id, CONFIG_FILE, Path(folder)), [])
-    node["replicates"] = max(int(node.get("replicates", 1)), LEAST)
+    if not isinstance(node.get("replicates"), int):
+        raise ConfigError(f"{CONFIG_FILE} of run {run_id}: replicates must be an integer")
+    node["replicates"] = max(node["replicates"], LEAST)
     run = ready(configs.build(node, configs.OWN_PACKAGES | set(allowed)))
-    store = Store.open(TrackingConfig(tracking.uri, tracking_of(node).experiment))
+    experiment = tracking_of(node).experiment if "tracking" in node else tracking.experiment
+    store = Store.open(TrackingConfig(tracking.uri, experiment))
     sweep_id = f"prescribe-{uuid.uuid4().hex[:8]}"
     tags = {"sweep": sweep_id, "kind": "run", "prescribed_for": found.info.run_id, **source_tags([])}
     with bars(2, quiet) as shown:
