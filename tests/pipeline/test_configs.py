@@ -152,7 +152,7 @@ def test_each_option_matches_its_signature_and_runs(group: str, name: str, files
 
 def test_the_main_config_has_the_keys_of_a_run() -> None:
     node = compose_run([])
-    assert set(OUTER_KEYS) <= {*node, "chain"}
+    assert set(OUTER_KEYS) <= {*node, "chain", "search"}  # a search is chosen, or none
     assert set(node) - set(OUTER_KEYS) == {f.name for f in dataclasses.fields(Config)}
     assert set(node["checkpoints"]) == {f.name for f in dataclasses.fields(CheckpointConfig)}
     assert set(node["evaluation"]) == {f.name for f in dataclasses.fields(Evaluation)}
