@@ -21,7 +21,7 @@ from pipeline.progress import Bars
 from pipeline.tracking import Store
 
 SWEEP_TAG, COMMAND_TAG, ATTEMPTS_TAG = "sweep", "command", "attempts"
-Decision = Literal["finished before", "failed before", "goes on", "tried again", "done anew", "new"]
+Decision = Literal["finished before", "failed before", "goes on", "tried again", "done anew", "damaged", "new"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,13 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
             join(store, pruned[0], sweep_id)
             return Settled(outcome_of(store, pruned[0], task), "finished before")
         if run is not None and decision in ("finished before", "failed before"):
-            join(store, run, sweep_id)
-            return Settled(outcome_of(store, run, task), decision)
+            try:
+                outcome = outcome_of(store, run, task)
+            except ConfigError:  # what it logged cannot be read any more
+                decision, run = "damaged", None
+            else:
+                join(store, run, sweep_id)
+                return Settled(outcome, decision)
         tags = {**task.tags, **leases.tags(task.cell), **identity_tags(task.cell), COMMAND_TAG: policy.command}
         if run is not None and decision == "goes on":
             attempt = int(run.data.tags.get(ATTEMPTS_TAG, "0")) + 1

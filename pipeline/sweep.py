@@ -176,6 +176,7 @@ def decisions(settled: Mapping[int, Settled], cells: int) -> str:
         "failed before": "failed before and not run again (RETRY=1 does)",
         "tried again": "failed before and tried again",
         "done anew": "done anew",
+        "damaged": "finished before, but with records that cannot be read, and done anew",
     }
     told = [f"{counts[key]} {text}" for key, text in words.items() if counts[key]]
     if len(settled) < cells:

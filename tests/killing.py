@@ -1,11 +1,13 @@
-"""Runs gradvitals commands in processes that are killed: ``python killing.py KILLS SEED LONGEST OUTPUT ARGUMENT...``.
+"""Runs gradvitals commands in processes that are killed: ``killing.py WHAT KILLS SEED LONGEST OUTPUT ARGUMENT...``.
 
 Imports are paid for once: every trial is a fork of this process, a real process that runs the command from its first
-line and is killed with SIGKILL at a random moment. After the last kill the command runs to its end.
+line and is killed with SIGKILL at a random moment (WHAT = driver), or one of its worker processes is (WHAT = worker).
+After the last kill the command runs to its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -47,7 +49,35 @@ def ended(pid: int, within: float) -> int | None:
         time.sleep(0.002)
 
 
-def main(kills: int, seed: int, longest: float, output: Path, argv: list[str]) -> int:
+def workers(driver: int) -> list[int]:
+    """Processes that a driver's fork server has forked."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    return [grandchild for child in children.get(driver, []) for grandchild in children.get(child, [])]
+
+
+def kill_workers(kills: int, rng: random.Random, longest: float, output: Path, argv: list[str]) -> int:
+    """Kill workers of one command after another until so many are dead; returns how many."""
+    killed = 0
+    for _ in range(4 * kills):
+        pid = start(argv, output)
+        while killed < kills and ended(pid, rng.uniform(0, longest)) is None:
+            found = workers(pid)
+            if found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(found), signal.SIGKILL)
+                    killed += 1
+        with contextlib.suppress(ChildProcessError):
+            ended(pid, 300)
+        if killed == kills:
+            break
+    return killed
+
+
+def main(what: str, kills: int, seed: int, longest: float, output: Path, argv: list[str]) -> int:
     """Kill it so many times, unless it ends before, then let it run; returns its exit code."""
     import mlflow  # noqa: F401
     import sqlalchemy  # noqa: F401
@@ -57,7 +87,9 @@ def main(kills: int, seed: int, longest: float, output: Path, argv: list[str]) -
     import pipeline.sweep  # noqa: F401
 
     rng, killed = random.Random(seed), 0
-    while killed < kills:
+    if what == "worker":
+        killed = kill_workers(kills, rng, longest, output, argv)
+    while what == "driver" and killed < kills:
         pid = start(argv, output)
         if ended(pid, rng.uniform(0, longest)) is None:
             os.kill(pid, signal.SIGKILL)
@@ -77,5 +109,5 @@ def main(kills: int, seed: int, longest: float, output: Path, argv: list[str]) -
 if __name__ == "__main__":
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    count, chosen, slowest, where, *rest = sys.argv[1:]
-    sys.exit(main(int(count), int(chosen), float(slowest), Path(where), rest))
+    chosen, count, seeded, slowest, where, *rest = sys.argv[1:]
+    sys.exit(main(chosen, int(count), int(seeded), float(slowest), Path(where), rest))

@@ -18,10 +18,10 @@ SWEEP = (
 )  # fmt: skip
 
 
-def killed(folder: Path, kills: int, seed: int, longest: float, *argv: str) -> int:
+def killed(folder: Path, kills: int, seed: int, longest: float, *argv: str, what: str = "driver") -> int:
     """Run a command that is killed so many times before it may end; returns how often it was."""
     folder.mkdir()
-    command = [sys.executable, str(PROJECT / "tests" / "killing.py"), str(kills), str(seed), str(longest)]
+    command = [sys.executable, str(PROJECT / "tests" / "killing.py"), what, str(kills), str(seed), str(longest)]
     done = subprocess.run(
         [*command, str(folder / "output"), *argv, f"tracking.uri={uri(folder)}"],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "CI": "1"},
@@ -51,9 +51,25 @@ def test_a_sweep_killed_20_times_is_the_sweep_left_alone(tmp_path: Path) -> None
     check(tmp_path, 20, 1)
 
 
+def check_workers(tmp_path: Path, kills: int, seed: int) -> None:
+    """A cell whose worker was killed twice has failed, and is done by RETRY=1."""
+    left_alone, hurt = tmp_path / "alone", tmp_path / "hurt"
+    assert killed(left_alone, 0, 0, 0, *SWEEP) == 0
+    assert killed(hurt, kills, seed, 0.7, "sweep", "--jobs", "2", "--retry", *SWEEP[1:], what="worker") == kills
+    assert_same(content(left_alone), content(hurt))
+    statuses = {r.info.status for r in opened(hurt).search("tags.sweep != 'replaced'")}
+    assert statuses == {"FINISHED"}
+
+
+def test_killed_workers_cost_nothing_in_the_end(tmp_path: Path) -> None:
+    check_workers(tmp_path, 4, 5)
+
+
 @pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="takes minutes: GRADVITALS_SLOW=1")
 def test_sweeps_killed_200_times(tmp_path: Path) -> None:
     for seed in range(10):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        check(folder, 20, seed + 100)
+        check(folder, 16, seed + 100)
+        (folder / "workers").mkdir()
+        check_workers(folder / "workers", 6, seed + 200)

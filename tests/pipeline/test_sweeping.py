@@ -159,6 +159,21 @@ def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path
     assert summary.info.status == "FINISHED"
 
 
+def test_a_finished_cell_whose_records_are_damaged_is_done_anew(tmp_path: Path) -> None:
+    swept(tmp_path, "architecture.depth=2,3")
+    run = opened(tmp_path).search("tags.kind = 'run'")[0]
+    path = Path(run.info.artifact_uri.removeprefix("file://")) / "records.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    code, text = swept(tmp_path, "architecture.depth=2,3")
+    assert code == 0
+    assert "1 finished before, but with records that cannot be read, and done anew" in text
+    assert "1 finished before and not run again" in text
+    (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
+    inside = opened(tmp_path).search(in_sweep(summary.data.tags["sweep_summary"]))
+    assert run.info.run_id not in {r.info.run_id for r in inside}
+    assert len(inside) == 2
+
+
 def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> None:
     flag.touch()
     code, text = swept(tmp_path, *own("fails", "fine"), fail_fast=True)
