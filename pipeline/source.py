@@ -103,7 +103,8 @@ class Exported:
         except (OSError, ValueError, RecursionError):
             about = None
         if not isinstance(about, dict) or not isinstance(about.get("tags", {}), dict):
-            raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}; is it a run that `make export` wrote?")
+            runs = "; a sweep's runs are in its folder runs" if (folder / "runs").is_dir() else ""
+            raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}, as a run has that `make export` wrote{runs}")
         tags = {str(key): str(value) for key, value in about.get("tags", {}).items()}
         return cls(folder, str(about.get("run_id", folder.name)), str(about.get("name", folder.name)), tags)
 
