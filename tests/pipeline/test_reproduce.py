@@ -22,7 +22,11 @@ from rich.console import Console
 from pipeline import likeness, worktree
 from pipeline.__main__ import main
 from pipeline.chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
+from pipeline.composing import compose_run
+from pipeline.doom import Pruning
 from pipeline.environment import changes
+from pipeline.execution import Going, execute
+from pipeline.progress import bars
 from pipeline.provenance import Provenance, provenance
 from pipeline.records import Record, tidy
 from pipeline.reproduce import first_difference, logged_config
@@ -413,3 +417,15 @@ def test_each_change_of_environment_is_one_line() -> None:
     ]
     tagged = facts({**then.tags, "package.numpy": "3"}, then.patch)
     assert "package numpy was 1, is 3" in [str(c) for c in changes(then, tagged)]  # without a list of all, the tags
+
+
+def test_a_run_that_was_pruned_is_trained_as_far_as_it_went(
+    logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = compose_run(["experiment=smoke", "architecture.depth=14", "schedule=every", f"tracking.uri={logged[0]}"])
+    store = Store.open(TrackingConfig(logged[0], "gradvitals"))
+    with bars(1, True) as shown:
+        outcome = execute(node, store, "doomed", {}, {}, shown, Going(pruning=Pruning(1.0)))
+    assert outcome.pruned
+    assert main(["reproduce", "--uri", logged[0], outcome.run_id]) == 0
+    assert "identical: all" in capsys.readouterr().out
