@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PARAM_BATCH = 100
 PAGE = 1000
-BUSY_MILLISECONDS = 1000  # how long SQLite itself waits for a lock; then we can say so, and hear Ctrl-C
+BUSY_MILLISECONDS = 500  # how long SQLite itself waits for a lock; then we can say so, and hear Ctrl-C
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_TRUNCATE_LONG_VALUES": "false",
