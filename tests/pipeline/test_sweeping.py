@@ -22,7 +22,9 @@ from pipeline.errors import ConfigError
 from pipeline.leases import Leases
 from pipeline.limits import Limits
 from pipeline.provenance import PROJECT
+from pipeline.reproduce import reproduce
 from pipeline.sweep import Options, sweep
+from pipeline.tracking import TrackingConfig
 
 SMALL = ["data=iris", "epochs=1", "architecture=deep", "architecture.width=5", "replicates=2", "name=small"]
 TWO = "architecture.depth=2,3"
@@ -207,6 +209,11 @@ def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> Non
         code, _ = swept(tmp_path / str(jobs), TWO, "activation=relu,tanh", jobs=jobs)
         assert code == 0
     assert_same(content(tmp_path / "1"), content(tmp_path / "2"))
+    run = opened(tmp_path / "2").search("tags.kind = 'run'")[0]
+    console = Console(file=io.StringIO(), width=200)
+    assert reproduce(run.info.run_id, [], TrackingConfig(uri(tmp_path / "2"), "gradvitals"), [], True, console) == 0
+    assert isinstance(console.file, io.StringIO)
+    assert "identical" in console.file.getvalue()
 
 
 def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> None:
