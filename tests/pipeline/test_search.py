@@ -204,7 +204,7 @@ def test_a_search_killed_again_and_again_is_the_search_left_alone(place: Path) -
         "search=random", "search.pruning=null", "checkpoints.seconds=0.02", "activation=tanh",
         "+search.space={optimizer.learning_rate:{low:0.01,high:1.0,log:true}}",
     )  # fmt: skip
-    cut, kills = place / "cut", 60 if os.environ.get("GRADVITALS_SLOW") else 5
+    cut, kills = place / "cut", 60 if os.environ.get("GRADVITALS_SLOW") else 4
     assert run_search(place, *overrides, trials=3)[0] == 0
     assert killed(cut, kills, 3, 1.5, "search", "--trials", "3", *overrides) == kills
     assert_same(content(place), content(cut))
