@@ -137,7 +137,7 @@ def test_when_patience_ends_what_is_queued_is_kept(
     store = sqlite(tmp_path)
     log = store.start("gives up", {})
     write(log, range(2))
-    with locked(tmp_path / "mlflow.db", 7):
+    with locked(tmp_path / "mlflow.db", 60, patiently=False):
         write(log, range(2, 4), flush=False)
         with pytest.raises(StoreError, match=r"did not answer for \d s \(the database is locked\)"):
             log.flush()
