@@ -13,10 +13,11 @@ from typing import Any, Literal
 from pipeline import logged
 from pipeline.doom import PRUNED_TAG, Pruning
 from pipeline.errors import ConfigError
-from pipeline.execution import ERROR_TAG, Going, Outcome, execute
+from pipeline.execution import ERROR_TAG, Going, execute
 from pipeline.identity import cell_key, identity_tags
 from pipeline.leases import HOST_TAG, LEASE_TAG, Leases
 from pipeline.limits import Limits, nothing
+from pipeline.outcome import Outcome
 from pipeline.progress import Bars
 from pipeline.tracking import Store
 

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from engine.arrays import Array
+from pipeline.artifacts import CONFIG_FILE, RECORDS_FILE
 from pipeline.config import scientific
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE, RECORDS_FILE
 from pipeline.intervals import PairedDifference, UnpairedDifference, paired, replicates_needed, unpaired, wilson
 from pipeline.records import COLUMNS, Record
 from pipeline.reproduce import logged_config

@@ -5,91 +5,52 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import tempfile
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
 from threadpoolctl import threadpool_limits
 
-from engine.arrays import Array
 from pipeline import config as configs
-from pipeline import figures
-from pipeline.address import without_secrets
-from pipeline.chain import CHAIN_FILE, Chain
+from pipeline.artifacts import (
+    THEORY_FILE,
+    log_chain,
+    log_divergences,
+    log_origin,
+    log_overhead,
+    log_pictures_and_records,
+    log_profiles,
+    log_verdict,
+)
+from pipeline.chain import Chain
 from pipeline.checkpoint import Checkpoints, Saved, checkpoint_config
 from pipeline.divergence import Divergence
 from pipeline.doom import PRUNED_STEP_TAG, PRUNED_TAG, Doom, DoomedError, Pruning
-from pipeline.identity import cell_key, code_digest, identity, identity_tags
+from pipeline.identity import cell_key, identity
 from pipeline.leases import Leases
 from pipeline.limits import Limits, limited, nothing
+from pipeline.outcome import Outcome, describe
 from pipeline.patience import tolerant
 from pipeline.progress import Bars
-from pipeline.provenance import provenance
 from pipeline.recorder import Recorder, log10_mean
-from pipeline.records import Record, non_finite, tidy
+from pipeline.records import Record, non_finite
 from pipeline.remedies import remedies
-from pipeline.statistics import Estimate, estimate
 from pipeline.stopwatch import Stopwatch
-from pipeline.summary import PROFILED, Summary, show
+from pipeline.summary import Summary
 from pipeline.theory import expect
 from pipeline.tracking import RunLog, Store
 from pipeline.training import Run, ready, train
 from pipeline.verdict import Verdict, judge
 from pipeline.words import paragraph
 
-CONFIG_FILE = "config.yaml"
 ERROR_TAG = "error"
-RECORDS_FILE = "records.parquet"
-THEORY_FILE = "theory.json"
-DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
 log = logging.getLogger("gradvitals")
 log.setLevel(logging.INFO)
-
-
-@dataclass
-class Outcome:
-    """How one run ended.
-
-    Attributes:
-        status: FINISHED, FAILED, or KILLED if it was pruned.
-        headline: its final numbers by metric name, with intervals.
-        error: the last line of the traceback of a failed run.
-        pruned: why it was ended early, if it was (:mod:`pipeline.doom`).
-        profile: δ of each layer at the start, if it was recorded.
-        divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
-        diverged_replicates, diverged_at: how many of them, and the first step at which one was not finite.
-        verdict, paragraph: what is wrong, if the run measured enough to tell; and the same in plain words.
-        verdict_words: the verdict's classes; "" if there is none.
-        values: the final numbers replicate by replicate, [R] each.
-        diverged_fraction: share of its replicates that diverged.
-        summary: its records, of a finished run.
-    """
-
-    name: str
-    run_id: str
-    swept: Mapping[str, str]
-    status: str = "RUNNING"
-    headline: dict[str, Estimate] = field(default_factory=dict)
-    error: str | None = None
-    pruned: str | None = None
-    profile: Record | None = None
-    divergences: list[Divergence] = field(default_factory=list)
-    diverged_replicates: int = 0
-    diverged_at: int | None = None
-    verdict: Verdict | None = None
-    verdict_words: str = ""
-    paragraph: str = ""
-    values: Mapping[str, Array] = field(default_factory=dict)
-    diverged_fraction: float = 0.0
-    summary: Summary | None = field(default=None, repr=False)
 
 
 def execute(
@@ -185,28 +146,12 @@ def _train_and_log(
     going: Going,
     beat: Callable[[], None],
 ) -> None:
-    config = configs.build(node)
-    run = ready(config)
-    origin = provenance()
+    run = ready(configs.build(node))
     cell = identity(node, run.data.digest)
     if going.cell not in ("", cell):
         raise RuntimeError("code or data have changed since the sweep began; start it again")
-    run_log.params(flat_params(node) | {"layer_sizes": "-".join(map(str, run.sizes))})
-    run_log.tags(
-        origin.tags
-        | {"config.sha256": configs.digest(node), "data.sha256": run.data.digest, "seed": str(config.seed)}
-        | {"code.sha256": code_digest(node)}
-        | identity_tags(cell)
-    )
-    run_log.text(yaml.safe_dump(without_secrets(node), sort_keys=False), CONFIG_FILE)
-    run_log.text(origin.packages, "packages.txt")
-    if origin.patch:
-        run_log.text(origin.patch, "uncommitted.patch")
+    log_origin(run_log, node, run, cell)
     log.info("layers %s, %d training examples, %d steps", run.sizes, run.data.train.shape[1], run.clock.last_step)
-    summary = Summary(hidden_layers=len(run.sizes) - 2)
-    expectation = expect(run)
-    recorder = Recorder(run_log, config.replicates, outcome.divergences, expectation)
-    stopwatch = Stopwatch(time.perf_counter)
     place = store.side("checkpoints") / run_log.run_id
     checkpoints = Checkpoints(place, cell, checkpoint_config(node), time.monotonic)
     saved = checkpoints.load() if going.run_id else None
@@ -215,77 +160,122 @@ def _train_and_log(
     chain = _chain(node, run, saved)
     if chain is not None:
         checkpoints.extra = chain.state
-
-    def diverged(divergence: Divergence) -> None:
-        checkpoints.diverged(divergence)
-        recorder.diverged(divergence)
-
-    layers = len(run.sizes) - 1
-    doom = Doom(going.pruning, lambda newest: judge(newest, config, 0, expectation, layers), summary.hidden_layers)
-
-    def take(record: Record) -> None:
-        summary.add(record)
-        recorder.record(record)
-        doom.add(record)
-
-    if saved is not None:
-        saved.tell(take, recorder.diverged)
+    execution = _Execution(run, run_log, outcome, going.pruning, checkpoints, chain)
     with bars.run(outcome.name, run.clock.last_step) as on_step:
-
-        def stepped(step: int) -> None:
-            beat()
-            doom.look()
-            on_step(step)
-
-        start = saved.state if saved else None
-        try:
-            for record in train(run, stepped, diverged, stopwatch, chain, checkpoints, start):
-                take(record)
-                checkpoints.record(record)
-                stopwatch.lap("tracking")
-        except DoomedError as doomed:
-            outcome.pruned = str(doomed)
-            log.info("pruned: %s", doomed)
-    last_step = summary.records[-1].step if summary.records else 0
-    run_log.flush()
-    log_profiles(run_log, summary)
-    stopwatch.lap("tracking")
-    outcome.summary = summary
-    outcome.values, outcome.profile = summary.final_values(), summary.at("delta_rms", 0)
-    outcome.headline = summary.headline()
-    outcome.verdict = judge(summary, config, len(outcome.divergences), expectation, len(run.sizes) - 1)
-    if outcome.verdict is not None:
-        proposed = remedies(outcome.verdict, config, expectation)
-        text = paragraph(outcome.verdict, config, expectation, proposed, summary.hidden_layers)
-        outcome.paragraph = text.replace("RUN=...", f"RUN={outcome.run_id}")
-        outcome.verdict_words = outcome.verdict.words
-        log_verdict(run_log, outcome.verdict, outcome.paragraph)
-    for key, value in outcome.headline.items():
-        recorder.metric(key, float(value.mean), last_step)
-    lost = non_finite(summary.records)
-    run_log.metric("non_finite_values", lost, last_step)
-    outcome.diverged_fraction = recorder.diverged_fraction
-    outcome.diverged_replicates = len(outcome.divergences)
-    outcome.diverged_at = min((d.finding.step for d in outcome.divergences), default=None)
-    recorder.metric("diverged_fraction", recorder.diverged_fraction, last_step)
-    log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
-    theory = expectation.as_json(log10_mean(outcome.profile)) if expectation and outcome.profile else None
-    if theory is not None:
-        run_log.text(json.dumps(theory, indent=1), THEORY_FILE)
-    _log_files(run_log, summary, outcome.name, theory)
-    _log_divergences(run_log, outcome.divergences)
-    stopwatch.lap("files")
-    if chain is not None:
-        _log_chain(run_log, chain)
-        stopwatch.lap("chain")
-    _log_overhead(run_log, stopwatch.seconds, last_step)
-    note = {"mlflow.note.content": describe(outcome, config, run.sizes, lost)}
-    run_log.tags(note | (chain.tags() if chain is not None else {}))
+        execution.train(saved, beat, on_step)
+    execution.conclude()
     if outcome.pruned and going.pruning is not None:
-        told = {PRUNED_TAG: outcome.pruned, PRUNED_STEP_TAG: str(last_step)}
+        told = {PRUNED_TAG: outcome.pruned, PRUNED_STEP_TAG: str(execution.last_step)}
         run_log.tags(told | {cell_key(going.pruning.identity(cell)): "1"})
         store.untag(run_log.run_id, cell_key(cell))  # the cell itself has not been run
     checkpoints.remove()
+
+
+class _Execution:
+    """A run on its way: its records go to the summary, the tracker and the checkpoints."""
+
+    def __init__(
+        self,
+        run: Run,
+        run_log: RunLog,
+        outcome: Outcome,
+        pruning: Pruning | None,
+        checkpoints: Checkpoints,
+        chain: Chain | None,
+    ) -> None:
+        self.run, self.run_log, self.outcome = run, run_log, outcome
+        self.checkpoints, self.chain = checkpoints, chain
+        self.summary = Summary(hidden_layers=len(run.sizes) - 2)
+        self.expectation = expect(run)
+        self.recorder = Recorder(run_log, run.config.replicates, outcome.divergences, self.expectation)
+        self.doom = Doom(pruning, lambda newest: self._judged(newest, 0), self.summary.hidden_layers)
+        self.stopwatch = Stopwatch(time.perf_counter)
+
+    @property
+    def last_step(self) -> int:
+        """The step of the newest record."""
+        return self.summary.records[-1].step if self.summary.records else 0
+
+    def _judged(self, summary: Summary, diverged: int) -> Verdict | None:
+        return judge(summary, self.run.config, diverged, self.expectation, len(self.run.sizes) - 1)
+
+    def _take(self, record: Record) -> None:
+        self.summary.add(record)
+        self.recorder.record(record)
+        self.doom.add(record)
+
+    def _diverged(self, divergence: Divergence) -> None:
+        self.checkpoints.diverged(divergence)
+        self.recorder.diverged(divergence)
+
+    def train(self, saved: Saved | None, beat: Callable[[], None], on_step: Callable[[int], None]) -> None:
+        """From the beginning, or from where it was interrupted."""
+        if saved is not None:
+            saved.tell(self._take, self.recorder.diverged)
+
+        def stepped(step: int) -> None:
+            beat()
+            self.doom.look()
+            on_step(step)
+
+        start = saved.state if saved else None
+        records = train(self.run, stepped, self._diverged, self.stopwatch, self.chain, self.checkpoints, start)
+        try:
+            for record in records:
+                self._take(record)
+                self.checkpoints.record(record)
+                self.stopwatch.lap("tracking")
+        except DoomedError as doomed:
+            self.outcome.pruned = str(doomed)
+            log.info("pruned: %s", doomed)
+
+    def conclude(self) -> None:
+        """What it all came to: outcome, verdict, files, cost of measuring."""
+        run_log, summary, outcome, last_step = self.run_log, self.summary, self.outcome, self.last_step
+        run_log.flush()
+        log_profiles(run_log, summary)
+        self.stopwatch.lap("tracking")
+        lost = non_finite(summary.records)
+        self._fill_outcome()
+        self._pronounce()
+        for key, value in outcome.headline.items():
+            self.recorder.metric(key, float(value.mean), last_step)
+        run_log.metric("non_finite_values", lost, last_step)
+        self.recorder.metric("diverged_fraction", outcome.diverged_fraction, last_step)
+        log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
+        theory = self.expectation.as_json(log10_mean(outcome.profile)) if self.expectation and outcome.profile else None
+        if theory is not None:
+            run_log.text(json.dumps(theory, indent=1), THEORY_FILE)
+        log_pictures_and_records(run_log, summary, outcome.name, theory)
+        log_divergences(run_log, outcome.divergences)
+        self.stopwatch.lap("files")
+        if self.chain is not None:
+            log_chain(run_log, self.chain)
+            self.stopwatch.lap("chain")
+        log_overhead(run_log, self.stopwatch.seconds, last_step)
+        note = {"mlflow.note.content": describe(outcome, self.run.config, self.run.sizes, lost)}
+        run_log.tags(note | (self.chain.tags() if self.chain is not None else {}))
+
+    def _fill_outcome(self) -> None:
+        outcome, summary = self.outcome, self.summary
+        outcome.summary = summary
+        outcome.values, outcome.profile = summary.final_values(), summary.at("delta_rms", 0)
+        outcome.headline = summary.headline()
+        outcome.diverged_fraction = self.recorder.diverged_fraction
+        outcome.diverged_replicates = len(outcome.divergences)
+        outcome.diverged_at = min((d.finding.step for d in outcome.divergences), default=None)
+
+    def _pronounce(self) -> None:
+        """The verdict, its words and what would help."""
+        outcome, config = self.outcome, self.run.config
+        outcome.verdict = self._judged(self.summary, len(outcome.divergences))
+        if outcome.verdict is None:
+            return
+        proposed = remedies(outcome.verdict, config, self.expectation)
+        text = paragraph(outcome.verdict, config, self.expectation, proposed, self.summary.hidden_layers)
+        outcome.paragraph = text.replace("RUN=...", f"RUN={outcome.run_id}")
+        outcome.verdict_words = outcome.verdict.words
+        log_verdict(self.run_log, outcome.verdict, outcome.paragraph)
 
 
 def _chain(node: Mapping[str, Any], run: Run, saved: Saved | None) -> Chain | None:
@@ -294,127 +284,3 @@ def _chain(node: Mapping[str, Any], run: Run, saved: Saved | None) -> Chain | No
     if chosen is None:
         return None
     return Chain(run, chosen.schedule, True, saved.state.now.step if saved else 0, saved.extra if saved else None)
-
-
-def _log_chain(run_log: RunLog, chain: Chain) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / CHAIN_FILE
-        chain.table().to_parquet(path, index=False, compression="zstd")
-        run_log.file(path)
-
-
-def log_verdict(run_log: RunLog, verdict: Verdict, text: str) -> None:
-    """Tags to filter by and to read."""
-    tags = {"verdict": verdict.words, "verdict_at_start": verdict.start, "verdict_at_end": verdict.end}
-    run_log.tags(tags | {"verdict_paragraph": text})
-    d = verdict.decades
-    for name, value in (("", d.mean), ("_low", d.low), ("_high", d.high)):
-        run_log.metric(f"verdict_decades{name}", float(value))
-
-
-def _log_divergences(run_log: RunLog, divergences: list[Divergence]) -> None:
-    """Tags that can be filtered, the findings, and the vitals of the last steps."""
-    run_log.tags({"diverged": str(bool(divergences)).lower()})
-    if not divergences:
-        return
-    findings = sorted((d.finding for d in divergences), key=lambda f: (f.step, f.replicate))
-    run_log.tags(
-        {
-            "diverged_at_step": str(findings[0].step),
-            "diverged_replicates": ",".join(str(f.replicate) for f in sorted(findings, key=lambda f: f.replicate)),
-            "diverged_first": findings[0].sentence(),
-        }
-    )
-    run_log.metric("diverged_at_step", findings[0].step, findings[0].step)
-    told = [asdict(f) | {"operands": {k: str(v) for k, v in f.operands.items()}} for f in findings]
-    run_log.text(json.dumps(told, indent=2, ensure_ascii=False), DIVERGENCE_FILE)
-    first = min(divergences, key=lambda d: (d.finding.step, d.finding.replicate))
-    _log_table(run_log, first.last_steps, LAST_STEPS_FILE)
-
-
-def _log_overhead(run_log: RunLog, seconds: Mapping[str, float], step: int) -> None:
-    """What everything but the steps themselves took, as a share of the time of the steps: ``overhead/delta_rms``."""
-    bare = seconds.get("step", 0.0)
-    if bare <= 0:
-        return
-    shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
-    for name, share in shares.items():
-        run_log.metric(f"overhead/{name}", share, step)
-    other = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")
-    probes = sum(share for name, share in shares.items() if name not in other)
-    run_log.metric("overhead/all_probes", probes, step)
-    ranked = sorted(shares.items(), key=lambda item: -item[1])
-    log.info("steps took %.3g s; on top of that, in %% of it: probes %.1f", bare, 100 * probes)
-    for name, share in ranked:
-        log.info("  %-32s %6.2f %%", name, 100 * share)
-
-
-def log_profiles(run_log: RunLog, summary: Summary) -> None:
-    """log10 of the main norms with the layer as the metric's step: the UI then draws norm against layer."""
-    for probe in PROFILED:
-        for index, when in ((0, "start"), (-1, "end")):
-            record = summary.at(probe, index)
-            if record is not None:
-                means = estimate(record.values, record.geometric).mean
-                for number, mean in zip(record.layers, means, strict=True):
-                    if mean > 0:
-                        run_log.metric(f"log10_{probe}_by_layer/{when}", float(np.log10(mean)), number)
-
-
-def _log_files(run_log: RunLog, summary: Summary, name: str, theory: Mapping[str, Any] | None) -> None:
-    pictures = {"gradient_norm_by_layer.png": figures.profile(summary, name, theory)}
-    for probe in ("delta_rms", "gradient_norm"):
-        pictures[f"{probe}_layer_by_step.png"] = figures.heat_map(summary, probe, f"{name}: log₁₀ {probe}")
-    for file_name, figure in pictures.items():
-        if figure is not None:
-            run_log.figure(figure, file_name)
-    _log_table(run_log, summary.records, RECORDS_FILE)
-
-
-def _log_table(run_log: RunLog, records: list[Record], name: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        tidy(records).to_parquet(path, index=False)
-        run_log.file(path)
-
-
-def flat_params(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config as flat scalars: ``optimizer.learning_rate``; a class stands for its group: ``activation``."""
-    found: dict[str, Any] = {}
-
-    def walk(value: Any, key: str) -> None:
-        if isinstance(value, Mapping):
-            if "_target_" in value:
-                found[key] = re.sub(r"(?<!^)(?=[A-Z])", "_", str(value["_target_"]).rpartition(".")[2]).lower()
-            for name, inner in value.items():
-                if name != "_target_":
-                    walk(inner, f"{key}.{name}" if key else name)
-        else:
-            found[key] = value
-
-    walk({k: v for k, v in configs.scientific(node).items() if k != "probes"}, "")
-    found["probes"] = ",".join(node.get("probes", {}))
-    return {key: value for key, value in found.items() if value != {} and len(str(value)) <= 500}
-
-
-def describe(outcome: Outcome, config: configs.Config, sizes: list[int], lost: int) -> str:
-    """The Markdown at the top of the run's page."""
-    rows = "\n".join(f"| {name.replace('_', ' ')} | {show(value)} |" for name, value in outcome.headline.items())
-    table = f"\n\n| quantity | mean [95% interval] |\n|---|---|\n{rows}" if rows else ""
-    warning = f"\n\n{lost} recorded values are not finite; `{RECORDS_FILE}` keeps them." if lost else ""
-    if outcome.divergences:
-        count = len(outcome.divergences)
-        told = "\n".join(f"- {d.finding.sentence()}" for d in outcome.divergences)
-        warning = (
-            f"\n\n**{count} of {config.replicates} replicates diverged**; means and intervals are of the others."
-            f"\n\n{told}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
-        )
-    verdict = f"**Verdict: {outcome.verdict.words}.** {outcome.paragraph}\n\n" if outcome.verdict else ""
-    pruned = f"**Pruned**, the rest of its training was not done: {outcome.pruned}.\n\n" if outcome.pruned else ""
-    return (pruned + verdict) + (
-        f"**{outcome.name}**: layers {'-'.join(map(str, sizes))}, {type(config.activation).__name__} then "
-        f"{type(config.output).__name__}, {type(config.cost).__name__}, {config.epochs} epochs, "
-        f"{config.replicates} replicates from seed {config.seed}.{table}{warning}\n\n"
-        "Decades lost: log₁₀ of the norm in the last hidden layer over the first; positive means it vanishes towards "
-        f"the input.\n\nRun it again: `make reproduce RUN={outcome.run_id}`"
-    )

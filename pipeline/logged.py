@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from engine.arrays import Array
+from pipeline.artifacts import CONFIG_FILE, DIVERGENCE_FILE, RECORDS_FILE, THEORY_FILE
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE, DIVERGENCE_FILE, RECORDS_FILE, THEORY_FILE
 from pipeline.records import COLUMNS, Record
 from pipeline.summary import Summary
 from pipeline.tracking import Store, download

@@ -18,9 +18,11 @@ from rich.table import Table
 
 from engine.arrays import Array
 from pipeline import config as configs
+from pipeline.artifacts import CONFIG_FILE
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE, Outcome, execute
+from pipeline.execution import execute
 from pipeline.intervals import PairedDifference, paired
+from pipeline.outcome import Outcome
 from pipeline.progress import bars
 from pipeline.remedies import Remedy, remedies
 from pipeline.reproduce import logged_config

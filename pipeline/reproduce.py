@@ -17,11 +17,11 @@ from threadpoolctl import threadpool_limits
 from pipeline import config as configs
 from pipeline import likeness, worktree
 from pipeline.address import TrackingConfig
+from pipeline.artifacts import CONFIG_FILE
 from pipeline.chain import Chain
 from pipeline.doom import PRUNED_STEP_TAG
 from pipeline.environment import Change, changes
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE
 from pipeline.identity import code_digest
 from pipeline.progress import bars
 from pipeline.provenance import Provenance, provenance

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.address import TrackingConfig
+from pipeline.artifacts import CONFIG_FILE, RECORDS_FILE
 from pipeline.chain import CHAIN_COLUMNS, CHAIN_FILE, HEAD_TAG
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE, RECORDS_FILE
 from pipeline.records import COLUMNS
 from pipeline.tracking import Store, download
 from pipeline.trail import Trail
@@ -219,7 +220,14 @@ def config_of(text: str, changes: Sequence[str]) -> dict[str, Any]:
             if OmegaConf.select(config, key, default="\0missing") == "\0missing":
                 raise ConfigError(f"{key}: no such key in the logged config")
             config.merge_with_dotlist([change])
-    except (OmegaConfBaseException, RecursionError) as wrong:
-        raise ConfigError(f"{CONFIG_FILE}: {str(wrong).splitlines()[0]}") from wrong
+    except (
+        OmegaConfBaseException,
+        yaml.YAMLError,
+        ValueError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+    ) as wrong:
+        raise ConfigError(f"{CONFIG_FILE}: {next(iter(str(wrong).splitlines()), type(wrong).__name__)}") from wrong
     plain: Any = OmegaConf.to_container(config, resolve=False)
     return {str(k): v for k, v in plain.items()}

@@ -22,10 +22,10 @@ from pipeline.checkpoint import checkpoint_config
 from pipeline.composing import Cell, compose_sweep
 from pipeline.construct import construct
 from pipeline.errors import ConfigError
-from pipeline.execution import Outcome
 from pipeline.identity import identity
 from pipeline.limits import Limits
 from pipeline.naming import run_name
+from pipeline.outcome import Outcome
 from pipeline.progress import Bars, bars
 from pipeline.sweep_summary import report, summarise
 from pipeline.tracking import Store, TrackingConfig

@@ -16,9 +16,9 @@ from rich.table import Table
 from pipeline import figures, views
 from pipeline.address import without_user
 from pipeline.cells import ATTEMPTS_TAG, in_sweep
-from pipeline.execution import Outcome
 from pipeline.leases import Leases
 from pipeline.naming import short_key
+from pipeline.outcome import Outcome
 from pipeline.summary import show
 from pipeline.tracking import Store, TrackingConfig
 

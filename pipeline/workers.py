@@ -22,7 +22,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pipeline.cells import Policy, Settled, Task, found, settle
-from pipeline.execution import ERROR_TAG, Outcome
+from pipeline.execution import ERROR_TAG
+from pipeline.outcome import Outcome
 from pipeline.progress import bars
 from pipeline.tracking import Store, TrackingConfig
 

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline import page
+from pipeline.artifacts import CONFIG_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.chain import CHAIN_COLUMNS, CHAIN_FILE, HEAD_TAG
 from pipeline.errors import ConfigError
 from pipeline.exchange.facts import RunFacts, SweepFacts
@@ -31,7 +32,6 @@ from pipeline.exchange.manifest import (
     plain_files,
 )
 from pipeline.exchange.stage import reason
-from pipeline.execution import CONFIG_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.trail import Trail
 from pipeline.untrusted import mapping_of, shown, table_of, text_of
 

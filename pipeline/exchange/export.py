@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
+from pipeline.artifacts import CONFIG_FILE, RECORDS_FILE
 from pipeline.chain import HEAD_TAG
 from pipeline.errors import ConfigError
 from pipeline.exchange.facts import IMPORTED, ORIGIN_RUN, ORIGIN_SWEEP_ID, RunFacts, SweepFacts, facts_of
@@ -31,7 +32,6 @@ from pipeline.exchange.manifest import (
     is_png,
 )
 from pipeline.exchange.stage import checked_target, staged
-from pipeline.execution import CONFIG_FILE, RECORDS_FILE
 from pipeline.logged import HEADLINE_PROBES, Logged
 from pipeline.report import page_of
 from pipeline.runlog import Point

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.artifacts import RECORDS_FILE
 from pipeline.exchange.facts import RunFacts
 from pipeline.exchange.manifest import METRICS_FILE
-from pipeline.execution import RECORDS_FILE
 from pipeline.logged import TEXTS, Logged, read_files, when
 from pipeline.runlog import Point
 from pipeline.untrusted import table_of

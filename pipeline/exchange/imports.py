@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.artifacts import CONFIG_FILE
 from pipeline.cells import join
 from pipeline.errors import ConfigError
 from pipeline.exchange.checking import Checked, CheckedRun, check, given
@@ -42,7 +43,6 @@ from pipeline.exchange.manifest import (
     TABLE_FILE,
     entry,
 )
-from pipeline.execution import CONFIG_FILE
 from pipeline.leases import Leases
 from pipeline.runlog import BATCH, Point, RunLog
 from pipeline.tracking import Store, TrackingConfig

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
+from pipeline.artifacts import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE, THEORY_FILE
 from pipeline.chain import CHAIN_FILE
 from pipeline.errors import ConfigError
-from pipeline.execution import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE, THEORY_FILE
 from pipeline.untrusted import LONGEST_TEXT, shown, text_of
 
 FORMAT = 1

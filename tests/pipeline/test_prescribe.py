@@ -15,7 +15,7 @@ from engine.arrays import Array
 from pipeline import config as configs
 from pipeline.composing import compose_run
 from pipeline.errors import ConfigError
-from pipeline.execution import Outcome
+from pipeline.outcome import Outcome
 from pipeline.prescribe import DECADES, control, prescribe, prove
 from pipeline.remedies import Remedy, remedies
 from pipeline.single import single

@@ -19,8 +19,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from pipeline.artifacts import flat_params
 from pipeline.config import digest
-from pipeline.execution import flat_params
 from pipeline.naming import run_name
 from pipeline.single import single
 from pipeline.sweep import sweep
