@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BATCH = 1000  # MLflow's limit for one log_batch call
-LEAVING = 1.5  # seconds in which an interrupted run is closed, or left to the next command
+LEAVING = 1.0  # seconds in which an interrupted run is closed, or left to the next command
 
 
 class Point(NamedTuple):

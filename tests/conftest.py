@@ -16,7 +16,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 
-SLOW = "GRADVITALS_SLOW"
+SLOW, ALL = "GRADVITALS_SLOW", "GRADVITALS_REQUIRE_ALL"
+TIERS = {  # marker -> the variables that let its tests run
+    "thorough": (ALL, SLOW),  # a minute of real processes each, killed and begun again: CI has the time
+    "slow": (SLOW,),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,11 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get(SLOW):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason=f"slow: {SLOW}=1"))
+    for tier, variables in TIERS.items():
+        if any(os.environ.get(v) for v in variables):
+            continue
+        reason = f"{tier}: runs with {' or '.join(f'{v}=1' for v in variables)}"
+        for item in items:
+            if tier in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

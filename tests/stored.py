@@ -27,7 +27,9 @@ def content(folder: Path) -> dict[str, Any]:
     """All that a store holds of a sweep's runs, by their names, except what tells time or attempts."""
     store = opened(folder)
     found: dict[str, Any] = {}
-    for run in store.search("tags.kind = 'run' and tags.sweep != 'replaced'"):
+    for run in store.search("tags.kind = 'run'"):
+        if run.data.tags.get("sweep") == "replaced":
+            continue
         run_id, name = run.info.run_id, run.info.run_name
         assert name not in found, f"{name} is there twice"
         points: Points = []

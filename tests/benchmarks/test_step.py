@@ -86,6 +86,7 @@ def test_turns_are_taken_alike() -> None:
     assert min(counts.values()) > 4
 
 
+@pytest.mark.thorough
 def test_what_measuring_costs_is_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     command = [sys.executable, "-m", "benchmarks.measuring", "--seconds", "0.01", "--no-check", "--write", str(page)]

@@ -58,8 +58,8 @@ def interrupted(run: Run, folder: Path, at: int) -> list[Divergence]:
 
 def same(one: list[Record], other: list[Record]) -> bool:
     a, b = tidy(one), tidy(other)
-    values = [t["value"].to_numpy().view(np.int64) for t in (a, b)]
-    return a.drop(columns="value").equals(b.drop(columns="value")) and np.array_equal(*values)
+    left, right = (t["value"].to_numpy().view(np.int64) for t in (a, b))
+    return a.drop(columns="value").equals(b.drop(columns="value")) and np.array_equal(left, right)
 
 
 @pytest.mark.parametrize("overrides", CASES.values(), ids=CASES.keys())

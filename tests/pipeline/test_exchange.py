@@ -389,6 +389,7 @@ def test_a_full_disk_leaves_nothing(
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_a_killed_export_leaves_no_folder(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     argv = ["export", "--sweep", sweep[1], "--to", str(tmp_path / "out"), "--uri", uri(sweep[0])]
     killed("exchange.facts", "SweepFacts", "text", "", *argv)

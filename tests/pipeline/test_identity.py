@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_training_reaches_engine_and_data_but_nothing_that_only_shows() -> None:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package of a user's own: a probe that uses a helper, and a module that it does not use."""
     folder = tmp_path / "ownparts"
     (folder / "deep").mkdir(parents=True)

@@ -61,6 +61,7 @@ def check_workers(tmp_path: Path, kills: int, seed: int) -> None:
     assert statuses == {"FINISHED"}
 
 
+@pytest.mark.thorough
 def test_killed_workers_cost_nothing_in_the_end(tmp_path: Path) -> None:
     check_workers(tmp_path, 4, 5)
 

@@ -248,6 +248,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+@pytest.mark.thorough
 def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
     logged: tuple[str, str, Path], tmp_path: Path
 ) -> None:
@@ -360,6 +361,7 @@ def test_a_core_type_is_never_set_where_the_cpu_is_not_known() -> None:
     assert not likeness.can_start_anew()  # this is pytest
 
 
+@pytest.mark.thorough
 def test_a_run_of_another_core_type_is_trained_on_that_again(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

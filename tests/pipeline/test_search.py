@@ -198,6 +198,7 @@ def test_it_finds_the_critical_weight_scale_of_relu(place: Path) -> None:
     assert "12 of them are there" in said
 
 
+@pytest.mark.thorough
 def test_a_search_killed_again_and_again_is_the_search_left_alone(place: Path) -> None:
     overrides = (
         "experiment=depth", "data=iris", "epochs=2", "architecture.depth=2", "replicates=2", "probes=essential",
@@ -223,6 +224,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.thorough
 def test_two_commands_at_once_settle_each_trial_once(place: Path) -> None:
     """One with two workers, one without."""
     arguments = ("--trials", "5", *SMALL, *DECADES, SCALE, "search.sampler=random")
@@ -239,6 +241,7 @@ def test_two_commands_at_once_settle_each_trial_once(place: Path) -> None:
 SLOW = pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="the other one tells more: GRADVITALS_SLOW=1")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("jobs", [pytest.param(1, marks=SLOW), 2])
 def test_interrupted_it_ends_within_5_s_and_goes_on(place: Path, jobs: int) -> None:
     arguments = ("--trials", "2", *SMALL, SCALE, "search.metric=final_cost_train")

@@ -225,6 +225,7 @@ def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> 
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
 
 
+@pytest.mark.thorough
 def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, flag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.workers.SLACK", 1.0)
     code, text = swept(tmp_path, *own("hangs_deaf", "fine"), jobs=2, limits=Limits(hang=4))
@@ -250,13 +251,19 @@ def wait_for_runs(folder: Path, count: int) -> None:
     raise AssertionError("no run began")
 
 
+def thorough(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.thorough)
+
+
 def processes_of(session: int) -> list[str]:
     """Command lines of the living processes of a session."""
     done = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True, check=False)
     return [line for line in done.stdout.splitlines() if not line.startswith("Z")]
 
 
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGTERM, "2"), (signal.SIGINT, "2"), (signal.SIGTERM, "1")])
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGTERM, "1"), thorough(signal.SIGTERM, "2"), thorough(signal.SIGINT, "2")]
+)
 def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
     tmp_path: Path, flag: Path, number: int, jobs: str
 ) -> None:
@@ -277,6 +284,7 @@ def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
     assert processes_of(driver.pid) == []
 
 
+@pytest.mark.thorough
 def test_workers_end_with_a_driver_that_is_killed_and_the_next_command_goes_on(tmp_path: Path, flag: Path) -> None:
     arguments = ("--jobs", "2", *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=8")
     driver = command(tmp_path, *arguments)
@@ -294,6 +302,7 @@ def test_workers_end_with_a_driver_that_is_killed_and_the_next_command_goes_on(t
     assert statuses(tmp_path) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
 
 
+@pytest.mark.thorough
 def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
     drivers = [command(tmp_path, "architecture.depth=2,3,4,5,6,7") for _ in range(2)]
     printed = [d.communicate(timeout=120)[0] for d in drivers]

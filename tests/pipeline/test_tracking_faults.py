@@ -130,6 +130,7 @@ def test_a_locked_store_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixt
     check_told(capsys.readouterr().err, "the database is locked")
 
 
+@pytest.mark.thorough
 def test_when_patience_ends_what_is_queued_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_when_patience_ends_what_is_queued_is_kept(
     check(store, log.run_id, range(4))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_leaving_a_locked_store_takes_seconds(tmp_path: Path, how: signal.Signals) -> None:
     """The run cannot be closed then; whoever comes next finds it RUNNING and knows better."""
@@ -257,6 +259,7 @@ def test_a_run_on_a_full_disk_fails_in_one_line(tmp_path: Path, capsys: pytest.C
         assert sqlite(tmp_path / "disk").search()[-1].info.status == "FINISHED"
 
 
+@pytest.mark.thorough
 def test_a_server_that_is_killed_and_comes_back(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     store = backend.store()
     log = store.start("survives", {})
