@@ -30,6 +30,7 @@ COMPLAINTS = (
     OmegaConfBaseException,
     YAMLError,
     ValueError,
+    TypeError,
     AttributeError,
     AssertionError,
     UserWarning,
@@ -138,7 +139,7 @@ def _explain(text: str, overrides: Sequence[str]) -> str:
     """Hydra's paragraphs in one line, with what would have been allowed."""
     if bad := [o for o in overrides if _unreadable(o)]:
         return f"{bad[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
-    if text.startswith("Config group override must be"):
+    if text.startswith("Config group override must be") or text.endswith("is not iterable"):
         return next((told for o in overrides if _alone_fails(o) and (told := _options(o))), text)
     found = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]*)'", text)
     options = re.search(r"Available options in '[^']+':\n(.*)", text, re.S)

@@ -23,6 +23,7 @@ from pipeline.records import COLUMNS
 LONGEST_CONFIG = 1_000_000  # characters
 LONGEST_TEXT = 64 * 2**20  # bytes
 LONGEST_SCALAR = 10_000
+LARGEST = 10**500  # Python does not even print what is much larger
 LONGEST_WORD = 1_000  # of a text in a table
 MOST_NODES = 100_000
 DEEPEST = 40
@@ -102,6 +103,8 @@ def _plain(node: Any, name: str) -> Any:
         if "${" in node or node == "???":
             raise ConfigError(f"{name}: {shown(node)}: must be resolved, as every logged config is")
         node.encode()  # a lone surrogate is no text
+    elif isinstance(node, int) and abs(node) >= LARGEST:
+        raise ConfigError(f"{name}: a whole number of more than {len(str(LARGEST)) - 1} digits")
     elif not (node is None or isinstance(node, (bool, int, float))):
         raise ConfigError(f"{name}: {shown(str(node))}: must be plain data, not {type(node).__name__}")
     return node

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -22,7 +23,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from exported import content, one_run, resealed, swept, uri
+from exported import content, resealed, uri
+from rich.console import Console
 from watched import watched
 
 from pipeline import config as configs
@@ -31,13 +33,14 @@ from pipeline.__main__ import main
 from pipeline.composing import CONF, compose_run
 from pipeline.errors import ConfigError
 from pipeline.exchange.manifest import MANIFEST_FILE
+from pipeline.single import single
 from pipeline.source import config_of, find, load
 from pipeline.tracking import Store, TrackingConfig
 from pipeline.training import ready
 from pipeline.untrusted import mapping_of, table_of
 
 SEED = int(os.environ.get("GRADVITALS_FUZZ", "0"))
-CASES = {"configs": 300, "texts": 150, "overrides": 150, "folders": 300, "tables": 100}
+CASES = {"configs": 350, "texts": 150, "overrides": 100, "folders": 300, "tables": 100}
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
 
 
@@ -51,9 +54,11 @@ def base() -> dict[str, Any]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A store's folder, and a run of it exported."""
     folder = tmp_path_factory.mktemp("here")
-    sweep_id = swept(folder)
-    assert main(["export", "--sweep", sweep_id, "--to", str(folder / "out"), "--uri", uri(folder)]) == 0
-    return folder, one_run(folder / "out")
+    overrides = ["experiment=smoke", "schedule@chain.schedule=every", "activation=tanh", f"tracking.uri={uri(folder)}"]
+    assert single(overrides, None, True, Console(file=io.StringIO())) == 0
+    (run,) = Store.open(TrackingConfig(uri(folder), "gradvitals")).search()
+    assert main(["export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder)]) == 0
+    return folder, folder / "out"
 
 
 @pytest.fixture
@@ -347,7 +352,7 @@ def test_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Are
     facts = json.loads((exported[1] / "run.json").read_text())
     artifacts = arena.inside / "artifacts"
     shutil.copytree(exported[1], artifacts)
-    for number in range(20):
+    for number in range(8):
         rng = draw("store", number)
         text = hostile.text(rng, hostile.config(rng, base, arena.mark))
         (artifacts / "config.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
