@@ -80,6 +80,8 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
         if not free:
             return None
         decision, run = decide(found(store, task.cell), policy)
+        if decision == "goes on" and run is not None and elsewhere(run, leases):
+            return None
         sweep_id = task.tags.get(SWEEP_TAG)
         pruned = found(store, policy.pruning.identity(task.cell)) if policy.pruning and decision == "new" else []
         if pruned:
@@ -104,6 +106,11 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
             for old in found(store, task.cell):
                 leave(store, old, sweep_id)
         return Settled(execute(task.config, store, task.name, task.swept, tags, bars, going), decision)
+
+
+def elsewhere(run: Any, leases: Leases) -> bool:
+    """Whether a run is RUNNING under a lease that cannot be seen from here."""
+    return run.info.status == "RUNNING" and run.data.tags.get(HOST_TAG, leases.host) != leases.host
 
 
 def found(store: Store, cell: str) -> list[Any]:
@@ -186,7 +193,7 @@ def close_the_dead(store: Store) -> list[Any]:
     closed = []
     for run in store.search("attributes.status = 'RUNNING'"):
         lease = run.data.tags.get(LEASE_TAG)
-        if not lease or run.data.tags.get(HOST_TAG) != leases.tags("")[HOST_TAG]:
+        if not lease or elsewhere(run, leases):
             continue
         with leases.held(lease) as free:
             if free and store.find(run.info.run_id).info.status == "RUNNING":

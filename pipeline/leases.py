@@ -6,6 +6,7 @@ A run's record in the store may say RUNNING for ever; whether anybody still work
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,14 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def host(self) -> str:
+        """This machine, and this place for leases on it: two checkouts at one server do not see each other's."""
+        return f"{platform.node()} {hashlib.sha256(str(self._folder.absolute()).encode()).hexdigest()[:8]}"
+
     def tags(self, name: str) -> dict[str, str]:
         """What a run under this lease says of itself."""
-        return {LEASE_TAG: name, HOST_TAG: platform.node()}
+        return {LEASE_TAG: name, HOST_TAG: self.host}
 
     @contextlib.contextmanager
     def held(self, name: str, timeout: float = 0.0) -> Iterator[bool]:

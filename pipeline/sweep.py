@@ -120,6 +120,14 @@ def settle_all(
         elif settled.decision == "goes on":
             console.print(f"went on with {settled.outcome.name} (run {settled.outcome.run_id})", highlight=False)
 
+    waiting: set[int] = set()
+
+    def busy(number: int) -> None:
+        if number not in waiting:
+            waiting.add(number)
+            text = f"{tasks[number].name}: another process is at it; waiting (if its machine is gone: FORCE=1)"
+            console.print(text, highlight=False)
+
     try:
         with bars(len(tasks), quiet) as shown:
             if options.jobs > 1:
@@ -128,9 +136,9 @@ def settle_all(
                     told(number, settled)
                     shown.advance()
 
-                Pool(options.jobs, tracking, store, policy, told_and_shown).run(tasks, options.fail_fast)
+                Pool(options.jobs, tracking, store, policy, told_and_shown, busy).run(tasks, options.fail_fast)
             else:
-                one_by_one(tasks, store, policy, options.fail_fast, shown, told)
+                one_by_one(tasks, store, policy, options.fail_fast, shown, told, busy)
     except BaseException:
         left = f"{len(done)} of {len(tasks)} runs are done; the same command goes on from there"
         console.print(f"interrupted: {left}", highlight=False)
@@ -145,6 +153,7 @@ def one_by_one(
     fail_fast: bool,
     shown: Bars,
     told: Callable[[int, Settled], None],
+    busy: Callable[[int], None],
 ) -> None:
     """Settle the tasks in this process; those that another process is at come last."""
     left, waited = deque(range(len(tasks))), 0
@@ -154,6 +163,7 @@ def one_by_one(
         if settled is None:
             left.append(number)
             waited += 1
+            busy(number)
             if waited >= len(left):  # all that are left are with others
                 time.sleep(BUSY_PAUSE)
                 waited = 0

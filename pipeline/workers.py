@@ -53,6 +53,7 @@ class Pool:
     Args:
         tracking: where; every worker opens the store itself.
         on_settled: told each task's number and how it was settled, as soon as it is known.
+        on_busy: told the number of a task that another process is at.
     """
 
     jobs: int
@@ -60,6 +61,7 @@ class Pool:
     store: Store
     policy: Policy
     on_settled: Callable[[int, Settled], None]
+    on_busy: Callable[[int], None] = lambda number: None
     _workers: list[Worker] = field(default_factory=list)
 
     def run(self, tasks: Sequence[Task], fail_fast: bool) -> None:
@@ -92,6 +94,7 @@ class Pool:
                     continue
                 message = Settled(self._failed(tasks[number], reason), "new")
             elif message == "busy":
+                self.on_busy(number)
                 not_before[number] = time.monotonic() + BUSY_PAUSE
                 left.append(number)
                 continue

@@ -16,16 +16,16 @@ def uri(folder: Path) -> str:
     return f"sqlite:///{folder / 'store.db'}"
 
 
-def opened(folder: Path) -> Store:
-    return Store.open(TrackingConfig(uri(folder), "gradvitals"))
+def opened(folder: Path, address: str | None = None) -> Store:
+    return Store.open(TrackingConfig(address or uri(folder), "gradvitals"))
 
 
 Points = list[tuple[str, int, float]]
 
 
-def content(folder: Path) -> dict[str, Any]:
+def content(folder: Path, address: str | None = None) -> dict[str, Any]:
     """All that a store holds of a sweep's runs, by their names, except what tells time or attempts."""
-    store = opened(folder)
+    store = opened(folder, address)
     found: dict[str, Any] = {}
     for run in store.search("tags.kind = 'run'"):
         if run.data.tags.get("sweep") == "replaced":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import require
 from stored import assert_same, content, opened, uri
+from stores import Postgres, Server, postgres_binaries
 
 from pipeline.provenance import PROJECT
 
@@ -18,12 +21,15 @@ SWEEP = (
 )  # fmt: skip
 
 
-def killed(folder: Path, kills: int, seed: int, longest: float, *argv: str, what: str = "driver") -> int:
-    """Run a command that is killed so many times before it may end; returns how often it was."""
+def killed(folder: Path, kills: int, seed: int, longest: float, *argv: str, what: str = "driver", at: str = "") -> int:
+    """Run a command that is killed so many times before it may end; returns how often it was.
+
+    ``at`` is the store's address, by default that of an sqlite store in the folder.
+    """
     folder.mkdir()
     command = [sys.executable, str(PROJECT / "tests" / "killing.py"), what, str(kills), str(seed), str(longest)]
     done = subprocess.run(
-        [*command, str(folder / "output"), *argv, f"tracking.uri={uri(folder)}"],
+        [*command, str(folder / "output"), *argv, f"tracking.uri={at or uri(folder)}"],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "CI": "1"},
         capture_output=True,
         text=True,
@@ -51,6 +57,29 @@ def test_a_sweep_killed_20_times_is_the_sweep_left_alone(tmp_path: Path) -> None
     check(tmp_path, 20, 1)
 
 
+@pytest.mark.thorough
+def test_a_sweep_killed_on_postgres_behind_a_server_is_the_sweep_left_alone(tmp_path: Path) -> None:
+    require(postgres_binaries() is not None, "PostgreSQL is not installed")
+    postgres, sides = Postgres(), None
+    server = Server(postgres.uri, tmp_path)
+    try:
+        postgres.create()
+        postgres.start()
+        server.start()
+        assert killed(tmp_path / "alone", 0, 0, 0, *SWEEP) == 0
+        assert killed(tmp_path / "killed", 5, 3, 6.0, *SWEEP, at=server.uri) == 5
+        assert_same(content(tmp_path / "alone"), content(tmp_path / "killed", server.uri))
+        store = opened(tmp_path, server.uri)
+        sides = store.side("locks").parent
+        assert {r.info.status for r in store.search()} == {"FINISHED"}
+        assert len(store.search("tags.kind = 'sweep'")) == 1
+    finally:
+        server.kill()
+        postgres.remove()
+        if sides is not None:
+            shutil.rmtree(sides)
+
+
 def check_workers(tmp_path: Path, kills: int, seed: int) -> None:
     """A cell whose worker was killed twice has failed, and is done by RETRY=1."""
     left_alone, hurt = tmp_path / "alone", tmp_path / "hurt"
@@ -66,7 +95,7 @@ def test_killed_workers_cost_nothing_in_the_end(tmp_path: Path) -> None:
     check_workers(tmp_path, 4, 5)
 
 
-@pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="takes minutes: GRADVITALS_SLOW=1")
+@pytest.mark.slow
 def test_sweeps_killed_200_times(tmp_path: Path) -> None:
     for seed in range(10):
         folder = tmp_path / str(seed)

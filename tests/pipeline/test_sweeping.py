@@ -17,10 +17,11 @@ import pytest
 from rich.console import Console
 from stored import assert_same, content, opened, uri
 
-from pipeline.cells import in_sweep
+from pipeline.cells import Policy, Task, close_the_dead, in_sweep, settle
 from pipeline.errors import ConfigError
 from pipeline.leases import Leases
 from pipeline.limits import Limits
+from pipeline.progress import bars
 from pipeline.provenance import PROJECT
 from pipeline.reproduce import reproduce
 from pipeline.sweep import Options, sweep
@@ -309,6 +310,21 @@ def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
     assert [d.returncode for d in drivers] == [0, 0], printed
     assert statuses(tmp_path) == {f"d{n}": ["FINISHED"] for n in range(2, 8)}
     assert len(opened(tmp_path).search("tags.kind = 'sweep'")) == 1
+
+
+def test_a_run_that_another_machine_is_at_is_left_alone(tmp_path: Path) -> None:
+    swept(tmp_path, "architecture.depth=2,3")
+    store = opened(tmp_path)
+    run = store.search("tags.kind = 'run'")[0]
+    store.client.update_run(run.info.run_id, "RUNNING")
+    store.tag(run.info.run_id, {"lease.host": "another machine"})
+    assert close_the_dead(store) == []
+    (task,) = [Task("d2", {}, {}, run.data.tags["cell"], {})]
+    with bars(1, quiet=True) as shown:
+        assert settle(task, store, Policy(command="x"), shown) is None
+    store.tag(run.info.run_id, {"lease.host": run.data.tags["lease.host"]})
+    assert [r.info.run_id for r in close_the_dead(store)] == [run.info.run_id]
+    assert store.find(run.info.run_id).info.status == "KILLED"
 
 
 def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
