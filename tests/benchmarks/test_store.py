@@ -19,6 +19,7 @@ def test_growth_is_judged_from_a_whole_sweep_on() -> None:
     assert len(failures(rows({10: 0.001, 100: 0.002, 1000: 0.003, 10_000: 0.008}))) == len(COLOURS)
 
 
+@pytest.mark.thorough
 def test_it_fills_a_store_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--sizes", "4", "12", "--seconds", "0", "--no-check", "--write", str(tmp_path / "x.md")]
     assert main(arguments) == 0

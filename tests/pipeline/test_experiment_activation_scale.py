@@ -43,6 +43,7 @@ def claims(*prefixes: str) -> dict[str, float]:
     return {c.key: c.claimed for c in load("activation_scale").description.claims if c.key.startswith(prefixes)}
 
 
+@pytest.mark.thorough
 def test_ten_layers(store: str) -> None:
     """Two networks of each kind: three times what one scatters by, over √2."""
     done = outcome(store, ("activation_scale", "activation_scale_relu"), "replicates=2", "seed=0")
@@ -57,6 +58,7 @@ def test_ten_layers(store: str) -> None:
     assert found["relu_fan_in"] == pytest.approx(np.sqrt(0.5), rel=0.035)
 
 
+@pytest.mark.thorough
 def test_fifty_layers(store: str, tmp_path: Path) -> None:
     """Two networks: 2.5% a layer for the width, and three times 1.5% of chance; half a decade, and three times .5."""
     done = outcome(store, ("activation_scale_extremes",), "replicates=2")

@@ -21,6 +21,7 @@ def experiment() -> Experiment:
     return load("finite_width")
 
 
+@pytest.mark.thorough
 def test_a_few_networks_answer_the_claims(experiment: Experiment, tmp_path: Path) -> None:
     """200 networks: four standard errors of each number."""
     store = tmp_path / "x.db"

@@ -26,6 +26,7 @@ def experiment() -> Experiment:
     return load("isometry")
 
 
+@pytest.mark.thorough
 def test_shallower_narrower_networks_have_their_spread(experiment: Experiment, tmp_path: Path) -> None:
     """Eight layers of 128, so that L/n = 1/16 again: Gaussian 8 + 9, orthogonal 8, tanh 8/32 of 0.054, linear 0."""
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "replicates=8", "architecture.depth=8"]

@@ -21,6 +21,7 @@ def experiment() -> Experiment:
     return load("mean_field")
 
 
+@pytest.mark.thorough
 def test_a_smaller_sweep_answers_the_claims(experiment: Experiment, tmp_path: Path) -> None:
     """At half the width and two thirds of the depth slopes scatter about twice as much: five percent, not two."""
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "architecture.width=150", "architecture.depth=28"]

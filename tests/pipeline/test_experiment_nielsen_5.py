@@ -71,6 +71,7 @@ def test_through_training(store: str) -> None:
     assert found["slower_100"] < found["slower_0"] / 2
 
 
+@pytest.mark.thorough
 def test_the_slow_claims_have_answers(store: str) -> None:
     whole = load("nielsen_5")
     made = whole.description.model_copy(update={"sweeps": (), "slow": ("nielsen_5_depth",), "claims": ()})

@@ -124,7 +124,7 @@ def command(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=package, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("how", ["--config-dir", "hydra.searchpath"])
+@pytest.mark.parametrize("how", ["--config-dir", pytest.param("hydra.searchpath", marks=pytest.mark.thorough)])
 def test_own_parts_run_in_a_sweep_and_reproduce(package: Path, how: str) -> None:
     place = (
         ["--config-dir", str(package / "conf")]

@@ -618,6 +618,7 @@ def shot(path: Path, folder: Path) -> Any:
     return matplotlib.image.imread(picture)[..., :3]
 
 
+@pytest.mark.thorough
 def test_a_browser_shows_the_pictures(html: str, tmp_path: Path) -> None:
     """With the images and without: what differs is what was drawn, and none of it is blank."""
     require(BROWSER is not None, "needs Chromium")

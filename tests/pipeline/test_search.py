@@ -173,6 +173,7 @@ def test_a_failed_trial_is_settled_and_a_pruned_one_too(study: Callable[..., Stu
     assert s.best() == s.settled()[2]
 
 
+@pytest.mark.thorough
 def test_it_finds_the_critical_weight_scale_of_relu(place: Path) -> None:
     """He et al. 2015: ⟨δ²⟩ is multiplied by σ_w²/2 a layer, so that 2 loses nothing."""
     code, said = run_search(place, *SMALL, *DECADES, SCALE, "activation=relu", "search.seed=1", trials=12)

@@ -57,6 +57,10 @@ def slow(layer):
     time.sleep(0.05)
     return 1.0
 
+def slower(layer):
+    time.sleep(0.5)
+    return 1.0
+
 def eats(layer):
     import numpy as np
     return float(np.ones(2**30)[0])
@@ -188,9 +192,9 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> Non
 @pytest.mark.parametrize(
     ("probe", "limits", "told"),
     [
-        ("slow", Limits(seconds=1), "took longer than its 1 s"),
-        ("hangs", Limits(hang=1), "hung: no step for 1 s"),
-        ("eats", Limits(gib=1), "needs more than its 1 GiB of memory"),
+        ("slower", Limits(seconds=4), "took longer than its 4 s"),
+        ("hangs", Limits(hang=4), "hung: no step for 4 s"),
+        pytest.param("eats", Limits(gib=1), "needs more than its 1 GiB of memory", marks=pytest.mark.thorough),
     ],
 )
 def test_a_cell_beyond_its_limits_is_ended_and_the_sweep_goes_on(
@@ -204,6 +208,7 @@ def test_a_cell_beyond_its_limits_is_ended_and_the_sweep_goes_on(
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.thorough
 def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> None:
     for jobs in (1, 2):
         (tmp_path / str(jobs)).mkdir()
@@ -217,6 +222,7 @@ def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> Non
     assert "identical" in console.file.getvalue()
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> None:
     code, text = swept(tmp_path, *own("fine", "dies_once", "dies"), jobs=2)
     assert code == 1

@@ -174,7 +174,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path) -> 
         assert "boom at training" in download(store(tmp_path), failed.info.run_id, name, tmp_path).read_text()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={uri(tmp_path)}"]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -198,6 +198,7 @@ def _running(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.thorough
 def test_a_store_is_made_once_by_many_processes(tmp_path: Path) -> None:
     """On a fresh database parallel first use crashes MLflow; the lock makes it one after the other."""
     code = (

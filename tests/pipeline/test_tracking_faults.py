@@ -275,6 +275,7 @@ def test_a_server_that_is_killed_and_comes_back(backend: Backend, capsys: pytest
     check_told(capsys.readouterr().err, "refused")
 
 
+@pytest.mark.thorough
 def test_a_database_that_goes_away_behind_its_server(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     store = backend.store()
     log = store.start("survives", {})
@@ -293,6 +294,7 @@ def test_a_database_that_goes_away_behind_its_server(backend: Backend, capsys: p
     check(store, log.run_id, range(6))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("with_length", [True, False])
 def test_replies_that_are_cut_after_the_work_was_done(backend: Backend, with_length: bool) -> None:
     proxy = CuttingProxy(backend.server.port)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from helpers import require
 from rich.console import Console
 
@@ -68,6 +69,7 @@ def _wait(port: int) -> None:
     raise TimeoutError("the server did not come up")
 
 
+@pytest.mark.thorough
 def test_the_link_opens_on_charts_with_every_run_overlaid(tmp_path: Path) -> None:
     """Twelve runs, more than MLflow shows by itself; each has its curve in the first charts, without a click."""
     require(BROWSER is not None, "needs Chromium")

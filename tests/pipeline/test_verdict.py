@@ -509,6 +509,7 @@ def test_what_theory_was_asked_about_is_what_is_run(kind: str) -> None:
         assert low - slack <= own <= high + slack, planted
 
 
+@pytest.mark.thorough
 def test_the_verdict_is_right_on_a_few_planted_networks() -> None:
     """Neither count speaks against its aim; `python -m experiments.verdicts` judges enough of them to tell."""
     with threadpool_limits(1):
