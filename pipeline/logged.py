@@ -17,7 +17,7 @@ from engine.arrays import Array
 from pipeline.artifacts import CONFIG_FILE, DIVERGENCE_FILE, RECORDS_FILE, THEORY_FILE
 from pipeline.errors import ConfigError
 from pipeline.records import COLUMNS, Record
-from pipeline.summary import Summary
+from pipeline.summary import PROFILED, Summary
 from pipeline.tracking import Store, download
 from pipeline.untrusted import LONGEST_TEXT, table_of
 
@@ -176,6 +176,10 @@ def records_of(table: pd.DataFrame, geometric: Collection[str] = ()) -> list[Rec
         steps, layers, replicates = (values for values, _ in axes)
         if steps.size * layers.size * replicates.size > 10 * len(rows) + 1000:
             raise ConfigError(f"{RECORDS_FILE}: {probe} has no value for most steps, layers and replicates")
+        if (rows["layer"].isna().any() and layers.size > 1) or (layers < 0).any() or steps[0] < 0 or replicates[0] < 0:
+            raise ConfigError(f"{RECORDS_FILE}: {probe} has a step, a layer or a replicate that no run has")
+        if layers[0] == 0 and (not rows["layer"].isna().all() or probe in PROFILED):
+            raise ConfigError(f"{RECORDS_FILE}: {probe} has no layer where it must have one, or layer 0")
         values = np.full((steps.size, layers.size, replicates.size), np.nan)
         values[tuple(index for _, index in axes)] = rows["value"]
         numbers = tuple(int(n) for n in layers) if layers[0] > 0 else ()

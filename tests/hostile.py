@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import pickle
 import random
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 MODULE = "hostilecanary"
@@ -308,6 +310,29 @@ def overrides(rng: random.Random, keys: list[str], groups: list[str]) -> list[st
     return [one() for _ in range(rng.randint(1, 3))]
 
 
+def records(rng: random.Random, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of records in which some say what none says, are lost or are there twice."""
+    table = table.copy()
+    for _ in range(rng.randint(1, 3)):
+        kinds = list(table["probe"].unique())
+        chosen = table.index[table["probe"] == rng.choice(kinds)] if kinds and rng.random() < 0.5 else table.index[::7]
+        match rng.choice([*table.columns, "fewer", "more"]):
+            case "fewer":
+                table = table.drop(index=chosen)
+            case "more":
+                table = pd.concat([table, table.loc[chosen]], ignore_index=True)
+            case "value":
+                table.loc[chosen, "value"] = rng.choice([math.inf, -math.inf, math.nan, 1e308, 5e-324, 0.0])
+            case "probe":
+                table.loc[chosen, "probe"] = rng.choice(
+                    ["", "\x1b$\\frac{", "delta_rms", "cost/train", "a/b", "<script>"]
+                )
+            case column:
+                odd: list[Any] = [0, -1, 1, 7, 2**31, 2**53, 2**62, -(2**62)]
+                table.loc[chosen, column] = rng.choice([*odd, pd.NA] if column in ("layer", "bin") else odd)
+    return table
+
+
 NAMES = [
     "x",
     ".x",
@@ -347,24 +372,23 @@ def harm(rng: random.Random, folder: Path, outside: Path, mark: Path) -> None:
     match rng.randrange(9):
         case 0:
             data = bytearray(path.read_bytes())
-            for _ in range(rng.randint(1, 20)):
+            for _ in range(rng.randint(1, 20) if data else 0):
                 data[rng.randrange(len(data))] = rng.randrange(256)
             path.write_bytes(bytes(data))
         case 1:
             path.write_bytes(path.read_bytes()[: rng.randrange(1 + path.stat().st_size)])
         case 2:
             path.unlink()
-            rng.choice(
-                [
-                    lambda: path.symlink_to(outside / "secret"),
-                    lambda: path.symlink_to("/dev/zero"),
-                    lambda: path.symlink_to(path),
-                    lambda: os.mkfifo(path),
-                    lambda: path.mkdir(),
-                    lambda: shutil.copytree(outside, path),
-                    lambda: None,
-                ]
-            )()
+            acts: list[Callable[[], object]] = [
+                lambda: path.symlink_to(outside / "secret"),
+                lambda: path.symlink_to("/dev/zero"),
+                lambda: path.symlink_to(path),
+                lambda: os.mkfifo(path),
+                lambda: path.mkdir(),
+                lambda: shutil.copytree(outside, path),
+                lambda: None,
+            ]
+            rng.choice(acts)()
         case 3:
             (folder / rng.choice(NAMES)).write_text("x")
         case 4:

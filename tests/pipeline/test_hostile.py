@@ -352,8 +352,10 @@ def test_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Are
     facts = json.loads((exported[1] / "run.json").read_text())
     artifacts = arena.inside / "artifacts"
     shutil.copytree(exported[1], artifacts)
-    for number in range(8):
+    table = pd.read_parquet(exported[1] / "records.parquet")
+    for number in range(12):
         rng = draw("store", number)
+        hostile.records(rng, table).to_parquet(artifacts / "records.parquet", index=False)
         text = hostile.text(rng, hostile.config(rng, base, arena.mark))
         (artifacts / "config.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
         for name in ("theory.json", "divergence.json"):
