@@ -37,7 +37,8 @@ def content(folder: Path, address: str | None = None) -> dict[str, Any]:
             if not key.startswith("overhead/"):
                 points += [(m.key, m.step, m.value) for m in store.client.get_metric_history(run_id, key)]
         records = pd.read_parquet(download(store, run_id, "records.parquet", folder / "artifacts"))
-        artifacts = {a.path for a in store.client.list_artifacts(run_id) if not a.path.endswith(".log")}
+        files = {a.path for a in store.client.list_artifacts(run_id) if not a.path.endswith(".log")}
+        artifacts = files - {"uncommitted.patch"}  # somebody may be at work on the code meanwhile
         tags = {k: run.data.tags[k] for k in SAME if k in run.data.tags}
         found[name] = (run.info.status, sorted(points), records, artifacts, tags, run.data.params)
     return found
@@ -49,4 +50,5 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert status == other[name][0] == "FINISHED"
         assert points == other[name][1], name
         pd.testing.assert_frame_equal(records, other[name][2], check_exact=True)
-        assert rest == list(other[name][3:])
+        for mine, theirs in zip(rest, other[name][3:], strict=True):
+            assert mine == theirs, name
