@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+FEW = 16  # numbers: below, a loop in Python beats NumPy's calls
 
 
 def norm(x: Array, axes: int = 2) -> Array:
@@ -80,7 +81,7 @@ class Segments:
                 np.vecdot(u, v, out=sums[..., which.start])
             else:
                 np.add.reduceat(u * v, starts, axis=-1, out=sums[..., which])
-        return sums.transpose(-1, *range(x.ndim - 1))
+        return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def norms(self, *vectors: Array) -> Array:
@@ -103,18 +104,28 @@ def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
     return np.asarray((squares >= smallest) & (squares <= largest))
 
 
+def all_safe(squares: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether all of them can be trusted; of a few, Python's own numbers are told faster than an array's."""
+    if squares.size > FEW:
+        trusted = safe(squares, dtype)
+        return bool(np.count_nonzero(trusted) == trusted.size)
+    smallest, largest = _BOUNDS[dtype.char]
+    return all(smallest <= square <= largest for square in squares.ravel().tolist())
+
+
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:
     """√squares, float64 [k, E...], where the i-th square is Σ x² over the last axis of ``summed(i)`` [E..., n_i].
 
     Where a square of x of this dtype is out of bounds, that norm is taken anew, with scaling.
     """
     result: Array = np.sqrt(squares.astype(np.float64, copy=False))
+    if all_safe(squares, dtype):
+        return result
     trusted = safe(squares, dtype)
-    if np.count_nonzero(trusted) < trusted.size:
-        for i in range(len(trusted)):
-            unsafe = ~trusted[i]
-            if unsafe.any():
-                result[i, unsafe] = _scaled_norm(summed(i)[unsafe])
+    for i in range(len(trusted)):
+        unsafe = ~trusted[i]
+        if unsafe.any():
+            result[i, unsafe] = _scaled_norm(summed(i)[unsafe])
     return result
 
 

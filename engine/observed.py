@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import Array, norm, root, safe
+from engine.arrays import Array, all_safe, norm, root, safe
 from engine.network import Layer, Network, Parameters
 from engine.once import once
 from engine.optimizers import Proposal, made
@@ -53,7 +53,7 @@ def _rows(x: Array) -> Array:
 
 
 BLOCK_BYTES = 2**17
-_CANCELS = {"f": 0.1, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
+_CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
 _LARGE = {"f": 1e37, "d": 1e300}
 
 
@@ -175,8 +175,8 @@ class Layers:
 
     def _mean_square(self, summed: Array, x: Array) -> Array:
         """Mean of x² over units and examples, from Σ x² [L, E...] where that can be trusted (a NaN can)."""
-        trusted = safe(summed, x.dtype) | np.isnan(summed)
-        if np.count_nonzero(trusted) < trusted.size:
+        if not all_safe(summed, x.dtype):
+            trusted = safe(summed, x.dtype) | np.isnan(summed)
             summed = np.where(trusted, summed, np.square(self._norms(x)))
         return summed / self.pairs
 

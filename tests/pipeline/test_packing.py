@@ -24,7 +24,17 @@ def some_records(draw: st.DrawFn) -> list[Record]:
         bins = draw(st.none() | st.just((-3, 0, 7)))
         shape = (len(layers) or 1, 2) + ((3,) if bins else ())
         values = np.array(draw(st.lists(floats, min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))))
-        found.append(Record(step, draw(st.text()), layers, values.reshape(shape), draw(st.booleans()), bins, True))
+        found.append(
+            Record(
+                step,
+                draw(st.text("aZ_/.é∂0", max_size=9)),
+                layers,
+                values.reshape(shape),
+                draw(st.booleans()),
+                bins,
+                True,
+            )
+        )
     return found
 
 

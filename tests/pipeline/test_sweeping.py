@@ -242,7 +242,9 @@ def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, flag: Path, monke
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *SMALL, f"tracking.uri={uri(folder)}"]
+    given = {a.partition("=")[0] for a in arguments}
+    small = [o for o in SMALL if o.partition("=")[0] not in given]
+    argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *small, f"tracking.uri={uri(folder)}"]
     return subprocess.Popen(
         argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
