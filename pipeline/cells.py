@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipeline import logged
 from pipeline.doom import PRUNED_TAG, Pruning
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.execution import ERROR_TAG, Going, execute
 from pipeline.identity import cell_key, identity_tags
 from pipeline.leases import HOST_TAG, LEASE_TAG, Leases
@@ -80,7 +80,7 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
         if not free:
             return None
         decision, run = decide(found(store, task.cell), policy)
-        if decision == "goes on" and run is not None and elsewhere(run, leases):
+        if decision == "goes on" and run is not None and (elsewhere(run, leases) or at_work(run, leases, task.cell)):
             return None
         sweep_id = task.tags.get(SWEEP_TAG)
         pruned = found(store, policy.pruning.identity(task.cell)) if policy.pruning and decision == "new" else []
@@ -90,6 +90,8 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
         if run is not None and decision in ("finished before", "failed before"):
             try:
                 outcome = outcome_of(store, run, task)
+            except StoreError:
+                raise
             except ConfigError:  # what it logged cannot be read any more
                 decision, run = "damaged", None
             else:
@@ -111,6 +113,12 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
 def elsewhere(run: Any, leases: Leases) -> bool:
     """Whether a run is RUNNING under a lease that cannot be seen from here."""
     return run.info.status == "RUNNING" and run.data.tags.get(HOST_TAG, leases.host) != leases.host
+
+
+def at_work(run: Any, leases: Leases, cell: str) -> bool:
+    """Whether a run is RUNNING under a lease of its own that somebody holds: no sweep's run, but of the same cell."""
+    own = run.data.tags.get(LEASE_TAG)
+    return run.info.status == "RUNNING" and own not in (None, cell) and leases.is_held(own)
 
 
 def found(store: Store, cell: str) -> list[Any]:

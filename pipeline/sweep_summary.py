@@ -67,7 +67,8 @@ def summarise(
         times = int(before[0].data.tags.get(ATTEMPTS_TAG, "0")) + 1 if before else 0
         summary = store.resume(before[0].info.run_id) if before else store.start(f"sweep {name}", tags)
         summary.tags({ATTEMPTS_TAG: str(times)})
-        summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
+        if not before:  # the same cells may be told in another order; a parameter cannot change
+            summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
         buffer = io.StringIO()
         table(outcomes).to_csv(buffer, index=False)
         summary.text(buffer.getvalue(), "sweep.csv")

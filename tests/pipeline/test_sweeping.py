@@ -246,7 +246,13 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     small = [o for o in SMALL if o.partition("=")[0] not in given]
     argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *small, f"tracking.uri={uri(folder)}"]
     return subprocess.Popen(
-        argv, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        argv,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's child would ignore it
     )
 
 

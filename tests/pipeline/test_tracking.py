@@ -177,7 +177,9 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path) -> 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={uri(tmp_path)}"]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hears
+    ) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not _running(tmp_path):
             time.sleep(0.3)
@@ -186,6 +188,11 @@ def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Sign
         code = process.wait(timeout=20)
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
     assert [r.info.status for r in runs(tmp_path)] == ["KILLED"]
+
+
+def hears() -> None:
+    """A child of a shell's background job would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _running(folder: Path) -> bool:
