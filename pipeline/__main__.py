@@ -16,6 +16,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         _name, "1"
     )  # before NumPy is imported: one thread is reproducible, and fastest for small nets
 
+from pipeline import interrupts  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
 
 
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 fine, 1 failed or different, 2 wrong input)."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    interrupts.install(signal.SIGTERM, signal.SIGINT)
     try:
         return dispatch(parser().parse_args(argv))
     except ConfigError as wrong:
@@ -116,7 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {_printable(f'{refused.filename}: {refused.strerror}')}", file=sys.stderr)
         return 1
+    except SystemExit:
+        interrupts.heard()
+        raise
     except KeyboardInterrupt:
+        interrupts.heard()
         print("interrupted", file=sys.stderr)
         return 130
 

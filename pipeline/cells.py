@@ -14,8 +14,8 @@ from pipeline import logged
 from pipeline.doom import PRUNED_TAG, Pruning
 from pipeline.errors import ConfigError, StoreError
 from pipeline.execution import ERROR_TAG, Going, execute
-from pipeline.identity import cell_key, identity_tags
-from pipeline.leases import HOST_TAG, LEASE_TAG, Leases
+from pipeline.identity import cell_key, code_digest, identity_tags
+from pipeline.leases import HOST_TAG, LEASE_TAG, Leases, is_name
 from pipeline.limits import Limits, nothing
 from pipeline.outcome import Outcome
 from pipeline.progress import Bars
@@ -34,6 +34,7 @@ class Task:
         swept: the keys that differ between cells, with this cell's values.
         config: resolved.
         cell: its identity.
+        code: the digest of its code, as the driver has it.
         tags: of its run, the sweep's id among them.
     """
 
@@ -41,6 +42,7 @@ class Task:
     swept: Mapping[str, str]
     config: Mapping[str, Any]
     cell: str
+    code: str
     tags: Mapping[str, str]
 
 
@@ -79,7 +81,10 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
     with leases.held(task.cell) as free:
         if not free:
             return None
-        decision, run = decide(found(store, task.cell), policy)
+        if code_digest(task.config) != task.code:
+            raise ConfigError("the code has changed since the sweep began; start it again")
+        runs = found(store, task.cell)
+        decision, run = decide(runs, policy)
         if decision == "goes on" and run is not None and (elsewhere(run, leases) or at_work(run, leases, task.cell)):
             return None
         sweep_id = task.tags.get(SWEEP_TAG)
@@ -95,18 +100,17 @@ def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[
             except ConfigError:  # what it logged cannot be read any more
                 decision, run = "damaged", None
             else:
-                join(store, run, sweep_id)
+                replace(store, runs, run, sweep_id)
                 return Settled(outcome, decision)
         tags = {**task.tags, **leases.tags(task.cell), **identity_tags(task.cell), COMMAND_TAG: policy.command}
         if run is not None and decision == "goes on":
             attempt = int(run.data.tags.get(ATTEMPTS_TAG, "0")) + 1
             store.tag(run.info.run_id, {ATTEMPTS_TAG: str(attempt), **leases.tags(task.cell)})
-            join(store, run, sweep_id)
-            going = Going(task.cell, run.info.run_id, attempt, policy.limits, beat, policy.pruning)
+            going = Going(task.cell, run.info.run_id, attempt, None, policy.limits, beat, policy.pruning)
         else:
-            going = Going(task.cell, limits=policy.limits, beat=beat, pruning=policy.pruning)
-            for old in found(store, task.cell):
-                leave(store, old, sweep_id)
+            run, after = None, runs[0].info.start_time + 1 if runs else None
+            going = Going(task.cell, not_before=after, limits=policy.limits, beat=beat, pruning=policy.pruning)
+        replace(store, runs, run, sweep_id)
         return Settled(execute(task.config, store, task.name, task.swept, tags, bars, going), decision)
 
 
@@ -117,8 +121,8 @@ def elsewhere(run: Any, leases: Leases) -> bool:
 
 def at_work(run: Any, leases: Leases, cell: str) -> bool:
     """Whether a run is RUNNING under a lease of its own that somebody holds: no sweep's run, but of the same cell."""
-    own = run.data.tags.get(LEASE_TAG)
-    return run.info.status == "RUNNING" and own not in (None, cell) and leases.is_held(own)
+    own = run.data.tags.get(LEASE_TAG, "")
+    return run.info.status == "RUNNING" and own != cell and is_name(own) and leases.is_held(own)
 
 
 def found(store: Store, cell: str) -> list[Any]:
@@ -133,12 +137,11 @@ def decide(runs: Sequence[Any], policy: Policy) -> tuple[Decision, Any | None]:
         runs = [r for r in runs if r.data.tags.get(COMMAND_TAG) == policy.command]
     if policy.repeat and runs and runs[0].info.status in ("FINISHED", "FAILED"):
         return "new", None
-    finished = next((r for r in runs if r.info.status == "FINISHED" and not policy.repeat), None)
-    if finished is not None:
-        return "finished before", finished
     if not runs:
         return ("done anew" if anew else "new"), None
     newest = runs[0]
+    if newest.info.status == "FINISHED":
+        return "finished before", newest
     if newest.info.status != "FAILED":
         return "goes on", newest
     if policy.retry and newest.data.tags.get(COMMAND_TAG) != policy.command:
@@ -149,10 +152,10 @@ def decide(runs: Sequence[Any], policy: Policy) -> tuple[Decision, Any | None]:
 def outcome_of(store: Store, run: Any, task: Task) -> Outcome:
     """The outcome of a run that ended before, from what it logged."""
     tags = run.data.tags
-    outcome = Outcome(task.name, run.info.run_id, task.swept, status=run.info.status, error=tags.get(ERROR_TAG))
+    outcome = Outcome(task.name, run.info.run_id, task.swept, status=run.info.status)
     outcome.pruned = tags.get(PRUNED_TAG)
     if outcome.status != "FINISHED" and not outcome.pruned:
-        outcome.error = outcome.error or "failed"
+        outcome.error = tags.get(ERROR_TAG, "failed")
         return outcome
     summary = logged.read(store, run, logged.HEADLINE_PROBES).summary()
     outcome.headline, outcome.values = summary.headline(), summary.final_values()
@@ -181,6 +184,15 @@ def in_sweep(sweep_id: str) -> str:
     return f"tags.{SWEEP_TAG} LIKE '%{sweep_id}%'"
 
 
+def replace(store: Store, runs: Sequence[Any], by: Any | None, sweep_id: str | None) -> None:
+    """Of a cell's runs, one is the sweep's (None: one that is about to begin); no other goes on or counts there."""
+    for run in runs:
+        if by is not None and run.info.run_id == by.info.run_id:
+            join(store, run, sweep_id)
+        else:
+            leave(store, run, sweep_id)
+
+
 def join(store: Store, run: Any, sweep_id: str | None) -> None:
     """Make a run one of this sweep's, too."""
     ids = sweeps_of(run.data.tags)
@@ -200,8 +212,8 @@ def close_the_dead(store: Store) -> list[Any]:
     leases = Leases(store.side("locks"))
     closed = []
     for run in store.search("attributes.status = 'RUNNING'"):
-        lease = run.data.tags.get(LEASE_TAG)
-        if not lease or elsewhere(run, leases):
+        lease = run.data.tags.get(LEASE_TAG, "")
+        if not is_name(lease) or elsewhere(run, leases):
             continue
         with leases.held(lease) as free:
             if free and store.find(run.info.run_id).info.status == "RUNNING":

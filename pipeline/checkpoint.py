@@ -19,6 +19,7 @@ from pipeline.construct import construct
 from pipeline.divergence import Divergence, Finding
 from pipeline.packing import DamagedError
 from pipeline.records import Record
+from pipeline.tracking import Store
 from pipeline.training import Snapshot, State
 
 LEAST = 100.0  # checkpoints are at least so many times as far apart as the last one took: at most 1% of the time
@@ -48,6 +49,16 @@ def checkpoint_config(node: Mapping[str, Any]) -> CheckpointConfig:
         ConfigError: what is wrong with it.
     """
     return construct(CheckpointConfig, node.get("checkpoints", {"seconds": None}), "checkpoints", frozenset())
+
+
+def folder_of(store: Store, run_id: str) -> Path:
+    """Where a run's checkpoints are."""
+    return store.side("checkpoints") / Path(run_id).name
+
+
+def forget(store: Store, run_id: str) -> None:
+    """Remove a run's checkpoints: nothing will go on from there."""
+    shutil.rmtree(folder_of(store, run_id), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -167,8 +178,13 @@ class Checkpoints:
         return sorted(self.folder.glob("state-*.npz"), reverse=True)
 
     def load(self) -> Saved | None:
-        """The newest state that is whole and of this identity; None if there is none. What is damaged is told."""
+        """The newest state that is whole and of this identity; None if there is none. What is damaged is told.
+
+        Newer ones are removed: the records that they speak of are about to be written again.
+        """
+        passed_over: list[Path] = []
         for path in self._states():
+            passed_over.append(path)
             try:
                 arrays, about = packing.read(path)
                 if about["identity"] != self.identity:
@@ -179,7 +195,10 @@ class Checkpoints:
                 continue
             self._segments = list(about["segments"])
             self._count, self._divergences = len(saved.records), list(saved.divergences)
+            for newer in passed_over[:-1]:
+                newer.unlink()
             return saved
+        self.remove()
         return None
 
     def remove(self) -> None:

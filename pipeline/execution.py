@@ -17,6 +17,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from pipeline import config as configs
+from pipeline import interrupts
 from pipeline.artifacts import (
     THEORY_FILE,
     log_chain,
@@ -28,7 +29,7 @@ from pipeline.artifacts import (
     log_verdict,
 )
 from pipeline.chain import Chain
-from pipeline.checkpoint import Checkpoints, Saved, checkpoint_config
+from pipeline.checkpoint import Checkpoints, Saved, checkpoint_config, folder_of, forget
 from pipeline.divergence import Divergence
 from pipeline.doom import PRUNED_STEP_TAG, PRUNED_TAG, Doom, DoomedError, Pruning
 from pipeline.identity import cell_key, identity
@@ -75,28 +76,37 @@ def execute(
         leases = Leases(store.side("locks"))
         with leases.held(lease):
             return execute(node, store, name, swept, {**tags, **leases.tags(lease)}, bars, Going())
-    run_log = store.resume(going.run_id) if going.run_id else store.start(name, tags)
+    run_log = store.resume(going.run_id) if going.run_id else store.start(name, tags, going.not_before)
     outcome = Outcome(name, run_id=run_log.run_id, swept=swept)
-    with _logged(run_log, going.attempt):
-        try:
-            with threadpool_limits(1), limited(going.limits, going.beat) as beat:
-                _train_and_log(node, store, run_log, outcome, bars, going, beat)
-            outcome.status = "KILLED" if outcome.pruned else "FINISHED"
-        except Exception as failure:
-            outcome.status = "FAILED"
-            outcome.error = traceback.format_exception_only(failure)[-1].strip()
-            log.exception("the run failed")
-            with tolerant(f"the failure of run {run_log.run_id} is not in the store"):
-                run_log.text(traceback.format_exc(), "traceback.txt")
-                note = f"**Failed.**\n\n```\n{traceback.format_exc()[-4000:]}\n```"
-                run_log.tags({"mlflow.note.content": note, ERROR_TAG: outcome.error[:4000]})
-        except BaseException:
-            log.warning("interrupted")
-            run_log.end("KILLED", hurry=True)
-            raise
-    if not run_log.end(outcome.status) and outcome.error is None:
-        outcome.status, outcome.error = "FAILED", "the store does not have all of it"
+    with run_log:
+        with _logged(run_log, going.attempt):
+            try:
+                with threadpool_limits(1), limited(going.limits, going.beat) as beat:
+                    _train_and_log(node, store, run_log, outcome, bars, going, beat)
+                outcome.status = "KILLED" if outcome.pruned else "FINISHED"
+            except Exception as failure:
+                outcome.status = "FAILED"
+                outcome.error = traceback.format_exception_only(failure)[-1].strip()
+                log.exception("the run failed")
+                _log_failure(store, run_log, outcome.error)
+            except BaseException:
+                interrupts.heard()
+                log.warning("interrupted")
+                with contextlib.suppress(Exception):  # a call that was cut short may spoil the next one, not a second
+                    run_log.end("KILLED", hurry=True)
+                raise
+        if not run_log.end(outcome.status) and outcome.error is None:
+            outcome.status, outcome.error = "FAILED", "the store does not have all of it"
     return outcome
+
+
+def _log_failure(store: Store, run_log: RunLog, error: str) -> None:
+    """The traceback of the exception that is being handled; nothing goes on from a failed run's checkpoints."""
+    forget(store, run_log.run_id)
+    with tolerant(f"the failure of run {run_log.run_id} is not in the store"):
+        run_log.text(traceback.format_exc(), "traceback.txt")
+        note = f"**Failed.**\n\n```\n{traceback.format_exc()[-4000:]}\n```"
+        run_log.tags({"mlflow.note.content": note, ERROR_TAG: error[:4000]})
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class Going:
         cell: the identity it is expected to have; "" for any.
         run_id: of a run that was interrupted and is gone on with; None for a new one.
         attempt: how often it was gone on with.
+        not_before: of a new run, the earliest time at which it may be said to have begun, milliseconds since 1970.
         limits: of its time and memory.
         beat: told each step.
         pruning: when to end it early; None for never.
@@ -115,6 +126,7 @@ class Going:
     cell: str = ""
     run_id: str | None = None
     attempt: int = 0
+    not_before: int | None = None
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
     beat: Callable[[], None] = nothing
     pruning: Pruning | None = None
@@ -152,8 +164,7 @@ def _train_and_log(
         raise RuntimeError("code or data have changed since the sweep began; start it again")
     log_origin(run_log, node, run, cell)
     log.info("layers %s, %d training examples, %d steps", run.sizes, run.data.train.shape[1], run.clock.last_step)
-    place = store.side("checkpoints") / run_log.run_id
-    checkpoints = Checkpoints(place, cell, checkpoint_config(node), time.monotonic)
+    checkpoints = Checkpoints(folder_of(store, run_log.run_id), cell, checkpoint_config(node), time.monotonic)
     saved = checkpoints.load() if going.run_id else None
     if going.run_id:
         log.info("goes on from step %d", saved.state.now.step if saved else 0)

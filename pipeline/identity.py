@@ -10,8 +10,10 @@ import ast
 import hashlib
 import importlib.util
 import json
+import sys
+import sysconfig
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +65,14 @@ def _digest_of(roots: frozenset[str]) -> str:
 
 
 def modules(roots: Collection[str]) -> dict[str, Path]:
-    """The files of these modules and of all they import from their own top-level packages, however deep."""
+    """The files of these modules and of all they import, however deep; of installed packages only the roots' own."""
     packages = {name.partition(".")[0] for name in roots} | configs.OWN_PACKAGES
     found: dict[str, Path] = {}
     left = sorted(roots)
     while left:
         name = left.pop()
-        if name in found or name.partition(".")[0] not in packages:
+        top = name.partition(".")[0]
+        if name in found or (top not in packages and _installed(top)):
             continue
         path = _file(name)
         if path is None:
@@ -79,6 +82,24 @@ def modules(roots: Collection[str]) -> dict[str, Path]:
         if path.suffix == ".py":
             left += _imported(path, name)
     return found
+
+
+@cache
+def _installed(top: str) -> bool:
+    """Whether a top-level module is Python's or an installed package's; so is what cannot be found."""
+    if top in sys.stdlib_module_names:
+        return True
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, AttributeError, ValueError):
+        return True
+    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or [])]
+    libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return not any(place and not _within(Path(place), libraries) for place in places)
+
+
+def _within(path: Path, folders: Collection[Path]) -> bool:
+    return any(path.resolve().is_relative_to(folder) for folder in folders)
 
 
 def _file(name: str) -> Path | None:

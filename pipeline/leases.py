@@ -8,12 +8,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 HOST_TAG, LEASE_TAG = "lease.host", "lease"
+
+
+def is_name(text: str) -> bool:
+    """Whether a lease can have this name; tags of a shared store are anybody's, and no paths."""
+    return re.fullmatch(r"[\w.-]*\w[\w.-]*", text) is not None
 
 
 class Leases:

@@ -60,6 +60,7 @@ def limited(limits: Limits, told: Callable[[], None] = nothing) -> Iterator[Call
         told: told of each step, too.
     """
     begun = last = time.monotonic()
+    over = False
 
     def beat() -> None:
         nonlocal last
@@ -69,7 +70,7 @@ def limited(limits: Limits, told: Callable[[], None] = nothing) -> Iterator[Call
     def look(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         reason = limits.exceeded(now - begun, now - last)
-        if reason:
+        if reason and not over:
             raise LimitError(reason)
 
     main = threading.current_thread() is threading.main_thread()
@@ -80,6 +81,7 @@ def limited(limits: Limits, told: Callable[[], None] = nothing) -> Iterator[Call
         with _memory(limits.gib):
             yield beat
     finally:
+        over = True  # a last tick may come before the timer is off
         if main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)

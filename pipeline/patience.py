@@ -87,7 +87,8 @@ class Patience:
         """
         began, pause, told, tries, outside = time.monotonic(), 0.1, False, 0, sys.exc_info()[1]
         while True:
-            self._not_too_late()
+            if tries:  # a first try is always made, however little time there is
+                self._not_too_late()
             try:
                 value = before_retry() if tries else None
                 if value is None:

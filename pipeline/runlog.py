@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline import interrupts
 from pipeline.errors import StoreError
 from pipeline.patience import tell
 
@@ -57,6 +60,22 @@ class RunLog:
     clock: RunClock = field(default_factory=RunClock, repr=False)
     _buffer: list[Point] = field(default_factory=list, repr=False)
     _last: dict[str, int] = field(default_factory=dict, repr=False)
+    _ended: bool = field(default=False, repr=False)
+
+    def __enter__(self) -> RunLog:
+        """Whatever happens within, the run does not stay RUNNING."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or self._ended:
+            return
+        interrupted = not issubclass(kind, Exception)
+        if interrupted:
+            interrupts.heard()
+        with contextlib.suppress(Exception):  # what is on its way matters more
+            self.end("KILLED" if interrupted else "FAILED", hurry=interrupted)
 
     def metric(self, key: str, value: float, step: int = 0) -> bool:
         """Queue one value; a non-finite one is refused (False): MLflow would store another number in its place.
@@ -125,5 +144,6 @@ class RunLog:
             self.client.set_terminated(self.run_id, status, end_time=self.clock.now())
         except StoreError as refused:
             tell(f"run {self.run_id} could not be closed as {status} ({refused})")
-            return False
+            lost = lost or "closed"
+        self._ended = True
         return not lost

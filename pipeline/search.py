@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline import config as configs
+from pipeline import interrupts
 from pipeline.cells import SWEEP_TAG, Policy, Settled, Task, close_the_dead, settle
 from pipeline.checkpoint import checkpoint_config
 from pipeline.composing import compose_run
@@ -27,7 +28,7 @@ from pipeline.construct import construct
 from pipeline.doom import PRUNED_TAG
 from pipeline.errors import ConfigError, StoreError
 from pipeline.feed import Feed
-from pipeline.identity import identity
+from pipeline.identity import code_digest, identity
 from pipeline.leases import Leases
 from pipeline.limits import Limits
 from pipeline.metric_names import check_metric
@@ -172,6 +173,7 @@ def _told(study: Study, console: Console) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        interrupts.heard()
         try:
             count = study.settled_count()
             left = f"{count} of {study.config.trials} trials are done; the same command goes on from there"
@@ -234,7 +236,7 @@ class Searcher:
         cell = identity(node, ready(configs.build(node)).data.digest)
         swept = {key: short(value) for key, value in trial.params.items()}
         tags = {SWEEP_TAG: self.study.id, "kind": "run", TRIAL_TAG: str(trial.number), **source_tags(self.overrides)}
-        return Task(run_name(swept, node.get("name")), swept, node, cell, tags)
+        return Task(run_name(swept, node.get("name")), swept, node, cell, code_digest(node), tags)
 
     def _result(self, trial: Trial, settled: Settled) -> Result:
         """From what the run logged, whoever ran it and whenever."""

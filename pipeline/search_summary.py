@@ -51,21 +51,22 @@ def summarise(store: Store, name: str, study: Study, again: Sequence[str]) -> st
         times = int(before[0].data.tags.get(ATTEMPTS_TAG, "0")) + 1 if before else 0
         tags = {"sweep_summary": study.id, "kind": "sweep", **leases.tags(lease)}
         log = store.resume(before[0].info.run_id) if before else store.start(f"search {name}", tags)
-        log.tags({ATTEMPTS_TAG: str(times), **leases.tags(lease)})
-        metric, best, importances = study.config.metric, study.best(), study.importances()
-        log.text(table(trials, study.config.label).to_csv(index=False), TABLE)
-        figure = search_pictures.picture(trials, study.config, importances)
-        if figure is not None:
-            log.figure(figure, PICTURE)
-        ends = Counter(t.state.name.lower() for t in trials)
-        for state in ("complete", "pruned", "fail"):
-            log.metric(f"trials_{state}", ends[state], times)
-        if best is not None and best.value is not None:
-            log.metric(f"best_{metric}", best.value, times)
-            log.tags({f"best.{key}": short(value) for key, value in best.params.items()})
-        log.tags({"mlflow.note.content": markdown(name, study, trials, importances, again)})
-        log.tags({SETTLED_TAG: str(len(trials))})
-        log.end("FINISHED")
+        with log:
+            log.tags({ATTEMPTS_TAG: str(times), **leases.tags(lease)})
+            metric, best, importances = study.config.metric, study.best(), study.importances()
+            log.text(table(trials, study.config.label).to_csv(index=False), TABLE)
+            figure = search_pictures.picture(trials, study.config, importances)
+            if figure is not None:
+                log.figure(figure, PICTURE)
+            ends = Counter(t.state.name.lower() for t in trials)
+            for state in ("complete", "pruned", "fail"):
+                log.metric(f"trials_{state}", ends[state], times)
+            if best is not None and best.value is not None:
+                log.metric(f"best_{metric}", best.value, times)
+                log.tags({f"best.{key}": short(value) for key, value in best.params.items()})
+            log.tags({"mlflow.note.content": markdown(name, study, trials, importances, again)})
+            log.tags({SETTLED_TAG: str(len(trials))})
+            log.end("FINISHED")
     return log.run_id
 
 

@@ -16,7 +16,7 @@ from pipeline.cells import Policy, Task, close_the_dead, settle
 from pipeline.checkpoint import checkpoint_config
 from pipeline.composing import compose_run
 from pipeline.execution import execute
-from pipeline.identity import identity
+from pipeline.identity import code_digest, identity
 from pipeline.limits import Limits
 from pipeline.naming import run_name
 from pipeline.progress import bars
@@ -55,7 +55,7 @@ def single(
     tags = {"kind": "run", **source_tags(overrides)}
     policy = Policy(command=uuid.uuid4().hex, force=force, repeat=True, limits=limits or Limits())
     with bars(1, quiet) as shown:
-        settled = settle(Task(name, {}, node, cell, tags), store, policy, shown)
+        settled = settle(Task(name, {}, node, cell, code_digest(node), tags), store, policy, shown)
         outcome = settled.outcome if settled else execute(node, store, name, {}, tags, shown)
     if settled and settled.decision == "goes on":
         console.print("went on with a run that was interrupted (FORCE=1 begins a new one)", highlight=False)

@@ -160,9 +160,10 @@ class Study:
         return had[-1].params if had and set(had[-1].params) == set(self._distributions) else None
 
     def lose(self, trial: Trial) -> None:
-        """Give a trial up; it will be asked for again."""
+        """Give a trial up; it will be asked for again. One that has been told by now stays as it is."""
         with self._locked():
-            self._tell_lost(trial.number, trial._trial_id)
+            if not self._study.trials[trial.number].state.is_finished():
+                self._tell_lost(trial.number, trial._trial_id)
 
     def tell(self, trial: Trial, result: Result) -> None:
         """How a trial ended."""

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from pipeline import cells as cells_
 from pipeline import config as configs
-from pipeline import figures
+from pipeline import figures, interrupts
 from pipeline.address import masked
 from pipeline.cells import Decision, Policy, Settled, Task
 from pipeline.checkpoint import checkpoint_config
 from pipeline.composing import Cell, compose_sweep
 from pipeline.construct import construct
 from pipeline.errors import ConfigError
-from pipeline.identity import identity
+from pipeline.identity import code_digest, identity
 from pipeline.limits import Limits
 from pipeline.naming import run_name
 from pipeline.outcome import Outcome
@@ -80,8 +80,10 @@ def sweep(
     colours = figures.run_colours([cell.swept for cell in cells])
     tags = {"sweep": sweep_id, "kind": "run", **source_tags(overrides)}
     tasks = [
-        Task(run_name(c.swept, name), c.swept, c.config, identity, {**tags, "mlflow.runColor": colour})
-        for c, identity, colour in zip(cells, identities, colours, strict=True)
+        Task(
+            run_name(c.swept, name), c.swept, c.config, cell, code_digest(c.config), {**tags, "mlflow.runColor": colour}
+        )
+        for c, cell, colour in zip(cells, identities, colours, strict=True)
     ]
     settled = settle_all(tasks, store, tracking, policy, options, quiet, console)
     outcomes = [
@@ -140,6 +142,7 @@ def settle_all(
             else:
                 one_by_one(tasks, store, policy, options.fail_fast, shown, told, busy)
     except BaseException:
+        interrupts.heard()
         left = f"{len(done)} of {len(tasks)} runs are done; the same command goes on from there"
         console.print(f"interrupted: {left}", highlight=False)
         raise

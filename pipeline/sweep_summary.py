@@ -66,33 +66,34 @@ def summarise(
         tags = {"sweep_summary": sweep_id, "kind": "sweep", **leases.tags(lease)}
         times = int(before[0].data.tags.get(ATTEMPTS_TAG, "0")) + 1 if before else 0
         summary = store.resume(before[0].info.run_id) if before else store.start(f"sweep {name}", tags)
-        summary.tags({ATTEMPTS_TAG: str(times)})
-        if not before:  # the same cells may be told in another order; a parameter cannot change
-            summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
-        buffer = io.StringIO()
-        table(outcomes).to_csv(buffer, index=False)
-        summary.text(buffer.getvalue(), "sweep.csv")
-        pictures = {
-            "sweep.png": picture(name, outcomes),
-            "profiles.png": profiles(name, outcomes),
-            **(figures_too or {}),
-        }
-        for file_name, figure in pictures.items():
-            if figure is not None:
-                summary.figure(figure, file_name)
-        for file_name, text in (texts or {}).items():
-            summary.text(text, file_name)
-        for key, value in (found or {}).items():
-            if isinstance(value, str):
-                summary.tags({key: value})
-            else:
-                summary.metric(key, value, times)
-        failed = [o for o in outcomes if o.status == "FAILED"]
-        summary.metric("cells_finished", sum(o.status == "FINISHED" for o in outcomes), times)
-        summary.metric("cells_failed", len(failed), times)
-        summary.metric("cells_with_diverged_replicates", sum(o.diverged_replicates > 0 for o in outcomes), times)
-        summary.tags({"mlflow.note.content": markdown(name, sweep_id, outcomes)})
-        summary.end("FAILED" if any(o.status != "FINISHED" for o in outcomes) else "FINISHED")
+        with summary:
+            summary.tags({ATTEMPTS_TAG: str(times), **leases.tags(lease)})
+            if not before:  # the same cells may be told in another order; a parameter cannot change
+                summary.params({"cells": len(outcomes), "swept": ", ".join(outcomes[0].swept)})
+            buffer = io.StringIO()
+            table(outcomes).to_csv(buffer, index=False)
+            summary.text(buffer.getvalue(), "sweep.csv")
+            pictures = {
+                "sweep.png": picture(name, outcomes),
+                "profiles.png": profiles(name, outcomes),
+                **(figures_too or {}),
+            }
+            for file_name, figure in pictures.items():
+                if figure is not None:
+                    summary.figure(figure, file_name)
+            for file_name, text in (texts or {}).items():
+                summary.text(text, file_name)
+            for key, value in (found or {}).items():
+                if isinstance(value, str):
+                    summary.tags({key: value})
+                else:
+                    summary.metric(key, value, times)
+            failed = [o for o in outcomes if o.status == "FAILED"]
+            summary.metric("cells_finished", sum(o.status == "FINISHED" for o in outcomes), times)
+            summary.metric("cells_failed", len(failed), times)
+            summary.metric("cells_with_diverged_replicates", sum(o.diverged_replicates > 0 for o in outcomes), times)
+            summary.tags({"mlflow.note.content": markdown(name, sweep_id, outcomes)})
+            summary.end("FAILED" if any(o.status != "FINISHED" for o in outcomes) else "FINISHED")
     return summary.run_id
 
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pipeline import address, views
+from pipeline import address, interrupts, views
 from pipeline.address import STORE as STORE
 from pipeline.address import TrackingConfig as TrackingConfig
 from pipeline.errors import ConfigError, StoreError
 from pipeline.patience import Patience, seconds
-from pipeline.runlog import Point, RunClock
+from pipeline.runlog import LEAVING, Point, RunClock
 from pipeline.runlog import RunLog as RunLog
 
 if TYPE_CHECKING:
@@ -154,17 +154,22 @@ class Store:
         """The local folder of what belongs to this store but is not in it: "locks", "checkpoints", "studies"."""
         return address.side(self._place, kind)
 
-    def start(self, name: str, tags: Mapping[str, str], start_time: int | None = None) -> RunLog:
+    def start(
+        self, name: str, tags: Mapping[str, str], not_before: int | None = None, start_time: int | None = None
+    ) -> RunLog:
         """A new run with this name and these tags; one, however often it has to be asked for.
 
         Args:
-            start_time: of a run that began elsewhere, milliseconds since 1970.
+            not_before: the earliest time at which it may be said to have begun, milliseconds since 1970: the order of
+                runs must not depend on a clock that was set back.
+            start_time: of a run that began elsewhere.
 
         Raises:
             StoreError: the store refuses, or does not answer.
         """
         attempt, bare = f"mlflow.attempt.{uuid.uuid4().hex}", self.client.bare
         clock = RunClock() if start_time is None else RunClock(start_time)
+        clock.start = max(clock.start, not_before or 0)
         given = {k: str(v) for k, v in tags.items()} | {attempt: "1"}
 
         def create() -> str:
@@ -178,7 +183,8 @@ class Store:
                 bare.delete_run(double)
             return found[0] if found else None
 
-        return RunLog(self.client, self.client.patience.call(create, made), clock=clock)
+        with self._closed_if_interrupted(made):
+            return RunLog(self.client, self.client.patience.call(create, made), clock=clock)
 
     def resume(self, run_id: str) -> RunLog:
         """Go on with a run: it is RUNNING again; what it has of metrics and parameters is not sent a second time.
@@ -187,12 +193,35 @@ class Store:
             StoreError: the store refuses, or does not answer.
         """
         run = self.client.get_run(run_id)
-        self.client.update_run(run_id, "RUNNING")
-        latest = run.data._metric_objs
-        newest = max([run.info.start_time or 0, *(m.timestamp for m in latest)])
-        clock = RunClock()
-        clock.start = max(clock.start, newest)
-        return RunLog(self.client, run_id, {m.key: m.step for m in latest}, run.data.params, clock)
+        with self._closed_if_interrupted(lambda: run_id):
+            self.client.update_run(run_id, "RUNNING")
+            latest = run.data._metric_objs
+            newest = max([run.info.start_time or 0, *(m.timestamp for m in latest)])
+            clock = RunClock()
+            clock.start = max(clock.start, newest)
+            return RunLog(self.client, run_id, {m.key: m.step for m in latest}, run.data.params, clock)
+
+    @contextlib.contextmanager
+    def _closed_if_interrupted(self, begun: Callable[[], str | None]) -> Iterator[None]:
+        """An interruption while a run is made leaves none RUNNING of which nobody knows.
+
+        Args:
+            begun: the run's id, None if it has not been made.
+        """
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            interrupts.heard()
+            self.client.patience.hurry(LEAVING)
+            for _ in range(2):  # a call that was cut short may spoil the next one, not a second
+                with contextlib.suppress(Exception):
+                    run_id = begun()
+                    if run_id is not None:
+                        self.end(run_id, "KILLED")
+                    break
+            raise
 
     def end(self, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
         """Close a run whose process is gone."""

@@ -21,14 +21,19 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from pipeline.cells import Policy, Settled, Task, found, settle
+from pipeline import interrupts
+from pipeline.cells import Policy, Settled, Task, close_the_dead, found, settle
+from pipeline.checkpoint import forget
+from pipeline.errors import ConfigError
 from pipeline.execution import ERROR_TAG
+from pipeline.leases import Leases
 from pipeline.outcome import Outcome
+from pipeline.patience import tolerant
 from pipeline.progress import bars
 from pipeline.tracking import Store, TrackingConfig
 
 TRIES = 2  # of a cell whose worker dies
-GRACE = 3.0  # seconds for workers to close their runs when the sweep is interrupted
+GRACE = 2.0  # seconds for workers to close their runs when the sweep is interrupted
 BUSY_PAUSE = 0.5  # seconds before asking again about a cell that another process is at
 SLACK = 5.0  # seconds beyond a limit before a worker that does not end itself is ended
 
@@ -82,18 +87,23 @@ class Pool:
     ) -> Iterator[tuple[int, Settled]]:
         """Tasks that were settled, or failed with their workers; the others that came back are left to be done."""
         for worker, message in self._messages():
+            if isinstance(message, ConfigError):  # the store is gone, the code has changed: no other cell can go on
+                raise message
             number = worker.task
-            if number is None:
-                continue
             worker.task = None
+            if number is None:
+                if message is None:  # it died idle
+                    self._bury(worker)
+                continue
             if message is None:  # it died
                 tries[number] += 1
                 reason = self._bury(worker)
                 if tries[number] < TRIES and reason.startswith("its process"):
                     left.appendleft(number)
                     continue
-                message = Settled(self._failed(tasks[number], reason), "new")
-            elif message == "busy":
+                outcome = self._failed(tasks[number], reason)
+                message = "busy" if outcome is None else Settled(outcome, "new")
+            if message == "busy":
                 self.on_busy(number)
                 not_before[number] = time.monotonic() + BUSY_PAUSE
                 left.append(number)
@@ -163,12 +173,19 @@ class Pool:
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return reason or f"its process ended twice ({how})"
 
-    def _failed(self, task: Task, reason: str) -> Outcome:
-        """The outcome of a cell whose worker is gone; its run, if it has one, is closed so."""
-        open_runs = [r for r in found(self.store, task.cell) if r.info.status == "RUNNING"]
-        for run in open_runs:
-            note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
-            self.store.end(run.info.run_id, "FAILED", note)
+    def _failed(self, task: Task, reason: str) -> Outcome | None:
+        """The outcome of a cell whose worker is gone; its run, if it has one, is closed so.
+
+        None if another process is at the cell by now.
+        """
+        with Leases(self.store.side("locks")).held(task.cell) as free:
+            if not free:
+                return None
+            open_runs = [r for r in found(self.store, task.cell) if r.info.status == "RUNNING"]
+            for run in open_runs:
+                note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
+                self.store.end(run.info.run_id, "FAILED", note)
+                forget(self.store, run.info.run_id)
         run_id = open_runs[0].info.run_id if open_runs else "none"
         return Outcome(task.name, run_id, task.swept, status="FAILED", error=reason)
 
@@ -177,13 +194,17 @@ class Pool:
         for worker in self._workers:
             with contextlib.suppress(OSError):
                 worker.pipe.send(None) if worker.task is None else worker.process.terminate()
-        until = time.monotonic() + GRACE
+        until, killed = time.monotonic() + GRACE, False
         for worker in self._workers:
             worker.process.join(max(0.0, until - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join(1)
+                killed = True
         self._workers.clear()
+        if killed:
+            with tolerant("runs of workers that had to be killed are left to the next command"):
+                close_the_dead(self.store)
 
 
 def _work(
@@ -197,10 +218,14 @@ def _work(
     """A worker's life."""
     sys.path[:] = path
     os.environ.update(environment)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    interrupts.install(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it too, and tells us
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    store = Store.open(tracking, wait=True)  # it was there a moment ago
+    try:
+        store = Store.open(tracking, wait=True)  # it was there a moment ago
+    except ConfigError as gone:
+        pipe.send(gone)
+        return
 
     def step() -> None:
         times[1] = time.monotonic()
@@ -217,8 +242,13 @@ def _work(
             pipe.send(_settled(task, store, policy, shown, step))
 
 
-def _settled(task: Task, store: Store, policy: Policy, shown: Any, step: Callable[[], None]) -> Settled | str:
-    done = settle(task, store, policy, shown, step)
+def _settled(
+    task: Task, store: Store, policy: Policy, shown: Any, step: Callable[[], None]
+) -> Settled | ConfigError | str:
+    try:
+        done = settle(task, store, policy, shown, step)
+    except ConfigError as wrong:
+        return wrong
     if done is None:
         return "busy"
     done.outcome.summary = None
@@ -226,8 +256,10 @@ def _settled(task: Task, store: Store, policy: Policy, shown: Any, step: Callabl
 
 
 def _end_with_driver() -> None:
-    """Interrupt this process when the driver is gone."""
+    """Interrupt this process when the driver is gone; end it if that is not heard."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         wait([driver.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2 * GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "pipeline", "run", *LONG, f"tracking.uri={uri(cut)}"]
     process = subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not list(cut.glob("store-checkpoints/*/state-*")) and time.monotonic() < until:
+    while not list(cut.glob("store-checkpoints/*/state-*.npz")) and time.monotonic() < until:
         time.sleep(0.02)
     process.kill()
     process.wait()

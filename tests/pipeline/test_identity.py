@@ -72,3 +72,18 @@ def test_a_changed_line_of_a_users_probe_or_what_it_uses_changes_it(package: Pat
     seen.append(digest(node))
     assert len(set(seen)) == 3
     assert digest({}) not in seen
+
+
+def test_a_module_beside_a_users_module_counts_and_an_installed_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "myprobes.py").write_text("import json\nimport pandas\nfrom myhelpers import FACTOR\n")
+    (tmp_path / "myhelpers.py").write_text("FACTOR = 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    identity._installed.cache_clear()
+    assert set(identity.modules(["myprobes"])) == {"myprobes", "myhelpers"}
+    node = {"own": {"_target_": "myprobes.own"}}
+    before = digest(node)
+    (tmp_path / "myhelpers.py").write_text("FACTOR = 3\n")
+    assert digest(node) != before

@@ -27,7 +27,7 @@ from pipeline.cells import SWEEP_TAG, Policy, Task, settle
 from pipeline.composing import compose_run
 from pipeline.config import build
 from pipeline.doom import Pruning
-from pipeline.identity import cell_key, identity
+from pipeline.identity import cell_key, code_digest, identity
 from pipeline.leases import Leases
 from pipeline.progress import bars
 from pipeline.provenance import PROJECT
@@ -316,7 +316,7 @@ def test_doomed_trials_end_early_and_say_so(place: Path) -> None:
     cell = identity(node, ready(build(node)).data.digest)
     assert cell_key(cell) not in doomed.data.tags, "the cell itself has not been run"
     with bars(1, quiet=True) as shown:
-        whole = settle(Task("whole", {}, node, cell, {}), store, Policy(command="c"), shown)
+        whole = settle(Task("whole", {}, node, cell, code_digest(node), {}), store, Policy(command="c"), shown)
     assert whole is not None
     assert (whole.decision, whole.outcome.status) == ("new", "FINISHED")
 

@@ -19,6 +19,7 @@ from stored import assert_same, content, opened, uri
 
 from pipeline.cells import Policy, Task, close_the_dead, in_sweep, settle
 from pipeline.errors import ConfigError
+from pipeline.identity import code_digest
 from pipeline.leases import Leases
 from pipeline.limits import Limits
 from pipeline.progress import bars
@@ -150,6 +151,7 @@ def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
     assert "ValueError: boom" in text
+    assert not list((tmp_path / "store-checkpoints").glob("*")), "nothing goes on from a failed run"
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
     assert "1 finished before" in text
@@ -227,8 +229,6 @@ def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> 
     code, text = swept(tmp_path, *own("fine", "dies_once", "dies"), jobs=2)
     assert code == 1
     assert "its process ended twice (signal 9)" in text
-    found = {r.data.tags["overrides"]: r for r in opened(tmp_path).search("tags.kind = 'run'")}
-    assert len(found) == 1
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
 
 
@@ -296,6 +296,9 @@ def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
     assert "0 of 2 runs are done; the same command goes on from there" in printed
     assert "Traceback" not in printed
     assert {s for many in statuses(tmp_path).values() for s in many} == {"KILLED"}
+    until = time.monotonic() + 2
+    while processes_of(driver.pid) and time.monotonic() < until:
+        time.sleep(0.05)
     assert processes_of(driver.pid) == []
 
 
@@ -326,6 +329,42 @@ def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
     assert len(opened(tmp_path).search("tags.kind = 'sweep'")) == 1
 
 
+def test_a_run_at_work_under_a_lease_of_its_own_is_left_alone(tmp_path: Path) -> None:
+    swept(tmp_path, "architecture.depth=2,3")
+    store = opened(tmp_path)
+    run = store.search("tags.kind = 'run'")[0]
+    store.client.update_run(run.info.run_id, "RUNNING")
+    store.tag(run.info.run_id, {"lease": "its-own"})
+    task = Task("d2", {}, {}, run.data.tags["cell"], code_digest({}), {})
+    with Leases(store.side("locks")).held("its-own"), bars(1, quiet=True) as shown:
+        assert settle(task, store, Policy(command="x"), shown) is None
+    assert store.find(run.info.run_id).data.tags["lease"] == "its-own"
+
+
+def test_an_interrupted_redoing_goes_on_and_counts_once(tmp_path: Path) -> None:
+    swept(tmp_path, "architecture.depth=2,3")
+    store = opened(tmp_path)
+    old = next(r for r in store.search("tags.kind = 'run'") if r.info.run_name == "d2")
+    tags = {k: v for k, v in old.data.tags.items() if k in ("sweep", "kind", "cell") or k.startswith("mlflow.cell")}
+    new = store.start("d2", tags, not_before=old.info.start_time + 1)
+    new.end("KILLED")
+    code, text = swept(tmp_path, "architecture.depth=2,3")
+    assert code == 0
+    assert "1 interrupted before and gone on with" in text
+    inside = store.search(in_sweep(old.data.tags["sweep"]))
+    assert {r.info.run_id for r in inside if r.info.run_name == "d2"} == {new.run_id}
+    assert {r.info.status for r in inside} == {"FINISHED"}
+
+
+def test_the_same_cells_in_another_order_are_the_same_sweep(tmp_path: Path) -> None:
+    assert swept(tmp_path, TWO, "activation=relu,tanh")[0] == 0
+    code, text = swept(tmp_path, "activation=tanh,relu", TWO)
+    assert code == 0
+    assert "4 finished before" in text
+    (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
+    assert summary.info.status == "FINISHED"
+
+
 def test_a_run_that_another_machine_is_at_is_left_alone(tmp_path: Path) -> None:
     swept(tmp_path, "architecture.depth=2,3")
     store = opened(tmp_path)
@@ -333,7 +372,7 @@ def test_a_run_that_another_machine_is_at_is_left_alone(tmp_path: Path) -> None:
     store.client.update_run(run.info.run_id, "RUNNING")
     store.tag(run.info.run_id, {"lease.host": "another machine"})
     assert close_the_dead(store) == []
-    (task,) = [Task("d2", {}, {}, run.data.tags["cell"], {})]
+    task = Task("d2", {}, {}, run.data.tags["cell"], code_digest({}), {})
     with bars(1, quiet=True) as shown:
         assert settle(task, store, Policy(command="x"), shown) is None
     store.tag(run.info.run_id, {"lease.host": run.data.tags["lease.host"]})
