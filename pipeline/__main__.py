@@ -53,6 +53,22 @@ def parser() -> argparse.ArgumentParser:
         limited.add_argument("--time-limit", type=float, metavar="S", help="seconds a run may take")
         limited.add_argument("--memory-limit", type=float, metavar="GIB", help="memory a run may take, in GiB")
         limited.add_argument("--hang-limit", type=float, metavar="S", default=900.0, help="seconds without a step")
+
+    def stored(sub: argparse.ArgumentParser, trusting: bool = False) -> None:
+        sub.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+        if trusting:
+            sub.add_argument(
+                "--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own"
+            )
+
+    def run_or_sweep(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--run", help="run id, or its first 8 or more characters")
+        sub.add_argument("--sweep", help="sweep id, as the sweep printed it")
+
+    def folder(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--from", dest="folder", required=True, help="a folder that export wrote")
+        sub.add_argument("--seal", help="the seal that export printed, learnt elsewhere than from the folder")
+
     command("show", "print the composed config, resolved")
     command("trace", "print a small network's forward and backward pass step by step; by default the worked examples")
     one = command("experiment", "run a published result's experiment and print its claims")
@@ -63,44 +79,38 @@ def parser() -> argparse.ArgumentParser:
     again = command("reproduce", "train a logged run again and compare its chain and every record", composes=False)
     again.add_argument("run_id", help="the MLflow run id, its first 8 or more characters, or an exported folder")
     again.add_argument("changes", nargs="*", help="key=value: change the logged config first")
-    again.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
-    again.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(again, trusting=True)
     again.add_argument("--as-it-is", action="store_true", help="leave core type and CPU features as they are here")
     again.add_argument("--patch", action="store_true", help="only print the uncommitted changes it was recorded with")
     differ = command("diff", "where two logged runs part, and how their difference grows", composes=False)
     differ.add_argument("a", help="run id of A, its first 8 or more characters, or an exported folder")
     differ.add_argument("b", help="the same of B")
     differ.add_argument("--to", type=Path, help="a picture of the growth to write, .png")
-    differ.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(differ)
     cure = command("prescribe", "try remedies for a logged run's verdict, paired over the same seeds", composes=False)
     cure.add_argument("run_id", help="the MLflow run id, or its first 8 or more characters")
-    cure.add_argument("--allow", metavar="PACKAGE", action="append", default=[], help="trust a package of your own")
-    cure.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(cure, trusting=True)
     pair = command("compare", "how two logged runs differ, and how sure that is", composes=False)
     pair.add_argument("a", help="run id of A, or its first 8 or more characters")
     pair.add_argument("b", help="run id of B")
     pair.add_argument("--precision", type=float, help="half width of the interval to plan replicates for")
-    pair.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(pair)
     page = command("report", "write one self-contained HTML page about a run or a sweep", composes=False)
-    page.add_argument("--run", help="run id, or its first 8 or more characters")
-    page.add_argument("--sweep", help="sweep id, as the sweep printed it")
+    run_or_sweep(page)
     page.add_argument("--to", type=Path, help="the file to write (default: report-<id>.html here)")
-    page.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(page)
     out = command("export", "write a run or a sweep as a plain folder that can be verified anywhere", composes=False)
-    out.add_argument("--run", help="run id, or its first 8 or more characters")
-    out.add_argument("--sweep", help="sweep id, as the sweep printed it")
+    run_or_sweep(out)
     out.add_argument("--to", required=True, help="the folder to write, which must not exist yet or be empty")
-    out.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(out)
     proof = command("verify", "check that an exported folder is as it was written", composes=False)
-    proof.add_argument("--from", dest="folder", required=True, help="a folder that export wrote")
-    proof.add_argument("--seal", help="the seal that export printed, learnt elsewhere than from the folder")
+    folder(proof)
     into = command("import", "make the runs of an exported folder in the store", composes=False)
-    into.add_argument("--from", dest="folder", required=True, help="a folder that export wrote")
-    into.add_argument("--seal", help="the seal that export printed, learnt elsewhere than from the folder")
-    into.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    folder(into)
+    stored(into)
     serve = command("ui", "serve the MLflow UI of the project's store on loopback", composes=False)
     serve.add_argument("--port", type=int, default=5000)
-    serve.add_argument("--uri", help="the MLflow tracking URI, if not the project's own store")
+    stored(serve)
     return top
 
 
@@ -135,8 +145,11 @@ def dispatch(arguments: argparse.Namespace) -> int:
     """Hand over to the module that does it; each is imported only when needed, for mlflow takes seconds."""
     from rich.console import Console
 
+    from pipeline.address import TrackingConfig
+
     quiet = bool(os.environ.get("CI"))
     console = Console(width=None if sys.stdout.isatty() else 160)
+    tracking = TrackingConfig(getattr(arguments, "uri", None), "gradvitals")  # of commands that read what is there
     match arguments.command:
         case "run":
             from pipeline.single import single
@@ -175,41 +188,30 @@ def dispatch(arguments: argparse.Namespace) -> int:
             return experiments(arguments.overrides, arguments.slow, quiet, console)
         case "reproduce":
             from pipeline.reproduce import patch, reproduce
-            from pipeline.tracking import TrackingConfig
 
-            tracking = TrackingConfig(arguments.uri, "gradvitals")
             if arguments.patch:
                 return patch(arguments.run_id, tracking)
             trusted, as_it_is = arguments.allow, arguments.as_it_is
             return reproduce(arguments.run_id, arguments.changes, tracking, trusted, quiet, console, as_it_is)
         case "diff":
             from pipeline.diff import diff
-            from pipeline.tracking import TrackingConfig
 
-            return diff(arguments.a, arguments.b, TrackingConfig(arguments.uri, "gradvitals"), arguments.to, console)
+            return diff(arguments.a, arguments.b, tracking, arguments.to, console)
         case "prescribe":
             from pipeline.prescribe import prescribe
-            from pipeline.tracking import TrackingConfig
 
-            tracking = TrackingConfig(arguments.uri, "gradvitals")
             return prescribe(arguments.run_id, tracking, arguments.allow, quiet, console)
         case "compare":
             from pipeline.compare import compare
-            from pipeline.tracking import TrackingConfig
 
-            tracking = TrackingConfig(arguments.uri, "gradvitals")
             return compare(arguments.a, arguments.b, arguments.precision, tracking, console)
         case "report":
             from pipeline.report import report
-            from pipeline.tracking import TrackingConfig
 
-            tracking = TrackingConfig(arguments.uri, "gradvitals")
             return report(arguments.run, arguments.sweep, tracking, arguments.to, console)
         case "export":
             from pipeline.exchange.export import export
-            from pipeline.tracking import TrackingConfig
 
-            tracking = TrackingConfig(arguments.uri, "gradvitals")
             return export(arguments.run, arguments.sweep, arguments.to, tracking, console)
         case "verify":
             from pipeline.exchange.checking import command as check_folder
@@ -217,9 +219,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
             return check_folder(arguments.folder, arguments.seal, console)
         case "import":
             from pipeline.exchange.imports import command as import_folder
-            from pipeline.tracking import TrackingConfig
 
-            tracking = TrackingConfig(arguments.uri, "gradvitals")
             return import_folder(arguments.folder, arguments.seal, tracking, console)
         case _:
             from pipeline.ui import serve

@@ -77,7 +77,7 @@ class Settled:
 
 def settle(task: Task, store: Store, policy: Policy, bars: Bars, beat: Callable[[], None] = nothing) -> Settled | None:
     """The cell's outcome, by running it if need be; None if another process is at it."""
-    leases = Leases(store.side("locks"))
+    leases = Leases.of(store)
     with leases.held(task.cell) as free:
         if not free:
             return None
@@ -209,7 +209,7 @@ def leave(store: Store, run: Any, sweep_id: str | None) -> None:
 
 def close_the_dead(store: Store) -> list[Any]:
     """Close as KILLED every run that is RUNNING on this machine in no living process; returns them."""
-    leases = Leases(store.side("locks"))
+    leases = Leases.of(store)
     closed = []
     for run in store.search("attributes.status = 'RUNNING'"):
         lease = run.data.tags.get(LEASE_TAG, "")

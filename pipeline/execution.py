@@ -73,7 +73,7 @@ def execute(
     """
     if going is None:
         lease = uuid.uuid4().hex
-        leases = Leases(store.side("locks"))
+        leases = Leases.of(store)
         with leases.held(lease):
             return execute(node, store, name, swept, {**tags, **leases.tags(lease)}, bars, Going())
     run_log = store.resume(going.run_id) if going.run_id else store.start(name, tags, going.not_before)

@@ -11,8 +11,12 @@ import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Store
 
 HOST_TAG, LEASE_TAG = "lease.host", "lease"
 
@@ -31,6 +35,11 @@ class Leases:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @classmethod
+    def of(cls, store: Store) -> Leases:
+        """Those of a store."""
+        return cls(store.side("locks"))
 
     @property
     def host(self) -> str:

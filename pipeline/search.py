@@ -85,7 +85,7 @@ def search(
     for run in close_the_dead(store):
         told = f"run {run.info.run_id} ({run.info.run_name}) was left RUNNING by a process that died: closed as KILLED"
         console.print(told, highlight=False)
-    leases, lease = Leases(store.side("locks")), uuid.uuid4().hex
+    leases, lease = Leases.of(store), uuid.uuid4().hex
     with leases.held(lease):
         study = Study(store.side("studies"), study_id, config, leases, lease)
         before = study.settled_count()

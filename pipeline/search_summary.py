@@ -42,7 +42,7 @@ def summarise(store: Store, name: str, study: Study, again: Sequence[str]) -> st
     Args:
         again: the overrides that run the best trial's config.
     """
-    leases, lease = Leases(store.side("locks")), f"summary-{study.id}"
+    leases, lease = Leases.of(store), f"summary-{study.id}"
     trials = study.settled()
     with leases.held(lease, timeout=-1):
         before = store.search(f"tags.sweep_summary = '{study.id}'")

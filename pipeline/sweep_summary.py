@@ -59,7 +59,7 @@ def summarise(
         texts, figures_too: more artifacts, by file name.
         found: more metrics (numbers) and tags (texts).
     """
-    leases = Leases(store.side("locks"))
+    leases = Leases.of(store)
     lease = f"summary-{sweep_id}"
     with leases.held(lease, timeout=-1):
         before = store.search(f"tags.sweep_summary = '{sweep_id}'")

@@ -178,7 +178,7 @@ class Pool:
 
         None if another process is at the cell by now.
         """
-        with Leases(self.store.side("locks")).held(task.cell) as free:
+        with Leases.of(self.store).held(task.cell) as free:
             if not free:
                 return None
             open_runs = [r for r in found(self.store, task.cell) if r.info.status == "RUNNING"]

@@ -145,7 +145,7 @@ def _once(
     """The run's id here, and whether it had to be made."""
     digest = hashlib.sha256(f"{tags['kind']} {facts.run_id} {seal}".encode()).hexdigest()[:32]
     done, begun = f"mlflow.{IMPORTED}.{digest}", f"mlflow.importing.{digest}"
-    leases = Leases(store.side("locks"))
+    leases = Leases.of(store)
     lease = f"import-{digest}"
     with leases.held(lease, timeout=60) as free:
         if not free:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.packing import sync
 
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
@@ -58,9 +59,9 @@ def staged(target: Path) -> Iterator[Path]:
         with _held(part):
             yield part
             for path in [*sorted(part.rglob("*")), part]:
-                _sync(path)
+                sync(path)
             part.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
     except OSError as refused:
         raise ConfigError(f"TO={target}: {reason(refused)}") from refused
     finally:
@@ -85,14 +86,6 @@ def _held(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
+from experimenting import answered, outcome
 
 from engine.activations import Activation, Identity, Relu, Tanh
 from engine.arrays import Array
 from engine.exponents import exponent_counts
-from pipeline.experiment import Outcome, Result, load, run_experiment
+from pipeline.experiment import Result, load
 from pipeline.records import Record
 from pipeline.summary import Summary
 
@@ -26,19 +24,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"tracking.uri=sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}"
 
 
-def outcome(store: str, sweeps: tuple[str, ...], *overrides: str) -> Outcome:
-    """That of some of its sweeps alone."""
-    whole = load("activation_scale")
-    part = replace(whole, description=whole.description.model_copy(update={"sweeps": sweeps}))
-    done = run_experiment(part, [store, *overrides], False, True, Console(file=io.StringIO(), width=200))
-    assert done.failed == 0
-    return done
-
-
-def answered(done: Outcome) -> dict[str, float]:
-    return {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
-
-
 def claims(*prefixes: str) -> dict[str, float]:
     return {c.key: c.claimed for c in load("activation_scale").description.claims if c.key.startswith(prefixes)}
 
@@ -46,7 +31,7 @@ def claims(*prefixes: str) -> dict[str, float]:
 @pytest.mark.thorough
 def test_ten_layers(store: str) -> None:
     """Two networks of each kind: three times what one scatters by, over √2."""
-    done = outcome(store, ("activation_scale", "activation_scale_relu"), "replicates=2", "seed=0")
+    done = outcome("activation_scale", store, ("activation_scale", "activation_scale_relu"), "replicates=2", "seed=0")
     found, claimed = answered(done), claims("small", "fan_in", "relu")
     assert set(found) == set(claimed)
     for key, expected in claimed.items():
@@ -61,7 +46,7 @@ def test_ten_layers(store: str) -> None:
 @pytest.mark.thorough
 def test_fifty_layers(store: str, tmp_path: Path) -> None:
     """Two networks: 2.5% a layer for the width, and three times 1.5% of chance; half a decade, and three times .5."""
-    done = outcome(store, ("activation_scale_extremes",), "replicates=2")
+    done = outcome("activation_scale", store, ("activation_scale_extremes",), "replicates=2")
     found, claimed = answered(done), claims("factor", "total", "lost", "overflow", "rounding", "squares")
     assert set(found) == set(claimed)
     for key, expected in claims("factor").items():

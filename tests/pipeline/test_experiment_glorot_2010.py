@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
+from experimenting import answered, outcome
 
-from pipeline.experiment import Outcome, Result, load, run_experiment
+from pipeline.experiment import Result, load
 from pipeline.records import Record
 from pipeline.summary import Summary
 
@@ -23,19 +21,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"tracking.uri=sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}"
 
 
-def outcome(store: str, sweep: str, *overrides: str) -> Outcome:
-    """That of one of its sweeps alone."""
-    whole = load("glorot_2010")
-    part = replace(whole, description=whole.description.model_copy(update={"sweeps": (sweep,)}))
-    done = run_experiment(part, [store, *overrides], False, True, Console(file=io.StringIO(), width=200))
-    assert done.failed == 0
-    return done
-
-
-def answered(done: Outcome) -> dict[str, float]:
-    return {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
-
-
 def claims(*prefixes: str) -> set[str]:
     return {c.key for c in load("glorot_2010").description.claims if c.key.startswith(prefixes)}
 
@@ -43,8 +28,9 @@ def claims(*prefixes: str) -> set[str]:
 def test_delta_and_gradients(store: str, tmp_path: Path) -> None:
     """Half the width and a quarter of the networks: chance is √8 times that of the claims, up to 1% a factor."""
     done = outcome(
-        store,
         "glorot_2010",
+        store,
+        ["glorot_2010"],
         "replicates=5",
         "architecture.width=150",
         "architecture.outputs=150",
@@ -69,7 +55,14 @@ def test_delta_and_gradients(store: str, tmp_path: Path) -> None:
 
 def test_singular_values(store: str) -> None:
     """They depend on n Var[W] and the slopes, not on n: layers of 250 on inputs of the same length and size."""
-    done = outcome(store, "glorot_2010_jacobian", "replicates=1", "architecture.width=250", "data.source.inputs=250")
+    done = outcome(
+        "glorot_2010",
+        store,
+        ["glorot_2010_jacobian"],
+        "replicates=1",
+        "architecture.width=250",
+        "data.source.inputs=250",
+    )
     found = answered(done)
     assert set(found) == claims("jacobian")
     assert found["jacobian_circle"] == pytest.approx(8 / (3 * np.pi) / np.sqrt(3), rel=0.03)
@@ -78,7 +71,7 @@ def test_singular_values(store: str) -> None:
 
 
 def test_the_sigmoid_net_shuts_its_top_layer(store: str) -> None:
-    found = answered(outcome(store, "glorot_2010_sigmoid", "replicates=2", "epochs=14"))
+    found = answered(outcome("glorot_2010", store, ["glorot_2010_sigmoid"], "replicates=2", "epochs=14"))
     assert set(found) == {"top_0", "top_2000", "accuracy_2000"}
     assert found["top_0"] == pytest.approx(0.5, abs=0.03)
     assert found["top_2000"] == pytest.approx(0.15, abs=0.03)

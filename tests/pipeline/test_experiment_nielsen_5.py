@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from experimenting import answered, outcome
 from helpers import config
 from idx_files import write_idx
 from rich.console import Console
 
 from engine.arrays import Array
-from pipeline.experiment import Outcome, Result, load, run_experiment
+from pipeline.experiment import Result, load, run_experiment
 from pipeline.records import Record
 from pipeline.summary import Summary
 
@@ -26,22 +27,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"tracking.uri=sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}"
 
 
-def outcome(store: str, sweep: str, *overrides: str) -> Outcome:
-    """That of one of its sweeps alone."""
-    whole = load("nielsen_5")
-    part = replace(whole, description=whole.description.model_copy(update={"sweeps": (sweep,)}))
-    done = run_experiment(part, [store, *overrides], False, True, Console(file=io.StringIO(), width=200))
-    assert done.failed == 0
-    assert done.figure.axes
-    return done
-
-
-def answered(done: Outcome) -> dict[str, float]:
-    return {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
-
-
 def test_before_training(store: str, tmp_path: Path) -> None:
-    done = outcome(store, "nielsen_5", "replicates=60")
+    done = outcome("nielsen_5", store, ["nielsen_5"], "replicates=60")
     found = answered(done)
     expected = {c.key for c in load("nielsen_5").description.claims if not c.key.startswith("slower")}
     assert set(found) == expected
@@ -58,14 +45,14 @@ def test_the_original_runs_from_a_folder_of_idx_files(store: str, tmp_path: Path
     """MNIST's format, made here: 1,100 random images of 6 × 6 pixels."""
     write_idx(tmp_path, np.random.default_rng(0), train=1100, test=50, side=6)
     original = ("data=mnist", f"data.source.folder={tmp_path}", "data.standardise=false", "dtype=float32")
-    done = outcome(store, "nielsen_5", *original, "replicates=4")
+    done = outcome("nielsen_5", store, ["nielsen_5"], *original, "replicates=4")
     found = answered(done)
     assert all(np.isfinite(value) for key, value in found.items() if "speed" in key or "ratio" in key)
     assert {r for r in found if np.isfinite(found[r])}
 
 
 def test_through_training(store: str) -> None:
-    found = answered(outcome(store, "nielsen_5_training", "replicates=4", "epochs=100"))
+    found = answered(outcome("nielsen_5", store, ["nielsen_5_training"], "replicates=4", "epochs=100"))
     assert set(found) == {"slower_0", "slower_50", "slower_100"}
     assert 80 < found["slower_0"] < 200
     assert found["slower_100"] < found["slower_0"] / 2
