@@ -100,7 +100,7 @@ class MeanField:
         move[np.abs(move) < _STILL] = 0
         if not move.any():
             return FixedPoints((), everywhere=True, grows=False)
-        roots = [_bisect(lambda t: float(np.log(self.q_map(math.exp(t))) - t), a, b) for a, b in _crossings(move)]
+        roots = [_root(lambda t: float(np.log(self.q_map(math.exp(t))) - t), a, b) for a, b in _crossings(move)]
         points = [self._q_point(math.exp(t)) for t in roots]
         if self.bias_variance == 0 and float(self.q_map(0.0)) == 0:
             slope = float(self.q_map(SMALLEST)) / SMALLEST
@@ -162,7 +162,7 @@ class MeanField:
             return float(self.c_map(c, q)) - c
 
         low, high = -1 + 1e-6, 1 - 1e-9
-        c = _bisect(drift, low, high) if drift(low) > 0 > drift(high) else 1.0
+        c = _root(drift, low, high) if drift(low) > 0 > drift(high) else 1.0
         return FixedPoint(c, self.chi_between(c, q), abs(drift(c)))
 
     def correlation_depth_scale(self, start: float = 1.0) -> float:
@@ -181,7 +181,7 @@ def critical_weight_variance(sigma: Elementwise, bias_variance: float) -> float:
     for a, b in pairwise(grid):
         after = excess(b)
         if before < 0 <= after:
-            return math.exp(_bisect(excess, a, b, tolerance=1e-10))
+            return math.exp(_root(excess, a, b, tolerance=1e-10))
         before = after
     return math.nan
 
@@ -252,15 +252,31 @@ def _crossings(move: Array) -> list[tuple[float, float]]:
     return [(logs[moving[i]], logs[moving[i + 1]]) for i in np.flatnonzero(signs[:-1] != signs[1:]).tolist()]
 
 
-def _bisect(f: Callable[[float], float], low: float, high: float, tolerance: float = 1e-12) -> float:
-    """A zero of f between low and high, where its signs differ."""
-    rising = f(low) < 0
-    for _ in range(200):
-        middle = (low + high) / 2
-        if high - low <= tolerance * max(1.0, abs(middle)) or middle in (low, high):
-            return middle
-        if (f(middle) < 0) == rising:
-            low = middle
+def _root(f: Callable[[float], float], low: float, high: float, tolerance: float = 1e-12) -> float:
+    """A zero of f between low and high, where its signs differ, by ITP.
+
+    Each point interpolates, is truncated towards the middle and projected to where no more points than bisection's and
+    one can be needed (Oliveira and Takahashi 2021, doi 10.1145/3423597, with κ₁ (b − a) = 0.2, κ₂ = 2, n₀ = 1; no truncation is
+    below the tolerance, so that the other end comes near, too, where steps are as small as rounding).
+    """
+    at_low, at_high = f(low), f(high)
+    rising = at_low < 0
+    width, near = high - low, tolerance * max(1.0, low, -high) / 2
+    for left in range(max(0, math.ceil(math.log2(width / (2 * near)))) + 1, -1, -1):
+        middle, half = (low + high) / 2, (high - low) / 2
+        if half <= near or middle in (low, high):
+            break
+        slope = at_high - at_low
+        crossing = (low * at_high - high * at_low) / slope if math.isfinite(slope) and slope else middle
+        inwards = math.copysign(1.0, middle - crossing)
+        truncation = max(0.2 / width * (2 * half) ** 2, near)
+        point = crossing + inwards * truncation if truncation <= abs(middle - crossing) else middle
+        reach = max(0.0, near * 2.0**left - half)
+        if abs(point - middle) > reach:
+            point = middle - inwards * reach
+        value = f(point)
+        if (value < 0) == rising:
+            low, at_low = point, value
         else:
-            high = middle
+            high, at_high = point, value
     return (low + high) / 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +23,8 @@ class ScikitLearn(Source):
     name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]
 
     def load(self, rng: np.random.Generator) -> Table:
+        if self.name == "digits":
+            return _digits()
         from sklearn import datasets  # slow to import; only when such data are asked for
 
         x, y = getattr(datasets, f"load_{self.name}")(return_X_y=True)
@@ -28,3 +32,12 @@ class ScikitLearn(Source):
         if self.name == "diabetes":
             return Table(x, np.asarray(y, dtype=np.float64)[:, None], classes=None)
         return Table(x, np.asarray(y, dtype=np.int64), classes=int(y.max()) + 1)
+
+
+def _digits() -> Table:
+    """Read from scikit-learn's folder: to import all of it takes longer than many a run on the default data."""
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("scikit-learn, with which the digits come, is not installed")
+    values = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return Table(values[:, :-1], values[:, -1].astype(np.int64), classes=10)

@@ -19,6 +19,7 @@ from engine.activations import Elementwise
 from engine.arrays import Array
 from engine.network import Network
 from engine.theory import MeanField, critical_weight_variance, expectation, moments, profile
+from engine.theory.mean_field import _root
 
 Function = Callable[[Array], Array]
 SIGMAS = [sigma for sigma in ELEMENTWISE if isinstance(sigma, Elementwise)]
@@ -298,3 +299,19 @@ def test_ln_delta_varies_over_initialisations_as_predicted(sigma: Elementwise, g
     first = float(predicted.log_variance[:-1].sum())
     assert squares.mean() == pytest.approx((depth - 1) * exact_log_variance(n, gain == 2), abs=4 * error)
     assert squares.mean() == pytest.approx(first, abs=4 * error + 5 / n * first)
+
+
+@given(st.floats(-5, 5), st.floats(0.1, 7), st.floats(0.1, 7), st.sampled_from([1, 3, 9]), st.booleans())
+def test_a_zero_is_found_within_the_tolerance_and_not_later_than_by_halves(
+    zero: float, below: float, above: float, power: int, rising: bool
+) -> None:
+    asked: list[float] = []
+
+    def f(x: float) -> float:
+        asked.append(x)
+        return float((x - zero) ** power) * (1 if rising else -1)
+
+    low, high = zero - below, zero + above
+    assert abs(_root(f, low, high, 1e-9) - zero) <= 1e-9 * max(1.0, abs(zero))
+    assert all(low <= x <= high for x in asked)
+    assert len(asked) <= math.log2((high - low) / 1e-9) + 5

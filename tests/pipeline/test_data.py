@@ -403,3 +403,13 @@ def test_the_tables_of_scikit_learn(name: Literal["digits", "iris", "wine", "bre
     assert (*table.x.shape, table.classes) == SHAPES[name]
     if table.classes is not None:
         assert sorted(set(table.y.tolist())) == list(range(table.classes))
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """They are read without importing it."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    table = ScikitLearn("digits").load(fresh())
+    np.testing.assert_array_equal(table.x, x, strict=True)
+    np.testing.assert_array_equal(table.y, y.astype(np.int64), strict=True)
