@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from engine.arrays import Array
 from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network
-from engine.optimizers import Proposal
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
 from pipeline.training import measure
@@ -82,7 +80,7 @@ def our_probed_step(problem: Problem) -> Step:
     def step() -> list[object]:
         network.forward(x)
         network.backward(y, config.cost)
-        proposal = Proposal(partial(config.optimizer.update, network, state, 0, 1))
+        proposal = config.optimizer.propose(network, state, 0, 1)
         records: list[object] = list(measure(Moment(network, proposal, y, config.cost), config.probes, 0))
         network.theta += proposal.final(network.grad)
         return records

@@ -14,7 +14,6 @@ import shlex  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Mapping, Sequence  # noqa: E402
-from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -27,7 +26,6 @@ from benchmarks.contenders import Problem  # noqa: E402
 from benchmarks.nets import DTYPES, NETS  # noqa: E402
 from benchmarks.timing import Step, interleaved, median_with_interval  # noqa: E402
 from engine.moment import Moment  # noqa: E402
-from engine.optimizers import Proposal  # noqa: E402
 from engine.probes import Probe  # noqa: E402
 from pipeline.composing import compose_run  # noqa: E402
 from pipeline.config import build  # noqa: E402
@@ -69,7 +67,7 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
     def step() -> None:
         network.forward(x)
         network.backward(y, config.cost)
-        proposal = Proposal(partial(config.optimizer.update, network, state, 0, 1))
+        proposal = config.optimizer.propose(network, state, 0, 1)
         measure(Moment(network, proposal, y, config.cost, previous, generators), probes, 0)
         if previous is not None:
             previous[...] = network.grad

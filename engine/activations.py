@@ -36,6 +36,7 @@ class Activation(ABC):
         low, high: bounds of the values σ can take (closed).
         normalised: whether the values of a layer sum to one.
         elementwise: whether each unit is on its own: :class:`Elementwise`.
+        switches: whether σ' is 0 or 1 everywhere, so that its sum counts the units that are on; False where in doubt.
         steepest: sup |σ'(z)|; the scale against which a unit counts as saturated.
         linear: |σ'| where σ is all but a straight line: at 0 for sigmoids, far out for rectifiers.
         gain: the σ_w² = fan_in · Var[W] that the literature pairs with σ (2 for rectifiers, He et al. 2015; else 1).
@@ -45,6 +46,7 @@ class Activation(ABC):
     high: ClassVar[float] = math.inf
     normalised: ClassVar[bool] = False
     elementwise: ClassVar[bool] = False
+    switches: ClassVar[bool] = False
     steepest: float = 1.0
     gain: float = 1.0
 
@@ -149,6 +151,7 @@ class Relu(Elementwise):
     """σ(z) = max(0, z), σ' = 1 where z > 0, else 0. Source: Nair & Hinton, "Rectified Linear Units", 2010."""
 
     monotonic: ClassVar[bool] = True
+    switches: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
     gain = 2.0
 
@@ -370,6 +373,7 @@ class HardTanh(Elementwise):
     """σ(z) = min(1, max(−1, z)), σ' = 1 inside (−1, 1), else 0. Source: Collobert, 2004."""
 
     monotonic: ClassVar[bool] = True
+    switches: ClassVar[bool] = True
     low: ClassVar[float] = -1.0
     high: ClassVar[float] = 1.0
 
@@ -393,6 +397,7 @@ class Identity(Elementwise):
     """σ(z) = z, σ' = 1: linear networks."""
 
     monotonic: ClassVar[bool] = True
+    switches: ClassVar[bool] = True
 
     @property
     def pieces(self) -> tuple[Piece, ...]:

@@ -212,20 +212,24 @@ class Layers:
         return np.asarray(self.gradient_norms[1])
 
     @once
-    def weight_and_update_norms(self) -> Array:
-        """‖W‖_F and ‖ΔW‖_F: [2, L, E...]."""
-        both = self.parameters.weight_segments.norms(self.theta[..., : self.update.shape[-1]], self.update)
-        return both.reshape(2, len(self.layers), *both.shape[1:])
-
-    @property
     def weight_norm(self) -> Array:
         """‖W‖_F."""
-        return np.asarray(self.weight_and_update_norms[0])
+        return self.parameters.weight_segments.norms(self.theta[..., : self.parameters.n_weights])
 
-    @property
+    @once
     def update_norm(self) -> Array:
-        """‖ΔW‖_F."""
-        return np.asarray(self.weight_and_update_norms[1])
+        """‖ΔW‖_F; |c| ‖∂C/∂W‖_F where Δθ = c ∇C and neither square leaves what its type can hold."""
+        factor = self._proposed.factor if isinstance(self._proposed, Proposal) else None
+        if factor is None:
+            return self._made_update_norm()
+        norm = abs(factor) * self.gradient_norm
+        squares = np.square(norm)
+        if all_safe(squares, self.grad.dtype):
+            return norm
+        return np.where(safe(squares, self.grad.dtype), norm, self._made_update_norm())
+
+    def _made_update_norm(self) -> Array:
+        return self.parameters.weight_segments.norms(self.update[..., : self.parameters.n_weights])
 
     @once
     def update_to_weight(self) -> Array:
@@ -356,8 +360,11 @@ class Layers:
         if fraction not in self._below:
             counts, sums = np.empty(len(self.z)), np.empty(len(self.z), self.z.dtype)
             for start, stop, sigma, slope in self._slopes():
-                np.matmul(slope, self.layout.ones, out=sums[start:stop])
-                self._count(np.less(slope, slope.dtype.type(fraction * sigma.steepest)), start, stop, counts)
+                on = np.matmul(slope, self.layout.ones, out=sums[start:stop])
+                if sigma.switches and 0 < fraction <= 1:
+                    np.subtract(self.batch_size, on, out=counts[start:stop])
+                else:
+                    self._count(np.less(slope, slope.dtype.type(fraction * sigma.steepest)), start, stop, counts)
             self.slope_sums = sums
             self._below[fraction] = self._summed(counts) / self.pairs
         return self._below[fraction]

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -80,11 +81,13 @@ class Proposal:
 
     Args:
         make: Δθ [E..., P], given where to write it; None: apart from the gradient.
+        factor: c, where Δθ = c ∇C and nothing else, so that its size is known before it is made.
     """
 
-    def __init__(self, make: Callable[[Array | None], Array]) -> None:
+    def __init__(self, make: Callable[[Array | None], Array], factor: float | None = None) -> None:
         self._make = make
         self._made: Array | None = None
+        self.factor = factor
 
     def apart(self) -> Array:
         """Δθ, apart from the gradient."""
@@ -143,6 +146,21 @@ class SGD:
         velocity = np.zeros_like(network.theta) if self.momentum else np.empty((0,), network.theta.dtype)
         return OptimizerState(update=np.zeros_like(network.theta), velocity=velocity)
 
+    def propose(self, network: Network, state: OptimizerState, step: int, total_steps: int) -> Proposal:
+        """What :meth:`update` would give for the network's current grad, made when it is first looked at."""
+        return Proposal(
+            partial(self.update, network, state, step, total_steps),
+            float(network.grad.dtype.type(self._rate(step, total_steps))) if self._plain else None,
+        )
+
+    @property
+    def _plain(self) -> bool:
+        """Whether Δθ = −η f(t) ∇C, the derivation's rule."""
+        return self.clipping is None and not self.weight_decay and not self.momentum
+
+    def _rate(self, step: int, total_steps: int) -> float:
+        return -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)
+
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def update(
         self, network: Network, state: OptimizerState, step: int, total_steps: int, out: Array | None = None
@@ -153,9 +171,9 @@ class SGD:
             out: where to write it, ``state.update`` by default. ``network.grad`` itself, where nobody looks at the
                 gradient any more: a third of the memory less to go through.
         """
-        rate = -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)
+        rate = self._rate(step, total_steps)
         update = state.update if out is None else out
-        if self.clipping is None and not self.weight_decay and not self.momentum:
+        if self._plain:
             return np.multiply(network.grad, rate, out=update)
         if update is not network.grad:
             update[...] = network.grad

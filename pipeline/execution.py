@@ -230,7 +230,8 @@ class _Execution:
             on_step(step)
 
         start = saved.state if saved else None
-        records = train(self.run, stepped, self._diverged, self.stopwatch, self.chain, self.checkpoints, start)
+        keeping = self.stopwatch, self.chain, self.checkpoints, start
+        records = train(self.run, stepped, self._diverged, *keeping, on_trace=lambda step: beat())
         try:
             for record in records:
                 self._take(record)

@@ -31,19 +31,25 @@ class Leases:
 
     Args:
         folder: where their files are; one that belongs to the store.
+        beside: whether it lies beside the store's own file, so that whoever reads the store sees the leases.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, beside: bool = False) -> None:
         self._folder = folder
+        self._beside = beside
 
     @classmethod
     def of(cls, store: Store) -> Leases:
         """Those of a store."""
-        return cls(store.side("locks"))
+        return cls(store.side("locks"), beside=store.is_a_file)
 
     @property
     def host(self) -> str:
-        """This machine, and this place for leases on it: two checkouts at one server do not see each other's."""
+        """Where leases can be seen: beside a store that is a file, whatever a machine or container is called; else this
+        machine, and this place on it: two checkouts at one server do not see each other's.
+        """
+        if self._beside:
+            return "beside the store"
         return f"{platform.node()} {hashlib.sha256(str(self._folder.absolute()).encode()).hexdigest()[:8]}"
 
     def tags(self, name: str) -> dict[str, str]:

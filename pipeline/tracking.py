@@ -150,6 +150,11 @@ class Store:
             raise ConfigError(f"tracking.uri={shown}: cannot be opened ({address.masked(first)})") from None
         return cls(shown, config.experiment, experiment_id, client, uri)
 
+    @property
+    def is_a_file(self) -> bool:
+        """Whether the store is a file, opened without a server."""
+        return address.database(self._place) is not None
+
     def side(self, kind: str) -> Path:
         """The local folder of what belongs to this store but is not in it: "locks", "checkpoints", "studies"."""
         return address.side(self._place, kind)

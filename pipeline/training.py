@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Protocol
 
@@ -126,6 +126,7 @@ def train(
     witness: Witness | None = None,
     keeper: Keeper | None = None,
     start: State | None = None,
+    on_trace: Callable[[int], None] = lambda step: None,
 ) -> Iterator[Record]:
     """Records of a run made ready.
 
@@ -136,10 +137,11 @@ def train(
         witness: shown θ, ∇C and the batch at the steps it asks for.
         keeper: given the state of training at the steps it asks for, when all records of earlier steps are out.
         start: a kept state to go on from, bit for bit; records of earlier steps are not made again.
+        on_trace: told each step that is trained again to find out how a divergence began (a sign of life).
     """
     config, clock = run.config, run.clock
     stopwatch = stopwatch or Stopwatch(None)
-    trainer, watch = Trainer(run, start.now if start else None), Watch(run, start)
+    trainer, watch = Trainer(run, start.now if start else None), Watch(run, start, on_trace)
     schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
     comparing_schedules = {n: s for n, s in schedules.items() if config.probes[n].needs_previous}
     agenda = Agenda(schedules, clock, trainer.step)
@@ -263,7 +265,7 @@ class Trainer:
         network.backward(y, config.cost)
         seed, step = config.seed, self.step
 
-        self.proposal = Proposal(partial(config.optimizer.update, network, self.optimizer, step, self._total_steps))
+        self.proposal = config.optimizer.propose(network, self.optimizer, step, self._total_steps)
 
         def generators(use: int) -> list[np.random.Generator]:
             keys = [np.random.SeedSequence(seed + k, spawn_key=(3, step, use)) for k in range(config.replicates)]
@@ -295,8 +297,9 @@ class Watch:
         living: replicates that have not diverged.
     """
 
-    def __init__(self, run: Run, start: State | None = None) -> None:
+    def __init__(self, run: Run, start: State | None, on_trace: Callable[[int], None]) -> None:
         self.run = run
+        self._on_trace = on_trace
         self.living = set(start.living if start else range(run.config.replicates))
         self._every = run.config.divergence.keep_steps
         # so many that the oldest is from before the last steps to be kept
@@ -359,6 +362,7 @@ class Watch:
         last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
         previous, divergences, left = None, [], sorted(suspects)
         while trainer.step <= until and left:
+            self._on_trace(trainer.step)
             moment = trainer.compute(previous)
             previous = trainer.network.grad.copy()
             last.append(measure(moment, probes, trainer.step))

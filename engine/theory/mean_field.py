@@ -256,8 +256,8 @@ def _root(f: Callable[[float], float], low: float, high: float, tolerance: float
     """A zero of f between low and high, where its signs differ, by ITP.
 
     Each point interpolates, is truncated towards the middle and projected to where no more points than bisection's and
-    one can be needed (Oliveira and Takahashi 2021, doi 10.1145/3423597, with κ₁ (b − a) = 0.2, κ₂ = 2, n₀ = 1; no truncation is
-    below the tolerance, so that the other end comes near, too, where steps are as small as rounding).
+    one can be needed: Oliveira and Takahashi 2021, doi 10.1145/3423597, with κ₁ (b − a) = 0.2, κ₂ = 2, n₀ = 1. No
+    truncation is below the tolerance, so that the other end comes near, too, where steps are as small as rounding.
     """
     at_low, at_high = f(low), f(high)
     rising = at_low < 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from parts import ELEMENTWISE, batch, member, name, network
 from engine import activations as act
 from engine import costs, probes
 from engine.activations import Activation
-from engine.arrays import Array
+from engine.arrays import Array, norm
 from engine.exponents import INFINITE, NAN, SUBNORMAL, ZERO, exponent_counts, merge
+from engine.learning_rates import Constant
 from engine.network import Network
+from engine.observed import Layers
+from engine.optimizers import SGD, ClipGlobalNorm
 from engine.probes import Moment, Probe
 
 Index = tuple[int, ...]
@@ -397,3 +401,58 @@ def test_all_probes_change_nothing_and_find_in_a_stack_what_they_find_alone(
                 for key in reversed(PROBES):
                     assert repr(found[key][i]) == repr(values(PROBES[key], single)), key
             assert before == [x.tobytes() for x in held]
+
+
+PLAIN = SGD(0.1, 0.0, False, 0.0, None, Constant())
+
+
+@given(
+    st.sampled_from([np.float32, np.float64]),
+    st.lists(st.integers(-320, 300), min_size=1, max_size=3),
+    st.sampled_from([0.1, 3.0, 1e-3, 0.0]),
+    st.integers(0, 99),
+)
+def test_the_size_of_a_plain_update_is_known_before_it_is_made(
+    dtype: type[np.floating[Any]], exponents: list[int], rate: float, seed: int
+) -> None:
+    """Also where squares leave the type, and the same for each member alone."""
+    optimizer = replace(PLAIN, learning_rate=rate)
+
+    def net(scales: list[int]) -> Network:
+        made = Network([3, 4, 2], [act.Tanh(), act.Identity()], (len(scales),), dtype)
+        made.forward(np.ones((3, 2), dtype))
+        made.theta[...] = 1
+        for grad, k in zip(made.grad, scales, strict=True):
+            with np.errstate(all="ignore"):
+                grad[...] = np.random.default_rng(seed).standard_normal(grad.shape) * np.power(10.0, k)
+        return made
+
+    def sizes(scales: list[int]) -> tuple[Array, Array]:
+        network = net(scales)
+        proposal = optimizer.propose(network, optimizer.start(network), 0, 1)
+        with np.errstate(all="ignore"):
+            known = Layers.of(network, proposal).update_norm
+            weights = network.parameters.weights(proposal.apart())
+        return known, np.array([norm(w) for w in weights])
+
+    known, slow = sizes(exponents)
+    np.testing.assert_allclose(known, slow, rtol=16 * np.finfo(dtype).eps)
+    for k, exponent in enumerate(exponents):
+        np.testing.assert_array_equal(known[:, k], sizes([exponent])[0][:, 0])
+
+
+def test_what_is_more_than_a_multiple_of_the_gradient_is_made() -> None:
+    network = Network([3, 2], [act.Identity()])
+    for more in ({"momentum": 0.9}, {"weight_decay": 0.1}, {"clipping": ClipGlobalNorm(1.0)}):
+        optimizer = replace(PLAIN, **more)
+        assert optimizer.propose(network, optimizer.start(network), 0, 1).factor is None
+    assert PLAIN.propose(network, PLAIN.start(network), 0, 1).factor == -0.1
+
+
+@pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)
+def test_who_says_to_be_a_switch_is_one(sigma: act.Elementwise) -> None:
+    """σ' is 0 or 1, at every number there is."""
+    z = np.concatenate([np.linspace(-4, 4, 801), [-np.inf, np.inf, np.nan, 1e-310, -0.0]])
+    with np.errstate(all="ignore"):
+        slopes = set(sigma.derivative(z, sigma.value(z)).tolist())
+    assert sigma.switches == (slopes <= {0.0, 1.0})

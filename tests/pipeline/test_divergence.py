@@ -62,6 +62,22 @@ def same(a: Table, b: Table) -> None:
         np.testing.assert_array_equal(values, b[key][1], strict=True, err_msg=str(key))
 
 
+def test_the_steps_that_are_trained_again_are_told() -> None:
+    """A limit on silence must not take the search for the beginning for one."""
+    alive: list[tuple[str, int]] = []
+    run = ready(config(*DIABETES, rate(3)))
+    found: list[Divergence] = []
+    for _ in train(
+        run, lambda s: alive.append(("step", s)), found.append, on_trace=lambda s: alive.append(("trace", s))
+    ):
+        pass
+    last = max(s for kind, s in alive if kind == "step")
+    traced = [s for kind, s in alive if kind == "trace"]
+    assert found
+    assert alive.index(("step", last)) < alive.index(("trace", traced[0]))
+    assert traced == list(range(traced[0], found[0].finding.step + 1))
+
+
 # The first value that is not finite, by hand
 
 

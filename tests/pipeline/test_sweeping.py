@@ -380,6 +380,20 @@ def test_a_run_that_another_machine_is_at_is_left_alone(tmp_path: Path) -> None:
     assert store.find(run.info.run_id).info.status == "KILLED"
 
 
+def test_leases_beside_a_file_are_seen_by_a_machine_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers get a new name each time; what the last one left RUNNING is closed all the same."""
+    store = opened(tmp_path)
+    monkeypatch.setattr("platform.node", lambda: "old")
+    dead = store.start("dead", Leases.of(store).tags("left"))
+    at_work = store.start("at work", Leases.of(store).tags("held"))
+    monkeypatch.setattr("platform.node", lambda: "new")
+    with Leases.of(store).held("held"):
+        assert [r.info.run_id for r in close_the_dead(store)] == [dead.run_id]
+    assert store.find(at_work.run_id).info.status == "RUNNING"
+
+
 def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from pipeline.leases import Leases\n"
