@@ -47,9 +47,9 @@ def bare_step(problem: Problem) -> Step:
     state = config.optimizer.start(network)
 
     def step() -> None:
-        network.forward(x)
-        network.backward(y, config.cost)
-        network.theta += config.optimizer.update(network, state, 0, 1, out=network.grad)
+        network.gradient(x, y, config.cost)
+        with np.errstate(all="ignore"):
+            network.theta += config.optimizer.propose(network, state, 0, 1).final()
 
     return step
 
@@ -65,13 +65,13 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
         return [np.random.default_rng(use)]
 
     def step() -> None:
-        network.forward(x)
-        network.backward(y, config.cost)
+        network.gradient(x, y, config.cost)
         proposal = config.optimizer.propose(network, state, 0, 1)
         measure(Moment(network, proposal, y, config.cost, previous, generators), probes, 0)
         if previous is not None:
             previous[...] = network.grad
-        network.theta += proposal.final(network.grad)
+        with np.errstate(all="ignore"):
+            network.theta += proposal.final()
 
     return step
 

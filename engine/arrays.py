@@ -83,9 +83,10 @@ class Segments:
                 np.add.reduceat(u * v, starts, axis=-1, out=sums[..., which])
         return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
 
-    @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def norms(self, *vectors: Array) -> Array:
         """The Euclidean norm of each stretch, safe at any magnitude, of one or more vectors of one shape and type.
+
+        To be called under ``np.errstate(all="ignore")``.
 
         Args:
             vectors: v times [..., P].

@@ -14,13 +14,15 @@ averages over the batch (section 1.6). Every member of a stack is bit-identical 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from engine.activations import Activation
+from engine.activations import Activation, Elementwise
 from engine.arrays import Array, Segments
 from engine.costs import Cost
 from engine.once import once
@@ -37,6 +39,7 @@ class Layer:
         dW, db: ∂C/∂W and ∂C/∂b, batch averages, views into grad.
         a_in, z, a: input, weighted input and activation of the last forward pass, [E..., n, B] (a_in has m rows).
         dC_da, delta: ∂C/∂a and δ = ∂C/∂z of each example (not divided by B), from the last backward pass.
+        diagonal: whether δ = ∂C/∂a ⊙ σ'(z), so that σ' of many layers can be taken at once.
     """
 
     number: int
@@ -50,31 +53,62 @@ class Layer:
     a: Array = field(init=False, repr=False)
     dC_da: Array = field(init=False, repr=False)
     delta: Array = field(init=False, repr=False)
+    slope: Array = field(init=False, repr=False)  # σ'(z), where δ needs it: not in layer L
     share: Array = field(init=False, repr=False)  # δ/B
     mean_delta: Array = field(init=False, repr=False)  # ⟨δ_b⟩, [E..., n, 1]
+    diagonal: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.diagonal = type(self.sigma).pull_back is Elementwise.pull_back
 
 
 @dataclass(frozen=True)
 class Rows:
     """What a pass leaves behind, all layers' units one below the other: [N, B], with N units in the whole stack.
 
-    The layers' own z, a, dC_da, delta and share [E..., n, B] are views into these, first layer first. Where an equation
-    treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in them.
-    mean_delta [N] is ⟨δ_b⟩.
+    The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
+    equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
+    them. mean_delta [N] is ⟨δ_b⟩, ones [B] what sums over examples. In ``slope`` there is only what
+    :meth:`Network.slope` has been asked for or ``backward`` needed.
     """
 
     z: Array
     a: Array
     dC_da: Array
+    slope: Array
     delta: Array
     share: Array
     mean_delta: Array
+    ones: Array
 
     @classmethod
     def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
         """Not filled."""
-        z, a, dC_da, delta, share = (np.empty((units, batch_size), dtype) for _ in range(5))
-        return cls(z, a, dC_da, delta, share, np.empty(units, dtype))
+        z, a, dC_da, slope, delta, share = (np.empty((units, batch_size), dtype) for _ in range(6))
+        return cls(z, a, dC_da, slope, delta, share, np.empty(units, dtype), np.ones(batch_size, dtype))
+
+
+class Slopes(NamedTuple):
+    """Neighbouring layers of one σ: their z, a and σ'(z), [N, B]."""
+
+    sigma: Elementwise
+    z: Array
+    a: Array
+    slope: Array
+
+    def take(self) -> None:
+        """σ'(z)."""
+        self.sigma.derivative(self.z, self.a, out=self.slope)
+
+
+class Group(NamedTuple):
+    """Layers that backward takes together, top first, and their rows: δ, δ/B and ⟨δ_b⟩."""
+
+    layers: list[Layer]
+    slopes: list[Slopes]
+    delta: Array
+    share: Array
+    mean_delta: Array
 
 
 @dataclass(frozen=True)
@@ -134,7 +168,8 @@ class Network:
         theta, grad: all parameters and their gradient, flat: [E..., P].
         activations: σ of layers 1 ... L.
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
-        rows: the layers' z, a, dC_da, delta and share in one array each, from the last pass.
+        rows: the layers' z, a, dC_da, slope, delta and share in one array each, from the last pass.
+        memo: what others derive from the network's shape alone, and take once.
 
     Raises:
         ValueError: fewer than two sizes, a size below 1, or a number of activations other than L.
@@ -161,11 +196,14 @@ class Network:
         self.grad: Array = np.zeros_like(self.theta)
         pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
         self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
-        self._buffers: dict[int, Rows] = {}
+        self._buffers: dict[int, tuple[Rows, list[Group], list[Slopes]]] = {}
         self._shadows: dict[str, Network] = {}
+        self.memo: dict[Hashable, Any] = {}
         self.rows: Rows
-        self._groups: list[tuple[slice, list[Layer]]]  # rows and layers that backward takes together, top first
+        self._groups: list[Group]
+        self._rest: list[Slopes]  # those that backward does not need
         self._batch_size = 0
+        self._sloped = 0  # whose slopes are those of this pass: 0 nobody's, 1 those that backward needed, 2 all
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def forward(self, x: Array) -> Array:
@@ -173,7 +211,22 @@ class Network:
 
         The result is a buffer that the next pass with the same B overwrites. Infinities pass through silently.
         """
+        return self._forward(x)
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+    def backward(self, y: Array, cost: Cost) -> Array:
+        """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
+        return self._backward(y, cost)
+
+    @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+    def gradient(self, x: Array, y: Array, cost: Cost) -> Array:
+        """Both passes: ∂C/∂θ on a batch; returns (overwrites) grad."""
+        self._forward(x)
+        return self._backward(y, cost)
+
+    def _forward(self, x: Array) -> Array:
         self._bind(x.shape[-1])
+        self._sloped = 0
         a = x
         for layer in self.layers:
             layer.a_in = a
@@ -182,9 +235,7 @@ class Network:
             a = layer.sigma.value(z, out=layer.a)
         return a
 
-    @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
-    def backward(self, y: Array, cost: Cost) -> Array:
-        """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
+    def _backward(self, y: Array, cost: Cost) -> Array:
         top = self.layers[-1]
         if cost.collapses_with is type(top.sigma):
             np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
@@ -211,18 +262,36 @@ class Network:
 
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
-        rows = self.rows
-        for part, layers in self._groups:
+        to_mean, ones = 1 / self._batch_size, self.rows.ones
+        for layers, slopes, delta, share, mean_delta in self._groups:
+            for alike in slopes:
+                alike.take()
             for layer in layers:
                 if layer is not top:
                     np.matmul(above.W.mT, above.delta, out=layer.dC_da)
-                    layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4)
+                    if layer.diagonal:
+                        np.multiply(layer.dC_da, layer.slope, out=layer.delta)  # (4)
+                    else:
+                        layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
                     above = layer
-            share = np.multiply(rows.delta[part], 1 / self._batch_size, out=rows.share[part])
-            np.add.reduce(share, axis=-1, out=rows.mean_delta[part])
+            np.multiply(delta, to_mean, out=share)
+            np.vecdot(ones, share, out=mean_delta)
             for layer in layers:
                 self._gradient(layer)
+        self._sloped = 1
         return self.grad
+
+    def slope(self) -> Array:
+        """σ'(z) of every unit after a forward pass, first layer first: [N, B]; anything where σ is not element-wise."""
+        if self._sloped < 1:
+            for group in self._groups:
+                for alike in group.slopes:
+                    alike.take()
+        if self._sloped < 2:
+            for alike in self._rest:
+                alike.take()
+        self._sloped = 2
+        return self.rows.slope
 
     def _gradient(self, layer: Layer) -> None:
         if layer.db is not layer.mean_delta:
@@ -242,22 +311,55 @@ class Network:
         if batch_size == self._batch_size:
             return
         if batch_size not in self._buffers:
-            self._buffers[batch_size] = self._new_rows(batch_size)
-        self.rows = rows = self._buffers[batch_size]
-        self._groups, end, room = [], len(rows.z), 0
-        for layer in reversed(self.layers):
-            start, shape = end - layer.b.size, (*layer.b.shape[:-1], batch_size)
-            views = (x[start:end].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.delta, rows.share))
-            layer.z, layer.a, layer.dC_da, layer.delta, layer.share = views
-            alone = self.members == 1
-            layer.mean_delta = layer.db if alone else rows.mean_delta[start:end].reshape(layer.b.shape)
-            if layer.delta.nbytes > room:
-                self._groups.append((slice(end, end), []))
-                room = GROUP_BYTES
-            part, group = self._groups[-1]
-            self._groups[-1] = slice(start, part.stop), [*group, layer]
-            end, room = start, room - layer.delta.nbytes
+            rows = self._new_rows(batch_size)
+            self._buffers[batch_size] = rows, *self._arrange(rows)
+        self.rows, self._groups, self._rest = self._buffers[batch_size]
+        for layer, part in zip(self.layers, self._parts, strict=True):
+            shape, rows = (*layer.b.shape[:-1], batch_size), self.rows
+            views = (x[part].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.slope, rows.delta, rows.share))
+            layer.z, layer.a, layer.dC_da, layer.slope, layer.delta, layer.share = views
+            layer.mean_delta = layer.db if self.members == 1 else rows.mean_delta[part].reshape(layer.b.shape)
         self._batch_size = batch_size
+
+    @once
+    def _parts(self) -> list[slice]:
+        """The rows of each layer."""
+        ends = accumulate((layer.b.size for layer in self.layers), initial=0)
+        return [slice(start, end) for start, end in pairwise(ends)]
+
+    def _arrange(self, rows: Rows) -> tuple[list[Group], list[Slopes]]:
+        """The groups of layers, top first, and the slopes that backward does not need."""
+        groups: list[Group] = []
+        bytes_a_row, top = rows.delta[:1].nbytes, self.depth - 1
+        together: list[list[int]] = []
+        room = 0
+        for i in range(top, -1, -1):
+            size = self.layers[i].b.size * bytes_a_row
+            if size > room:
+                together.append([])
+                room = GROUP_BYTES
+            together[-1].append(i)
+            room -= size
+        for members in together:
+            part = slice(self._parts[members[-1]].start, self._parts[members[0]].stop)
+            below = [i for i in reversed(members) if i != top and self.layers[i].diagonal]
+            pieces = rows.delta[part], rows.share[part], rows.mean_delta[part]
+            groups.append(Group([self.layers[i] for i in members], self._alike(rows, below), *pieces))
+        rest = [i for i in range(self.depth) if i == top or not self.layers[i].diagonal]
+        return groups, self._alike(rows, rest)
+
+    def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
+        """The slopes of these layers, in ascending order, neighbours of one σ at once."""
+        found: list[tuple[Elementwise, slice]] = []
+        for i in which:
+            sigma, part = self.activations[i], self._parts[i]
+            if not isinstance(sigma, Elementwise):
+                continue
+            if found and found[-1][0] is sigma and found[-1][1].stop == part.start:
+                found[-1] = sigma, slice(found[-1][1].start, part.stop)
+            else:
+                found.append((sigma, part))
+        return [Slopes(sigma, rows.z[part], rows.a[part], rows.slope[part]) for sigma, part in found]
 
     def _new_rows(self, batch_size: int) -> Rows:
         rows = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)

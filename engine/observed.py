@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -54,50 +53,64 @@ def _rows(x: Array) -> Array:
 
 BLOCK_BYTES = 2**17
 _CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
+_EXACT = np.dtype(np.float64)
 _LARGE = {"f": 1e37, "d": 1e300}
 
 
-class Layout:
-    """Where the units of L layers lie in [N, B], N units of all layers and members.
+class Plan:
+    """What follows from the shape of L layers alone: where their units, N with all members, lie in [N, B].
 
     Attributes:
+        numbers: of the layers.
+        sloped: which of them, counted from 0, have an element-wise σ, so that there is a σ'(z).
         units, pairs: units of each layer, and pairs of a unit and an example: [L, 1...].
-        parts, rows_each: the rows of each layer, and how many they are.
+        parts: the rows of each layer.
         repeats, starts: rows of each layer and member, and where they start: [L · members].
         ones: [B]; a product with it is the fastest sum there is: ``vecdot`` adds each row alone, ``@`` is faster still
             where the order of adding does not matter.
         small: whether a layer of a member has so few numbers that a call of its own would cost more than they do.
-        blocks: rows that are worked through together where more would leave the L2 cache: whole layers.
+        pieces: neighbours of the same σ, and their first and last row: at most ``BLOCK_BYTES`` of them at a time, for
+            more would leave the L2 cache, unless a layer has more.
+        rows: of the largest piece.
+        monotonic: whether σ' >= 0 in all layers that have one.
     """
 
     def __init__(
-        self, units: tuple[int, ...], ensemble: tuple[int, ...], batch_size: int, dtype: np.dtype[Any]
+        self, layers: Sequence[Layer], ensemble: tuple[int, ...], batch_size: int, dtype: np.dtype[Any]
     ) -> None:
-        members = math.prod(ensemble)
+        members, units = math.prod(ensemble), [layer.b.shape[-2] for layer in layers]
         self.ensemble = ensemble
+        self.batch_size = batch_size
+        self.numbers = tuple([layer.number for layer in layers])
+        self.sloped = [i for i, layer in enumerate(layers) if layer.sigma.elementwise]
         self.units: Array = np.array(units).reshape(-1, *[1] * len(ensemble))
         self.pairs = self.units * batch_size
         self.parts = [slice(a, b) for a, b in pairwise(accumulate((n * members for n in units), initial=0))]
         self.repeats = np.repeat(units, members)
         self.starts = np.cumsum(self.repeats) - self.repeats
-        self.rows_each = self.units.ravel() * members
         self.ones = np.ones(batch_size, dtype)
         self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
-        self.blocks = self._blocks(BLOCK_BYTES // (batch_size * dtype.itemsize))
-        self.rows = max((stop - start for start, stop, _, _ in self.blocks), default=0)
+        self.pieces = self._pieces(layers, BLOCK_BYTES // (batch_size * dtype.itemsize))
+        self.rows = max((stop - start for _, start, stop in self.pieces), default=0)
+        sigmas = [sigma for sigma, _, _ in self.pieces if isinstance(sigma, Elementwise)]
+        self.monotonic = all(sigma.monotonic for sigma in sigmas)
 
-    def _blocks(self, room: int) -> list[tuple[int, int, int, int]]:
-        """First and last row, first and last layer of each block, of at most ``room`` rows unless a layer has more."""
-        found: list[tuple[int, int, int, int]] = []
-        for i, part in enumerate(self.parts):
-            if found and part.stop - found[-1][0] <= room:
-                found[-1] = (found[-1][0], part.stop, found[-1][2], i + 1)
-            else:
-                found.append((part.start, part.stop, i, i + 1))
+    def _pieces(self, layers: Sequence[Layer], room: int) -> list[tuple[Activation, int, int]]:
+        found: list[tuple[Activation, int, int]] = []
+        for layer, part in zip(layers, self.parts, strict=True):
+            sigma, start = layer.sigma, part.start
+            if found and found[-1][0] is sigma and part.stop - found[-1][1] <= room:
+                _, start, _ = found.pop()
+            found.append((sigma, start, part.stop))
         return found
 
-
-_layout = lru_cache(maxsize=64)(Layout)  # making one takes longer than measuring a small network
+    @classmethod
+    def of(cls, network: Network) -> Plan:
+        """Of a network after ``forward``, made once for each batch size: it takes longer than measuring a small one."""
+        key = cls, network.batch_size
+        if key not in network.memo:
+            network.memo[key] = cls(network.layers, network.ensemble, network.batch_size, network.theta.dtype)
+        return cast("Plan", network.memo[key])
 
 
 class Layers:
@@ -114,6 +127,8 @@ class Layers:
         theta, grad: their parameters and gradients, flat [E..., P].
         proposed: the optimizer's Δθ, flat [E..., P] (or of the weights alone), or what makes it.
         parameters: where each layer's lie in the flat vectors.
+        plan: of these layers and this batch.
+        slopes: gives σ'(z) [N, B], anything where σ is not element-wise.
     """
 
     def __init__(
@@ -126,15 +141,15 @@ class Layers:
         grad: Array,
         proposed: Array | Proposal,
         parameters: Parameters,
+        plan: Plan,
+        slopes: Callable[[], Array],
     ) -> None:
         self.layers = layers
         self.z, self.a, self.delta = z, a, delta
         self.theta, self.grad, self._proposed = theta, grad, proposed
         self.parameters = parameters
-        self.batch_size = z.shape[-1]
-        self.layout = _layout(parameters.sizes[1:], theta.shape[:-1], self.batch_size, z.dtype)
-        self.pairs = self.layout.pairs
-        self.numbers = tuple([layer.number for layer in layers])
+        self.plan, self._slopes = plan, slopes
+        self.batch_size, self.pairs, self.numbers, self.sloped = plan.batch_size, plan.pairs, plan.numbers, plan.sloped
         self._below: dict[float, Array] = {}
 
     @classmethod
@@ -142,7 +157,7 @@ class Layers:
         """All layers of a network after ``backward``."""
         rows = network.rows
         parts = (rows.z, rows.a, rows.delta, network.theta, network.grad)
-        return cls(network.layers, *parts, proposed, network.parameters)
+        return cls(network.layers, *parts, proposed, network.parameters, Plan.of(network), network.slope)
 
     @classmethod
     def of_one(cls, layer: Layer, dW_update: Array) -> Layers:
@@ -153,7 +168,12 @@ class Layers:
             for w, b in ((layer.W, layer.b), (layer.dW, layer.db))
         )
         z, a, delta = (_rows(x) for x in (layer.z, layer.a, layer.delta))
-        return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), Parameters((m, n)))
+        plan = Plan([layer], lead, z.shape[-1], z.dtype)
+
+        def slopes() -> Array:
+            return layer.sigma.derivative(z, a) if isinstance(layer.sigma, Elementwise) else np.empty_like(z)
+
+        return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), Parameters((m, n)), plan, slopes)
 
     @property
     def update(self) -> Array:
@@ -165,13 +185,13 @@ class Layers:
 
         The cast is made before the sum: a casting reduction works in chunks that run across members.
         """
-        sums = np.add.reduceat(per_row.astype(np.float64, copy=False), self.layout.starts)
-        return sums.reshape(-1, *self.layout.ensemble)
+        sums = np.add.reduceat(per_row.astype(np.float64, copy=False), self.plan.starts)
+        return sums.reshape(-1, *self.plan.ensemble)
 
     def _norms(self, x: Array) -> Array:
         """The norm of each layer's part of x [N, B]."""
-        squares, layout = self._summed(np.vecdot(x, x)), self.layout
-        return root(squares, x.dtype, lambda i: x[layout.parts[i]].reshape(*layout.ensemble, -1))
+        squares, plan = self._summed(np.vecdot(x, x)), self.plan
+        return root(squares, x.dtype, lambda i: x[plan.parts[i]].reshape(*plan.ensemble, -1))
 
     def _mean_square(self, summed: Array, x: Array) -> Array:
         """Mean of x² over units and examples, from Σ x² [L, E...] where that can be trusted (a NaN can)."""
@@ -179,11 +199,6 @@ class Layers:
             trusted = safe(summed, x.dtype) | np.isnan(summed)
             summed = np.where(trusted, summed, np.square(self._norms(x)))
         return summed / self.pairs
-
-    @once
-    def sloped(self) -> list[int]:
-        """Which layers have an element-wise σ, so that there is a σ'(z)."""
-        return [i for i, layer in enumerate(self.layers) if layer.sigma.elementwise]
 
     def of_sloped(self, values: Array) -> tuple[tuple[int, ...], Array]:
         """The numbers of the layers that have a σ'(z), and their part of values [L, ...]."""
@@ -252,9 +267,9 @@ class Layers:
 
     def _example_norms(self, x: Array) -> Array:
         """‖x_b‖ of every example, over the units of each layer: [N, B] -> float64 [L, E..., B]."""
-        layout = self.layout
-        squares = np.add.reduceat(np.square(x), layout.starts, axis=0).reshape(-1, *layout.ensemble, self.batch_size)
-        return root(squares, x.dtype, lambda i: x[layout.parts[i]].reshape(*layout.ensemble, -1, self.batch_size).mT)
+        plan = self.plan
+        squares = np.add.reduceat(np.square(x), plan.starts, axis=0).reshape(-1, *plan.ensemble, self.batch_size)
+        return root(squares, x.dtype, lambda i: x[plan.parts[i]].reshape(*plan.ensemble, -1, self.batch_size).mT)
 
     @once
     def delta_norms(self) -> Array:
@@ -264,7 +279,7 @@ class Layers:
     @once
     def input_norms(self) -> Array:
         """‖a_b‖ of the layer's input, every example: [L, E..., B]."""
-        found = np.empty((len(self.layers), *self.layout.ensemble, self.batch_size))
+        found = np.empty((len(self.layers), *self.plan.ensemble, self.batch_size))
         found[0] = norm(self.layers[0].a_in.mT, axes=1)
         if len(found) > 1:
             found[1:] = self._example_norms(self.a)[:-1]
@@ -285,12 +300,12 @@ class Layers:
     @once
     def unit_sums(self) -> Array:
         """Σ z², Σ a and Σ a² over units and examples, without scaling: [3, L, E...]."""
-        layout, rows = self.layout, np.empty((3, len(self.z)), self.z.dtype)
+        plan, rows = self.plan, np.empty((3, len(self.z)), self.z.dtype)
         np.vecdot(self.z, self.z, out=rows[0])
-        np.vecdot(self.a, layout.ones, out=rows[1])
+        np.vecdot(self.a, plan.ones, out=rows[1])
         np.vecdot(self.a, self.a, out=rows[2])
-        sums = np.add.reduceat(rows.astype(np.float64, copy=False), layout.starts, axis=1)
-        return sums.reshape(3, -1, *layout.ensemble)
+        sums = np.add.reduceat(rows.astype(np.float64, copy=False), plan.starts, axis=1)
+        return sums.reshape(3, -1, *plan.ensemble)
 
     @once
     def z_mean_square(self) -> Array:
@@ -314,53 +329,34 @@ class Layers:
 
     def _mean_square_around(self, mean: Array) -> Array:
         """⟨(a − mean)²⟩, without cancelling."""
-        layout = self.layout
-        rows = np.repeat(mean.astype(self.a.dtype, copy=False).ravel(), layout.repeats)[:, None]
+        plan = self.plan
+        rows = np.repeat(mean.astype(self.a.dtype, copy=False).ravel(), plan.repeats)[:, None]
         away = self.a - rows
         return self._mean_square(self._summed(np.vecdot(away, away)), away)
 
-    def _scratch(self) -> Array:
-        return np.empty((self.layout.rows, self.batch_size), self.z.dtype)
-
-    def _runs(self, first: int, last: int) -> Iterator[tuple[Activation, int, int]]:
-        """Among layers first ... last − 1, neighbours of the same σ: the σ, and their first and last row."""
-        layers, parts, i = self.layers, self.layout.parts, first
-        while i < last:
-            sigma, k = layers[i].sigma, i + 1
-            while k < last and layers[k].sigma is sigma:
-                k += 1
-            yield sigma, parts[i].start, parts[k - 1].stop
-            i = k
-
-    def _slope_of(self, sigma: Activation, start: int, stop: int, out: Array) -> Array:
-        """|σ'(z)| of these rows; NaN where σ is not element-wise."""
-        if not isinstance(sigma, Elementwise):
-            out[...] = np.nan
-            return out
-        sigma.derivative(self.z[start:stop], self.a[start:stop], out=out)
-        return out if sigma.monotonic else np.abs(out, out=out)
-
-    def _slopes(self) -> Iterator[tuple[int, int, Activation, Array]]:
-        """|σ'(z)| of all units, piece by piece: first and last row, their σ, and a buffer that is used again."""
-        scratch = self._scratch()
-        for _, _, first, last in self.layout.blocks:
-            for sigma, start, stop in self._runs(first, last):
-                yield start, stop, sigma, self._slope_of(sigma, start, stop, scratch[: stop - start])
-
     @once
     def slope(self) -> Array:
-        """|σ'(z)| of every unit and example [N, B]; NaN where σ is not element-wise."""
-        slope = np.empty_like(self.z)
-        for sigma, start, stop in self._runs(0, len(self.layers)):
-            self._slope_of(sigma, start, stop, slope[start:stop])
-        return slope
+        """|σ'(z)| of every unit and example [N, B]; anything where σ is not element-wise."""
+        slopes = self._slopes()
+        return slopes if self.plan.monotonic else np.abs(slopes)
+
+    def _sloped_pieces(self) -> Iterator[tuple[Activation, int, int, Array]]:
+        """Neighbours of the same element-wise σ: the σ, their first and last row, |σ'(z)|."""
+        slope = self.slope
+        for sigma, start, stop in self.plan.pieces:
+            if sigma.elementwise:
+                yield sigma, start, stop, slope[start:stop]
+
+    def _per_row(self, dtype: np.dtype[Any]) -> Array:
+        """[N], to be filled where there is a slope; elsewhere numbers that harm nobody."""
+        return np.empty(len(self.z), dtype) if len(self.sloped) == len(self.layers) else np.ones(len(self.z), dtype)
 
     def share_below(self, fraction: float) -> Array:
         """Share of (unit, example) pairs with |σ'(z)| < fraction · sup|σ'|."""
         if fraction not in self._below:
-            counts, sums = np.empty(len(self.z)), np.empty(len(self.z), self.z.dtype)
-            for start, stop, sigma, slope in self._slopes():
-                on = np.matmul(slope, self.layout.ones, out=sums[start:stop])
+            counts, sums = self._per_row(_EXACT), self._per_row(self.z.dtype)
+            for sigma, start, stop, slope in self._sloped_pieces():
+                on = np.matmul(slope, self.plan.ones, out=sums[start:stop])
                 if sigma.switches and 0 < fraction <= 1:
                     np.subtract(self.batch_size, on, out=counts[start:stop])
                 else:
@@ -371,31 +367,31 @@ class Layers:
 
     def share_near_linear(self, tolerance: float) -> Array:
         """Share of (unit, example) pairs with | |σ'(z)| − s | <= tolerance · s, s the slope where σ is linear."""
-        counts = np.empty(len(self.z))
-        for start, stop, sigma, slope in self._slopes():
+        counts, scratch = self._per_row(_EXACT), np.empty((self.plan.rows, self.batch_size), self.z.dtype)
+        for sigma, start, stop, slope in self._sloped_pieces():
             linear = slope.dtype.type(sigma.linear)
-            slope -= linear
-            np.abs(slope, out=slope)
-            self._count(np.less_equal(slope, slope.dtype.type(tolerance) * linear), start, stop, counts)
+            away = np.subtract(slope, linear, out=scratch[: stop - start])
+            np.abs(away, out=away)
+            self._count(np.less_equal(away, slope.dtype.type(tolerance) * linear), start, stop, counts)
         return self._summed(counts) / self.pairs
 
     def _count(self, flags: Array, start: int, stop: int, counts: Array) -> None:
         """How many flags [stop − start, B] are set: of each row, or of a member's layer in its first row, if faster."""
-        layout = self.layout
-        if layout.small:
-            counts[start:stop] = flags.view(np.int8).astype(self.z.dtype) @ layout.ones  # 1 and 0: exact in any order
+        plan = self.plan
+        if plan.small:
+            counts[start:stop] = flags.view(np.int8).astype(self.z.dtype) @ plan.ones  # 1 and 0: exact in any order
             return
         counts[start:stop] = 0
-        first, last = np.searchsorted(layout.starts, (start, stop)).tolist()
-        for begin, size in zip(layout.starts[first:last].tolist(), layout.repeats[first:last].tolist(), strict=True):
+        first, last = np.searchsorted(plan.starts, (start, stop)).tolist()
+        for begin, size in zip(plan.starts[first:last].tolist(), plan.repeats[first:last].tolist(), strict=True):
             counts[begin] = np.count_nonzero(flags[begin - start : begin - start + size])
 
     @once
     def slope_sums(self) -> Array:
         """Σ |σ'(z)| over the examples, [N], added in no particular order: 0 only where each is."""
-        sums = np.empty(len(self.z), self.z.dtype)
-        for start, stop, _, slope in self._slopes():
-            np.matmul(slope, self.layout.ones, out=sums[start:stop])
+        sums = self._per_row(self.z.dtype)
+        for _, start, stop, slope in self._sloped_pieces():
+            np.matmul(slope, self.plan.ones, out=sums[start:stop])
         return sums
 
     @once
@@ -405,31 +401,29 @@ class Layers:
 
     def share_of_units(self, flags: Array) -> Array:
         """Mean over the units of each layer of flags [N]."""
-        return self._summed(flags) / self.layout.units
+        return self._summed(flags) / self.plan.units
 
     @once
     def slope_mean_square(self) -> Array:
         """Mean of σ'(z)² over units and examples."""
-        squares = np.empty(len(self.z), self.z.dtype)
-        for start, stop, _, slope in self._slopes():
+        squares = self._per_row(self.z.dtype)
+        for _, start, stop, slope in self._sloped_pieces():
             np.vecdot(slope, slope, out=squares[start:stop])
-        summed = self._summed(squares)
-        trusted = safe(summed, self.z.dtype) | np.isnan(summed)
-        return self._mean_square(summed, self.z if trusted.all() else self.slope)
+        return self._mean_square(self._summed(squares), self.slope)
 
     @once
     def passing(self) -> Array:
         """Whether any unit of the layer has σ'(z) ≠ 0, for every example: [L, E..., B], 1 or 0."""
-        sums = np.add.reduceat(self.slope, self.layout.starts, axis=0)
-        return (sums != 0).astype(np.float64).reshape(-1, *self.layout.ensemble, self.batch_size)
+        sums = np.add.reduceat(self.slope, self.plan.starts, axis=0)
+        return (sums != 0).astype(np.float64).reshape(-1, *self.plan.ensemble, self.batch_size)
 
     def mean_cosine(self, x: Array) -> Array:
         """Mean over pairs b ≠ b' of cos(x_b, x_b') in each layer, [N, B] -> [L, E...]; examples with x_b = 0 left out.
 
         With u_b = x_b/‖x_b‖ and k such examples it is (‖Σ u_b‖² − k) / (k(k − 1)); NaN for k < 2.
         """
-        sizes, layout = self._example_norms(x), self.layout
+        sizes, plan = self._example_norms(x), self.plan
         count = np.add.reduce((sizes != 0).astype(np.float64), axis=-1)
         divisors = np.where(sizes == 0, 1.0, sizes).reshape(-1, self.batch_size)
-        together = np.square(np.add.reduce(x / np.repeat(divisors, layout.repeats, axis=0), axis=-1))
+        together = np.square(np.add.reduce(x / np.repeat(divisors, plan.repeats, axis=0), axis=-1))
         return (self._summed(together) - count) / np.where(count < 2, np.nan, count * (count - 1))

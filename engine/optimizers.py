@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -77,30 +75,38 @@ class OptimizerState:
 
 
 class Proposal:
-    """An update that is made when it is first looked at.
+    """The update an optimizer would make for the network's current gradient, made when it is first looked at.
 
-    Args:
-        make: Δθ [E..., P], given where to write it; None: apart from the gradient.
-        factor: c, where Δθ = c ∇C and nothing else, so that its size is known before it is made.
+    To be read under ``np.errstate(all="ignore")``.
     """
 
-    def __init__(self, make: Callable[[Array | None], Array], factor: float | None = None) -> None:
-        self._make = make
+    def __init__(self, optimizer: SGD, network: Network, state: OptimizerState, step: int, total_steps: int) -> None:
+        self._optimizer, self._network, self._state = optimizer, network, state
+        self._when = step, total_steps
         self._made: Array | None = None
-        self.factor = factor
+
+    @property
+    def factor(self) -> float | None:
+        """c, where Δθ = c ∇C and nothing else, so that its size is known before it is made."""
+        if not self._optimizer.plain:
+            return None
+        return float(self._network.grad.dtype.type(self._optimizer.rate(*self._when)))
+
+    def _make(self, out: Array) -> Array:
+        return self._optimizer.fill(self._network, self._state, *self._when, out)
 
     def apart(self) -> Array:
-        """Δθ, apart from the gradient."""
+        """Δθ [E..., P], apart from the gradient."""
         if self._made is None:
-            self._made = self._make(None)
+            self._made = self._make(self._state.update)
         return self._made
 
-    def final(self, grad: Array) -> Array:
+    def final(self) -> Array:
         """Δθ, when nobody will look at the gradient any more: written over it, unless it has been made already.
 
         That is a third of the memory less to go through.
         """
-        return self._make(grad) if self._made is None else self._made
+        return self._make(self._network.grad) if self._made is None else self._made
 
 
 def made(update: Array | Proposal) -> Array:
@@ -146,45 +152,39 @@ class SGD:
         velocity = np.zeros_like(network.theta) if self.momentum else np.empty((0,), network.theta.dtype)
         return OptimizerState(update=np.zeros_like(network.theta), velocity=velocity)
 
-    def propose(self, network: Network, state: OptimizerState, step: int, total_steps: int) -> Proposal:
-        """What :meth:`update` would give for the network's current grad, made when it is first looked at."""
-        return Proposal(
-            partial(self.update, network, state, step, total_steps),
-            float(network.grad.dtype.type(self._rate(step, total_steps))) if self._plain else None,
-        )
-
     @property
-    def _plain(self) -> bool:
+    def plain(self) -> bool:
         """Whether Δθ = −η f(t) ∇C, the derivation's rule."""
         return self.clipping is None and not self.weight_decay and not self.momentum
 
-    def _rate(self, step: int, total_steps: int) -> float:
+    def rate(self, step: int, total_steps: int) -> float:
+        """−η f(t)."""
         return -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)
 
-    @np.errstate(over="ignore", under="ignore", invalid="ignore")
-    def update(
-        self, network: Network, state: OptimizerState, step: int, total_steps: int, out: Array | None = None
-    ) -> Array:
-        """Δθ [E..., P] for the network's current grad; θ itself is not touched.
+    def propose(self, network: Network, state: OptimizerState, step: int, total_steps: int) -> Proposal:
+        """The update for the network's current grad, made when it is first looked at."""
+        return Proposal(self, network, state, step, total_steps)
 
-        Args:
-            out: where to write it, ``state.update`` by default. ``network.grad`` itself, where nobody looks at the
-                gradient any more: a third of the memory less to go through.
-        """
-        rate = self._rate(step, total_steps)
-        update = state.update if out is None else out
-        if self._plain:
-            return np.multiply(network.grad, rate, out=update)
-        if update is not network.grad:
-            update[...] = network.grad
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
+    def update(self, network: Network, state: OptimizerState, step: int, total_steps: int) -> Array:
+        """Δθ [E..., P], in ``state.update``, for the network's current grad; θ itself is not touched."""
+        return self.fill(network, state, step, total_steps, state.update)
+
+    def fill(self, network: Network, state: OptimizerState, step: int, total_steps: int, out: Array) -> Array:
+        """The same, written into ``out``, which may be ``network.grad``; overflows are the caller's to silence."""
+        rate = self.rate(step, total_steps)
+        if self.plain:
+            return np.multiply(network.grad, rate, out=out)
+        if out is not network.grad:
+            out[...] = network.grad
         if self.clipping is not None:
-            self.clipping.clip(update, network.parameters)
+            self.clipping.clip(out, network.parameters)
         if self.weight_decay:
             weights = slice(0, network.parameters.n_weights)
-            update[..., weights] += self.weight_decay * network.theta[..., weights]
+            out[..., weights] += self.weight_decay * network.theta[..., weights]
         if self.momentum:
             state.velocity *= self.momentum
-            state.velocity += update
-            update[...] = update + self.momentum * state.velocity if self.nesterov else state.velocity
-        update *= rate
-        return update
+            state.velocity += out
+            out[...] = out + self.momentum * state.velocity if self.nesterov else state.velocity
+        out *= rate
+        return out

@@ -112,6 +112,7 @@ class Chain:
         """Whether this step is to be witnessed."""
         return bool(self._agenda.due(step))
 
+    @np.errstate(all="ignore")
     def see(self, step: int, network: Network, rows: Array) -> None:
         """Add a link for each replicate."""
         norms = np.full((self._replicates, len(self._places) + 1), np.nan)

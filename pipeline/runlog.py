@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,8 +117,13 @@ class RunLog:
         self.client.log_text(self.run_id, text, name)
 
     def figure(self, figure: Figure, name: str) -> None:
-        """A matplotlib figure as an image artifact."""
-        self.client.log_figure(self.run_id, figure, name)
+        """A matplotlib figure as a PNG artifact, drawn once: ``Figure.savefig`` draws twice, for nothing here."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
+            self.file(path)
 
     def file(self, path: Path) -> None:
         """A file as an artifact at the top of the run's folder."""

@@ -261,8 +261,7 @@ class Trainer:
         config, data = run.config, run.data
         rows = self.rows = next(self._batches)
         y = data.y[rows].mT
-        network.forward(data.x[rows].mT)
-        network.backward(y, config.cost)
+        network.gradient(data.x[rows].mT, y, config.cost)
         seed, step = config.seed, self.step
 
         self.proposal = config.optimizer.propose(network, self.optimizer, step, self._total_steps)
@@ -282,7 +281,7 @@ class Trainer:
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def apply(self) -> None:
         """θ ← θ + Δθ; after this nobody may look at the moment computed last."""
-        self.network.theta += self.proposal.final(self.network.grad)
+        self.network.theta += self.proposal.final()
         self.step += 1
 
     def snapshot(self) -> Snapshot:

@@ -33,7 +33,7 @@ class ExponentHistogram(Probe):
         count, members = len(layers.numbers), moment.network.members
         if self.of in ("delta", "activation"):
             rows = layers.delta if self.of == "delta" else layers.a
-            group = np.repeat(np.arange(count * members), layers.layout.repeats)[:, None]  # layer by layer, then member
+            group = np.repeat(np.arange(count * members), layers.plan.repeats)[:, None]  # layer by layer, then member
         else:
             vector = layers.grad if self.of == "gradient" else layers.theta
             parameters = layers.parameters

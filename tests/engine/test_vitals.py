@@ -436,7 +436,7 @@ def test_the_size_of_a_plain_update_is_known_before_it_is_made(
         return known, np.array([norm(w) for w in weights])
 
     known, slow = sizes(exponents)
-    np.testing.assert_allclose(known, slow, rtol=16 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(known, slow, rtol=16 * float(np.finfo(dtype).eps))
     for k, exponent in enumerate(exponents):
         np.testing.assert_array_equal(known[:, k], sizes([exponent])[0][:, 0])
 

@@ -108,7 +108,8 @@ def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
             delta.insert(0, (W[i].T @ delta[0]) * ((z[i - 1] > 0) if relu else 1))
         seen += [(i + 1, "δ", delta[i]) for i in range(top)[::-1]]
         share = [d * (1 / len(rows)) for d in delta]
-        gW, gb = [share[i] @ a[i].T for i in range(top)], [share[i].sum(axis=1, keepdims=True) for i in range(top)]
+        gW = [share[i] @ a[i].T for i in range(top)]
+        gb = [np.vecdot(share[i], np.ones_like(share[i]))[:, None] for i in range(top)]  # bit for bit, for it is chaotic
         for i in range(top)[::-1]:
             seen += [(i + 1, "∂C/∂b", gb[i]), (i + 1, "∂C/∂W", gW[i])]
         for i in range(top):
