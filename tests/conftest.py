@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from pipeline import address, tracking
 
 # CI draws the same examples every time; people draw new ones.
 settings.register_profile("ci", derandomize=True)
@@ -40,6 +44,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if tier in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes seconds to make a database; in this process it is asked once, and new stores are copies."""
+    make, template = tracking._make_database, tmp_path_factory.mktemp("template") / "empty.db"
+
+    def copy(uri: str) -> None:
+        path = address.database(uri)
+        if path is not None and path.parent.is_dir() and not path.exists():
+            if not template.exists():
+                make(f"sqlite:///{template}")
+            shutil.copyfile(template, path)
+        else:
+            make(uri)
+
+    tracking._make_database = copy
+    yield
+    tracking._make_database = make
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
+@pytest.mark.thorough
 def test_quick_run_writes_every_row(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     command = [

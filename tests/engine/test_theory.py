@@ -245,7 +245,7 @@ def test_every_example_has_its_own_transient() -> None:
         q = [2 * by_scipy(square, v) + 0.01 for v in q]
 
 
-@pytest.mark.parametrize("depth", [6, 12, 24])
+@pytest.mark.parametrize("depth", [6, 12, pytest.param(24, marks=pytest.mark.thorough)])
 def test_random_networks_change_by_the_predicted_factors(depth: int) -> None:
     """q and ⟨‖δ‖²⟩ from an input far from q*: mean factor a layer, of arithmetic means over 40 seeds, within 2%.
 

@@ -21,6 +21,7 @@ from pipeline.checkpoint import CheckpointConfig
 from pipeline.composing import CONF, compose_run, compose_sweep
 from pipeline.config import OUTER_KEYS, Config, Evaluation, Init, build
 from pipeline.data.prepare import DataConfig
+from pipeline.errors import ConfigError
 from pipeline.sweep import tracking_of
 from pipeline.training import run
 
@@ -168,6 +169,28 @@ def test_every_cell_of_every_experiment_builds_and_measures(name: str) -> None:
     for cell in cells:
         assert cell.config["name"] == name
         assert list(islice(run(build(cell.config)), 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "last"),
+    [
+        ("depth", ["optimizer.learning_rate=0.3"], ["activation=relu", "architecture.depth=20"]),
+        ("smoke", ["activation=elu,tanh", "activation.alpha=1"], None),  # tanh has no alpha
+        ("smoke", ["+data.a.b=1,2", "name='x y'"], ["+data.a.b=2"]),
+        ("smoke", ["architecture.hidden=[5],[6]", "architecture={hidden:[4]}"], ["architecture.hidden=[6]"]),
+        ("smoke", ["architecture={hidden:[4]}", "architecture.hidden=[5],[6]"], ["architecture.hidden=[6]"]),
+        ("smoke", ["dtype=float32,float64", "seed=2"], ["dtype=float64"]),
+    ],
+)
+def test_cells_are_what_hydra_composes_one_by_one(name: str, more: list[str], last: list[str] | None) -> None:
+    """Those that differ in values alone are composed once."""
+    overrides = [f"experiment={name}", *more]
+    if last is None:
+        with pytest.raises(ConfigError):
+            compose_sweep(overrides)
+        return
+    one = [text if "," not in text else last.pop(0) for text in more]
+    assert compose_sweep(overrides)[-1].config == compose_run([f"experiment={name}", *one, *last])
 
 
 def test_the_depth_experiment_is_the_one_promised() -> None:

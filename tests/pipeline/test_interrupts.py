@@ -42,7 +42,13 @@ except BaseException:
 """
 
 
-@pytest.mark.parametrize("swallowing", [SWALLOWED, IN_A_FINALISER], ids=["by a bare except", "in a finaliser"])
+@pytest.mark.parametrize(
+    "swallowing",
+    [
+        pytest.param(SWALLOWED, marks=pytest.mark.thorough, id="by a bare except"),
+        pytest.param(IN_A_FINALISER, id="in a finaliser"),
+    ],
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_swallowed_exception_comes_again_and_the_closing_is_not_disturbed(
     swallowing: str, number: signal.Signals

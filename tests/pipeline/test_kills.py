@@ -16,7 +16,7 @@ from stores import Postgres, Server, postgres_binaries
 from pipeline.provenance import PROJECT
 
 SWEEP = (
-    "sweep", "experiment=depth", "data=iris", "epochs=2", "architecture.depth=2,3", "activation=relu,tanh",
+    "sweep", "experiment=depth", "data=iris", "epochs=2", "architecture.depth=2", "activation=relu,tanh,elu",
     "replicates=2", "schedule=every", "schedule.n=3", "checkpoints.seconds=0.02",
 )  # fmt: skip
 
