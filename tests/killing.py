@@ -1,8 +1,9 @@
-"""Runs gradvitals commands in processes that are killed: ``killing.py WHAT KILLS SEED LONGEST OUTPUT ARGUMENT...``.
+"""Runs commands in processes that are killed: ``killing.py WHAT KILLS SEED LONGEST WATCH OUTPUT ARGUMENT...``.
 
 Imports are paid for once: every trial is a fork of this process, a real process that runs the command from its first
 line and is killed with SIGKILL at a random moment (WHAT = driver), or one of its worker processes is (WHAT = worker).
-After the last kill the command runs to its end.
+Every other trial waits for work to have begun first: for something new in the folder WATCH. After the last kill the
+command runs to its end.
 """
 
 from __future__ import annotations
@@ -77,7 +78,16 @@ def kill_workers(kills: int, rng: random.Random, longest: float, output: Path, a
     return killed
 
 
-def main(what: str, kills: int, seed: int, longest: float, output: Path, argv: list[str]) -> int:
+def begun(pid: int, watch: Path, since: float) -> bool:
+    """Waits until something in the folder is newer than that; False if the process ends before."""
+    while ended(pid, 0.005) is None:
+        with contextlib.suppress(OSError):
+            if any(path.stat().st_mtime > since for path in watch.rglob("*")):
+                return True
+    return False
+
+
+def main(what: str, kills: int, seed: int, longest: float, watch: str, output: Path, argv: list[str]) -> int:
     """Kill it so many times, unless it ends before, then let it run; returns its exit code.
 
     Prints how often it was killed, and how many seconds it took in the end.
@@ -93,11 +103,15 @@ def main(what: str, kills: int, seed: int, longest: float, output: Path, argv: l
     if what == "worker":
         killed = kill_workers(kills, rng, longest, output, argv)
     while what == "driver" and killed < kills:
-        pid = start(argv, output)
-        if ended(pid, rng.uniform(0, longest)) is None:
+        since, pid = time.time(), start(argv, output)
+        waiting = bool(watch) and killed % 2 == 1
+        there = not waiting or begun(pid, Path(watch), since)
+        if there and ended(pid, rng.uniform(0, longest / 10 if waiting else longest)) is None:
             os.kill(pid, signal.SIGKILL)
             ended(pid, 30)
             killed += 1
+        elif waiting:
+            watch = ""  # nothing is left to be done
         else:
             longest = longest / 2  # it was faster than thought
             if longest < 0.02:
@@ -112,5 +126,5 @@ def main(what: str, kills: int, seed: int, longest: float, output: Path, argv: l
 if __name__ == "__main__":
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    chosen, count, seeded, slowest, where, *rest = sys.argv[1:]
-    sys.exit(main(chosen, int(count), int(seeded), float(slowest), Path(where), rest))
+    chosen, count, seeded, slowest, watched, where, *rest = sys.argv[1:]
+    sys.exit(main(chosen, int(count), int(seeded), float(slowest), watched, Path(where), rest))

@@ -28,7 +28,15 @@ from pipeline.training import run
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES if path.parent != Path()]
-EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
+LARGE = {  # of ten cells and more
+    "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010_jacobian", "mean_field",
+    "tanh_phases",
+}  # fmt: skip
+EXPERIMENTS = [
+    pytest.param(name, marks=pytest.mark.thorough) if name in LARGE else name
+    for group, name in OPTIONS
+    if group == "experiment"
+]
 
 SMALL = ("architecture.hidden=[4]", "data=iris", "epochs=1")
 CHAIN = ("data=point", "batching=full_batch", *REGRESSION)
@@ -172,25 +180,31 @@ def test_every_cell_of_every_experiment_builds_and_measures(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "last"),
+    ("swept", "last"),
     [
-        ("depth", ["optimizer.learning_rate=0.3"], ["activation=relu", "architecture.depth=20"]),
-        ("smoke", ["activation=elu,tanh", "activation.alpha=1"], None),  # tanh has no alpha
-        ("smoke", ["+data.a.b=1,2", "name='x y'"], ["+data.a.b=2"]),
-        ("smoke", ["architecture.hidden=[5],[6]", "architecture={hidden:[4]}"], ["architecture.hidden=[6]"]),
-        ("smoke", ["architecture={hidden:[4]}", "architecture.hidden=[5],[6]"], ["architecture.hidden=[6]"]),
-        ("smoke", ["dtype=float32,float64", "seed=2"], ["dtype=float64"]),
+        (["experiment=explode", "optimizer.learning_rate=1,2", "seed=3"], None),
+        (["activation=tanh,relu", "optimizer.learning_rate=0.3,0.4", "seed=3"], None),
+        (["+architecture.more=1,2", "name='x y'"], ["+architecture.more=2", "name='x y'"]),
+        (["architecture.hidden=[5],[6]", "architecture={hidden:[4]}"], None),
+        (["architecture={hidden:[4]}", "architecture.hidden=[5],[6]"], None),
+        (["dtype=float32,float64", "activation=elu", "activation.alpha=0.5,2"], None),
     ],
 )
-def test_cells_are_what_hydra_composes_one_by_one(name: str, more: list[str], last: list[str] | None) -> None:
+def test_cells_are_what_hydra_composes_one_by_one(swept: list[str], last: list[str] | None) -> None:
     """Those that differ in values alone are composed once."""
-    overrides = [f"experiment={name}", *more]
-    if last is None:
-        with pytest.raises(ConfigError):
-            compose_sweep(overrides)
-        return
-    one = [text if "," not in text else last.pop(0) for text in more]
-    assert compose_sweep(overrides)[-1].config == compose_run([f"experiment={name}", *one, *last])
+    cells = compose_sweep(swept)
+    texts = last or [f"{key}={cells[-1].swept.get(key, value)}" for key, _, value in (t.partition("=") for t in swept)]
+    assert len(cells) > 1
+    assert cells[-1].config == compose_run(texts)
+
+
+def test_a_wrong_value_in_a_sweep_is_told_as_in_a_run() -> None:
+    for wrong in ("optimizer.learning_rat=1", "activation.alpha=1"):
+        with pytest.raises(ConfigError) as alone:
+            compose_run([wrong])
+        with pytest.raises(ConfigError) as swept:
+            compose_sweep(["seed=1,2", wrong])
+        assert str(swept.value) == str(alone.value)
 
 
 def test_the_depth_experiment_is_the_one_promised() -> None:

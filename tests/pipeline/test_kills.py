@@ -31,8 +31,9 @@ def killed(
     """
     folder.mkdir()
     command = [sys.executable, str(PROJECT / "tests" / "killing.py"), what, str(kills), str(seed), str(longest)]
+    watch = "" if at else str(folder / "store-checkpoints")
     done = subprocess.run(
-        [*command, str(folder / "output"), *argv, f"tracking.uri={at or uri(folder)}"],
+        [*command, watch, str(folder / "output"), *argv, f"tracking.uri={at or uri(folder)}"],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "CI": "1"},
         capture_output=True,
         text=True,
@@ -50,7 +51,7 @@ def killed(
 def check(tmp_path: Path, kills: int, seed: int) -> None:
     left_alone, interrupted = tmp_path / "alone", tmp_path / "killed"
     seconds = killed(left_alone, 0, 0, 0, *SWEEP)
-    killed(interrupted, kills, seed, seconds / 2, *SWEEP)
+    killed(interrupted, kills, seed, seconds / 3, *SWEEP)
     assert "was left RUNNING" in (interrupted / "output").read_text(), "no kill met a run at work"
     assert_same(content(left_alone), content(interrupted))
     assert not list((interrupted / "store-checkpoints").glob("*")), "checkpoints of finished runs are left"

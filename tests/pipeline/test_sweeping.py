@@ -194,7 +194,7 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> Non
 @pytest.mark.parametrize(
     ("probe", "limits", "told"),
     [
-        ("slower", Limits(seconds=4), "took longer than its 4 s"),
+        pytest.param("slower", Limits(seconds=8), "took longer than its 8 s", marks=pytest.mark.thorough),
         ("hangs", Limits(hang=4), "hung: no step for 4 s"),
         pytest.param("eats", Limits(gib=1), "needs more than its 1 GiB of memory", marks=pytest.mark.thorough),
     ],
