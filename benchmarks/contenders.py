@@ -63,9 +63,10 @@ def our_step(problem: Problem) -> Step:
     state = config.optimizer.start(network)
 
     def step() -> list[list[float]]:
-        network.gradient(x, y, config.cost)
+        network.gradient(x, y, config.cost, watched=True)
         with np.errstate(all="ignore"):
-            norms: list[list[float]] = network.parameters.weight_segments.norms(network.grad).tolist()
+            squares = network.taken.weights
+            norms: list[list[float]] = network.parameters.weight_segments.norms(network.grad, squares).tolist()
             network.theta += config.optimizer.propose(network, state, 0, 1).final()
         return norms
 
@@ -78,7 +79,7 @@ def our_probed_step(problem: Problem) -> Step:
     state = config.optimizer.start(network)
 
     def step() -> list[object]:
-        network.gradient(x, y, config.cost)
+        network.gradient(x, y, config.cost, watched=True)
         proposal = config.optimizer.propose(network, state, 0, 1)
         records: list[object] = list(measure(Moment(network, proposal, y, config.cost), config.probes, 0))
         with np.errstate(all="ignore"):

@@ -65,7 +65,7 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
         return [np.random.default_rng(use)]
 
     def step() -> None:
-        network.gradient(x, y, config.cost)
+        network.gradient(x, y, config.cost, watched=True)
         proposal = config.optimizer.propose(network, state, 0, 1)
         measure(Moment(network, proposal, y, config.cost, previous, generators), probes, 0)
         if previous is not None:

@@ -6,7 +6,7 @@ layer below, ``B`` examples, ``P`` parameters. Columns are examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,25 @@ class Segments:
             self._runs.append((slice(first, last), slice(begin, end), starts))
             first = last
 
-    def dots(self, x: Array, y: Array) -> Array:
-        """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type."""
+    def is_long(self, i: int) -> bool:
+        """Whether the i-th stretch is summed by itself, by ``vecdot``."""
+        return self.slices[i].stop - self.slices[i].start >= self.LONG
+
+    def dots(self, x: Array, y: Array, known: Mapping[int, Array] | None = None) -> Array:
+        """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type.
+
+        Args:
+            known: of long stretches, by number, the sum [...] where it has been taken already.
+        """
+        _, entries, starts = self._runs[0]
+        if len(self._runs) == 1 and starts is not None:
+            sums = np.add.reduceat(x[..., entries] * y[..., entries], starts, axis=-1)
+            return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
         sums = np.empty((*x.shape[:-1], len(self.slices)), x.dtype)
         for which, entries, starts in self._runs:
+            if known and which.start in known and starts is None:
+                sums[..., which.start] = known[which.start]
+                continue
             u, v = x[..., entries], y[..., entries]
             if starts is None:
                 np.vecdot(u, v, out=sums[..., which.start])
@@ -83,20 +98,15 @@ class Segments:
                 np.add.reduceat(u * v, starts, axis=-1, out=sums[..., which])
         return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
 
-    def norms(self, *vectors: Array) -> Array:
-        """The Euclidean norm of each stretch, safe at any magnitude, of one or more vectors of one shape and type.
+    def norms(self, x: Array, known: Mapping[int, Array] | None = None) -> Array:
+        """The Euclidean norm of each stretch of x [..., P], safe at any magnitude: float64 [k, ...].
 
         To be called under ``np.errstate(all="ignore")``.
 
         Args:
-            vectors: v times [..., P].
-
-        Returns:
-            float64 [v·k, ...], the stretches of the first vector first.
+            known: of long stretches, by number, Σ x² where it has been taken already.
         """
-        k, squares = len(self.slices), [self.dots(x, x) for x in vectors]
-        together = squares[0] if len(squares) == 1 else np.concatenate(squares)
-        return root(together, together.dtype, lambda i: vectors[i // k][..., self.slices[i % k]])
+        return root(self.dots(x, x, known), x.dtype, lambda i: x[..., self.slices[i]])
 
 
 def safe(squares: Array, dtype: np.dtype[Any]) -> Array:

@@ -14,7 +14,7 @@ averages over the batch (section 1.6). Every member of a stack is bit-identical 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
@@ -68,8 +68,8 @@ class Rows:
 
     The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
     equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
-    them. mean_delta [N] is ⟨δ_b⟩, ones [B] what sums over examples. In ``slope`` there is only what
-    :meth:`Network.slope` has been asked for or ``backward`` needed.
+    them. mean_delta [N] is ⟨δ_b⟩, delta_squares Σ_b δ_b², ones [B] what sums over examples. In ``slope`` there is only
+    what :meth:`Network.slope` has been asked for or ``backward`` needed.
     """
 
     z: Array
@@ -79,13 +79,15 @@ class Rows:
     delta: Array
     share: Array
     mean_delta: Array
+    delta_squares: Array
     ones: Array
 
     @classmethod
     def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
         """Not filled."""
         z, a, dC_da, slope, delta, share = (np.empty((units, batch_size), dtype) for _ in range(6))
-        return cls(z, a, dC_da, slope, delta, share, np.empty(units, dtype), np.ones(batch_size, dtype))
+        mean_delta, delta_squares = np.empty(units, dtype), np.empty(units, dtype)
+        return cls(z, a, dC_da, slope, delta, share, mean_delta, delta_squares, np.ones(batch_size, dtype))
 
 
 class Slopes(NamedTuple):
@@ -102,13 +104,21 @@ class Slopes(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Layers that backward takes together, top first, and their rows: δ, δ/B and ⟨δ_b⟩."""
+    """Layers that backward takes together, top first, and their rows: δ, δ/B, ⟨δ_b⟩ and Σ_b δ_b², if others follow."""
 
     layers: list[Layer]
     slopes: list[Slopes]
     delta: Array
     share: Array
     mean_delta: Array
+    delta_squares: Array | None
+
+
+class Taken(NamedTuple):
+    """Sums of squares: of ∂C/∂W by layer, counted from 0, [E...]; of δ over the examples of each row, [N], or None."""
+
+    weights: Mapping[int, Array]
+    delta: Array | None
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,12 @@ class Network:
         self._groups: list[Group]
         self._rest: list[Slopes]  # those that backward does not need
         self._batch_size = 0
+        self._watched = False
+        self._weight_squares = {
+            i: np.empty(self.ensemble, self.theta.dtype)
+            for i in range(self.depth)
+            if self.parameters.segments.is_long(i)
+        }
         self._sloped = 0  # whose slopes are those of this pass: 0 nobody's, 1 those that backward needed, 2 all
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -219,14 +235,21 @@ class Network:
         return self._backward(y, cost)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
-    def gradient(self, x: Array, y: Array, cost: Cost) -> Array:
-        """Both passes: ∂C/∂θ on a batch; returns (overwrites) grad."""
+    def gradient(self, x: Array, y: Array, cost: Cost, watched: bool = False) -> Array:
+        """Both passes: ∂C/∂θ on a batch; returns (overwrites) grad.
+
+        Args:
+            watched: whether norms of ∂C/∂W and δ will be asked for: their squares are then summed on the way, where
+                they lie in the cache (:attr:`taken`). The numbers are the same.
+        """
         self._forward(x)
+        self._watched = watched
         return self._backward(y, cost)
 
     def _forward(self, x: Array) -> Array:
         self._bind(x.shape[-1])
         self._sloped = 0
+        self._watched = False
         a = x
         for layer in self.layers:
             layer.a_in = a
@@ -263,7 +286,7 @@ class Network:
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
         to_mean, ones = 1 / self._batch_size, self.rows.ones
-        for layers, slopes, delta, share, mean_delta in self._groups:
+        for layers, slopes, delta, share, mean_delta, delta_squares in self._groups:
             for alike in slopes:
                 alike.take()
             for layer in layers:
@@ -274,12 +297,21 @@ class Network:
                     else:
                         layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
                     above = layer
+            if delta_squares is not None and self._watched:
+                np.vecdot(delta, delta, out=delta_squares)
             np.multiply(delta, to_mean, out=share)
             np.vecdot(ones, share, out=mean_delta)
             for layer in layers:
                 self._gradient(layer)
         self._sloped = 1
         return self.grad
+
+    @property
+    def taken(self) -> Taken:
+        """What a watched backward pass has summed on its way; nothing after any other."""
+        if not self._watched:
+            return Taken({}, None)
+        return Taken(self._weight_squares, self.rows.delta_squares if len(self._groups) > 1 else None)
 
     def slope(self) -> Array:
         """σ'(z) of every unit after a forward pass, first layer first: [N, B]; anything where σ is not element-wise."""
@@ -297,6 +329,9 @@ class Network:
         if layer.db is not layer.mean_delta:
             layer.db[...] = layer.mean_delta  # (2)(5), averaged over the batch
         np.matmul(layer.share, layer.a_in.mT, out=layer.dW)  # (3)(6), averaged over the batch
+        if self._watched and layer.number - 1 in self._weight_squares:
+            flat = layer.dW.reshape(*self.ensemble, -1)
+            np.vecdot(flat, flat, out=self._weight_squares[layer.number - 1])
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def cost(self, y: Array, cost: Cost) -> Array:
@@ -343,7 +378,8 @@ class Network:
         for members in together:
             part = slice(self._parts[members[-1]].start, self._parts[members[0]].stop)
             below = [i for i in reversed(members) if i != top and self.layers[i].diagonal]
-            pieces = rows.delta[part], rows.share[part], rows.mean_delta[part]
+            squares = rows.delta_squares[part] if len(together) > 1 else None
+            pieces = rows.delta[part], rows.share[part], rows.mean_delta[part], squares
             groups.append(Group([self.layers[i] for i in members], self._alike(rows, below), *pieces))
         rest = [i for i in range(self.depth) if i == top or not self.layers[i].diagonal]
         return groups, self._alike(rows, rest)

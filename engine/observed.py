@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.activations import Activation, Elementwise
 from engine.arrays import Array, all_safe, norm, root, safe
-from engine.network import Layer, Network, Parameters
+from engine.network import Layer, Network, Parameters, Taken
 from engine.once import once
 from engine.optimizers import Proposal, made
 
@@ -55,6 +55,9 @@ BLOCK_BYTES = 2**17
 _CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
 _EXACT = np.dtype(np.float64)
 _LARGE = {"f": 1e37, "d": 1e300}
+
+
+NOTHING = Taken({}, None)
 
 
 class Plan:
@@ -129,6 +132,7 @@ class Layers:
         parameters: where each layer's lie in the flat vectors.
         plan: of these layers and this batch.
         slopes: gives σ'(z) [N, B], anything where σ is not element-wise.
+        taken: sums that the backward pass has taken already.
     """
 
     def __init__(
@@ -143,12 +147,13 @@ class Layers:
         parameters: Parameters,
         plan: Plan,
         slopes: Callable[[], Array],
+        taken: Taken = NOTHING,
     ) -> None:
         self.layers = layers
         self.z, self.a, self.delta = z, a, delta
         self.theta, self.grad, self._proposed = theta, grad, proposed
         self.parameters = parameters
-        self.plan, self._slopes = plan, slopes
+        self.plan, self._slopes, self._taken = plan, slopes, taken
         self.batch_size, self.pairs, self.numbers, self.sloped = plan.batch_size, plan.pairs, plan.numbers, plan.sloped
         self._below: dict[float, Array] = {}
 
@@ -157,7 +162,8 @@ class Layers:
         """All layers of a network after ``backward``."""
         rows = network.rows
         parts = (rows.z, rows.a, rows.delta, network.theta, network.grad)
-        return cls(network.layers, *parts, proposed, network.parameters, Plan.of(network), network.slope)
+        plan, taken = Plan.of(network), network.taken
+        return cls(network.layers, *parts, proposed, network.parameters, plan, network.slope, taken)
 
     @classmethod
     def of_one(cls, layer: Layer, dW_update: Array) -> Layers:
@@ -188,9 +194,10 @@ class Layers:
         sums = np.add.reduceat(per_row.astype(np.float64, copy=False), self.plan.starts)
         return sums.reshape(-1, *self.plan.ensemble)
 
-    def _norms(self, x: Array) -> Array:
+    def _norms(self, x: Array, squares_of_rows: Array | None = None) -> Array:
         """The norm of each layer's part of x [N, B]."""
-        squares, plan = self._summed(np.vecdot(x, x)), self.plan
+        rows, plan = np.vecdot(x, x) if squares_of_rows is None else squares_of_rows, self.plan
+        squares = self._summed(rows)
         return root(squares, x.dtype, lambda i: x[plan.parts[i]].reshape(*plan.ensemble, -1))
 
     def _mean_square(self, summed: Array, x: Array) -> Array:
@@ -213,7 +220,7 @@ class Layers:
     @once
     def gradient_norms(self) -> Array:
         """‖∂C/∂W‖_F and ‖∂C/∂b‖ = ‖⟨δ_b⟩‖: [2, L, E...]."""
-        both = self.parameters.segments.norms(self.grad)
+        both = self.parameters.segments.norms(self.grad, self._taken.weights)
         return both.reshape(2, len(self.layers), *both.shape[1:])
 
     @property
@@ -256,7 +263,7 @@ class Layers:
     @once
     def delta_rms(self) -> Array:
         """√⟨‖δ_b‖²⟩."""
-        return self._norms(self.delta) * self.batch_size**-0.5
+        return self._norms(self.delta, self._taken.delta) * self.batch_size**-0.5
 
     @once
     def coherence(self) -> Array:

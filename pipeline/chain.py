@@ -116,7 +116,7 @@ class Chain:
     def see(self, step: int, network: Network, rows: Array) -> None:
         """Add a link for each replicate."""
         norms = np.full((self._replicates, len(self._places) + 1), np.nan)
-        norms[:, 1:] = self._segments.norms(network.theta, network.grad)[self._places].T
+        norms[:, 1:] = np.concatenate([self._segments.norms(x) for x in (network.theta, network.grad)])[self._places].T
         digests = np.empty((*norms.shape, DIGEST), dtype=np.uint8)
         slices = self._segments.slices
         for k in range(self._replicates):

@@ -158,7 +158,7 @@ def train(
         compared_next = comparing.upcoming == step + 1
         witnessed = witness is not None and witness.due(step)
         watch.begin(trainer)
-        moment = trainer.compute(previous)
+        moment = trainer.compute(previous, bool(names))
         previous = trainer.network.grad.copy() if compared_next else None
         stopwatch.lap("step")
         if witness is not None and witnessed:
@@ -251,17 +251,18 @@ class Trainer:
         self._batches = islice(_batches(run), self.step, None)
         self._total_steps = max(run.clock.last_step, 1)
 
-    def compute(self, previous: Array | None) -> Moment:
+    def compute(self, previous: Array | None, watched: bool) -> Moment:
         """Forward and backward; the update is made when it is looked at, or applied.
 
         Args:
             previous: the gradient of the step before, for probes that compare.
+            watched: whether it will be measured.
         """
         run, network = self.run, self.network
         config, data = run.config, run.data
         rows = self.rows = next(self._batches)
         y = data.y[rows].mT
-        network.gradient(data.x[rows].mT, y, config.cost)
+        network.gradient(data.x[rows].mT, y, config.cost, watched)
         seed, step = config.seed, self.step
 
         self.proposal = config.optimizer.propose(network, self.optimizer, step, self._total_steps)
@@ -362,7 +363,7 @@ class Watch:
         previous, divergences, left = None, [], sorted(suspects)
         while trainer.step <= until and left:
             self._on_trace(trainer.step)
-            moment = trainer.compute(previous)
+            moment = trainer.compute(previous, True)
             previous = trainer.network.grad.copy()
             last.append(measure(moment, probes, trainer.step))
             for k in list(left):
@@ -395,9 +396,9 @@ def measure(moment: Moment, probes: Mapping[str, Probe], step: int, stopwatch: S
     for name, probe in probes.items():
         geometric = probe.geometric
         for layers, found, part, bins, sparse in probe.readings(moment):
-            count = len(layers) or 1
-            values = found.astype(np.float64, copy=False)
-            values = values.reshape(count, -1) if bins is None else values.reshape(count, -1, len(bins))
+            values = found if found.dtype == np.float64 else found.astype(np.float64)
+            if bins is not None or found.ndim != 2:
+                values = values.reshape(len(layers) or 1, -1, *() if bins is None else (len(bins),))
             records.append(Record(step, f"{name}_{part}" if part else name, layers, values, geometric, bins, sparse))
         if stopwatch is not None:
             stopwatch.lap(name)

@@ -456,3 +456,47 @@ def test_who_says_to_be_a_switch_is_one(sigma: act.Elementwise) -> None:
     with np.errstate(all="ignore"):
         slopes = set(sigma.derivative(z, sigma.value(z)).tolist())
     assert sigma.switches == (slopes <= {0.0, 1.0})
+
+
+@pytest.mark.parametrize("ensemble", [(), (3,)])
+@pytest.mark.parametrize("sizes", [(70, 80, 90, 5), (3, 4, 2), (70, 80, 4, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
+    sizes: tuple[int, ...], ensemble: Index, dtype: str
+) -> None:
+    """Squares taken in a watched backward pass, bit for bit; nothing is left of them after another pass."""
+    sigmas = [act.Tanh()] * (len(sizes) - 2) + [act.Identity()]
+    net, rng = Network(sizes, sigmas, ensemble, dtype), np.random.default_rng(0)
+    net.theta[...] = rng.standard_normal(net.theta.shape)
+    x, y = (rng.standard_normal((*ensemble, n, 200)).astype(dtype) for n in (sizes[0], sizes[-1]))
+    proposal = PLAIN.propose(net, PLAIN.start(net), 0, 1)
+
+    def norms(watched: bool) -> tuple[Array, Array, Array]:
+        grad = net.gradient(x, y, HALF, watched).copy()
+        layers = Layers.of(net, proposal)
+        return grad, layers.gradient_norms, layers.delta_rms
+
+    for a, b in zip(norms(True), norms(False), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+    if max(sizes[1:]) > 4:
+        net.gradient(x, y, HALF, watched=True)
+        assert net.taken.weights
+    net.forward(x)
+    assert not net.taken.weights
+    assert net.taken.delta is None
+
+
+@given(st.lists(st.sampled_from([*ELEMENTWISE, act.Softmax()]), min_size=2, max_size=5), st.booleans())
+def test_slopes_of_many_layers_at_once_are_those_of_each(sigmas: list[Activation], backward: bool) -> None:
+    """Kept by the backward pass or taken when asked for, and never those of a pass before."""
+    net, rng = Network([3, *[4] * len(sigmas)], sigmas, (2,)), np.random.default_rng(0)
+    net.theta[...] = rng.standard_normal(net.theta.shape)
+    for _ in range(2):
+        net.forward(rng.standard_normal((2, 3, 5)))
+        if backward:
+            net.backward_from(rng.standard_normal((2, 4, 5)))
+        slopes = net.slope()
+        for i, layer in enumerate(net.layers):
+            if isinstance(layer.sigma, act.Elementwise):
+                expected = layer.sigma.derivative(layer.z, layer.a)
+                np.testing.assert_array_equal(slopes[8 * i : 8 * i + 8].reshape(2, 4, 5), expected)
