@@ -67,7 +67,7 @@ def our_step(problem: Problem) -> Step:
         with np.errstate(all="ignore"):
             squares = network.taken.weights
             norms: list[list[float]] = network.parameters.weight_segments.norms(network.grad, squares).tolist()
-            network.theta += config.optimizer.propose(network, state, 0, 1).final()
+            config.optimizer.propose(network, state, 0, 1).apply()
         return norms
 
     return step
@@ -83,7 +83,7 @@ def our_probed_step(problem: Problem) -> Step:
         proposal = config.optimizer.propose(network, state, 0, 1)
         records: list[object] = list(measure(Moment(network, proposal, y, config.cost), config.probes, 0))
         with np.errstate(all="ignore"):
-            network.theta += proposal.final()
+            proposal.apply()
         return records
 
     return step

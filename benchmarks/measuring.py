@@ -49,7 +49,7 @@ def bare_step(problem: Problem) -> Step:
     def step() -> None:
         network.gradient(x, y, config.cost)
         with np.errstate(all="ignore"):
-            network.theta += config.optimizer.propose(network, state, 0, 1).final()
+            config.optimizer.propose(network, state, 0, 1).apply()
 
     return step
 
@@ -71,7 +71,7 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
         if previous is not None:
             previous[...] = network.grad
         with np.errstate(all="ignore"):
-            network.theta += proposal.final()
+            proposal.apply()
 
     return step
 

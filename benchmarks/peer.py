@@ -92,6 +92,30 @@ def fastest_peer_step(problem: Problem, seconds: float, ways: Sequence[tuple[str
     return name, steps[name]
 
 
+def peer_products(problem: Problem) -> Step:
+    """PyTorch's own matrix products, W a, Wᵀ δ and δ aᵀ of every layer into buffers, as it lays them out: the
+    examples are rows. What :func:`benchmarks.contenders.bare_products` is on our side.
+    """
+    B, layers = len(problem.rows), []
+    a = torch.from_numpy(problem.rows)
+    for layer in problem.network().layers:
+        W = torch.from_numpy(layer.W[0].copy())
+        z, delta = a.new_zeros(B, len(W)), torch.rand(B, len(W), dtype=W.dtype)
+        layers.append((W, a, z, delta, torch.empty_like(W), torch.empty_like(a)))
+        a = torch.rand(B, len(W), dtype=W.dtype)
+
+    def step() -> None:
+        with torch.no_grad():
+            for W, a, z, _, _, _ in layers:
+                torch.mm(a, W.T, out=z)
+            for i, (W, a, _, delta, dW, below) in reversed(list(enumerate(layers))):
+                torch.mm(delta.T, a, out=dW)
+                if i:
+                    torch.mm(delta, W, out=below)
+
+    return step
+
+
 def peer_gradient(problem: Problem) -> list[Array]:
     """∂C/∂W of every layer at initialisation."""
     model = _model(problem)

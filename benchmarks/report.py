@@ -16,8 +16,9 @@ from benchmarks.timing import median_with_interval
 from pipeline.provenance import provenance
 
 BARE, OURS, PROBED, PEER, TUTORIAL = "bare", "ours", "probed", "PyTorch", "tutorial"
+PEER_BARE = "bare PyTorch"
 COLUMNS = ("net", "hidden σ", "B", "dtype", BARE, OURS, PROBED, PEER, TUTORIAL)
-RATIOS = ((TUTORIAL, OURS), (PEER, OURS), (PEER, PROBED), (OURS, BARE))
+RATIOS = ((TUTORIAL, OURS), (PEER, OURS), (PEER, PROBED), (OURS, BARE), (PEER_BARE, BARE))
 HEADINGS = (*COLUMNS, *(f"{a} / {b}" for a, b in RATIOS), "claims")
 
 
@@ -123,7 +124,10 @@ initial weights; before the clock starts, our gradients and PyTorch's are compar
   schedule, so this is the price of a measured step, not of every step.
 - **PyTorch**: eager, `nn.Linear` stack, `CrossEntropyLoss`, `torch.optim.SGD`, norms of the weights' gradients; the
   fastest of single, foreach and fused SGD with each or `_foreach_norm` norms, found anew for every row.
-- **tutorial**: the same as PyTorch's tutorials write it: default SGD, and each norm fetched with `.item()`."""
+- **tutorial**: the same as PyTorch's tutorials write it: default SGD, and each norm fetched with `.item()`.
+- **bare PyTorch**: its own matrix products, as bare has NumPy's. In large nets they are nearly all there is, and which
+  library multiplies faster depends on the CPU: on AMD's, NumPy's OpenBLAS; on Intel's, PyTorch's MKL. A ratio to bare
+  below 1 is a head start that nothing written in NumPy can make up for."""
 
 CLAIMS = """\
 Claims: a step is never slower than PyTorch's fastest, with every default probe still not slower, and on the three

@@ -49,6 +49,7 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
     way = None
     if peer.version():
         _require_same_work(problem)
+        steps[report.PEER_BARE] = peer.peer_products(problem)
         steps[report.TUTORIAL] = peer.tutorial_step(problem)
         way, steps[report.PEER] = peer.fastest_peer_step(problem, seconds / 4, peer.WAYS[:1] if quick else peer.WAYS)
     return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, least_rounds=3 if quick else 15), way)
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     seconds = 0.05 if options.quick else options.seconds
     errors, out = Console(stderr=True), Console()
-    out.width = max(out.width, 120)  # the table needs it; a narrower terminal wraps lines, which loses nothing
+    out.width = max(out.width, 134)  # the table needs it; a narrower terminal wraps lines, which loses nothing
     for line in report.machine():
         out.print(line, highlight=False, soft_wrap=True)
     cases = [(net, dtype) for net in NETS for dtype in DTYPES]

@@ -101,12 +101,12 @@ class Proposal:
             self._made = self._make(self._state.update)
         return self._made
 
-    def final(self) -> Array:
-        """Δθ, when nobody will look at the gradient any more: written over it, unless it has been made already.
+    def apply(self) -> None:
+        """θ ← θ + Δθ; nobody may look at the gradient any more.
 
-        That is a third of the memory less to go through.
+        If Δθ has not been made, it is written over the gradient: a third of the memory less to go through.
         """
-        return self._make(self._network.grad) if self._made is None else self._made
+        self._network.theta += self._make(self._network.grad) if self._made is None else self._made
 
 
 def made(update: Array | Proposal) -> Array:

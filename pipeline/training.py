@@ -282,7 +282,7 @@ class Trainer:
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def apply(self) -> None:
         """θ ← θ + Δθ; after this nobody may look at the moment computed last."""
-        self.network.theta += self.proposal.final()
+        self.proposal.apply()
         self.step += 1
 
     def snapshot(self) -> Snapshot:

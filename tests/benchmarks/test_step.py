@@ -44,9 +44,9 @@ def test_quick_run_writes_every_row(tmp_path: Path) -> None:
     rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| 6"]
     assert sorted((row[0], row[3]) for row in rows) == sorted((net.name, dtype) for net in NETS for dtype in DTYPES)
     for row in rows:
-        bare, ours, probed, peer, tutorial, tutorial_ours, peer_ours, peer_probed, ours_bare = row[4:13]
+        bare, ours, probed, peer, tutorial, tutorial_ours, peer_ours, peer_probed, ours_bare, peer_bare = row[4:14]
         assert all(NUMBER.fullmatch(cell) for cell in (bare, ours, probed, ours_bare))
-        for cell in (peer, tutorial, tutorial_ours, peer_ours, peer_probed):
+        for cell in (peer, tutorial, tutorial_ours, peer_ours, peer_probed, peer_bare):
             assert NUMBER.fullmatch(cell) if HAS_TORCH else cell == "-"
     if not HAS_TORCH:
         assert "pip install" in text

@@ -500,3 +500,17 @@ def test_slopes_of_many_layers_at_once_are_those_of_each(sigmas: list[Activation
             if isinstance(layer.sigma, act.Elementwise):
                 expected = layer.sigma.derivative(layer.z, layer.a)
                 np.testing.assert_array_equal(slopes[8 * i : 8 * i + 8].reshape(2, 4, 5), expected)
+
+
+def test_an_update_is_the_same_however_it_is_applied() -> None:
+    """Made apart, or over the gradient."""
+    for apart in (True, False):
+        net, rng = Network((4, 3), [act.Tanh()], (2,)), np.random.default_rng(0)
+        net.theta[...] = rng.standard_normal(net.theta.shape)
+        net.grad[...] = rng.standard_normal(net.grad.shape)
+        expected = net.theta + -0.1 * net.grad
+        proposal = PLAIN.propose(net, PLAIN.start(net), 0, 1)
+        if apart:
+            proposal.apart()
+        proposal.apply()
+        np.testing.assert_array_equal(net.theta, expected)
