@@ -83,6 +83,13 @@ class Elementwise(Activation):
     monotonic: ClassVar[bool] = False
     kinks: ClassVar[tuple[float, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        """What a class says of its σ' does not hold for another one that is derived from it."""
+        if "derivative" in cls.__dict__:
+            for name in ("switches", "monotonic"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, False)
+
     @property
     def pieces(self) -> tuple[Piece, ...]:
         """See above."""

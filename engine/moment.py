@@ -93,7 +93,7 @@ class Moment:
         for x in self.inputs():
             shadow.forward(x)
             seen = seen_by(Layers.of(shadow, self.proposed))
-            total = seen if total is None else total + seen
+            total = seen.copy() if total is None else total + seen  # it may be the network's own, and overwritten
         if total is None:
             raise LookupError("a whole pass over the data has no batch in it")
         return total

@@ -68,7 +68,7 @@ class Rows:
 
     The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
     equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
-    them. mean_delta [N] is ⟨δ_b⟩, delta_squares Σ_b δ_b², ones [B] what sums over examples. In ``slope`` there is only
+    them. mean_delta [N] is ⟨δ_b⟩, and delta_squares Σ_b δ_b². In ``slope`` there is only
     what :meth:`Network.slope` has been asked for or ``backward`` needed.
     """
 
@@ -80,14 +80,13 @@ class Rows:
     share: Array
     mean_delta: Array
     delta_squares: Array
-    ones: Array
 
     @classmethod
     def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
         """Not filled."""
         z, a, dC_da, slope, delta, share = (np.empty((units, batch_size), dtype) for _ in range(6))
         mean_delta, delta_squares = np.empty(units, dtype), np.empty(units, dtype)
-        return cls(z, a, dC_da, slope, delta, share, mean_delta, delta_squares, np.ones(batch_size, dtype))
+        return cls(z, a, dC_da, slope, delta, share, mean_delta, delta_squares)
 
 
 class Slopes(NamedTuple):
@@ -240,7 +239,7 @@ class Network:
 
         Args:
             watched: whether norms of ∂C/∂W and δ will be asked for: their squares are then summed on the way, where
-                they lie in the cache (:attr:`taken`). The numbers are the same.
+                they lie in the cache (:attr:`taken`). The numbers are the same, while nobody changes grad.
         """
         self._forward(x)
         self._watched = watched
@@ -285,7 +284,7 @@ class Network:
 
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
-        to_mean, ones = 1 / self._batch_size, self.rows.ones
+        to_mean = 1 / self._batch_size
         for layers, slopes, delta, share, mean_delta, delta_squares in self._groups:
             for alike in slopes:
                 alike.take()
@@ -300,7 +299,7 @@ class Network:
             if delta_squares is not None and self._watched:
                 np.vecdot(delta, delta, out=delta_squares)
             np.multiply(delta, to_mean, out=share)
-            np.vecdot(ones, share, out=mean_delta)
+            np.add.reduce(share, axis=-1, out=mean_delta)  # not by BLAS: its old kernels look at where a row lies
             for layer in layers:
                 self._gradient(layer)
         self._sloped = 1

@@ -156,6 +156,7 @@ class Layers:
         self.plan, self._slopes, self._taken = plan, slopes, taken
         self.batch_size, self.pairs, self.numbers, self.sloped = plan.batch_size, plan.pairs, plan.numbers, plan.sloped
         self._below: dict[float, Array] = {}
+        self._factor_of: Proposal | None = None  # whose factor times ∂C/∂W is ΔW
 
     @classmethod
     def of(cls, network: Network, proposed: Array | Proposal) -> Layers:
@@ -163,7 +164,10 @@ class Layers:
         rows = network.rows
         parts = (rows.z, rows.a, rows.delta, network.theta, network.grad)
         plan, taken = Plan.of(network), network.taken
-        return cls(network.layers, *parts, proposed, network.parameters, plan, network.slope, taken)
+        layers = cls(network.layers, *parts, proposed, network.parameters, plan, network.slope, taken)
+        if isinstance(proposed, Proposal) and proposed.is_for(network):
+            layers._factor_of = proposed
+        return layers
 
     @classmethod
     def of_one(cls, layer: Layer, dW_update: Array) -> Layers:
@@ -241,7 +245,7 @@ class Layers:
     @once
     def update_norm(self) -> Array:
         """‖ΔW‖_F; |c| ‖∂C/∂W‖_F where Δθ = c ∇C and neither square leaves what its type can hold."""
-        factor = self._proposed.factor if isinstance(self._proposed, Proposal) else None
+        factor = self._factor_of.factor if self._factor_of is not None else None
         if factor is None:
             return self._made_update_norm()
         norm = abs(factor) * self.gradient_norm
@@ -343,7 +347,9 @@ class Layers:
 
     @once
     def slope(self) -> Array:
-        """|σ'(z)| of every unit and example [N, B]; anything where σ is not element-wise."""
+        """|σ'(z)| of every unit and example [N, B]; anything where σ is not element-wise. Like z, a and δ it is the
+        network's own and lasts until its next pass.
+        """
         slopes = self._slopes()
         return slopes if self.plan.monotonic else np.abs(slopes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
@@ -92,6 +93,10 @@ class Proposal:
             return None
         return float(self._network.grad.dtype.type(self._optimizer.rate(*self._when)))
 
+    def is_for(self, network: Network) -> bool:
+        """Whether it is made of this network's gradient (and not of the one a shadow follows)."""
+        return network is self._network
+
     def _make(self, out: Array) -> Array:
         return self._optimizer.fill(self._network, self._state, *self._when, out)
 
@@ -154,8 +159,9 @@ class SGD:
 
     @property
     def plain(self) -> bool:
-        """Whether Δθ = −η f(t) ∇C, the derivation's rule."""
-        return self.clipping is None and not self.weight_decay and not self.momentum
+        """Whether Δθ = −η f(t) ∇C, the derivation's rule, for certain."""
+        own = type(self).fill is SGD.fill and type(self).rate is SGD.rate
+        return own and self.clipping is None and not self.weight_decay and not self.momentum
 
     def rate(self, step: int, total_steps: int) -> float:
         """−η f(t)."""
@@ -165,13 +171,17 @@ class SGD:
         """The update for the network's current grad, made when it is first looked at."""
         return Proposal(self, network, state, step, total_steps)
 
+    @final
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def update(self, network: Network, state: OptimizerState, step: int, total_steps: int) -> Array:
         """Δθ [E..., P], in ``state.update``, for the network's current grad; θ itself is not touched."""
         return self.fill(network, state, step, total_steps, state.update)
 
     def fill(self, network: Network, state: OptimizerState, step: int, total_steps: int, out: Array) -> Array:
-        """The same, written into ``out``, which may be ``network.grad``; overflows are the caller's to silence."""
+        """The same, written into ``out``, which may be ``network.grad``; overflows are the caller's to silence.
+
+        Another rule overrides this one.
+        """
         rate = self.rate(step, total_steps)
         if self.plain:
             return np.multiply(network.grad, rate, out=out)

@@ -92,6 +92,7 @@ def side(uri: str, kind: str) -> Path:
     """
     path = database(uri)
     if path is not None:
+        path = path.resolve()  # whichever way led there
         folder = path.parent / f"{path.stem}-{kind}"
     else:
         folder = STORE / "servers" / hashlib.sha256(without_user(uri).encode()).hexdigest()[:16] / kind

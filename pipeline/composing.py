@@ -134,9 +134,10 @@ class _Composer:
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         with _one_line(overrides):
             parsed = self._parser.parse_overrides(list(overrides))
-        if any(o.type != OverrideType.CHANGE or isinstance(o.value(), dict) for o in parsed):
+        whole = [o for o in parsed if not _is_value(o)]
+        if any(o.type != OverrideType.CHANGE or isinstance(o.value(), dict | list) for o in whole):
             return _compose(overrides)  # their order may matter
-        choices = tuple(text for text, o in zip(overrides, parsed, strict=True) if not _is_value(o))
+        choices = tuple(str(o.input_line) for o in whole)
         try:
             if choices not in self._composed:
                 self._composed[choices] = _compose(choices)
@@ -151,7 +152,8 @@ class _Composer:
 def _is_value(override: Override) -> bool:
     """Whether it sets a value, for certain, and chooses nothing from a group."""
     key = override.key_or_group
-    return override.package is None and not key.startswith("hydra.") and ("." in key or key in _scalars())
+    plain = override.type == OverrideType.CHANGE and override.package is None and not key.startswith("hydra.")
+    return plain and ("." in key or key in _scalars())
 
 
 @lru_cache(maxsize=1)

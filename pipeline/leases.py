@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import platform
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,12 +46,25 @@ class Leases:
 
     @property
     def host(self) -> str:
-        """Where leases can be seen: beside a store that is a file, whatever a machine or container is called; else this
-        machine, and this place on it: two checkouts at one server do not see each other's.
+        """Where leases can be seen: beside a store that is a file, the folder, which has a name of its own, whatever a
+        machine, a container or the way there is called; else this machine, and this place on it: two checkouts at one
+        server do not see each other's.
         """
         if self._beside:
-            return "beside the store"
+            return f"beside the store {self._name()}"
         return f"{platform.node()} {hashlib.sha256(str(self._folder.absolute()).encode()).hexdigest()[:8]}"
+
+    def _name(self) -> str:
+        """The folder's own name, written into it once. Another way to the same database may lead to another folder."""
+        path = self._folder / "name"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with FileLock(self._folder / "name.lock"):
+                if not path.exists():
+                    beside = path.with_name("name.new")
+                    beside.write_text(uuid.uuid4().hex, encoding="ascii")
+                    beside.replace(path)
+        return path.read_text(encoding="ascii")
 
     def tags(self, name: str) -> dict[str, str]:
         """What a run under this lease says of itself."""

@@ -85,9 +85,13 @@ class Client:
         return patient
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """Values of metrics, at most as many as MLflow takes in one call."""
+        """Values of metrics, all finite, at most as many as MLflow takes in one call."""
         from mlflow.entities import Metric
 
+        database = _sql_store(self.bare)
+        if database is not None:
+            self.patience.call(lambda: _insert(database, run_id, points))
+            return
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
         self.patience.call(lambda: self.bare.log_batch(run_id, metrics=metrics))
 
@@ -105,6 +109,51 @@ class Client:
 
         items = [RunTag(key, value) for key, value in tags.items()]
         self.patience.call(lambda: self.bare.log_batch(run_id, tags=items))
+
+
+def _sql_store(client: MlflowClient) -> Any | None:
+    """MLflow's own store behind a client, if it is a database that we reach without a server and can write rows to."""
+    store = getattr(getattr(client, "_tracking_client", None), "store", None)
+    return store if getattr(store, "db_type", None) in ("sqlite", "postgresql") else None
+
+
+def _insert(store: Any, run_id: str, points: Sequence[Point]) -> None:
+    """What ``log_batch`` does with values of metrics, in three statements instead of two objects a value.
+
+    The rows are the same (a test compares them); a run of ten thousand short steps spends a tenth of the time on it.
+    """
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric
+    from mlflow.utils.validation import _validate_metric_name
+    from sqlalchemy import tuple_
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[store.db_type]
+    newest: dict[str, Point] = {}
+    for point in points:
+        held = newest.get(point.key)
+        if held is None:
+            _validate_metric_name(point.key)
+        if held is None or _recency(point) > _recency(held):
+            newest[point.key] = point
+    latest = insert(SqlLatestMetric.__table__)
+    there, new = SqlLatestMetric.__table__.c, latest.excluded
+    update = latest.on_conflict_do_update(
+        index_elements=["key", "run_uuid"],
+        set_={name: new[name] for name in ("value", "timestamp", "step", "is_nan")},
+        where=tuple_(new.step, new.timestamp, new.value) > tuple_(there.step, there.timestamp, there.value),
+    )
+    with store.ManagedSessionMaker(read_only=False) as session:
+        store._check_run_is_active(store._get_run(run_uuid=run_id, session=session))
+        session.execute(insert(SqlMetric.__table__).on_conflict_do_nothing(), [_row(p, run_id) for p in points])
+        session.execute(update, [_row(newest[key], run_id) for key in sorted(newest)])
+
+
+def _recency(point: Point) -> tuple[int, int, float]:
+    return point.step, point.timestamp, point.value
+
+
+def _row(point: Point, run_id: str) -> dict[str, Any]:
+    return {**point._asdict(), "run_uuid": run_id, "is_nan": False}
 
 
 @dataclass

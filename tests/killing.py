@@ -80,7 +80,8 @@ def kill_workers(kills: int, rng: random.Random, longest: float, output: Path, a
 
 def begun(pid: int, watch: Path, since: float) -> bool:
     """Waits until something in the folder is newer than that; False if the process ends before."""
-    while ended(pid, 0.005) is None:
+    deadline = time.monotonic() + 120
+    while ended(pid, 0.005) is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             if any(path.stat().st_mtime > since for path in watch.rglob("*")):
                 return True

@@ -514,3 +514,44 @@ def test_an_update_is_the_same_however_it_is_applied() -> None:
             proposal.apart()
         proposal.apply()
         np.testing.assert_array_equal(net.theta, expected)
+
+
+class Doubled(act.Relu):
+    """A user's: nothing that Relu says of its slope is true of it."""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.multiply(np.minimum(z, 0), -2, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return np.multiply(z < 0, -2.0, out=out)
+
+
+def test_what_is_derived_from_a_switch_is_none_unless_it_says_so() -> None:
+    assert not Doubled.switches
+    assert not Doubled.monotonic
+    net = network([5, 6, 3], [Doubled(), act.Identity()], ())
+    of = moment(net, *batch(net, 40, 0), HALF)
+    z = net.layers[0].z
+    assert values(probes.SaturatedFraction(0.1), of)["", 1] == pytest.approx(np.mean(z >= 0))
+
+
+def test_a_shadows_update_is_the_networks() -> None:
+    """Under a random cotangent the gradient is another, and the update about to be made is not."""
+    net = network([5, 6, 3], [act.Tanh(), act.Tanh()], ())
+    base = moment(net, *batch(net, 4, 0), HALF)
+    proposal = PLAIN.propose(net, PLAIN.start(net), 0, 1)
+    shadow = replace(base, proposed=proposal).under_random_cotangent.layers
+    expected = [norm(w) for w in net.parameters.weights(-0.1 * net.grad)]
+    np.testing.assert_allclose(shadow.update_norm, expected)
+
+
+def test_slopes_of_a_whole_pass_are_of_every_batch() -> None:
+    net = network([5, 6, 3], [act.Tanh(), act.Tanh()], ())
+    of = moment(net, *batch(net, 4, 0), HALF)
+    batches = [batch(net, 4, seed)[0] for seed in (1, 2, 3)]
+    total = replace(of, inputs=lambda: iter(batches)).over_whole_pass(lambda layers: layers.slope)
+    expected = np.zeros_like(total)
+    for x in batches:
+        net.forward(x)
+        expected += net.slope()
+    np.testing.assert_allclose(total, expected)

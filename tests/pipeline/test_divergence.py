@@ -109,7 +109,7 @@ def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
         seen += [(i + 1, "δ", delta[i]) for i in range(top)[::-1]]
         share = [d * (1 / len(rows)) for d in delta]
         gW = [share[i] @ a[i].T for i in range(top)]
-        gb = [np.vecdot(s, np.ones_like(s))[:, None] for s in share]  # as the engine rounds: what explodes is chaotic
+        gb = [s.sum(axis=1, keepdims=True) for s in share]
         for i in range(top)[::-1]:
             seen += [(i + 1, "∂C/∂b", gb[i]), (i + 1, "∂C/∂W", gW[i])]
         for i in range(top):

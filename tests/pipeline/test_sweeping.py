@@ -26,7 +26,7 @@ from pipeline.progress import bars
 from pipeline.provenance import PROJECT
 from pipeline.reproduce import reproduce
 from pipeline.sweep import Options, sweep
-from pipeline.tracking import TrackingConfig
+from pipeline.tracking import Store, TrackingConfig
 
 SMALL = ["data=iris", "epochs=1", "architecture=deep", "architecture.width=5", "replicates=2", "name=small"]
 TWO = "architecture.depth=2,3"
@@ -392,6 +392,20 @@ def test_leases_beside_a_file_are_seen_by_a_machine_of_any_name(
     with Leases.of(store).held("held"):
         assert [r.info.run_id for r in close_the_dead(store)] == [dead.run_id]
     assert store.find(at_work.run_id).info.status == "RUNNING"
+
+
+def test_a_store_reached_by_another_way_has_the_same_leases_or_none(tmp_path: Path) -> None:
+    """By a link it is the same folder; where it is another one, nobody is taken for dead."""
+    store = opened(tmp_path)
+    at_work = store.start("at work", Leases.of(store).tags("held"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "linked.db").symlink_to(tmp_path / "store.db")
+    (tmp_path / "other" / "hard.db").hardlink_to(tmp_path / "store.db")
+    with Leases.of(store).held("held"):
+        for name in ("linked", "hard"):
+            uri = f"sqlite:///{tmp_path}/other/{name}.db"
+            assert close_the_dead(Store.open(TrackingConfig(uri, "gradvitals"))) == []
+    assert [r.info.run_id for r in close_the_dead(store)] == [at_work.run_id]
 
 
 def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:

@@ -17,16 +17,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import require
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from rich.console import Console
+from sqlalchemy import text
 from stores import CuttingProxy, Postgres, Server, locked, postgres_binaries, small_disk
 
 from pipeline.__main__ import main
 from pipeline.errors import StoreError
 from pipeline.patience import VARIABLE
 from pipeline.reproduce import reproduce
-from pipeline.runlog import RunLog
+from pipeline.runlog import Point, RunLog
 from pipeline.tracking import Store, TrackingConfig
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -56,6 +60,51 @@ def check(store: Store, run_id: str, steps: range) -> None:
 
 def sqlite(folder: Path) -> Store:
     return Store.open(TrackingConfig(f"sqlite:///{folder / 'mlflow.db'}", "gradvitals"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
+def test_points_are_the_rows_that_mlflow_itself_would_write(kind: str, tmp_path: Path) -> None:
+    """Whatever comes twice, late, or at the same step again; the newest value of each key, too."""
+    postgres = None
+    if kind == "postgres":
+        require(postgres_binaries() is not None, "PostgreSQL is not installed")
+        postgres = Postgres()
+    try:
+        if postgres:
+            postgres.create()
+            postgres.start()
+        store = Store.open(TrackingConfig(postgres.uri if postgres else f"sqlite:///{tmp_path}/x.db", "x"))
+        ours, theirs = store.start("ours", {}).run_id, store.start("theirs", {}).run_id
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            points = [
+                Point(
+                    f"k/{rng.integers(9)}", float(rng.integers(3)) * 1e-300, int(rng.integers(4)), int(rng.integers(4))
+                )
+                for _ in range(rng.integers(1, 60))
+            ]
+            for _ in range(2):  # a reply was lost
+                store.client.log_points(ours, points)
+            store.client.bare.log_batch(theirs, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
+        engine = store.client.bare._tracking_client.store.engine
+        with engine.connect() as connection:
+            for rows in ("metrics", "latest_metrics"):
+                query = (
+                    f"SELECT key, value, timestamp, step, is_nan FROM {rows} WHERE run_uuid = '%s' ORDER BY 1, 2, 3, 4"
+                )
+                found = [connection.execute(text(query % run)).fetchall() for run in (ours, theirs)]
+                assert len(found[0]) >= 9
+                assert found[0] == found[1]
+        with pytest.raises(MlflowException, match=r"may only|must be"):
+            store.client.log_points(ours, [Point("no: name?", 1.0, 1, 1)])
+        store.end(ours, "FINISHED")
+        store.client.bare.delete_run(ours)
+        with pytest.raises(MlflowException, match="active"):
+            store.client.log_points(ours, [Point("k", 1.0, 1, 1)])
+        engine.dispose()
+    finally:
+        if postgres:
+            postgres.remove()
 
 
 @dataclass
