@@ -19,7 +19,8 @@ from pipeline.patience import tell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BATCH = 1000  # MLflow's limit for one log_batch call
+QUEUE = 4000  # values that wait at most
+SHOWN_AFTER = 10_000  # milliseconds after which a value that waits is sent, for people who look on
 LEAVING = 1.0  # seconds in which an interrupted run is closed, or left to the next command
 
 
@@ -89,8 +90,9 @@ class RunLog:
         if self._last.get(key) == step or step <= self.acknowledged.get(key, step - 1):
             return True
         self._last[key] = step
-        self._buffer.append(Point(key, float(value), self.clock.now(), step))
-        if len(self._buffer) >= BATCH:
+        point = Point(key, float(value), self.clock.now(), step)
+        self._buffer.append(point)
+        if len(self._buffer) >= QUEUE or point.timestamp - self._buffer[0].timestamp >= SHOWN_AFTER:
             self.flush()
         return True
 
@@ -101,8 +103,8 @@ class RunLog:
             StoreError: the store refuses, or does not answer any more.
         """
         while self._buffer:
-            self.client.log_points(self.run_id, self._buffer[:BATCH])
-            del self._buffer[:BATCH]
+            self.client.log_points(self.run_id, self._buffer[:QUEUE])
+            del self._buffer[:QUEUE]
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Flat scalar parameters; those that the run has already are not sent again."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-PARAM_BATCH = 100
+METRIC_BATCH, PARAM_BATCH = 1000, 100  # MLflow's limits for one log_batch call
 PAGE = 1000
 BUSY_MILLISECONDS = 500  # how long SQLite itself waits for a lock; then we can say so, and hear Ctrl-C
 SETTINGS = {
@@ -85,7 +85,7 @@ class Client:
         return patient
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """Values of metrics, all finite, at most as many as MLflow takes in one call."""
+        """Values of metrics, all finite. If a part of them is accepted and the rest not, all may be sent again."""
         from mlflow.entities import Metric
 
         database = _sql_store(self.bare)
@@ -93,7 +93,8 @@ class Client:
             self.patience.call(lambda: _insert(database, run_id, points))
             return
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
-        self.patience.call(lambda: self.bare.log_batch(run_id, metrics=metrics))
+        for at in range(0, len(metrics), METRIC_BATCH):
+            self.patience.call(partial(self.bare.log_batch, run_id, metrics=metrics[at : at + METRIC_BATCH]))
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Parameters."""
@@ -122,9 +123,9 @@ def _insert(store: Any, run_id: str, points: Sequence[Point]) -> None:
 
     The rows are the same (a test compares them); a run of ten thousand short steps spends a tenth of the time on it.
     """
-    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlRun
     from mlflow.utils.validation import _validate_metric_name
-    from sqlalchemy import tuple_
+    from sqlalchemy import select, tuple_
     from sqlalchemy.dialects import postgresql, sqlite
 
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[store.db_type]
@@ -143,9 +144,18 @@ def _insert(store: Any, run_id: str, points: Sequence[Point]) -> None:
         where=tuple_(new.step, new.timestamp, new.value) > tuple_(there.step, there.timestamp, there.value),
     )
     with store.ManagedSessionMaker(read_only=False) as session:
-        store._check_run_is_active(store._get_run(run_uuid=run_id, session=session))
-        session.execute(insert(SqlMetric.__table__).on_conflict_do_nothing(), [_row(p, run_id) for p in points])
-        session.execute(update, [_row(newest[key], run_id) for key in sorted(newest)])
+        if session.execute(select(SqlRun.lifecycle_stage).where(SqlRun.run_uuid == run_id)).scalar() != "active":
+            store._check_run_is_active(store._get_run(run_uuid=run_id, session=session))  # MLflow says why not
+        _execute(session, insert(SqlMetric.__table__).on_conflict_do_nothing(), [_row(p, run_id) for p in points])
+        _execute(session, update, [_row(newest[key], run_id) for key in sorted(newest)])
+
+
+def _execute(session: Any, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A statement for many rows, compiled once: SQLAlchemy would go through every row's every value."""
+    connection = session.connection()
+    compiled = statement.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    given = [tuple(row[name] for name in compiled.positiontup) for row in rows] if compiled.positional else list(rows)
+    connection.exec_driver_sql(compiled.string, given)
 
 
 def _recency(point: Point) -> tuple[int, int, float]:

@@ -44,7 +44,7 @@ from pipeline.exchange.manifest import (
     entry,
 )
 from pipeline.leases import Leases
-from pipeline.runlog import BATCH, Point, RunLog
+from pipeline.runlog import QUEUE, Point, RunLog
 from pipeline.tracking import Store, TrackingConfig
 from pipeline.untrusted import shown, text_of
 
@@ -194,8 +194,8 @@ def _write_run(log: RunLog, store: Store, run: CheckedRun) -> None:
     points: list[Point] = []
     for key, step, timestamp, value in metrics_table(run.folder).itertuples(index=False):
         points.append(Point(str(key), float(value), int(timestamp), int(step)))
-    for at in range(0, len(points), BATCH):
-        store.client.log_points(log.run_id, points[at : at + BATCH])
+    for at in range(0, len(points), QUEUE):
+        store.client.log_points(log.run_id, points[at : at + QUEUE])
     for name in (CONFIG_FILE, *ARTIFACTS):  # never a page: `make report` makes ours
         path = run.folder / name
         if path.is_file():

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.console import Console
 from pipeline.artifacts import flat_params
 from pipeline.config import digest
 from pipeline.naming import run_name
+from pipeline.runlog import QUEUE, SHOWN_AFTER, Point, RunClock, RunLog
 from pipeline.single import single
 from pipeline.sweep import sweep
 from pipeline.tracking import Store, TrackingConfig, download
@@ -243,3 +245,32 @@ def test_params_are_flat_scalars_with_stable_names() -> None:
         "tracking": {"uri": None},
     }
     assert flat_params(node) == {"seed": 1, "activation": "leaky_relu", "activation.alpha": 0.1, "probes": "x"}
+
+
+def test_values_wait_until_they_are_many_or_ten_seconds_old() -> None:
+    sent: list[int] = []
+
+    class Client:
+        def log_points(self, run_id: str, points: list[Point]) -> None:
+            sent.append(len(points))
+
+    @dataclass
+    class Clock(RunClock):
+        time: int = 0
+
+        def now(self) -> int:
+            return self.time
+
+    clock = Clock(0)
+    log = RunLog(Client(), "run", clock=clock)
+    for step in range(QUEUE - 1):
+        log.metric("a", 1.0, step)
+    assert sent == []
+    log.metric("a", 1.0, QUEUE)
+    log.metric("b", 1.0, 0)
+    clock.time += SHOWN_AFTER - 1
+    log.metric("b", 1.0, 1)
+    assert sent == [QUEUE]
+    clock.time += 1
+    log.metric("b", 1.0, 2)
+    assert sent == [QUEUE, 3]
