@@ -141,7 +141,7 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     spent = {k: v for k, v in metrics.items() if k.startswith("overhead/") and k != "overhead/all_probes"}
     lasted = (found.info.end_time - found.info.start_time) / 1000
     share = spent["overhead/tracking"] / (1 + sum(spent.values()))
-    return share, len(metrics), lasted / (1 + sum(spent.values())) / steps
+    return share, len(metrics), lasted / (1 + sum(spent.values())) / (epochs * run.clock.last_step // run.config.epochs)
 
 
 def page(seconds: float, command: str, date: str) -> tuple[str, list[str]]:

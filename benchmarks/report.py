@@ -126,8 +126,8 @@ initial weights; before the clock starts, our gradients and PyTorch's are compar
   fastest of single, foreach and fused SGD with each or `_foreach_norm` norms, found anew for every row.
 - **tutorial**: the same as PyTorch's tutorials write it: default SGD, and each norm fetched with `.item()`.
 - **bare PyTorch**: its own matrix products, as bare has NumPy's. In large nets they are nearly all there is, and which
-  library multiplies faster depends on the CPU: on AMD's, NumPy's OpenBLAS; on Intel's, PyTorch's MKL. A ratio to bare
-  below 1 is a head start that nothing written in NumPy can make up for."""
+  library multiplies faster, NumPy's OpenBLAS or PyTorch's MKL, depends on the CPU. A ratio to bare below 1 is a head
+  start that nothing written in NumPy can make up for."""
 
 CLAIMS = """\
 Claims: a step is never slower than PyTorch's fastest, with every default probe still not slower, and on the three

@@ -120,6 +120,27 @@ class Taken(NamedTuple):
     delta: Array | None
 
 
+NOTHING = Taken({}, None)
+
+
+def rows_of(layers: Sequence[Layer]) -> list[slice]:
+    """Where each layer's units, of all members, lie in [N, B]."""
+    return [slice(start, end) for start, end in pairwise(accumulate((layer.b.size for layer in layers), initial=0))]
+
+
+def neighbours(
+    layers: Sequence[Layer], parts: Sequence[slice], room: float = math.inf
+) -> list[tuple[Activation, slice]]:
+    """Layers of one σ whose rows touch, ``room`` rows at most unless a layer has more: the σ and their rows."""
+    found: list[tuple[Activation, slice]] = []
+    for layer, part in zip(layers, parts, strict=True):
+        sigma, start = layer.sigma, part.start
+        if found and found[-1][0] is sigma and found[-1][1].stop == start and part.stop - found[-1][1].start <= room:
+            start = found.pop()[1].start
+        found.append((sigma, slice(start, part.stop)))
+    return found
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Where each layer's parameters lie in a flat vector: all weights first, layer by layer, then all biases."""
@@ -211,6 +232,8 @@ class Network:
         self.rows: Rows
         self._groups: list[Group]
         self._rest: list[Slopes]  # those that backward does not need
+        self._all: list[Slopes]
+        self._untaken: list[Slopes]  # those that are not yet of the last forward pass
         self._batch_size = 0
         self._watched = False
         self._weight_squares = {
@@ -218,7 +241,6 @@ class Network:
             for i in range(self.depth)
             if self.parameters.segments.is_long(i)
         }
-        self._sloped = 0  # whose slopes are those of this pass: 0 nobody's, 1 those that backward needed, 2 all
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def forward(self, x: Array) -> Array:
@@ -247,7 +269,7 @@ class Network:
 
     def _forward(self, x: Array) -> Array:
         self._bind(x.shape[-1])
-        self._sloped = 0
+        self._untaken = self._all
         self._watched = False
         a = x
         for layer in self.layers:
@@ -302,26 +324,21 @@ class Network:
             np.add.reduce(share, axis=-1, out=mean_delta)  # not by BLAS: its old kernels look at where a row lies
             for layer in layers:
                 self._gradient(layer)
-        self._sloped = 1
+        self._untaken = self._rest
         return self.grad
 
     @property
     def taken(self) -> Taken:
         """What a watched backward pass has summed on its way; nothing after any other."""
         if not self._watched:
-            return Taken({}, None)
+            return NOTHING
         return Taken(self._weight_squares, self.rows.delta_squares if len(self._groups) > 1 else None)
 
     def slope(self) -> Array:
         """σ'(z) of every unit after a forward pass, first layer first: [N, B]; anything where σ is not element-wise."""
-        if self._sloped < 1:
-            for group in self._groups:
-                for alike in group.slopes:
-                    alike.take()
-        if self._sloped < 2:
-            for alike in self._rest:
-                alike.take()
-        self._sloped = 2
+        for alike in self._untaken:
+            alike.take()
+        self._untaken = []
         return self.rows.slope
 
     def _gradient(self, layer: Layer) -> None:
@@ -348,6 +365,7 @@ class Network:
             rows = self._new_rows(batch_size)
             self._buffers[batch_size] = rows, *self._arrange(rows)
         self.rows, self._groups, self._rest = self._buffers[batch_size]
+        self._all = [*(alike for group in self._groups for alike in group.slopes), *self._rest]
         for layer, part in zip(self.layers, self._parts, strict=True):
             shape, rows = (*layer.b.shape[:-1], batch_size), self.rows
             views = (x[part].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.slope, rows.delta, rows.share))
@@ -357,9 +375,7 @@ class Network:
 
     @once
     def _parts(self) -> list[slice]:
-        """The rows of each layer."""
-        ends = accumulate((layer.b.size for layer in self.layers), initial=0)
-        return [slice(start, end) for start, end in pairwise(ends)]
+        return rows_of(self.layers)
 
     def _arrange(self, rows: Rows) -> tuple[list[Group], list[Slopes]]:
         """The groups of layers, top first, and the slopes that backward does not need."""
@@ -385,16 +401,12 @@ class Network:
 
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""
-        found: list[tuple[Elementwise, slice]] = []
-        for i in which:
-            sigma, part = self.activations[i], self._parts[i]
-            if not isinstance(sigma, Elementwise):
-                continue
-            if found and found[-1][0] is sigma and found[-1][1].stop == part.start:
-                found[-1] = sigma, slice(found[-1][1].start, part.stop)
-            else:
-                found.append((sigma, part))
-        return [Slopes(sigma, rows.z[part], rows.a[part], rows.slope[part]) for sigma, part in found]
+        found = neighbours([self.layers[i] for i in which], [self._parts[i] for i in which])
+        return [
+            Slopes(sigma, rows.z[part], rows.a[part], rows.slope[part])
+            for sigma, part in found
+            if isinstance(sigma, Elementwise)
+        ]
 
     def _new_rows(self, batch_size: int) -> Rows:
         rows = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)

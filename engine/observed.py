@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import numpy as np
 
 from engine.activations import Activation, Elementwise
 from engine.arrays import Array, all_safe, norm, root, safe
-from engine.network import Layer, Network, Parameters, Taken
+from engine.network import NOTHING, Layer, Network, Parameters, Taken, neighbours, rows_of
 from engine.once import once
 from engine.optimizers import Proposal, made
 
@@ -57,9 +56,6 @@ _EXACT = np.dtype(np.float64)
 _LARGE = {"f": 1e37, "d": 1e300}
 
 
-NOTHING = Taken({}, None)
-
-
 class Plan:
     """What follows from the shape of L layers alone: where their units, N with all members, lie in [N, B].
 
@@ -72,8 +68,8 @@ class Plan:
         ones: [B]; a product with it is the fastest sum there is: ``vecdot`` adds each row alone, ``@`` is faster still
             where the order of adding does not matter.
         small: whether a layer of a member has so few numbers that a call of its own would cost more than they do.
-        pieces: neighbours of the same σ, and their first and last row: at most ``BLOCK_BYTES`` of them at a time, for
-            more would leave the L2 cache, unless a layer has more.
+        pieces: neighbours of the same σ, and their rows: at most ``BLOCK_BYTES`` of them at a time, for more would
+            leave the L2 cache, unless a layer has more.
         rows: of the largest piece.
         monotonic: whether σ' >= 0 in all layers that have one.
     """
@@ -88,24 +84,15 @@ class Plan:
         self.sloped = [i for i, layer in enumerate(layers) if layer.sigma.elementwise]
         self.units: Array = np.array(units).reshape(-1, *[1] * len(ensemble))
         self.pairs = self.units * batch_size
-        self.parts = [slice(a, b) for a, b in pairwise(accumulate((n * members for n in units), initial=0))]
+        self.parts = rows_of(layers)
         self.repeats = np.repeat(units, members)
         self.starts = np.cumsum(self.repeats) - self.repeats
         self.ones = np.ones(batch_size, dtype)
         self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
-        self.pieces = self._pieces(layers, BLOCK_BYTES // (batch_size * dtype.itemsize))
-        self.rows = max((stop - start for _, start, stop in self.pieces), default=0)
-        sigmas = [sigma for sigma, _, _ in self.pieces if isinstance(sigma, Elementwise)]
+        self.pieces = neighbours(layers, self.parts, BLOCK_BYTES // (batch_size * dtype.itemsize))
+        self.rows = max((part.stop - part.start for _, part in self.pieces), default=0)
+        sigmas = [sigma for sigma, _ in self.pieces if isinstance(sigma, Elementwise)]
         self.monotonic = all(sigma.monotonic for sigma in sigmas)
-
-    def _pieces(self, layers: Sequence[Layer], room: int) -> list[tuple[Activation, int, int]]:
-        found: list[tuple[Activation, int, int]] = []
-        for layer, part in zip(layers, self.parts, strict=True):
-            sigma, start = layer.sigma, part.start
-            if found and found[-1][0] is sigma and part.stop - found[-1][1] <= room:
-                _, start, _ = found.pop()
-            found.append((sigma, start, part.stop))
-        return found
 
     @classmethod
     def of(cls, network: Network) -> Plan:
@@ -356,9 +343,9 @@ class Layers:
     def _sloped_pieces(self) -> Iterator[tuple[Activation, int, int, Array]]:
         """Neighbours of the same element-wise σ: the σ, their first and last row, |σ'(z)|."""
         slope = self.slope
-        for sigma, start, stop in self.plan.pieces:
+        for sigma, part in self.plan.pieces:
             if sigma.elementwise:
-                yield sigma, start, stop, slope[start:stop]
+                yield sigma, part.start, part.stop, slope[part]
 
     def _per_row(self, dtype: np.dtype[Any]) -> Array:
         """[N], to be filled where there is a slope; elsewhere numbers that harm nobody."""

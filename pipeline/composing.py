@@ -123,8 +123,9 @@ def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
 
 
 class _Composer:
-    """Composes cells that differ in values, and not in what was chosen from a group, once: Hydra takes a quarter of a
-    second each time. The values are then set as Hydra sets them.
+    """Composes cells that differ in values, and not in what was chosen from a group, once, for that takes its time.
+
+    The values are then set as Hydra sets them.
     """
 
     def __init__(self, parser: OverridesParser) -> None:

@@ -11,6 +11,7 @@ import platform
 import re
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ class Leases:
         """Those of a store."""
         return cls(store.side("locks"), beside=store.is_a_file)
 
-    @property
+    @cached_property
     def host(self) -> str:
         """Where leases can be seen: beside a store that is a file, the folder, which has a name of its own, whatever a
         machine, a container or the way there is called; else this machine, and this place on it: two checkouts at one
@@ -57,9 +58,8 @@ class Leases:
     def _name(self) -> str:
         """The folder's own name, written into it once. Another way to the same database may lead to another folder."""
         path = self._folder / "name"
-        self._folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            with FileLock(self._folder / "name.lock"):
+            with self.held("name", timeout=-1):
                 if not path.exists():
                     beside = path.with_name("name.new")
                     beside.write_text(uuid.uuid4().hex, encoding="ascii")

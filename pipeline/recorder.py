@@ -71,16 +71,13 @@ class Recorder:
         if lost:
             self.metric(f"non_finite/{record.probe}", lost, step)
         keys = [f"{record.probe}/layer_{number:02d}" for number in record.layers] or [record.probe]
-        if self.replicates == 1:  # nothing to be estimated
-            means = record.values[:, 0].tolist()
-        else:
-            e = estimate(record.values, record.geometric)
-            means = e.mean.tolist()
-            for key, low, high in zip(keys, e.low.tolist(), e.high.tolist(), strict=True):
+        e = estimate(record.values, record.geometric)
+        means, lows, highs = e.mean.tolist(), e.low.tolist(), e.high.tolist()
+        for key, mean, low, high in zip(keys, means, lows, highs, strict=True):
+            self.metric(key, mean, step)
+            if self.replicates > 1:
                 self.metric(f"interval_low/{key}", low, step)
                 self.metric(f"interval_high/{key}", high, step)
-        for key, mean in zip(keys, means, strict=True):
-            self.metric(key, mean, step)
             if record.geometric and 0 < mean < math.inf:
                 self.metric(f"log10_{key}", math.log10(mean), step)
         if record.probe == "delta_rms" and self.expectation is not None:

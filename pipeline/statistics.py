@@ -44,17 +44,19 @@ def estimate(values: Array, geometric: bool = False) -> Estimate:
     finite = np.isfinite(values)
     count = np.count_nonzero(finite, axis=-1)
     replicates = values.shape[-1]
+    if replicates == 1:  # the value itself, and no interval
+        mean = np.where(finite, values, np.nan)[..., 0]
+        none = np.full_like(mean, np.nan)
+        return Estimate(mean, none, none, 1.0 - count)
     with np.errstate(all="ignore"):
         x = np.log10(values) if geometric else values
         if finite.all():
-            mean, spread = x.mean(axis=-1), x.std(axis=-1, ddof=1) if replicates > 1 else np.nan
+            mean, spread = x.mean(axis=-1), x.std(axis=-1, ddof=1)
         else:
             mean = np.where(finite, x, 0).sum(axis=-1) / count
             squares = np.where(finite, np.square(x - mean[..., None]), 0).sum(axis=-1)
             spread = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
-        half = np.full_like(mean, np.nan)
-        if replicates > 1:
-            half = student_t(count - 1) * spread / np.sqrt(count)
+        half = student_t(count - 1) * spread / np.sqrt(count)
         low, high = mean - half, mean + half
         if geometric:
             mean, low, high = 10**mean, 10**low, 10**high

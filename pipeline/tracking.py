@@ -121,7 +121,7 @@ def _sql_store(client: MlflowClient) -> Any | None:
 def _insert(store: Any, run_id: str, points: Sequence[Point]) -> None:
     """What ``log_batch`` does with values of metrics, in three statements instead of two objects a value.
 
-    The rows are the same (a test compares them); a run of ten thousand short steps spends a tenth of the time on it.
+    The rows are the same: a test compares them.
     """
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlRun
     from mlflow.utils.validation import _validate_metric_name
