@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,12 @@ from engine.arrays import Array
 from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network
+from engine.probes import GradientNorm, Probe
+from engine.sums import Of, Sums
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
-from pipeline.training import measure
+from pipeline.measuring import CAPACITY, Ledger
+from pipeline.stopwatch import Stopwatch
 
 # So low that thousands of steps on one batch leave the numbers as they are: nothing converges, dies or underflows.
 LEARNING_RATE = 1e-5
@@ -60,13 +64,12 @@ class Problem:
 def our_step(problem: Problem) -> Step:
     """Forward, backward, SGD update, ‖∂C/∂W‖ of every layer."""
     network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state = config.optimizer.start(network)
+    state, wanted = config.optimizer.start(network), GradientNorm().wanted
 
     def step() -> list[list[float]]:
-        network.gradient(x, y, config.cost, watched=True)
+        network.gradient(x, y, config.cost, wanted)
         with np.errstate(all="ignore"):
-            squares = network.taken.weights
-            norms: list[list[float]] = network.parameters.weight_segments.norms(network.grad, squares).tolist()
+            norms: list[list[float]] = Sums.of(network).norm(Of.GRADIENT).tolist()
             config.optimizer.propose(network, state, 0, 1).apply()
         return norms
 
@@ -76,17 +79,25 @@ def our_step(problem: Problem) -> Step:
 def our_probed_step(problem: Problem) -> Step:
     """The same with every default probe in every layer (the gradient's norm is one of them)."""
     network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state = config.optimizer.start(network)
+    state, names = config.optimizer.start(network), list(config.probes)
+    ledger = Ledger(config.probes, prompt=False, stopwatch=Stopwatch(None))
 
     def step() -> list[object]:
-        network.gradient(x, y, config.cost, watched=True)
+        network.gradient(x, y, config.cost, ledger.onlooker(names))
         proposal = config.optimizer.propose(network, state, 0, 1)
-        records: list[object] = list(measure(Moment(network, proposal, y, config.cost), config.probes, 0))
+        records: list[object] = [*ledger.take(Moment(network, proposal, y, config.cost), names, 0)]
         with np.errstate(all="ignore"):
             proposal.apply()
         return records
 
     return step
+
+
+def cycle(problem: Problem, probes: Mapping[str, Probe]) -> int:
+    """After how many measured steps all that belongs to them has been done: small steps are worked out many at once."""
+    network, (x, _) = problem.network(), problem.batch()
+    network.forward(x)
+    return CAPACITY if Ledger(probes, prompt=False, stopwatch=Stopwatch(None)).notes(network, list(probes)) else 1
 
 
 def bare_products(problem: Problem) -> Step:

@@ -23,16 +23,18 @@ from rich.markdown import Markdown  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from benchmarks import report  # noqa: E402
-from benchmarks.contenders import Problem  # noqa: E402
+from benchmarks.contenders import Problem, cycle  # noqa: E402
 from benchmarks.nets import DTYPES, NETS  # noqa: E402
 from benchmarks.timing import Step, interleaved, median_with_interval  # noqa: E402
 from engine.moment import Moment  # noqa: E402
 from engine.probes import Probe  # noqa: E402
 from pipeline.composing import compose_run  # noqa: E402
 from pipeline.config import build  # noqa: E402
+from pipeline.measuring import Ledger  # noqa: E402
 from pipeline.single import single  # noqa: E402
+from pipeline.stopwatch import Stopwatch  # noqa: E402
 from pipeline.tracking import Store, TrackingConfig  # noqa: E402
-from pipeline.training import measure, ready  # noqa: E402
+from pipeline.training import ready  # noqa: E402
 
 SETS = ("essential", "standard", "full")
 LONG, SHORT = 2e-3, (0.1e-3, 0.3e-3)  # seconds of a bare step: where the promises hold
@@ -62,6 +64,7 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
     """The same with these probes in every layer, and the gradient of the step before for those that compare."""
     network, (x, y), config = problem.network(), problem.batch(), problem.config
     state = config.optimizer.start(network)
+    ledger, names = Ledger(probes, prompt=False, stopwatch=Stopwatch(None)), list(probes)
     comparing = any(p.needs_previous for p in probes.values())
     previous = np.ones_like(network.grad) if comparing else None
 
@@ -69,9 +72,9 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
         return [np.random.default_rng(use)]
 
     def step() -> None:
-        network.gradient(x, y, config.cost, watched=True)
+        network.gradient(x, y, config.cost, ledger.onlooker(names))
         proposal = config.optimizer.propose(network, state, 0, 1)
-        measure(Moment(network, proposal, y, config.cost, previous, generators), probes, 0)
+        ledger.take(Moment(network, proposal, y, config.cost, previous, generators), names, 0)
         if previous is not None:
             previous[...] = network.grad
         with np.errstate(all="ignore"):
@@ -96,7 +99,7 @@ def sets_table(seconds: float) -> tuple[list[list[str]], list[str]]:
     for net, dtype in track(cases, "sets", console=Console(stderr=True), transient=True):
         problem = Problem.of(net, dtype)
         steps = {"bare": bare_step(problem)} | {s: measured_step(problem, p) for s, p in sets.items()}
-        times = interleaved(steps, seconds, least_rounds=5)
+        times = interleaved(steps, seconds, 7, max(cycle(problem, probes) for probes in sets.values()))
         bare, cells = float(np.median(times["bare"])), []
         for preset in SETS:
             ratio, low, high = median_with_interval(times[preset] / times["bare"])
@@ -117,7 +120,8 @@ def probes_table(seconds: float) -> list[list[str]]:
         fast = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and not p.costly}
         slow = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and p.costly}
         for steps, spent, least in ((fast, seconds * 4, 5), (slow, seconds, 1)):
-            times = interleaved({"bare": bare_step(problem)} | steps, spent, least)
+            whole = max(cycle(problem, {n: everything[n]}) for n in steps)
+            times = interleaved({"bare": bare_step(problem)} | steps, spent, least, whole)
             for name in steps:
                 added = np.median(times[name] - times["bare"]), np.median(times[name] / times["bare"])
                 rows[name].append(f"{max(added[0], 0) * 1e6:.0f} µs, {added[1]:.2f}×")
@@ -180,7 +184,7 @@ in brackets are for steps over 2 ms and for steps of 0.1 to 0.3 ms."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Time, print, check; returns 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.measuring", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each row (default 4)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for each row (default 6)")
     parser.add_argument("--no-check", action="store_true", help="end with 0 even if a promise is broken")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to this Markdown file")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")

@@ -21,7 +21,7 @@ from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from benchmarks import peer, report  # noqa: E402
-from benchmarks.contenders import Problem, bare_products, our_gradient, our_probed_step, our_step  # noqa: E402
+from benchmarks.contenders import Problem, bare_products, cycle, our_gradient, our_probed_step, our_step  # noqa: E402
 from benchmarks.nets import DTYPES, NETS, Net  # noqa: E402
 from benchmarks.timing import interleaved  # noqa: E402
 
@@ -52,7 +52,8 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
         steps[report.PEER_BARE] = peer.peer_products(problem)
         steps[report.TUTORIAL] = peer.tutorial_step(problem)
         way, steps[report.PEER] = peer.fastest_peer_step(problem, seconds / 4, peer.WAYS[:1] if quick else peer.WAYS)
-    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, least_rounds=3 if quick else 15), way)
+    whole = cycle(problem, problem.config.probes)
+    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, 3 if quick else 15, whole), way)
 
 
 def _require_same_work(problem: Problem) -> None:

@@ -18,13 +18,21 @@ Step = Callable[[], object]
 TURN = 2e-3  # seconds a turn aims at: far above the clock's resolution
 
 
-def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: int) -> dict[str, NDArray[np.float64]]:
+def interleaved(
+    contenders: Mapping[str, Step], seconds: float, least_rounds: int, cycle: int = 1
+) -> dict[str, NDArray[np.float64]]:
     """Seconds per step of each contender in each round, for about so many seconds in all.
 
     Each turn begins with one untimed step, which brings the contender's arrays back into the caches. Who begins a
     round changes from round to round.
+
+    Args:
+        contenders: what each does in a step, by name.
+        seconds: in all, about.
+        least_rounds: rounds, even if that takes longer.
+        cycle: after how many steps each has done all that it does: a turn holds whole cycles.
     """
-    repeats = {name: max(1, round(TURN / _once(step))) for name, step in contenders.items()}
+    repeats = {name: -(-max(1, round(TURN / _once(step))) // cycle) * cycle for name, step in contenders.items()}
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds

@@ -6,8 +6,9 @@ layer below, ``B`` examples, ``P`` parameters. Columns are examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,68 +46,73 @@ def norms(arrays: Sequence[Array], axes: int = 2) -> Array:
 
 
 class Segments:
-    """Consecutive stretches of a flat vector [..., P], each with a norm of its own.
+    """Consecutive stretches of a flat vector [..., P], each with sums and a norm of its own.
 
-    Long stretches are summed one by one; short ones that follow one another together, for calls cost more than they do.
-    A stretch's sum does not depend on what lies beside it.
+    A stretch is summed by ``vecdot``, which adds each row alone, so its sum does not depend on what lies beside it.
+    Neighbours of one length are the rows of one call.
 
     Args:
         lengths: entries of each stretch; the first begins at 0.
     """
 
-    LONG = 4096
-
     def __init__(self, lengths: Sequence[int]) -> None:
         ends = np.cumsum(lengths).tolist()
         self.slices = [slice(end - n, end) for end, n in zip(ends, lengths, strict=True)]
-        self._runs: list[tuple[slice, slice, Array | None]] = []  # which stretches, which entries, where they start
+        self._runs: list[tuple[int, int, int]] = []  # from which stretch to which, and how long each is
         first = 0
-        while first < len(lengths):
-            last = first + 1
-            if lengths[first] < self.LONG:
-                while last < len(lengths) and lengths[last] < self.LONG:
-                    last += 1
-            begin, end = self.slices[first].start, self.slices[last - 1].stop
-            short = lengths[first] < self.LONG
-            starts = np.array([s.start - begin for s in self.slices[first:last]]) if short else None
-            self._runs.append((slice(first, last), slice(begin, end), starts))
+        for length, alike in groupby(lengths):
+            last = first + len(list(alike))
+            self._runs.append((first, last, length))
             first = last
 
-    def is_long(self, i: int) -> bool:
-        """Whether the i-th stretch is summed by itself, by ``vecdot``."""
-        return self.slices[i].stop - self.slices[i].start >= self.LONG
-
-    def dots(self, x: Array, y: Array, known: Mapping[int, Array] | None = None) -> Array:
-        """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type.
+    def products(self, x: Array, y: Array | None, out: Array, first: int = 0, last: int | None = None) -> list[Product]:
+        """What to hand to ``vecdot`` for the sums Σ x y over the stretches from ``first`` to before ``last``.
 
         Args:
-            known: of long stretches, by number, the sum [...] where it has been taken already.
+            x, y: [..., P]; None stands for ones.
+            out: [..., k], of all stretches: where to put the sums.
         """
-        _, entries, starts = self._runs[0]
-        if len(self._runs) == 1 and starts is not None:
-            sums = np.add.reduceat(x[..., entries] * y[..., entries], starts, axis=-1)
-            return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
+        found = []
+        for run, end, length in self._runs:
+            run, end = max(run, first), end if last is None else min(end, last)
+            if run < end:
+                entries = slice(self.slices[run].start, self.slices[end - 1].stop)
+                u = x[..., entries].reshape(*x.shape[:-1], -1, length)
+                v = np.ones(length, x.dtype) if y is None else y[..., entries].reshape(u.shape)
+                found.append(Product(u, v, out[..., run:end]))
+        return found
+
+    def dots(self, x: Array, y: Array) -> Array:
+        """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type."""
         sums = np.empty((*x.shape[:-1], len(self.slices)), x.dtype)
-        for which, entries, starts in self._runs:
-            if known and which.start in known and starts is None:
-                sums[..., which.start] = known[which.start]
-                continue
-            u, v = x[..., entries], y[..., entries]
-            if starts is None:
-                np.vecdot(u, v, out=sums[..., which.start])
-            else:
-                np.add.reduceat(u * v, starts, axis=-1, out=sums[..., which])
+        multiply(self.products(x, y, sums))
         return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
 
-    def norms(self, x: Array, known: Mapping[int, Array] | None = None) -> Array:
+    def norms(self, x: Array) -> Array:
         """The Euclidean norm of each stretch of x [..., P], safe at any magnitude: float64 [k, ...].
 
         To be called under ``np.errstate(all="ignore")``.
-
-        Args:
-            known: of long stretches, by number, Σ x² where it has been taken already.
         """
-        return root(self.dots(x, x, known), x.dtype, lambda i: x[..., self.slices[i]])
+        return root(self.dots(x, x), x.dtype, lambda i: x[..., self.slices[i]])
+
+
+class Product(NamedTuple):
+    """Views x, y [..., k, n] and out [..., k], for Σ x y over the last axis."""
+
+    x: Array
+    y: Array
+    out: Array
+
+
+def multiply(products: Iterable[Product]) -> None:
+    """Take these sums."""
+    for x, y, out in products:
+        np.vecdot(x, y, out)
+
+
+def bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The sums of squares of numbers of this dtype that can be trusted: from, to."""
+    return _BOUNDS[dtype.char]
 
 
 def safe(squares: Array, dtype: np.dtype[Any]) -> Array:

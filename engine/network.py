@@ -14,10 +14,10 @@ averages over the batch (section 1.6). Every member of a stack is bit-identical 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -68,8 +68,8 @@ class Rows:
 
     The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
     equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
-    them. mean_delta [N] is ⟨δ_b⟩, and delta_squares Σ_b δ_b². In ``slope`` there is only
-    what :meth:`Network.slope` has been asked for or ``backward`` needed.
+    them. mean_delta [N] is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or
+    ``backward`` needed.
     """
 
     z: Array
@@ -79,20 +79,19 @@ class Rows:
     delta: Array
     share: Array
     mean_delta: Array
-    delta_squares: Array
 
     @classmethod
     def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
         """Not filled."""
         z, a, dC_da, slope, delta, share = (np.empty((units, batch_size), dtype) for _ in range(6))
-        mean_delta, delta_squares = np.empty(units, dtype), np.empty(units, dtype)
-        return cls(z, a, dC_da, slope, delta, share, mean_delta, delta_squares)
+        return cls(z, a, dC_da, slope, delta, share, np.empty(units, dtype))
 
 
 class Slopes(NamedTuple):
-    """Neighbouring layers of one σ: their z, a and σ'(z), [N, B]."""
+    """Neighbouring layers of one σ: where their rows lie, and their z, a and σ'(z), [N, B]."""
 
     sigma: Elementwise
+    part: slice
     z: Array
     a: Array
     slope: Array
@@ -101,26 +100,33 @@ class Slopes(NamedTuple):
         """σ'(z)."""
         self.sigma.derivative(self.z, self.a, out=self.slope)
 
+    def steepness(self) -> Array:
+        """|σ'(z)|, when it has been taken."""
+        return self.slope if self.sigma.monotonic else np.abs(self.slope)
+
 
 class Group(NamedTuple):
-    """Layers that backward takes together, top first, and their rows: δ, δ/B, ⟨δ_b⟩ and Σ_b δ_b², if others follow."""
+    """Layers that backward takes together, top first, and their rows: δ, δ/B and ⟨δ_b⟩."""
 
     layers: list[Layer]
     slopes: list[Slopes]
     delta: Array
     share: Array
     mean_delta: Array
-    delta_squares: Array | None
 
 
-class Taken(NamedTuple):
-    """Sums of squares: of ∂C/∂W by layer, counted from 0, [E...]; of δ over the examples of each row, [N], or None."""
+class Onlooker(Protocol):
+    """Looks at a gradient while it is taken, group by group, when the numbers still lie in the cache."""
 
-    weights: Mapping[int, Array]
-    delta: Array | None
+    def begin(self, network: Network) -> Sighting:
+        """After the forward pass."""
 
 
-NOTHING = Taken({}, None)
+class Sighting(Protocol):
+    """What an onlooker makes of one pass."""
+
+    def see(self, group: int) -> None:
+        """The layers of this group (:attr:`Network.groups`) have z, a, δ, ∂C/∂W and ∂C/∂b."""
 
 
 def rows_of(layers: Sequence[Layer]) -> list[slice]:
@@ -128,14 +134,12 @@ def rows_of(layers: Sequence[Layer]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(accumulate((layer.b.size for layer in layers), initial=0))]
 
 
-def neighbours(
-    layers: Sequence[Layer], parts: Sequence[slice], room: float = math.inf
-) -> list[tuple[Activation, slice]]:
-    """Layers of one σ whose rows touch, ``room`` rows at most unless a layer has more: the σ and their rows."""
+def neighbours(layers: Sequence[Layer], parts: Sequence[slice]) -> list[tuple[Activation, slice]]:
+    """Layers of one σ whose rows touch: the σ and their rows."""
     found: list[tuple[Activation, slice]] = []
     for layer, part in zip(layers, parts, strict=True):
         sigma, start = layer.sigma, part.start
-        if found and found[-1][0] is sigma and found[-1][1].stop == start and part.stop - found[-1][1].start <= room:
+        if found and found[-1][0] is sigma and found[-1][1].stop == start:
             start = found.pop()[1].start
         found.append((sigma, slice(start, part.stop)))
     return found
@@ -147,7 +151,7 @@ class Parameters:
 
     sizes: tuple[int, ...]
 
-    @property
+    @once
     def n_weights(self) -> int:
         """How many entries of the flat vector are weights."""
         return sum(n * m for m, n in zip(self.sizes, self.sizes[1:], strict=False))
@@ -166,6 +170,11 @@ class Parameters:
     def weight_segments(self) -> Segments:
         """The weights of every layer."""
         return Segments([n * m for m, n in zip(self.sizes, self.sizes[1:], strict=False)])
+
+    @once
+    def bias_segments(self) -> Segments:
+        """The biases of every layer, counted from the first of them."""
+        return Segments(self.sizes[1:])
 
     def weights(self, flat: Array) -> list[Array]:
         """The weights [E..., n, m] of every layer, as views into flat [E..., P]."""
@@ -199,6 +208,9 @@ class Network:
         activations: σ of layers 1 ... L.
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
         rows: the layers' z, a, dC_da, slope, delta and share in one array each, from the last pass.
+        groups: the layers that backward takes together, top first.
+        rest: slopes that backward does not need.
+        sighting: what the onlooker of the last pass made of it, if there was one and nothing was computed since.
         memo: what others derive from the network's shape alone, and take once.
 
     Raises:
@@ -230,17 +242,12 @@ class Network:
         self._shadows: dict[str, Network] = {}
         self.memo: dict[Hashable, Any] = {}
         self.rows: Rows
-        self._groups: list[Group]
-        self._rest: list[Slopes]  # those that backward does not need
+        self.groups: list[Group]
+        self.rest: list[Slopes]
         self._all: list[Slopes]
         self._untaken: list[Slopes]  # those that are not yet of the last forward pass
         self._batch_size = 0
-        self._watched = False
-        self._weight_squares = {
-            i: np.empty(self.ensemble, self.theta.dtype)
-            for i in range(self.depth)
-            if self.parameters.segments.is_long(i)
-        }
+        self.sighting: Sighting | None = None
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def forward(self, x: Array) -> Array:
@@ -253,24 +260,25 @@ class Network:
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward(self, y: Array, cost: Cost) -> Array:
         """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
+        self.sighting = None
         return self._backward(y, cost)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
-    def gradient(self, x: Array, y: Array, cost: Cost, watched: bool = False) -> Array:
+    def gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
         """Both passes: ∂C/∂θ on a batch; returns (overwrites) grad.
 
         Args:
-            watched: whether norms of ∂C/∂W and δ will be asked for: their squares are then summed on the way, where
-                they lie in the cache (:attr:`taken`). The numbers are the same, while nobody changes grad.
+            onlooker: looks on, and leaves what it makes of it in :attr:`sighting`.
         """
         self._forward(x)
-        self._watched = watched
+        if onlooker is not None:
+            self.sighting = onlooker.begin(self)
         return self._backward(y, cost)
 
     def _forward(self, x: Array) -> Array:
         self._bind(x.shape[-1])
         self._untaken = self._all
-        self._watched = False
+        self.sighting = None
         a = x
         for layer in self.layers:
             layer.a_in = a
@@ -291,6 +299,7 @@ class Network:
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward_from(self, delta: Array) -> Array:
         """Equations (2) to (6) from a given δ^L [E..., n_L, B] instead of a cost's; returns (overwrites) grad."""
+        self.sighting = None
         self.layers[-1].delta[...] = delta
         return self._propagate()
 
@@ -306,8 +315,8 @@ class Network:
 
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
-        to_mean = 1 / self._batch_size
-        for layers, slopes, delta, share, mean_delta, delta_squares in self._groups:
+        to_mean, sighting = 1 / self._batch_size, self.sighting
+        for i, (layers, slopes, delta, share, mean_delta) in enumerate(self.groups):
             for alike in slopes:
                 alike.take()
             for layer in layers:
@@ -318,21 +327,14 @@ class Network:
                     else:
                         layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
                     above = layer
-            if delta_squares is not None and self._watched:
-                np.vecdot(delta, delta, out=delta_squares)
             np.multiply(delta, to_mean, out=share)
             np.add.reduce(share, axis=-1, out=mean_delta)  # not by BLAS: its old kernels look at where a row lies
             for layer in layers:
                 self._gradient(layer)
-        self._untaken = self._rest
+            if sighting is not None:
+                sighting.see(i)
+        self._untaken = self.rest
         return self.grad
-
-    @property
-    def taken(self) -> Taken:
-        """What a watched backward pass has summed on its way; nothing after any other."""
-        if not self._watched:
-            return NOTHING
-        return Taken(self._weight_squares, self.rows.delta_squares if len(self._groups) > 1 else None)
 
     def slope(self) -> Array:
         """σ'(z) of every unit after a forward pass, first layer first: [N, B]; anything where σ is not element-wise."""
@@ -345,9 +347,6 @@ class Network:
         if layer.db is not layer.mean_delta:
             layer.db[...] = layer.mean_delta  # (2)(5), averaged over the batch
         np.matmul(layer.share, layer.a_in.mT, out=layer.dW)  # (3)(6), averaged over the batch
-        if self._watched and layer.number - 1 in self._weight_squares:
-            flat = layer.dW.reshape(*self.ensemble, -1)
-            np.vecdot(flat, flat, out=self._weight_squares[layer.number - 1])
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def cost(self, y: Array, cost: Cost) -> Array:
@@ -364,8 +363,8 @@ class Network:
         if batch_size not in self._buffers:
             rows = self._new_rows(batch_size)
             self._buffers[batch_size] = rows, *self._arrange(rows)
-        self.rows, self._groups, self._rest = self._buffers[batch_size]
-        self._all = [*(alike for group in self._groups for alike in group.slopes), *self._rest]
+        self.rows, self.groups, self.rest = self._buffers[batch_size]
+        self._all = [*(alike for group in self.groups for alike in group.slopes), *self.rest]
         for layer, part in zip(self.layers, self._parts, strict=True):
             shape, rows = (*layer.b.shape[:-1], batch_size), self.rows
             views = (x[part].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.slope, rows.delta, rows.share))
@@ -393,8 +392,7 @@ class Network:
         for members in together:
             part = slice(self._parts[members[-1]].start, self._parts[members[0]].stop)
             below = [i for i in reversed(members) if i != top and self.layers[i].diagonal]
-            squares = rows.delta_squares[part] if len(together) > 1 else None
-            pieces = rows.delta[part], rows.share[part], rows.mean_delta[part], squares
+            pieces = rows.delta[part], rows.share[part], rows.mean_delta[part]
             groups.append(Group([self.layers[i] for i in members], self._alike(rows, below), *pieces))
         rest = [i for i in range(self.depth) if i == top or not self.layers[i].diagonal]
         return groups, self._alike(rows, rest)
@@ -403,7 +401,7 @@ class Network:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""
         found = neighbours([self.layers[i] for i in which], [self._parts[i] for i in which])
         return [
-            Slopes(sigma, rows.z[part], rows.a[part], rows.slope[part])
+            Slopes(sigma, part, rows.z[part], rows.a[part], rows.slope[part])
             for sigma, part in found
             if isinstance(sigma, Elementwise)
         ]

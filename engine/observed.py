@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.activations import Activation, Elementwise
+from engine.activations import Elementwise
 from engine.arrays import Array, all_safe, norm, root, safe
-from engine.network import NOTHING, Layer, Network, Parameters, Taken, neighbours, rows_of
+from engine.network import Layer, Network, Parameters, Slopes
 from engine.once import once
 from engine.optimizers import Proposal, made
+from engine.sums import Of, Piece, Places, Plan, Sums
+from engine.vitals import Vitals
 
 
 class Observed:
@@ -50,66 +50,17 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-BLOCK_BYTES = 2**17
 _CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
-_EXACT = np.dtype(np.float64)
+_NEAR_LARGEST = 1e9  # times a square that is not large, and there is still room
 _LARGE = {"f": 1e37, "d": 1e300}
 
 
-class Plan:
-    """What follows from the shape of L layers alone: where their units, N with all members, lie in [N, B].
-
-    Attributes:
-        numbers: of the layers.
-        sloped: which of them, counted from 0, have an element-wise σ, so that there is a σ'(z).
-        units, pairs: units of each layer, and pairs of a unit and an example: [L, 1...].
-        parts: the rows of each layer.
-        repeats, starts: rows of each layer and member, and where they start: [L · members].
-        ones: [B]; a product with it is the fastest sum there is: ``vecdot`` adds each row alone, ``@`` is faster still
-            where the order of adding does not matter.
-        small: whether a layer of a member has so few numbers that a call of its own would cost more than they do.
-        pieces: neighbours of the same σ, and their rows: at most ``BLOCK_BYTES`` of them at a time, for more would
-            leave the L2 cache, unless a layer has more.
-        rows: of the largest piece.
-        monotonic: whether σ' >= 0 in all layers that have one.
-    """
-
-    def __init__(
-        self, layers: Sequence[Layer], ensemble: tuple[int, ...], batch_size: int, dtype: np.dtype[Any]
-    ) -> None:
-        members, units = math.prod(ensemble), [layer.b.shape[-2] for layer in layers]
-        self.ensemble = ensemble
-        self.batch_size = batch_size
-        self.numbers = tuple([layer.number for layer in layers])
-        self.sloped = [i for i, layer in enumerate(layers) if layer.sigma.elementwise]
-        self.units: Array = np.array(units).reshape(-1, *[1] * len(ensemble))
-        self.pairs = self.units * batch_size
-        self.parts = rows_of(layers)
-        self.repeats = np.repeat(units, members)
-        self.starts = np.cumsum(self.repeats) - self.repeats
-        self.ones = np.ones(batch_size, dtype)
-        self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
-        self.pieces = neighbours(layers, self.parts, BLOCK_BYTES // (batch_size * dtype.itemsize))
-        self.rows = max((part.stop - part.start for _, part in self.pieces), default=0)
-        sigmas = [sigma for sigma, _ in self.pieces if isinstance(sigma, Elementwise)]
-        self.monotonic = all(sigma.monotonic for sigma in sigmas)
-
-    @classmethod
-    def of(cls, network: Network) -> Plan:
-        """Of a network after ``forward``, made once for each batch size: it takes longer than measuring a small one."""
-        key = cls, network.batch_size
-        if key not in network.memo:
-            network.memo[key] = cls(network.layers, network.ensemble, network.batch_size, network.theta.dtype)
-        return cast("Plan", network.memo[key])
-
-
-class Layers:
+class Layers(Vitals):
     """What several probes share, for L layers at once and only when asked for: every result is [L, E...].
 
     Infinities and NaNs are findings: read under ``np.errstate(all="ignore")``, as every probe and pipeline does.
 
-    In a small network the calls cost more than the numbers in them. So what every unit has is taken in one call for
-    all units of all layers and members, which stand one below the other, and then summed layer by layer.
+    What is summed over all the numbers of a layer is :class:`engine.sums.Sums`'s.
 
     Args:
         layers: after ``backward``.
@@ -117,9 +68,8 @@ class Layers:
         theta, grad: their parameters and gradients, flat [E..., P].
         proposed: the optimizer's Δθ, flat [E..., P] (or of the weights alone), or what makes it.
         parameters: where each layer's lie in the flat vectors.
-        plan: of these layers and this batch.
         slopes: gives σ'(z) [N, B], anything where σ is not element-wise.
-        taken: sums that the backward pass has taken already.
+        sums: of this pass.
     """
 
     def __init__(
@@ -132,17 +82,15 @@ class Layers:
         grad: Array,
         proposed: Array | Proposal,
         parameters: Parameters,
-        plan: Plan,
         slopes: Callable[[], Array],
-        taken: Taken = NOTHING,
+        sums: Sums,
     ) -> None:
         self.layers = layers
         self.z, self.a, self.delta = z, a, delta
         self.theta, self.grad, self._proposed = theta, grad, proposed
         self.parameters = parameters
-        self.plan, self._slopes, self._taken = plan, slopes, taken
-        self.batch_size, self.pairs, self.numbers, self.sloped = plan.batch_size, plan.pairs, plan.numbers, plan.sloped
-        self._below: dict[float, Array] = {}
+        super().__init__(sums.places.plan, sums)
+        self._slopes, self.sums, self.sloped = slopes, sums, self.plan.sloped
         self._factor_of: Proposal | None = None  # whose factor times ∂C/∂W is ΔW
 
     @classmethod
@@ -150,8 +98,8 @@ class Layers:
         """All layers of a network after ``backward``."""
         rows = network.rows
         parts = (rows.z, rows.a, rows.delta, network.theta, network.grad)
-        plan, taken = Plan.of(network), network.taken
-        layers = cls(network.layers, *parts, proposed, network.parameters, plan, network.slope, taken)
+        sums = Sums.of(network)
+        layers = cls(network.layers, *parts, proposed, network.parameters, network.slope, sums)
         if isinstance(proposed, Proposal) and proposed.is_for(network):
             layers._factor_of = proposed
         return layers
@@ -165,101 +113,66 @@ class Layers:
             for w, b in ((layer.W, layer.b), (layer.dW, layer.db))
         )
         z, a, delta = (_rows(x) for x in (layer.z, layer.a, layer.delta))
-        plan = Plan([layer], lead, z.shape[-1], z.dtype)
+        slope, plan = np.empty_like(z), Plan([layer], lead, z.shape[-1])
+        slopes = [Slopes(layer.sigma, slice(0, len(z)), z, a, slope)] if isinstance(layer.sigma, Elementwise) else []
 
-        def slopes() -> Array:
-            return layer.sigma.derivative(z, a) if isinstance(layer.sigma, Elementwise) else np.empty_like(z)
+        def take() -> Array:
+            for each in slopes:
+                each.take()
+            return slope
 
-        return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), Parameters((m, n)), plan, slopes)
+        parameters = Parameters((m, n))
+        places = Places(plan, z, a, delta, theta, grad, parameters, [(0, 1, slopes)], [], take)
+        return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), parameters, take, Sums(places))
 
     @property
     def update(self) -> Array:
         """The optimizer's Δθ, [E..., P] (or of the weights alone)."""
         return made(self._proposed)
 
-    def _summed(self, per_row: Array) -> Array:
-        """Sums over the units of each layer and member, in float64: [N] -> [L, E...].
+    def _summed(self, per_row: Array, first: int = 0, last: int | None = None) -> Array:
+        """Sums over the units of each layer and member, from layer first to before last, float64: [n] -> [l, E...].
 
         The cast is made before the sum: a casting reduction works in chunks that run across members.
         """
-        sums = np.add.reduceat(per_row.astype(np.float64, copy=False), self.plan.starts)
-        return sums.reshape(-1, *self.plan.ensemble)
+        members = self.plan.members
+        starts = self.plan.starts[first * members : None if last is None else last * members]
+        return np.add.reduceat(per_row.astype(np.float64, copy=False), starts - starts[0]).reshape(
+            -1, *self.plan.ensemble
+        )
 
-    def _norms(self, x: Array, squares_of_rows: Array | None = None) -> Array:
-        """The norm of each layer's part of x [N, B]."""
-        rows, plan = np.vecdot(x, x) if squares_of_rows is None else squares_of_rows, self.plan
-        squares = self._summed(rows)
-        return root(squares, x.dtype, lambda i: x[plan.parts[i]].reshape(*plan.ensemble, -1))
-
-    def _mean_square(self, summed: Array, x: Array) -> Array:
-        """Mean of x² over units and examples, from Σ x² [L, E...] where that can be trusted (a NaN can)."""
+    def _mean_square(self, x: Array, of_rows: Array, first: int = 0, last: int | None = None) -> Array:
+        """Mean of x² over units and examples, safe at any magnitude, from x [n, B] and sums of squares by row [n]."""
+        summed, parts = self._summed(of_rows, first, last), self.plan.parts[first:last]
         if not all_safe(summed, x.dtype):
             trusted = safe(summed, x.dtype) | np.isnan(summed)
-            summed = np.where(trusted, summed, np.square(self._norms(x)))
-        return summed / self.pairs
-
-    def of_sloped(self, values: Array) -> tuple[tuple[int, ...], Array]:
-        """The numbers of the layers that have a σ'(z), and their part of values [L, ...]."""
-        sloped = self.sloped
-        first, count = (sloped[0], len(sloped)) if sloped else (0, 0)
-        if not count or sloped[-1] == first + count - 1:
-            return self.numbers[first : first + count], values[first : first + count]
-        return tuple([self.numbers[i] for i in sloped]), values[sloped]
-
-    # Gradients, weights, updates
-
-    @once
-    def gradient_norms(self) -> Array:
-        """‖∂C/∂W‖_F and ‖∂C/∂b‖ = ‖⟨δ_b⟩‖: [2, L, E...]."""
-        both = self.parameters.segments.norms(self.grad, self._taken.weights)
-        return both.reshape(2, len(self.layers), *both.shape[1:])
+            rows = [slice(part.start - parts[0].start, part.stop - parts[0].start) for part in parts]
+            norms = root(summed, x.dtype, lambda i: x[rows[i]].reshape(*self.plan.ensemble, -1))
+            summed = np.where(trusted, summed, np.square(norms))
+        return np.asarray(summed / self.pairs[first:last])
 
     @property
-    def gradient_norm(self) -> Array:
-        """‖∂C/∂W‖_F."""
-        return np.asarray(self.gradient_norms[0])
+    def factor(self) -> float | None:
+        """c, where Δθ = c ∇C; None where that is not known."""
+        return self._factor_of.factor if self._factor_of is not None else None
 
-    @property
-    def bias_gradient_norm(self) -> Array:
-        """‖∂C/∂b‖ = ‖⟨δ_b⟩‖."""
-        return np.asarray(self.gradient_norms[1])
+    def _knows(self, of: Of, factor: float) -> bool:
+        """Whether these sums are known to be safe, and would be if they were so many times as large."""
+        return of in self.sums.wanted.sums and self.sums.safe and self.sums.safe_times(factor)
 
-    @once
-    def weight_norm(self) -> Array:
-        """‖W‖_F."""
-        return self.parameters.weight_segments.norms(self.theta[..., : self.parameters.n_weights])
-
-    @once
-    def update_norm(self) -> Array:
-        """‖ΔW‖_F; |c| ‖∂C/∂W‖_F where Δθ = c ∇C and neither square leaves what its type can hold."""
-        factor = self._factor_of.factor if self._factor_of is not None else None
+    def _update_norm(self) -> Array:
+        """|c| ‖∂C/∂W‖_F where Δθ = c ∇C and neither square leaves what its type can hold."""
+        factor = self.factor
         if factor is None:
             return self._made_update_norm()
         norm = abs(factor) * self.gradient_norm
-        squares = np.square(norm)
-        if all_safe(squares, self.grad.dtype):
+        if self._knows(Of.GRADIENT, factor * factor):
             return norm
-        return np.where(safe(squares, self.grad.dtype), norm, self._made_update_norm())
+        trusted = safe(np.square(norm), self.grad.dtype)
+        return norm if trusted.all() else np.where(trusted, norm, self._made_update_norm())
 
     def _made_update_norm(self) -> Array:
         return self.parameters.weight_segments.norms(self.update[..., : self.parameters.n_weights])
-
-    @once
-    def update_to_weight(self) -> Array:
-        """‖ΔW‖/‖W‖."""
-        return self.update_norm / self.weight_norm
-
-    # δ
-
-    @once
-    def delta_rms(self) -> Array:
-        """√⟨‖δ_b‖²⟩."""
-        return self._norms(self.delta, self._taken.delta) * self.batch_size**-0.5
-
-    @once
-    def coherence(self) -> Array:
-        """‖⟨δ_b⟩‖² / ⟨‖δ_b‖²⟩."""
-        return np.square(self.bias_gradient_norm / self.delta_rms)
 
     # Single examples
 
@@ -295,42 +208,27 @@ class Layers:
 
     # z, a and the slope
 
-    @once
-    def unit_sums(self) -> Array:
-        """Σ z², Σ a and Σ a² over units and examples, without scaling: [3, L, E...]."""
-        plan, rows = self.plan, np.empty((3, len(self.z)), self.z.dtype)
-        np.vecdot(self.z, self.z, out=rows[0])
-        np.vecdot(self.a, plan.ones, out=rows[1])
-        np.vecdot(self.a, self.a, out=rows[2])
-        sums = np.add.reduceat(rows.astype(np.float64, copy=False), plan.starts, axis=1)
-        return sums.reshape(3, -1, *plan.ensemble)
-
-    @once
-    def z_mean_square(self) -> Array:
-        """Mean of z² over units and examples."""
-        return self._mean_square(self.unit_sums[0], self.z)
-
-    @once
-    def activation_mean(self) -> Array:
-        """Mean of a over units and examples."""
-        return np.asarray(self.unit_sums[1] / self.pairs)
-
-    @once
-    def activation_std(self) -> Array:
-        """Standard deviation of a over units and examples: √(⟨a²⟩ − ⟨a⟩²), or √⟨(a − ⟨a⟩)²⟩ where that would cancel."""
-        squares, mean = self.unit_sums[2] / self.pairs, self.activation_mean
-        variance = squares - np.square(mean)
-        sound = (variance > _CANCELS[self.a.dtype.char] * squares) & (squares < _LARGE[self.a.dtype.char])
+    def _activation_variance(self) -> Array:
+        """⟨a²⟩ − ⟨a⟩², or ⟨(a − ⟨a⟩)²⟩ where that would cancel."""
+        squares, mean = self.sums.mean(Of.AA), self.activation_mean
+        variance: Array = squares - np.square(mean)
+        sound = variance > _CANCELS[self.a.dtype.char] * squares
+        if not (Of.AA in self.sums.wanted.sums and self.sums.safe_times(_NEAR_LARGEST)):
+            sound &= squares < _LARGE[self.a.dtype.char]
         if np.count_nonzero(sound) < sound.size:
-            variance = np.where(sound, variance, self._mean_square_around(mean))
-        return np.sqrt(variance)
+            lost = np.flatnonzero(~sound.reshape(len(sound), -1).all(axis=-1))
+            some = slice(int(lost[0]), int(lost[-1]) + 1)  # often the output layer alone
+            around = self._mean_square_around(mean, some.start, some.stop)
+            variance[some] = np.where(sound[some], variance[some], around)
+        return variance
 
-    def _mean_square_around(self, mean: Array) -> Array:
-        """⟨(a − mean)²⟩, without cancelling."""
-        plan = self.plan
-        rows = np.repeat(mean.astype(self.a.dtype, copy=False).ravel(), plan.repeats)[:, None]
-        away = self.a - rows
-        return self._mean_square(self._summed(np.vecdot(away, away)), away)
+    def _mean_square_around(self, mean: Array, first: int, last: int) -> Array:
+        """⟨(a − mean)²⟩ of layers from first to before last, without cancelling."""
+        parts, members, dtype = self.plan.parts, self.plan.members, self.a.dtype
+        repeats = self.plan.repeats[first * members : last * members]
+        of_rows = np.repeat(mean[first:last].astype(dtype, copy=False).ravel(), repeats)
+        away = self.a[parts[first].start : parts[last - 1].stop] - of_rows[:, None]
+        return self._mean_square(away, np.vecdot(away, away), first, last)
 
     @once
     def slope(self) -> Array:
@@ -338,66 +236,25 @@ class Layers:
         network's own and lasts until its next pass.
         """
         slopes = self._slopes()
-        return slopes if self.plan.monotonic else np.abs(slopes)
+        monotonic = all(isinstance(y.sigma, Elementwise) and y.sigma.monotonic for y in self.layers if y.diagonal)
+        return slopes if monotonic else np.abs(slopes)
 
-    def _sloped_pieces(self) -> Iterator[tuple[Activation, int, int, Array]]:
-        """Neighbours of the same element-wise σ: the σ, their first and last row, |σ'(z)|."""
-        slope = self.slope
-        for sigma, part in self.plan.pieces:
-            if sigma.elementwise:
-                yield sigma, part.start, part.stop, slope[part]
-
-    def _per_row(self, dtype: np.dtype[Any]) -> Array:
-        """[N], to be filled where there is a slope; elsewhere numbers that harm nobody."""
-        return np.empty(len(self.z), dtype) if len(self.sloped) == len(self.layers) else np.ones(len(self.z), dtype)
-
-    def share_below(self, fraction: float) -> Array:
-        """Share of (unit, example) pairs with |σ'(z)| < fraction · sup|σ'|."""
-        if fraction not in self._below:
-            counts, sums = self._per_row(_EXACT), self._per_row(self.z.dtype)
-            for sigma, start, stop, slope in self._sloped_pieces():
-                on = np.matmul(slope, self.plan.ones, out=sums[start:stop])
-                if sigma.switches and 0 < fraction <= 1:
-                    np.subtract(self.batch_size, on, out=counts[start:stop])
-                else:
-                    self._count(np.less(slope, slope.dtype.type(fraction * sigma.steepest)), start, stop, counts)
-            self.slope_sums = sums
-            self._below[fraction] = self._summed(counts) / self.pairs
-        return self._below[fraction]
+    def _sloped_pieces(self) -> list[Piece]:
+        """Neighbours of the same element-wise σ, whose slopes are there."""
+        self._slopes()
+        return self.sums.places.all_pieces()
 
     def share_near_linear(self, tolerance: float) -> Array:
         """Share of (unit, example) pairs with | |σ'(z)| − s | <= tolerance · s, s the slope where σ is linear."""
-        counts, scratch = self._per_row(_EXACT), np.empty((self.plan.rows, self.batch_size), self.z.dtype)
-        for sigma, start, stop, slope in self._sloped_pieces():
-            linear = slope.dtype.type(sigma.linear)
-            away = np.subtract(slope, linear, out=scratch[: stop - start])
+        counts = np.zeros(len(self.plan.starts))
+        for piece in self._sloped_pieces():
+            slope = piece.slopes.steepness()
+            linear = slope.dtype.type(piece.slopes.sigma.linear)
+            away = np.subtract(slope, linear)
             np.abs(away, out=away)
-            self._count(np.less_equal(away, slope.dtype.type(tolerance) * linear), start, stop, counts)
-        return self._summed(counts) / self.pairs
-
-    def _count(self, flags: Array, start: int, stop: int, counts: Array) -> None:
-        """How many flags [stop − start, B] are set: of each row, or of a member's layer in its first row, if faster."""
-        plan = self.plan
-        if plan.small:
-            counts[start:stop] = flags.view(np.int8).astype(self.z.dtype) @ plan.ones  # 1 and 0: exact in any order
-            return
-        counts[start:stop] = 0
-        first, last = np.searchsorted(plan.starts, (start, stop)).tolist()
-        for begin, size in zip(plan.starts[first:last].tolist(), plan.repeats[first:last].tolist(), strict=True):
-            counts[begin] = np.count_nonzero(flags[begin - start : begin - start + size])
-
-    @once
-    def slope_sums(self) -> Array:
-        """Σ |σ'(z)| over the examples, [N], added in no particular order: 0 only where each is."""
-        sums = self._per_row(self.z.dtype)
-        for _, start, stop, slope in self._sloped_pieces():
-            np.matmul(slope, self.plan.ones, out=sums[start:stop])
-        return sums
-
-    @once
-    def dead_fraction(self) -> Array:
-        """Share of units with σ'(z) = 0 on every example: there, and only there, do the |σ'| sum to 0."""
-        return self.share_of_units(self.slope_sums == 0)
+            near = np.less_equal(away, slope.dtype.type(tolerance) * linear)
+            counts[piece.which] = self.sums.places.counted(piece, near)
+        return np.asarray(counts.reshape(-1, *self.plan.ensemble) / self.pairs)
 
     def share_of_units(self, flags: Array) -> Array:
         """Mean over the units of each layer of flags [N]."""
@@ -406,10 +263,10 @@ class Layers:
     @once
     def slope_mean_square(self) -> Array:
         """Mean of σ'(z)² over units and examples."""
-        squares = self._per_row(self.z.dtype)
-        for _, start, stop, slope in self._sloped_pieces():
-            np.vecdot(slope, slope, out=squares[start:stop])
-        return self._mean_square(self._summed(squares), self.slope)
+        squares = np.ones(len(self.z), self.z.dtype)
+        for piece in self._sloped_pieces():
+            np.vecdot(piece.slopes.slope, piece.slopes.slope, out=squares[piece.slopes.part])
+        return self._mean_square(self.slope, squares)
 
     @once
     def passing(self) -> Array:

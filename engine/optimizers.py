@@ -16,6 +16,7 @@ import numpy as np
 from engine.arrays import Array, norm
 from engine.learning_rates import LearningRateSchedule
 from engine.network import Network, Parameters
+from engine.once import once
 
 
 class Clipping(ABC):
@@ -157,7 +158,7 @@ class SGD:
         velocity = np.zeros_like(network.theta) if self.momentum else np.empty((0,), network.theta.dtype)
         return OptimizerState(update=np.zeros_like(network.theta), velocity=velocity)
 
-    @property
+    @once
     def plain(self) -> bool:
         """Whether Δθ = −η f(t) ∇C, the derivation's rule, for certain."""
         own = type(self).fill is SGD.fill and type(self).rate is SGD.rate

@@ -64,6 +64,11 @@ class Doom:
         self._hidden_layers = hidden_layers
         self._newest: list[Record] = []
 
+    @property
+    def looks(self) -> bool:
+        """Whether there is a rule by which a run can be ended."""
+        return self._pruning is not None
+
     def add(self, record: Record) -> None:
         """Take note of one more record."""
         if self._newest and self._newest[0].step != record.step:

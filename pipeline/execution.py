@@ -231,7 +231,9 @@ class _Execution:
 
         start = saved.state if saved else None
         keeping = self.stopwatch, self.chain, self.checkpoints, start
-        records = train(self.run, stepped, self._diverged, *keeping, on_trace=lambda step: beat())
+        records = train(
+            self.run, stepped, self._diverged, *keeping, on_trace=lambda step: beat(), prompt=self.doom.looks
+        )
         try:
             for record in records:
                 self._take(record)

@@ -20,6 +20,11 @@ class Stopwatch:
         self._last = clock() if clock else 0.0
         self.seconds: dict[str, float] = {}
 
+    @property
+    def idle(self) -> bool:
+        """Whether it measures nothing."""
+        return self._clock is None
+
     def lap(self, name: str) -> None:
         """The time since the last lap was spent on this."""
         if self._clock is not None:

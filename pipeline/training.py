@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -22,14 +22,14 @@ import numpy as np
 from engine.arrays import Array
 from engine.initializers import initialize
 from engine.moment import Moment
-from engine.network import Network
+from engine.network import Network, Onlooker
 from engine.optimizers import OptimizerState, Proposal
-from engine.probes import Probe
 from pipeline.config import Config, check_data
 from pipeline.data.prepare import Data, DataConfig, prepare
 from pipeline.divergence import Divergence, first_non_finite
 from pipeline.errors import ConfigError
 from pipeline.evaluate import CHUNK, evaluate
+from pipeline.measuring import Ledger, measure
 from pipeline.records import Record, non_finite
 from pipeline.schedules import Agenda, Clock
 from pipeline.stopwatch import Stopwatch
@@ -127,6 +127,7 @@ def train(
     keeper: Keeper | None = None,
     start: State | None = None,
     on_trace: Callable[[int], None] = lambda step: None,
+    prompt: bool = False,
 ) -> Iterator[Record]:
     """Records of a run made ready.
 
@@ -138,6 +139,7 @@ def train(
         keeper: given the state of training at the steps it asks for, when all records of earlier steps are out.
         start: a kept state to go on from, bit for bit; records of earlier steps are not made again.
         on_trace: told each step that is trained again to find out how a divergence began (a sign of life).
+        prompt: whether every record is wanted at its step (:class:`pipeline.measuring.Ledger`).
     """
     config, clock = run.config, run.clock
     stopwatch = stopwatch or Stopwatch(None)
@@ -148,34 +150,49 @@ def train(
     comparing = Agenda(comparing_schedules, clock, trainer.step)
     evaluations = Agenda({"": config.evaluation.schedule}, clock, trainer.step)
     previous = start.previous if start else None
-    for step in range(trainer.step, clock.last_step + 1):
-        if keeper is not None and keeper.due(step):
-            keeper.keep(State(trainer.snapshot(), previous, *watch.state()))
-            stopwatch.lap("checkpoints")
-        on_step(step)
-        names = agenda.due(step)
-        comparing.due(step)
-        compared_next = comparing.upcoming == step + 1
-        witnessed = witness is not None and witness.due(step)
-        watch.begin(trainer)
-        moment = trainer.compute(previous, bool(names))
-        previous = trainer.network.grad.copy() if compared_next else None
-        stopwatch.lap("step")
-        if witness is not None and witnessed:
-            witness.see(step, trainer.network, trainer.rows)
-            stopwatch.lap("chain")
-        found = measure(moment, {n: config.probes[n] for n in names}, step, stopwatch) if names else []
-        if evaluations.due(step):
-            found += evaluate(trainer.network, run.data, config, step)
-            stopwatch.lap("evaluation")
-        for divergence in watch.look(trainer, found):
-            on_divergence(divergence)
-        stopwatch.lap("watch")
-        yield from found
-        if config.divergence.stop and not watch.living:
-            return
-        if step < clock.last_step:
-            trainer.apply()
+    ledger = Ledger(config.probes, prompt, stopwatch)
+    try:
+        for step in range(trainer.step, clock.last_step + 1):
+            if keeper is not None and keeper.due(step):
+                yield from ledger.settle()
+                keeper.keep(State(trainer.snapshot(), previous, *watch.state()))
+                stopwatch.lap("checkpoints")
+            on_step(step)
+            names = agenda.due(step)
+            comparing.due(step)
+            compared_next = comparing.upcoming == step + 1
+            witnessed = witness is not None and witness.due(step)
+            watch.begin(trainer)
+            moment = trainer.compute(previous, ledger.onlooker(names))
+            previous = trainer.network.grad.copy() if compared_next else None
+            stopwatch.lap("step")
+            if witness is not None and witnessed:
+                witness.see(step, trainer.network, trainer.rows)
+                stopwatch.lap("chain")
+            found = ledger.take(moment, names, step)
+            if evaluations.due(step):
+                found += [*ledger.settle(), *evaluate(trainer.network, run.data, config, step)]
+                stopwatch.lap("evaluation")
+            divergences = watch.look(trainer, found)
+            if divergences:
+                stopwatch.lap("watch")
+                found += ledger.settle()
+                yield from (record for record in found if record.step < step)
+                found = [record for record in found if record.step == step]
+            for divergence in divergences:
+                on_divergence(divergence)
+            stopwatch.lap("watch")
+            yield from found
+            if config.divergence.stop and not watch.living:
+                return
+            if step < clock.last_step:
+                trainer.apply()
+    except GeneratorExit:
+        raise
+    except BaseException:
+        yield from ledger.settle()  # what was measured before it came
+        raise
+    yield from ledger.settle()
 
 
 class Witness(Protocol):
@@ -251,18 +268,18 @@ class Trainer:
         self._batches = islice(_batches(run), self.step, None)
         self._total_steps = max(run.clock.last_step, 1)
 
-    def compute(self, previous: Array | None, watched: bool) -> Moment:
+    def compute(self, previous: Array | None, onlooker: Onlooker | None = None) -> Moment:
         """Forward and backward; the update is made when it is looked at, or applied.
 
         Args:
             previous: the gradient of the step before, for probes that compare.
-            watched: whether it will be measured.
+            onlooker: looks on when the gradient is taken.
         """
         run, network = self.run, self.network
         config, data = run.config, run.data
         rows = self.rows = next(self._batches)
         y = data.y[rows].mT
-        network.gradient(data.x[rows].mT, y, config.cost, watched)
+        network.gradient(data.x[rows].mT, y, config.cost, onlooker)
         seed, step = config.seed, self.step
 
         self.proposal = config.optimizer.propose(network, self.optimizer, step, self._total_steps)
@@ -363,7 +380,7 @@ class Watch:
         previous, divergences, left = None, [], sorted(suspects)
         while trainer.step <= until and left:
             self._on_trace(trainer.step)
-            moment = trainer.compute(previous, True)
+            moment = trainer.compute(previous)
             previous = trainer.network.grad.copy()
             last.append(measure(moment, probes, trainer.step))
             for k in list(left):
@@ -387,19 +404,3 @@ def _batches(run: Run) -> Iterator[Array]:
 def first_batch(run: Run) -> Array:
     """Row numbers of the first batch of every replicate: [R, B]."""
     return next(_batches(run))
-
-
-@np.errstate(all="ignore")
-def measure(moment: Moment, probes: Mapping[str, Probe], step: int, stopwatch: Stopwatch | None = None) -> list[Record]:
-    """Every probe in every layer, after a backward pass and before the update is added."""
-    records = []
-    for name, probe in probes.items():
-        geometric = probe.geometric
-        for layers, found, part, bins, sparse in probe.readings(moment):
-            values = found if found.dtype == np.float64 else found.astype(np.float64)
-            if bins is not None or found.ndim != 2:
-                values = values.reshape(len(layers) or 1, -1, *() if bins is None else (len(bins),))
-            records.append(Record(step, f"{name}_{part}" if part else name, layers, values, geometric, bins, sparse))
-        if stopwatch is not None:
-            stopwatch.lap(name)
-    return records

@@ -14,6 +14,7 @@ from engine.probes.activations import ZMeanSquare as ZMeanSquare
 from engine.probes.base import LayerProbe as LayerProbe
 from engine.probes.base import Probe as Probe
 from engine.probes.base import Reading as Reading
+from engine.probes.base import VitalProbe as VitalProbe
 from engine.probes.cotangent import RandomCotangent as RandomCotangent
 from engine.probes.curvature import Sharpness as Sharpness
 from engine.probes.examples import DeltaCosine as DeltaCosine

@@ -10,37 +10,44 @@ import numpy as np
 from engine.arrays import Array
 from engine.moment import Moment
 from engine.observed import Layers
-from engine.probes.base import Probe, Reading, SharedProbe, SlopeProbe
+from engine.probes.base import Probe, Reading, SharedVitalProbe, SlopeProbe, SlopeVitalProbe
+from engine.sums import Of, Wanted
+from engine.vitals import Vitals
 
 
 @dataclass(frozen=True)
-class ZMeanSquare(SharedProbe):
+class ZMeanSquare(SharedVitalProbe):
     """Mean of z² over units and examples: the q of mean-field theory."""
 
     geometric: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.ZZ})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.z_mean_square
 
 
 @dataclass(frozen=True)
-class ActivationMean(SharedProbe):
+class ActivationMean(SharedVitalProbe):
     """Mean of a over units and examples."""
 
-    def read(self, layers: Layers) -> Array:
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.A})
+
+    def read(self, layers: Vitals) -> Array:
         return layers.activation_mean
 
 
 @dataclass(frozen=True)
-class ActivationStd(SharedProbe):
+class ActivationStd(SharedVitalProbe):
     """Standard deviation of a over units and examples."""
 
-    def read(self, layers: Layers) -> Array:
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.A, Of.AA})
+
+    def read(self, layers: Vitals) -> Array:
         return layers.activation_std
 
 
 @dataclass(frozen=True)
-class SaturatedFraction(SlopeProbe):
+class SaturatedFraction(SlopeVitalProbe):
     """Share of (unit, example) pairs with |σ'(z)| < threshold · sup|σ'|: hardly any error passes there.
 
     For rectifiers it is the share that is switched off, about ½ at initialisation.
@@ -52,15 +59,25 @@ class SaturatedFraction(SlopeProbe):
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}: must be in (0, 1)")
 
-    def read(self, layers: Layers) -> Array:
+    @property
+    def wanted(self) -> Wanted:
+        """The count below its threshold."""
+        return Wanted(below=frozenset({self.threshold}))
+
+    def read(self, layers: Vitals) -> Array:
         return layers.share_below(self.threshold)
 
 
 @dataclass(frozen=True)
-class DeadFraction(SlopeProbe):
+class DeadFraction(SlopeVitalProbe):
     """Share of units with σ'(z) = 0 on every example of the batch: they cannot learn from it."""
 
-    def read(self, layers: Layers) -> Array:
+    @property
+    def wanted(self) -> Wanted:
+        """Which units are live."""
+        return Wanted(live=True)
+
+    def read(self, layers: Vitals) -> Array:
         return layers.dead_fraction
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from engine.arrays import Array
 from engine.moment import Moment
 from engine.observed import Layers, Observed
+from engine.sums import NOTHING, Of, Wanted
+from engine.vitals import Vitals
 
 
 class Reading(NamedTuple):
@@ -45,6 +47,11 @@ class Probe(ABC):
     geometric: ClassVar[bool] = False
     needs_previous: ClassVar[bool] = False
     costly: ClassVar[bool] = False
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it will ask of :class:`engine.sums.Sums`, so that it can be taken on the way; it may ask for more."""
+        return NOTHING
 
     @abstractmethod
     def readings(self, moment: Moment) -> list[Reading]:
@@ -112,4 +119,50 @@ class SlopeProbe(LayerProbe):
 
     def readings(self, moment: Moment) -> list[Reading]:
         layers = moment.layers
-        return [Reading(*layers.of_sloped(self.read(layers)))] if layers.sloped else []
+        return [Reading(*layers.of_sloped(self.read(layers)))] if layers.plan.sloped else []
+
+
+class VitalProbe(Probe):
+    """A probe that needs no more than :class:`engine.vitals.Vitals`, so that many steps can be read at once.
+
+    Attributes:
+        sums: those it asks for.
+        of_update: whether it asks for the size of the update.
+    """
+
+    sums: ClassVar[frozenset[Of]] = frozenset()
+    of_update: ClassVar[bool] = False
+
+    @property
+    def wanted(self) -> Wanted:
+        """Its sums."""
+        return Wanted(self.sums)
+
+    @abstractmethod
+    def found(self, vitals: Vitals) -> list[Reading]:
+        """What it finds; its values have all axes of the vitals."""
+
+    def readings(self, moment: Moment) -> list[Reading]:
+        return self.found(moment.layers)
+
+
+class SharedVitalProbe(VitalProbe, SharedProbe):
+    """A probe that reads one of the vitals of all layers."""
+
+    @abstractmethod
+    def read(self, layers: Vitals) -> Array:
+        """The values of all layers, [L, E...]."""
+
+    def found(self, vitals: Vitals) -> list[Reading]:
+        return [Reading(vitals.numbers, self.read(vitals))]
+
+
+class SlopeVitalProbe(VitalProbe, SlopeProbe):
+    """A probe that reads one of the vitals of all layers with a σ'(z)."""
+
+    @abstractmethod
+    def read(self, layers: Vitals) -> Array:
+        """The values of all layers, [L, E...]; anything where there is no slope."""
+
+    def found(self, vitals: Vitals) -> list[Reading]:
+        return [Reading(*vitals.of_sloped(self.read(vitals)))] if vitals.plan.sloped else []

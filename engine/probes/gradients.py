@@ -14,56 +14,64 @@ import numpy as np
 
 from engine.arrays import Array
 from engine.moment import Moment
-from engine.observed import Layers
-from engine.probes.base import Probe, Reading, SharedProbe
+from engine.probes.base import Probe, Reading, SharedVitalProbe, VitalProbe
+from engine.sums import Of, Wanted
+from engine.vitals import Vitals
 
 
 @dataclass(frozen=True)
-class GradientNorm(SharedProbe):
+class GradientNorm(SharedVitalProbe):
     """‖∂C/∂W‖_F of the batch gradient: what SGD applies."""
 
     geometric: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.GRADIENT})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.gradient_norm
 
 
 @dataclass(frozen=True)
-class BiasGradientNorm(SharedProbe):
+class BiasGradientNorm(SharedVitalProbe):
     """‖∂C/∂b‖ = ‖⟨δ_b⟩‖: the "speed of learning" of Nielsen 2015, chapter 5."""
 
     geometric: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.BIAS_GRADIENT})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.bias_gradient_norm
 
 
 @dataclass(frozen=True)
-class DeltaRms(SharedProbe):
+class DeltaRms(SharedVitalProbe):
     """√⟨‖δ_b‖²⟩: per-example errors. Mean-field theory: its square changes by χ from layer to layer."""
 
     geometric: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.DELTA})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.delta_rms
 
 
 @dataclass(frozen=True)
-class Coherence(SharedProbe):
+class Coherence(SharedVitalProbe):
     """‖⟨δ_b⟩‖² / ⟨‖δ_b‖²⟩ in [0, 1]: 1 where all examples agree, about 1/B where they are unrelated."""
 
-    def read(self, layers: Layers) -> Array:
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.BIAS_GRADIENT, Of.DELTA})
+
+    def read(self, layers: Vitals) -> Array:
         return layers.coherence
 
 
 @dataclass(frozen=True)
-class DeltaRatio(Probe):
+class DeltaRatio(VitalProbe):
     """⟨‖δ^l_b‖²⟩ / ⟨‖δ^{l+1}_b‖²⟩ for l < L, as measured: the χ of mean-field theory, of one layer."""
 
     geometric: ClassVar[bool] = True
 
-    def readings(self, moment: Moment) -> list[Reading]:
-        delta, numbers = moment.layers.delta_rms, moment.layers.numbers
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.DELTA})
+
+    def found(self, vitals: Vitals) -> list[Reading]:
+        delta, numbers = vitals.delta_rms, vitals.numbers
         return [Reading(numbers[:-1], np.square(delta[:-1] / delta[1:]))] if len(numbers) > 1 else []
 
 
@@ -76,6 +84,11 @@ class DeltaRatioLocal(Probe):
     """
 
     geometric: ClassVar[bool] = True
+
+    @property
+    def wanted(self) -> Wanted:
+        """Σ W²."""
+        return Wanted(frozenset({Of.WEIGHTS}))
 
     def readings(self, moment: Moment) -> list[Reading]:
         layers = moment.layers

@@ -10,36 +10,43 @@ import numpy as np
 from engine.arrays import Array
 from engine.moment import Moment
 from engine.observed import Layers
-from engine.probes.base import Probe, Reading, SharedProbe
+from engine.probes.base import Probe, Reading, SharedProbe, SharedVitalProbe
+from engine.sums import Of
+from engine.vitals import Vitals
 
 
 @dataclass(frozen=True)
-class WeightNorm(SharedProbe):
+class WeightNorm(SharedVitalProbe):
     """‖W‖_F."""
 
     geometric: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.WEIGHTS})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.weight_norm
 
 
 @dataclass(frozen=True)
-class UpdateNorm(SharedProbe):
+class UpdateNorm(SharedVitalProbe):
     """‖ΔW‖_F of the update about to be added."""
 
     geometric: ClassVar[bool] = True
+    of_update: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.GRADIENT})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.update_norm
 
 
 @dataclass(frozen=True)
-class UpdateToWeight(SharedProbe):
+class UpdateToWeight(SharedVitalProbe):
     """‖ΔW‖/‖W‖: how far one step moves the weights. Around 1e-3 is healthy by a common rule of thumb."""
 
     geometric: ClassVar[bool] = True
+    of_update: ClassVar[bool] = True
+    sums: ClassVar[frozenset[Of]] = frozenset({Of.GRADIENT, Of.WEIGHTS})
 
-    def read(self, layers: Layers) -> Array:
+    def read(self, layers: Vitals) -> Array:
         return layers.update_to_weight
 
 

@@ -27,6 +27,7 @@ from engine.network import Network
 from engine.observed import Layers
 from engine.optimizers import SGD, ClipGlobalNorm
 from engine.probes import Moment, Probe
+from engine.sums import Of, Wanted
 
 Index = tuple[int, ...]
 CONF = Path(__file__).parents[2] / "conf"
@@ -369,7 +370,7 @@ def test_random_cotangent_by_hand(ensemble: Index) -> None:
 
 def test_no_probe_is_left_out() -> None:
     public = {kind for kind in vars(probes).values() if isinstance(kind, type) and issubclass(kind, Probe)}
-    assert {type(probe) for probe in PROBES.values()} == public - {Probe, probes.LayerProbe}
+    assert {type(probe) for probe in PROBES.values()} == public - {Probe, probes.LayerProbe, probes.VitalProbe}
 
 
 @settings(max_examples=40, deadline=None)
@@ -459,31 +460,37 @@ def test_who_says_to_be_a_switch_is_one(sigma: act.Elementwise) -> None:
 
 
 @pytest.mark.parametrize("ensemble", [(), (3,)])
-@pytest.mark.parametrize("sizes", [(70, 80, 90, 5), (3, 4, 2), (70, 80, 4, 3)])
+@pytest.mark.parametrize("sizes", [(70, 80, 90, 5), (3, 4, 4, 2), (70, 80, 80, 4, 3)])
+@pytest.mark.parametrize("sigma", [act.Tanh(), act.Relu(), act.Gelu()], ids=name)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
-    sizes: tuple[int, ...], ensemble: Index, dtype: str
+    sizes: tuple[int, ...], ensemble: Index, sigma: Activation, dtype: str
 ) -> None:
-    """Squares taken in a watched backward pass, bit for bit; nothing is left of them after another pass."""
-    sigmas = [act.Tanh()] * (len(sizes) - 2) + [act.Identity()]
+    """Every probe, bit for bit, whatever an onlooker has taken; nothing is left of it after another pass."""
+    sigmas = [sigma] * (len(sizes) - 2) + [act.Identity()]
     net, rng = Network(sizes, sigmas, ensemble, dtype), np.random.default_rng(0)
     net.theta[...] = rng.standard_normal(net.theta.shape)
     x, y = (rng.standard_normal((*ensemble, n, 200)).astype(dtype) for n in (sizes[0], sizes[-1]))
     proposal = PLAIN.propose(net, PLAIN.start(net), 0, 1)
 
-    def norms(watched: bool) -> tuple[Array, Array, Array]:
-        grad = net.gradient(x, y, HALF, watched).copy()
-        layers = Layers.of(net, proposal)
-        return grad, layers.gradient_norms, layers.delta_rms
+    fast = [probe for probe in PROBES.values() if not probe.costly]
+    wanted = Wanted.together([probe.wanted for probe in fast])
+    assert wanted.sums == set(Of)
 
-    for a, b in zip(norms(True), norms(False), strict=True):
-        np.testing.assert_array_equal(a, b, strict=True)
-    if max(sizes[1:]) > 4:
-        net.gradient(x, y, HALF, watched=True)
-        assert net.taken.weights
-    net.forward(x)
-    assert not net.taken.weights
-    assert net.taken.delta is None
+    @np.errstate(all="ignore")
+    def found(onlooker: Wanted | None) -> list[Array]:
+        grad = net.gradient(x, y, HALF, onlooker).copy()
+        now = Moment(net, proposal, y, HALF, grad[..., ::-1], lambda use: [np.random.default_rng(use)] * net.members)
+        return [grad, *(reading.values for probe in fast for reading in probe.readings(now))]
+
+    some = Wanted(frozenset({Of.ZZ, Of.WEIGHTS}), frozenset({0.5}))
+    apart = found(None)
+    for onlooker in (wanted, some):
+        for a, b in zip(found(onlooker), apart, strict=True):
+            np.testing.assert_array_equal(a, b, strict=True)
+    assert net.sighting is not None
+    net.backward(y, HALF)
+    assert net.sighting is None
 
 
 @given(st.lists(st.sampled_from([*ELEMENTWISE, act.Softmax()]), min_size=2, max_size=5), st.booleans())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,16 @@ from test_tracking import quiet, runs, store, uri
 
 from engine.arrays import Array
 from engine.exponents import ZERO
+from engine.notes import Notes
+from engine.observed import Layers
 from engine.probes import Observed, Probe
-from pipeline.records import tidy
+from pipeline.divergence import Divergence
+from pipeline.records import Record, tidy
 from pipeline.schedules import Agenda, At, Clock, EachEpoch, Every, FirstAndLast, Logarithmic, Schedule
 from pipeline.single import single
 from pipeline.stopwatch import Stopwatch
 from pipeline.tracking import download
-from pipeline.training import build_network, ready, run, train
+from pipeline.training import Run, build_network, ready, run, train
 
 FULL = ("data=iris", "activation=tanh", "architecture.hidden=[5,4]", "epochs=5", "probes=full")
 SCHEDULES: list[Schedule] = [Every(3), Logarithmic(3), EachEpoch(), FirstAndLast(), At((0, 4, 7, 1000))]
@@ -96,6 +100,90 @@ def test_a_run_without_end_starts_at_once() -> None:
         first = next(train(made))
         assert time.perf_counter() - begin < 1
         assert first.step == 0
+
+
+# Many steps at once
+
+
+def events(made: Run, prompt: bool) -> list[tuple[Any, ...]]:
+    """All that training tells, in order."""
+    told: list[tuple[Any, ...]] = []
+
+    def diverged(divergence: Divergence) -> None:
+        told.append(("diverged", divergence.finding, [r.values.tobytes() for r in divergence.last_steps]))
+
+    for record in train(made, on_divergence=diverged, prompt=prompt):
+        values = record.values
+        told.append((record.step, record.probe, record.layers, values.shape, values.tobytes(), record.geometric))
+    return told
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sigma", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize(
+    ("noted", "overrides"),
+    [
+        (True, ()),
+        (
+            True,
+            (
+                "learning_rate_schedule@optimizer.learning_rate_schedule=cosine",
+                "batching.last=keep",
+                "batching.size=50",
+            ),
+        ),
+        (True, ("optimizer=momentum", "~probes.update_to_weight", "schedule@evaluation.schedule=first_and_last")),
+        (False, ("optimizer=momentum",)),  # the update's size is not known before it is made
+        (True, ("+schedule@probe_schedules.delta_rms=each_epoch", "+schedule@probe_schedules.coherence=sparse")),
+        (True, ("activation@output=identity", "cost=half_squared_error", "optimizer.learning_rate=1e3")),
+        (None, ("init.biases.value=-5",)),  # dead units, sums of squares that are 0: noted or not
+    ],
+)
+def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
+    noted: bool | None, overrides: tuple[str, ...], sigma: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = ("schedule=every", f"activation={sigma}", f"dtype={dtype}", "replicates=2", "epochs=30")
+    made = ready(config("data=iris", "architecture.hidden=[5,4]", *often, *overrides))
+    expected, count, note = events(made, prompt=True), [0], Notes.note
+
+    def counted(self: Notes, layers: Layers) -> bool:
+        done = note(self, layers)
+        count[0] += done
+        return done
+
+    monkeypatch.setattr(Notes, "note", counted)
+    found = events(made, prompt=False)
+    assert [e[:2] for e in found] == [e[:2] for e in expected]
+    assert found == expected
+    assert noted is None or (count[0] > 0) == noted
+
+
+def test_what_was_measured_before_training_was_interrupted_is_not_lost() -> None:
+    made = ready(config("data=iris", "schedule=every", *RARE[1:], "epochs=5"))
+    whole = [(r.step, r.probe, r.values.tobytes()) for r in train(made)]
+
+    def on_step(step: int) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+
+    found: list[tuple[int, str, bytes]] = []
+    with pytest.raises(KeyboardInterrupt):
+        found.extend((r.step, r.probe, r.values.tobytes()) for r in train(made, on_step))
+    assert found == [r for r in whole if r[0] < 7]
+    assert {step for step, *_ in found} == set(range(7))
+    given_up = cast("Generator[Record]", train(made))
+    next(given_up)
+    given_up.close()
+
+
+def test_large_networks_are_measured_step_by_step() -> None:
+    """There the numbers, not the calls, are what takes time; each record comes at its step."""
+    seen: list[int] = []
+    made = ready(config("schedule=every", "architecture.hidden=[2000,300]", "batching.size=200", "epochs=1"))
+    for record in train(made, on_step=seen.append):
+        assert record.step == seen[-1]
+        if record.step == 3:
+            break
 
 
 # It changes nothing
@@ -188,6 +276,7 @@ def test_a_stopwatch_accounts_for_all_time() -> None:
         "watch": 10**6 + 3000 * len(begun),  # the last steps, here all, are measured again
         "tracking": 0.25 * found,
         "evaluation": 0,
+        "sums": 0,
         **dict.fromkeys(base.probes, 0),
     }
 
@@ -198,12 +287,12 @@ def test_a_logged_run_says_what_measuring_cost(tmp_path: Path) -> None:
     overhead = {k.partition("/")[2]: v for k, v in of.data.metrics.items() if k.startswith("overhead/")}
     probes = set(config(*FULL).probes)
     other = {"evaluation", "watch", "tracking", "files", "chain"}
-    assert set(overhead) == probes | other | {"all_probes"}
+    assert set(overhead) == probes | other | {"all_probes", "sums"}
     assert all(share > 0 for share in overhead.values())
-    assert overhead["all_probes"] == pytest.approx(sum(overhead[name] for name in probes))
+    assert overhead["all_probes"] == pytest.approx(sum(overhead[name] for name in probes | {"sums"}))
     text = download(store(tmp_path), of.info.run_id, "run.log", tmp_path).read_text()
     assert f"on top of that, in % of it: probes {100 * overhead['all_probes']:.1f}" in text
-    for name in probes | other:
+    for name in probes | other | {"sums"}:
         assert f"{name:<32} {100 * overhead[name]:6.2f} %" in text
 
 

@@ -1,0 +1,403 @@
+"""Sums over the numbers of every layer, most of them of squares, from which probes make norms and means.
+
+Sums cost little where the numbers lie in the cache, and much where they have to be fetched again. So who wants sums
+says which (:class:`Wanted`) before a gradient is taken; they are then taken group by group of layers, right after
+the backward pass has been there (:class:`Sums`, an onlooker's sighting). Any other can be had later, with the same
+bits. In small networks calls cost more than the numbers in them: neighbouring layers of one size share a call, and
+what is done to the sums (roots, whether squares can be trusted) is done to all of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple, cast
+from weakref import WeakMethod
+
+import numpy as np
+
+from engine.arrays import Array, Product, Segments, all_safe, bounds, multiply, root, safe
+from engine.network import Layer, Network, Parameters, Sighting, Slopes, rows_of
+from engine.once import once
+
+
+class Of(IntEnum):
+    """What is summed over units and examples of a layer, or over its weights or biases."""
+
+    A = 0  # a
+    ZZ = 1  # z²
+    AA = 2  # a²
+    DELTA = 3  # δ²
+    GRADIENT = 4  # (∂C/∂W)²
+    BIAS_GRADIENT = 5  # (∂C/∂b)²
+    WEIGHTS = 6  # W²
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody will ask for; an onlooker (:class:`engine.network.Onlooker`) that takes it on the way.
+
+    Attributes:
+        sums: which sums.
+        below: of which fractions the pairs with |σ'(z)| < fraction · sup|σ'| are to be counted.
+        live: whether it is to be found which units pass anything on.
+    """
+
+    sums: frozenset[Of] = frozenset()
+    below: frozenset[float] = frozenset()
+    live: bool = False
+
+    @classmethod
+    def together(cls, many: Iterable[Wanted]) -> Wanted:
+        """All that any of them wants."""
+        wants = list(many)
+        return cls(
+            frozenset().union(*(w.sums for w in wants)),
+            frozenset().union(*(w.below for w in wants)),
+            any(w.live for w in wants),
+        )
+
+    def begin(self, network: Network) -> Sighting:
+        """The sums of this pass."""
+        return Sums(Places.of(network), self)
+
+    @once
+    def counts(self) -> bool:
+        """Whether slopes are wanted."""
+        return self.live or bool(self.below)
+
+    @once
+    def squares(self) -> slice:
+        """The squares among the wanted sums, and what lies between them."""
+        wanted = [of for of in self.sums if of is not Of.A]
+        return slice(min(wanted), max(wanted) + 1) if wanted else slice(0)
+
+
+NOTHING = Wanted()
+
+
+class Plan:
+    """What follows from the shape of L layers alone: where their units, N with all members, lie in [N, B].
+
+    Attributes:
+        numbers: of the layers.
+        sloped: which of them, counted from 0, have an element-wise σ, so that there is a σ'(z).
+        with_slope: their numbers, and where they are found among all.
+        shape: (L, E...).
+        units, pairs: units of each layer, and pairs of a unit and an example: [L, 1...].
+        parts: the rows of each layer.
+        repeats, starts: rows of each layer and member, and where they start: [L · members].
+        small: whether a layer of a member has so few numbers that a call of its own would cost more than they do.
+    """
+
+    def __init__(self, layers: Sequence[Layer], ensemble: tuple[int, ...], batch_size: int) -> None:
+        self.members, units = math.prod(ensemble), [layer.b.shape[-2] for layer in layers]
+        self.ensemble = ensemble
+        self.shape = len(layers), *ensemble
+        self.batch_size = batch_size
+        self.numbers = tuple([layer.number for layer in layers])
+        self.sloped = [i for i, layer in enumerate(layers) if layer.sigma.elementwise]
+        first, count = (self.sloped[0], len(self.sloped)) if self.sloped else (0, 0)
+        where = slice(first, first + count) if self.sloped == [*range(first, first + count)] else self.sloped
+        self.with_slope = tuple([self.numbers[i] for i in self.sloped]), where
+        self.units: Array = np.array(units, dtype=np.float64).reshape(-1, *[1] * len(ensemble))
+        self.pairs = self.units * batch_size
+        self.parts = rows_of(layers)
+        self.repeats = np.repeat(units, self.members)
+        self.starts = np.cumsum(self.repeats) - self.repeats
+        self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
+
+    def of_many(self, steps: int) -> Plan:
+        """The same with an axis of so many steps in front of the ensemble axes."""
+        plan = copy(self)
+        plan.ensemble = steps, *self.ensemble
+        plan.shape = len(self.numbers), *plan.ensemble
+        plan.units, plan.pairs = self.units[:, None], self.pairs[:, None]
+        return plan
+
+
+class Piece(NamedTuple):
+    """Neighbouring layers of one σ, while their slopes are counted.
+
+    Attributes:
+        slopes: theirs.
+        which: their numbers among all layers and members.
+        starts, ends: the rows of each layer and member, counted from the first of these.
+        pairs: of a unit and an example in each.
+    """
+
+    slopes: Slopes
+    which: slice
+    starts: Array
+    ends: Array
+    pairs: Array
+
+    @classmethod
+    def of(cls, slopes: Slopes, plan: Plan) -> Piece:
+        """Of these neighbours."""
+        which = slice(*np.searchsorted(plan.starts, (slopes.part.start, slopes.part.stop)).tolist())
+        starts, units = plan.starts[which] - slopes.part.start, plan.repeats[which]
+        return cls(slopes, which, starts, starts + units, (units * plan.batch_size).astype(np.float64))
+
+
+class Places:
+    """Where the numbers of L layers lie and where their sums go: all that can be made ready before a step.
+
+    Args:
+        plan: of these layers and this batch.
+        z, a, delta: theirs together, as in :class:`engine.network.Rows`: [N, B].
+        theta, grad: their parameters and gradients, flat [E..., P].
+        parameters: where each layer's lie in the flat vectors.
+        groups: layers, counted from 0, from first to before last, and their slopes, to be looked at together.
+        rest: slopes that belong to no group.
+        take_slopes: sees to it that all slopes are there.
+
+    Attributes:
+        trusted: the bounds of sums of squares that can be trusted.
+        sums: [7, L, E...], in the order of :class:`Of`.
+        live: [N], 0 for units with σ'(z) = 0 on every example and only for them.
+        below: by fraction, pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: [L · members].
+        pieces: neighbours of one σ, by group.
+        rest: those that belong to no group.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        z: Array,
+        a: Array,
+        delta: Array,
+        theta: Array,
+        grad: Array,
+        parameters: Parameters,
+        groups: Sequence[tuple[int, int, Sequence[Slopes]]],
+        rest: Sequence[Slopes],
+        take_slopes: Callable[[], Any],
+    ) -> None:
+        self.plan, self.dtype, self.take_slopes = plan, z.dtype, take_slopes
+        self.trusted = bounds(z.dtype)
+        self.sums = np.ones((len(Of), *plan.shape), z.dtype)
+        self.live = np.ones(len(z), z.dtype)
+        self.below: dict[float, Array] = {}
+        self.pieces = [[Piece.of(each, plan) for each in slopes] for _, _, slopes in groups]
+        self.rest = [Piece.of(each, plan) for each in rest]
+        self._ones = np.ones(plan.batch_size, z.dtype)
+        members, n_weights = plan.members, parameters.n_weights
+        theta, grad = (x.reshape(members, -1) for x in (theta, grad))
+        self._units = Segments((plan.repeats * plan.batch_size).tolist())
+        self._rows = {Of.A: a.reshape(-1), Of.ZZ: z.reshape(-1), Of.AA: a.reshape(-1), Of.DELTA: delta.reshape(-1)}
+        self._flat = {
+            Of.GRADIENT: (grad[:, :n_weights], parameters.weight_segments),
+            Of.BIAS_GRADIENT: (grad[:, n_weights:], parameters.bias_segments),
+            Of.WEIGHTS: (theta[:, :n_weights], parameters.weight_segments),
+        }
+        self._products = [self._group(first, last) for first, last, _ in groups]
+        for products in self._products[:-1]:  # so few numbers that they can wait until all are there
+            del products[Of.BIAS_GRADIENT]
+        self._products[-1][Of.BIAS_GRADIENT] = self._group(0, len(plan.numbers))[Of.BIAS_GRADIENT]
+        self._orders: dict[frozenset[Of], list[list[Product]]] = {}
+
+    def _group(self, first: int, last: int) -> dict[Of, list[Product]]:
+        members, found = self.plan.members, {}
+        for of, x in self._rows.items():
+            y, out = None if of is Of.A else x, self.sums[of].reshape(-1)
+            found[of] = self._units.products(x, y, out, first * members, last * members)
+        for of, (x, segments) in self._flat.items():
+            found[of] = segments.products(x, x, self.sums[of].reshape(-1, members).T, first, last)
+        return found
+
+    @classmethod
+    def of(cls, network: Network) -> Places:
+        """Of a network after ``forward``, made once for each batch size: it takes longer than measuring a small one."""
+        key = cls, network.batch_size
+        if key not in network.memo:
+            rows, slope = network.rows, WeakMethod(network.slope)  # no circle: a network without users is gone at once
+
+            def take_slopes() -> None:
+                if (take := slope()) is not None:
+                    take()
+
+            groups = [(g.layers[-1].number - 1, g.layers[0].number, g.slopes) for g in network.groups]
+            network.memo[key] = cls(
+                Plan(network.layers, network.ensemble, network.batch_size),
+                *(rows.z, rows.a, rows.delta, network.theta, network.grad, network.parameters),
+                *(groups, network.rest, take_slopes),
+            )
+        return cast("Places", network.memo[key])
+
+    def products(self, sums: frozenset[Of]) -> list[list[Product]]:
+        """What gives these sums, group by group."""
+        if sums not in self._orders:
+            self._orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
+        return self._orders[sums]
+
+    def vectors(self, of: Of, i: int) -> Array:
+        """The numbers whose squares are summed in layer i, counted from 0: [E..., n]."""
+        if of in self._flat:
+            x, segments = self._flat[of]
+            return x[:, segments.slices[i]].reshape(*self.plan.ensemble, -1)
+        layer = self._units.slices[i * self.plan.members : (i + 1) * self.plan.members]
+        return self._rows[of][layer[0].start : layer[-1].stop].reshape(*self.plan.ensemble, -1)
+
+    def count(self, piece: Piece, fractions: Iterable[float], live: bool) -> None:
+        """Fill in ``below`` for these fractions in (0, 1] and, if asked to, ``live``."""
+        which, part, sigma, slope = piece.which, piece.slopes.part, piece.slopes.sigma, piece.slopes.steepness()
+        if sigma.switches:
+            on = np.matmul(slope, self._ones, out=self.live[part])
+            for fraction in fractions:
+                self._below(fraction)[which] = piece.pairs - np.add.reduceat(on, piece.starts)  # exact in any order
+            return
+        least = np.minimum.reduce(slope, axis=None)  # NaN if any is
+        for fraction in fractions:
+            bound = slope.dtype.type(fraction * sigma.steepest)
+            self._below(fraction)[which] = 0 if least >= bound else self.counted(piece, np.less(slope, bound))
+        if live and least > 0:
+            self.live[part] = 1
+        elif live:
+            np.matmul(slope, self._ones, out=self.live[part])  # in no particular order: 0 only where each is
+
+    def all_pieces(self) -> list[Piece]:
+        """First those of groups, then the rest."""
+        return [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
+
+    def _below(self, fraction: float) -> Array:
+        if fraction not in self.below:
+            self.below[fraction] = np.zeros(len(self.plan.starts))
+        return self.below[fraction]
+
+    def counted(self, piece: Piece, flags: Array) -> Array:
+        """How many flags [rows of the piece, B] are set in each of its layers and members."""
+        if self.plan.small:
+            ones = flags.view(np.int8).astype(self.dtype) @ self._ones  # exact in any order
+            return np.asarray(np.add.reduceat(ones, piece.starts))
+        ends = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
+        return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
+
+
+class Sums:
+    """The sums of one pass. To be read under ``np.errstate(all="ignore")``, before the network's next pass.
+
+    Args:
+        places: where the numbers lie.
+        wanted: what is taken while the pass goes on, group by group.
+        lap: told when that begins ("step" is over) and ends ("sums" are), to know what it costs.
+    """
+
+    def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
+        self.places, self.wanted, self._lap = places, wanted, lap
+        self._products = places.products(wanted.sums)
+        self._counts_rest = wanted.counts
+
+    @classmethod
+    def of(cls, network: Network) -> Sums:
+        """Of the last pass: what an onlooker has taken, if there was one."""
+        sighting = network.sighting
+        return sighting if isinstance(sighting, Sums) else cls(Places.of(network))
+
+    def see(self, group: int) -> None:
+        """Take what is wanted of this group of layers."""
+        if self._lap is not None:
+            self._lap("step")
+        multiply(self._products[group])
+        if self._counts_rest:
+            places, wanted = self.places, self.wanted
+            for piece in places.pieces[group]:
+                places.count(piece, wanted.below, wanted.live)
+        if self._lap is not None:
+            self._lap("sums")
+
+    @once
+    def _exact(self) -> Array:
+        """All sums, whether they were wanted or not."""
+        return self.places.sums.astype(np.float64)
+
+    @once
+    def _roots(self) -> Array:
+        return np.sqrt(self._exact)
+
+    @once
+    def _means(self) -> Array:
+        """Of what there is one of for each unit and example."""
+        return np.asarray(self._exact[: Of.DELTA] / self.places.plan.pairs)
+
+    @once
+    def _bounds(self) -> tuple[float, float]:
+        """The least and the largest of the squares that were wanted; NaN if any is."""
+        squares = self._exact[self.wanted.squares]
+        least = np.minimum.reduce(squares, axis=None, initial=np.inf)
+        return float(least), float(np.maximum.reduce(squares, axis=None, initial=-np.inf))
+
+    @once
+    def safe(self) -> bool:
+        """Whether all sums of squares that were wanted can be trusted."""
+        return self.safe_times(1.0)
+
+    def safe_times(self, factor: float) -> bool:
+        """Whether they all could be if they were so many times as large."""
+        smallest, largest = self.places.trusted
+        least, most = self._bounds
+        return least * factor >= smallest and most * factor <= largest
+
+    def sum(self, of: Of) -> Array:
+        """Without scaling, in float64: [L, E...]."""
+        if of in self.wanted.sums:
+            return np.asarray(self._exact[of])
+        for products in self.places.products(frozenset((of,))):
+            multiply(products)
+        return self.places.sums[of].astype(np.float64)
+
+    def mean(self, of: Of) -> Array:
+        """Over units and examples, without scaling, in float64: [L, E...]."""
+        if of in self.wanted.sums:
+            return np.asarray(self._means[of])
+        return np.asarray(self.sum(of) / self.places.plan.pairs)
+
+    def norm(self, of: Of) -> Array:
+        """√ of a sum of squares, safe at any magnitude: float64 [L, E...]."""
+        if of in self.wanted.sums and self.safe:
+            return np.asarray(self._roots[of])
+        return root(self.sum(of), self.places.dtype, lambda i: self.places.vectors(of, i))
+
+    def mean_square(self, of: Of) -> Array:
+        """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""
+        if of in self.wanted.sums and self.safe:
+            return np.asarray(self._means[of])
+        summed = self.sum(of)
+        if not all_safe(summed, self.places.dtype):
+            trusted = safe(summed, self.places.dtype) | np.isnan(summed)
+            summed = np.where(trusted, summed, np.square(self.norm(of)))
+        return np.asarray(summed / self.places.plan.pairs)
+
+    def below(self, fraction: float) -> Array:
+        """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|, fraction in (0, 1]: float64 [L, E...]."""
+        self._count_rest()
+        if fraction not in self.wanted.below:
+            self._count(self.places.all_pieces(), (fraction,), live=False)
+        return self.places.below[fraction].reshape(-1, *self.places.plan.ensemble)
+
+    def dead(self) -> Array:
+        """Units with σ'(z) = 0 on every example: float64 [L, E...]."""
+        live, plan = self.live(), self.places.plan
+        if np.count_nonzero(live) == len(live):
+            return np.zeros(plan.shape)
+        return np.asarray(np.add.reduceat((live == 0).astype(np.float64), plan.starts).reshape(plan.shape))
+
+    def live(self) -> Array:
+        """0 for units with σ'(z) = 0 on every example and only for them: [N], to be read at once."""
+        self._count_rest()
+        if not self.wanted.live:
+            self._count(self.places.all_pieces(), (), live=True)
+        return self.places.live
+
+    def _count_rest(self) -> None:
+        if self._counts_rest:
+            self._counts_rest = False
+            self._count(self.places.rest, self.wanted.below, self.wanted.live)
+
+    def _count(self, pieces: Iterable[Piece], fractions: Iterable[float], live: bool) -> None:
+        self.places.take_slopes()
+        for piece in pieces:
+            self.places.count(piece, fractions, live)
