@@ -8,8 +8,10 @@ Every call is patient (:mod:`pipeline.patience`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -457,10 +459,14 @@ def download(store: Store, run_id: str, name: str, to: Path) -> Path:
 
     Raises:
         ConfigError: the run has no such artifact.
+        OSError: there is no room for it.
     """
     try:
         return Path(store.client.download_artifacts(run_id, name, str(to)))
     except StoreError:
         raise
-    except Exception as failure:  # each kind of store raises its own
+    except Exception as failure:  # each kind of store raises its own, and MLflow does not always say what it came from
+        found = [a.file_size or 0 for a in store.client.list_artifacts(run_id) if a.path == name]
+        if found and shutil.disk_usage(to).free < found[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to)) from failure
         raise ConfigError(f"RUN={run_id}: has no artifact {name} (is it a finished gradvitals run?)") from failure

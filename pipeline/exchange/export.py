@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import tempfile
 from collections.abc import Sequence
@@ -108,12 +107,7 @@ def _write_config(store: Store, run_id: str, folder: Path) -> None:
 
 def _fetch(store: Store, run_id: str, name: str, folder: Path) -> None:
     """An artifact as it is; what calls itself a picture must be one."""
-    try:
-        path = download(store, run_id, name, folder)
-    except ConfigError as failure:
-        if isinstance(failure.__cause__, OSError) and failure.__cause__.errno == errno.ENOSPC:
-            raise failure.__cause__ from failure
-        raise
+    path = download(store, run_id, name, folder)
     if path.parent != folder or path.is_symlink() or not path.is_file():
         raise ConfigError(f"RUN={run_id}: its artifact {name} is not a plain file")
     if name.endswith(".png") and not is_png(path):

@@ -382,11 +382,12 @@ def test_a_run_that_has_not_ended_is_not_exported(
 def test_a_full_disk_leaves_nothing(
     sweep: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with small_disk(tmp_path, 0.2):
-        argv = ["export", "--sweep", sweep[1], "--to", str(tmp_path / "out"), "--uri", uri(sweep[0])]
-        assert main(argv) == 2
-        assert "the disk is full" in capsys.readouterr().err
-        assert list(tmp_path.iterdir()) == []
+    argv = ["export", "--sweep", sweep[1], "--to", str(tmp_path / "out"), "--uri", uri(sweep[0])]
+    for kilobytes in (100, 150, 200, 250):  # full in the middle of one file or another
+        with small_disk(tmp_path, kilobytes / 1024):
+            assert main(argv) == 2
+            assert "the disk is full" in capsys.readouterr().err
+            assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.thorough
