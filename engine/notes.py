@@ -12,8 +12,12 @@ import numpy as np
 
 from engine.arrays import Array
 from engine.observed import Layers
-from engine.sums import Of
+from engine.sums import Of, Wanted
 from engine.vitals import Vitals
+
+
+class NotNotedError(LookupError):
+    """Something was asked for that nobody had said would be."""
 
 
 class Notes:
@@ -27,12 +31,12 @@ class Notes:
 
     def __init__(self, layers: Layers, capacity: int, of_update: bool) -> None:
         plan, places = layers.plan, layers.sums.places
-        self._plan, self._wanted, self._of_update = plan, layers.sums.wanted, of_update
+        self.plan, self.wanted, self.of_update = plan, layers.sums.wanted, of_update
         shape = len(plan.numbers), capacity, *plan.ensemble
-        self._sums = np.ones((len(Of), *shape), places.dtype)
-        self._variance, self._dead = np.empty(shape), np.empty((capacity, len(places.live)), bool)
-        self._below = {fraction: np.empty(shape) for fraction in self._wanted.below}
-        self._factors = np.ones(capacity)
+        self.sums = np.ones((len(Of), *shape), places.dtype)
+        self.variance, self.dead = np.empty(shape), np.empty((capacity, len(places.live)), bool)
+        self.below = {fraction: np.empty(shape) for fraction in self.wanted.below}
+        self.factors = np.ones((capacity, *[1] * len(plan.ensemble)))
         self._capacity = capacity
         self.count = 0
 
@@ -44,62 +48,82 @@ class Notes:
     def note(self, layers: Layers) -> bool:
         """Note a step for which sums are enough; False, and nothing noted, if the numbers themselves are needed.
 
-        They are where a sum of squares cannot be trusted, or if the update is no multiple of the gradient.
+        They are where a sum cannot be trusted, or if the update is no multiple of the gradient; or if nobody had these
+        sums taken.
         """
-        sums, wanted, k = layers.sums, self._wanted, self.count
-        factor = layers.factor if self._of_update else 1.0
-        if factor is None or not (sums.safe and sums.safe_times(factor * factor)):
+        sums, wanted, k = layers.sums, self.wanted, self.count
+        factor = layers.factor if self.of_update else 1.0
+        if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
             return False
-        self._factors[k] = factor
-        self._sums[:, :, k] = sums.places.sums
-        if Of.AA in wanted.sums:
-            self._variance[:, k] = layers.activation_variance
-        for fraction, counts in self._below.items():
+        if has_variance(wanted):
+            self.variance[:, k] = layers.activation_variance
+        elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
+            return False
+        self.factors[k] = factor
+        self.sums[:, :, k] = sums.places.sums
+        for fraction, counts in self.below.items():
             counts[:, k] = sums.below(fraction)
         if wanted.live:
-            np.equal(sums.live(), 0, self._dead[k])
+            np.equal(sums.live(), 0, self.dead[k])
         self.count += 1
         return True
 
     def vitals(self) -> Vitals:
-        """Of the steps noted, in order, as an axis in front of the ensemble axes: [L, k, E...]; to be read at once."""
-        return self._Noted(self)
+        """Of the steps noted, in order, as an axis in front of the ensemble axes: [L, k, E...]; to be read at once.
+
+        What was not wanted raises NotNotedError.
+        """
+        return _Noted(self)
 
     def clear(self) -> None:
         """Begin anew."""
         self.count = 0
 
-    class _Noted(Vitals):
-        """Its own source of sums, all of which can be trusted."""
 
-        def __init__(self, notes: Notes) -> None:
-            super().__init__(notes._plan.of_many(notes.count), self)
-            self._notes, self._steps = notes, slice(0, notes.count)
+def has_variance(wanted: Wanted) -> bool:
+    """Whether the variance of a follows from these sums."""
+    return {Of.A, Of.AA} <= wanted.sums
 
-        def norm(self, of: Of) -> Array:
-            return np.sqrt(self._sum(of))
 
-        def mean(self, of: Of) -> Array:
-            return np.asarray(self._sum(of) / self.pairs)
+class _Noted(Vitals):
+    """Its own source of sums, all of which can be trusted."""
 
-        mean_square = mean
+    def __init__(self, notes: Notes) -> None:
+        super().__init__(notes.plan, self, axes=1)
+        self._notes, self._steps = notes, slice(0, notes.count)
 
-        def below(self, fraction: float) -> Array:
-            return self._notes._below[fraction][:, self._steps]
+    def norm(self, of: Of) -> Array:
+        return np.sqrt(self._sum(of))
 
-        def dead(self) -> Array:
-            dead = self._notes._dead[self._steps]
-            if not dead.any():
-                return np.zeros(self.plan.shape)
-            counts = np.add.reduceat(dead.astype(np.float64), self.plan.starts, axis=1)
-            return counts.reshape(len(dead), len(self.numbers), *self.plan.ensemble[1:]).swapaxes(0, 1)
+    def mean(self, of: Of) -> Array:
+        return np.asarray(self._sum(of) / self.pairs)
 
-        def _sum(self, of: Of) -> Array:
-            return self._notes._sums[of, :, self._steps].astype(np.float64)
+    mean_square = mean
 
-        def _update_norm(self) -> Array:
-            factors = self._notes._factors[self._steps].reshape(-1, *[1] * (self.gradient_norm.ndim - 2))
-            return np.abs(factors) * self.gradient_norm
+    def below(self, fraction: float) -> Array:
+        self._require(fraction in self._notes.below, f"the count below {fraction}")
+        return self._notes.below[fraction][:, self._steps]
 
-        def _activation_variance(self) -> Array:
-            return self._notes._variance[:, self._steps]
+    def dead(self) -> Array:
+        self._require(self._notes.wanted.live, "which units are live")
+        dead, plan = self._notes.dead[self._steps], self.plan
+        counts = np.zeros((len(dead), len(plan.starts)))
+        if dead.any():
+            counts = np.add.reduceat(dead.astype(np.float64), plan.starts, axis=1)
+        return counts.reshape(len(dead), *plan.shape).swapaxes(0, 1)
+
+    def _sum(self, of: Of) -> Array:
+        self._require(of in self._notes.wanted.sums, f"the sum {of.name}")
+        return self._notes.sums[of, :, self._steps].astype(np.float64)
+
+    def _update_norm(self) -> Array:
+        self._require(self._notes.of_update, "the size of the update")
+        return np.abs(self._notes.factors[self._steps]) * self.gradient_norm
+
+    def _activation_variance(self) -> Array:
+        self._require(has_variance(self._notes.wanted), "the variance of a")
+        return self._notes.variance[:, self._steps]
+
+    def _require(self, there: bool, what: str) -> None:
+        if not there:
+            raise NotNotedError(f"{what} was not wanted when these steps were noted")

@@ -15,7 +15,7 @@ from engine.arrays import Array, all_safe, norm, root, safe
 from engine.network import Layer, Network, Parameters, Slopes
 from engine.once import once
 from engine.optimizers import Proposal, made
-from engine.sums import Of, Piece, Places, Plan, Sums
+from engine.sums import Of, Places, Plan, SlopePiece, Sums
 from engine.vitals import Vitals
 
 
@@ -156,9 +156,9 @@ class Layers(Vitals):
         """c, where Δθ = c ∇C; None where that is not known."""
         return self._factor_of.factor if self._factor_of is not None else None
 
-    def _knows(self, of: Of, factor: float) -> bool:
+    def _knows(self, of: Of, times: float) -> bool:
         """Whether these sums are known to be safe, and would be if they were so many times as large."""
-        return of in self.sums.wanted.sums and self.sums.safe and self.sums.safe_times(factor)
+        return of in self.sums.wanted.sums and self.sums.safe and self.sums.safe_times(times)
 
     def _update_norm(self) -> Array:
         """|c| ‖∂C/∂W‖_F where Δθ = c ∇C and neither square leaves what its type can hold."""
@@ -239,7 +239,7 @@ class Layers(Vitals):
         monotonic = all(isinstance(y.sigma, Elementwise) and y.sigma.monotonic for y in self.layers if y.diagonal)
         return slopes if monotonic else np.abs(slopes)
 
-    def _sloped_pieces(self) -> list[Piece]:
+    def _sloped_pieces(self) -> list[SlopePiece]:
         """Neighbours of the same element-wise σ, whose slopes are there."""
         self._slopes()
         return self.sums.places.all_pieces()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, cast
@@ -60,9 +59,9 @@ class Wanted:
             any(w.live for w in wants),
         )
 
-    def begin(self, network: Network) -> Sighting:
-        """The sums of this pass."""
-        return Sums(Places.of(network), self)
+    def begin(self, network: Network, lap: Callable[[str], None] | None = None) -> Sighting:
+        """The sums of this pass; who gives a ``lap`` is told what they cost (:class:`Sums`)."""
+        return Sums(Places.of(network), self, lap)
 
     @once
     def counts(self) -> bool:
@@ -83,6 +82,8 @@ class Plan:
     """What follows from the shape of L layers alone: where their units, N with all members, lie in [N, B].
 
     Attributes:
+        ensemble, members: E..., and how many they are.
+        batch_size: B.
         numbers: of the layers.
         sloped: which of them, counted from 0, have an element-wise σ, so that there is a σ'(z).
         with_slope: their numbers, and where they are found among all.
@@ -110,16 +111,8 @@ class Plan:
         self.starts = np.cumsum(self.repeats) - self.repeats
         self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
 
-    def of_many(self, steps: int) -> Plan:
-        """The same with an axis of so many steps in front of the ensemble axes."""
-        plan = copy(self)
-        plan.ensemble = steps, *self.ensemble
-        plan.shape = len(self.numbers), *plan.ensemble
-        plan.units, plan.pairs = self.units[:, None], self.pairs[:, None]
-        return plan
 
-
-class Piece(NamedTuple):
+class SlopePiece(NamedTuple):
     """Neighbouring layers of one σ, while their slopes are counted.
 
     Attributes:
@@ -136,7 +129,7 @@ class Piece(NamedTuple):
     pairs: Array
 
     @classmethod
-    def of(cls, slopes: Slopes, plan: Plan) -> Piece:
+    def of(cls, slopes: Slopes, plan: Plan) -> SlopePiece:
         """Of these neighbours."""
         which = slice(*np.searchsorted(plan.starts, (slopes.part.start, slopes.part.stop)).tolist())
         starts, units = plan.starts[which] - slopes.part.start, plan.repeats[which]
@@ -152,16 +145,14 @@ class Places:
         theta, grad: their parameters and gradients, flat [E..., P].
         parameters: where each layer's lie in the flat vectors.
         groups: layers, counted from 0, from first to before last, and their slopes, to be looked at together.
-        rest: slopes that belong to no group.
+        others: slopes that belong to no group.
         take_slopes: sees to it that all slopes are there.
 
     Attributes:
-        trusted: the bounds of sums of squares that can be trusted.
         sums: [7, L, E...], in the order of :class:`Of`.
         live: [N], 0 for units with σ'(z) = 0 on every example and only for them.
-        below: by fraction, pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: [L · members].
-        pieces: neighbours of one σ, by group.
-        rest: those that belong to no group.
+        pieces: slopes of neighbours of one σ, by group.
+        rest: such that belong to no group.
     """
 
     def __init__(
@@ -174,25 +165,23 @@ class Places:
         grad: Array,
         parameters: Parameters,
         groups: Sequence[tuple[int, int, Sequence[Slopes]]],
-        rest: Sequence[Slopes],
+        others: Sequence[Slopes],
         take_slopes: Callable[[], Any],
     ) -> None:
         self.plan, self.dtype, self.take_slopes = plan, z.dtype, take_slopes
-        self.trusted = bounds(z.dtype)
         self.sums = np.ones((len(Of), *plan.shape), z.dtype)
         self.live = np.ones(len(z), z.dtype)
-        self.below: dict[float, Array] = {}
-        self.pieces = [[Piece.of(each, plan) for each in slopes] for _, _, slopes in groups]
-        self.rest = [Piece.of(each, plan) for each in rest]
+        self._below: dict[float, Array] = {}
+        self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
+        self.rest = [SlopePiece.of(each, plan) for each in others]
         self._ones = np.ones(plan.batch_size, z.dtype)
-        members, n_weights = plan.members, parameters.n_weights
-        theta, grad = (x.reshape(members, -1) for x in (theta, grad))
+        n_weights = parameters.n_weights
         self._units = Segments((plan.repeats * plan.batch_size).tolist())
         self._rows = {Of.A: a.reshape(-1), Of.ZZ: z.reshape(-1), Of.AA: a.reshape(-1), Of.DELTA: delta.reshape(-1)}
         self._flat = {
-            Of.GRADIENT: (grad[:, :n_weights], parameters.weight_segments),
-            Of.BIAS_GRADIENT: (grad[:, n_weights:], parameters.bias_segments),
-            Of.WEIGHTS: (theta[:, :n_weights], parameters.weight_segments),
+            Of.GRADIENT: (grad[..., :n_weights], parameters.weight_segments),
+            Of.BIAS_GRADIENT: (grad[..., n_weights:], parameters.bias_segments),
+            Of.WEIGHTS: (theta[..., :n_weights], parameters.weight_segments),
         }
         self._products = [self._group(first, last) for first, last, _ in groups]
         for products in self._products[:-1]:  # so few numbers that they can wait until all are there
@@ -206,7 +195,7 @@ class Places:
             y, out = None if of is Of.A else x, self.sums[of].reshape(-1)
             found[of] = self._units.products(x, y, out, first * members, last * members)
         for of, (x, segments) in self._flat.items():
-            found[of] = segments.products(x, x, self.sums[of].reshape(-1, members).T, first, last)
+            found[of] = segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), first, last)
         return found
 
     @classmethod
@@ -217,8 +206,10 @@ class Places:
             rows, slope = network.rows, WeakMethod(network.slope)  # no circle: a network without users is gone at once
 
             def take_slopes() -> None:
-                if (take := slope()) is not None:
-                    take()
+                take = slope()
+                if take is None:
+                    raise ReferenceError("the network is gone")
+                take()
 
             groups = [(g.layers[-1].number - 1, g.layers[0].number, g.slopes) for g in network.groups]
             network.memo[key] = cls(
@@ -238,40 +229,41 @@ class Places:
         """The numbers whose squares are summed in layer i, counted from 0: [E..., n]."""
         if of in self._flat:
             x, segments = self._flat[of]
-            return x[:, segments.slices[i]].reshape(*self.plan.ensemble, -1)
+            return x[..., segments.slices[i]]
         layer = self._units.slices[i * self.plan.members : (i + 1) * self.plan.members]
         return self._rows[of][layer[0].start : layer[-1].stop].reshape(*self.plan.ensemble, -1)
 
-    def count(self, piece: Piece, fractions: Iterable[float], live: bool) -> None:
-        """Fill in ``below`` for these fractions in (0, 1] and, if asked to, ``live``."""
+    def count(self, piece: SlopePiece, fractions: Iterable[float], live: bool) -> None:
+        """Fill in the counts below these fractions and, if asked to, ``live``."""
         which, part, sigma, slope = piece.which, piece.slopes.part, piece.slopes.sigma, piece.slopes.steepness()
-        if sigma.switches:
-            on = np.matmul(slope, self._ones, out=self.live[part])
+        if sigma.switches and all(0 < fraction <= 1 for fraction in fractions):
+            on = np.matmul(slope, self._ones, out=self.live[part]).astype(np.float64, copy=False)
             for fraction in fractions:
-                self._below(fraction)[which] = piece.pairs - np.add.reduceat(on, piece.starts)  # exact in any order
+                self.below(fraction)[which] = piece.pairs - np.add.reduceat(on, piece.starts)  # exact in any order
             return
         least = np.minimum.reduce(slope, axis=None)  # NaN if any is
         for fraction in fractions:
             bound = slope.dtype.type(fraction * sigma.steepest)
-            self._below(fraction)[which] = 0 if least >= bound else self.counted(piece, np.less(slope, bound))
+            self.below(fraction)[which] = 0 if least >= bound else self.counted(piece, np.less(slope, bound))
         if live and least > 0:
             self.live[part] = 1
         elif live:
             np.matmul(slope, self._ones, out=self.live[part])  # in no particular order: 0 only where each is
 
-    def all_pieces(self) -> list[Piece]:
+    def all_pieces(self) -> list[SlopePiece]:
         """First those of groups, then the rest."""
         return [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
 
-    def _below(self, fraction: float) -> Array:
-        if fraction not in self.below:
-            self.below[fraction] = np.zeros(len(self.plan.starts))
-        return self.below[fraction]
+    def below(self, fraction: float) -> Array:
+        """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|, where counted; else 0: [L · members]."""
+        if fraction not in self._below:
+            self._below[fraction] = np.zeros(len(self.plan.starts))
+        return self._below[fraction]
 
-    def counted(self, piece: Piece, flags: Array) -> Array:
+    def counted(self, piece: SlopePiece, flags: Array) -> Array:
         """How many flags [rows of the piece, B] are set in each of its layers and members."""
         if self.plan.small:
-            ones = flags.view(np.int8).astype(self.dtype) @ self._ones  # exact in any order
+            ones = (flags.view(np.int8).astype(self.dtype) @ self._ones).astype(np.float64)  # exact in any order
             return np.asarray(np.add.reduceat(ones, piece.starts))
         ends = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
         return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
@@ -289,7 +281,7 @@ class Sums:
     def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
         self.places, self.wanted, self._lap = places, wanted, lap
         self._products = places.products(wanted.sums)
-        self._counts_rest = wanted.counts
+        self._rest_left = wanted.counts
 
     @classmethod
     def of(cls, network: Network) -> Sums:
@@ -302,7 +294,7 @@ class Sums:
         if self._lap is not None:
             self._lap("step")
         multiply(self._products[group])
-        if self._counts_rest:
+        if self.wanted.counts:
             places, wanted = self.places, self.wanted
             for piece in places.pieces[group]:
                 places.count(piece, wanted.below, wanted.live)
@@ -337,8 +329,7 @@ class Sums:
 
     def safe_times(self, factor: float) -> bool:
         """Whether they all could be if they were so many times as large."""
-        smallest, largest = self.places.trusted
-        least, most = self._bounds
+        (smallest, largest), (least, most) = bounds(self.places.dtype), self._bounds
         return least * factor >= smallest and most * factor <= largest
 
     def sum(self, of: Of) -> Array:
@@ -372,11 +363,11 @@ class Sums:
         return np.asarray(summed / self.places.plan.pairs)
 
     def below(self, fraction: float) -> Array:
-        """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|, fraction in (0, 1]: float64 [L, E...]."""
+        """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: float64 [L, E...]."""
         self._count_rest()
         if fraction not in self.wanted.below:
             self._count(self.places.all_pieces(), (fraction,), live=False)
-        return self.places.below[fraction].reshape(-1, *self.places.plan.ensemble)
+        return self.places.below(fraction).reshape(self.places.plan.shape)
 
     def dead(self) -> Array:
         """Units with σ'(z) = 0 on every example: float64 [L, E...]."""
@@ -393,11 +384,11 @@ class Sums:
         return self.places.live
 
     def _count_rest(self) -> None:
-        if self._counts_rest:
-            self._counts_rest = False
+        if self._rest_left:
+            self._rest_left = False
             self._count(self.places.rest, self.wanted.below, self.wanted.live)
 
-    def _count(self, pieces: Iterable[Piece], fractions: Iterable[float], live: bool) -> None:
+    def _count(self, pieces: Iterable[SlopePiece], fractions: Iterable[float], live: bool) -> None:
         self.places.take_slopes()
         for piece in pieces:
             self.places.count(piece, fractions, live)

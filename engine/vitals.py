@@ -34,17 +34,22 @@ class Source(Protocol):
 class Vitals(ABC):
     """Of L layers: every result is [L, E...]. To be read under ``np.errstate(all="ignore")``.
 
+    Args:
+        plan: of the layers and the batch, at one step.
+        source: of their sums.
+        axes: how many axes there are between layers and ensemble.
+
     Attributes:
-        plan: of the layers and the batch.
-        sums: theirs.
+        plan: the same.
         numbers: of the layers.
         batch_size: B.
-        pairs: of a unit and an example in each layer.
+        units, pairs: units of each layer, and pairs of a unit and an example: [L, 1...].
     """
 
-    def __init__(self, plan: Plan, sums: Source) -> None:
-        self.plan, self._source = plan, sums
-        self.numbers, self.batch_size, self.pairs = plan.numbers, plan.batch_size, plan.pairs
+    def __init__(self, plan: Plan, source: Source, axes: int = 0) -> None:
+        self.plan, self._source = plan, source
+        self.numbers, self.batch_size = plan.numbers, plan.batch_size
+        self.units, self.pairs = (x.reshape(len(x), *[1] * axes, *x.shape[1:]) for x in (plan.units, plan.pairs))
 
     def of_sloped(self, values: Array) -> tuple[tuple[int, ...], Array]:
         """The numbers of the layers that have a σ'(z), and their part of values [L, ...]."""
@@ -119,4 +124,4 @@ class Vitals(ABC):
     @once
     def dead_fraction(self) -> Array:
         """Share of units with σ'(z) = 0 on every example."""
-        return self._source.dead() / self.plan.units
+        return self._source.dead() / self.units

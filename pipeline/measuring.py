@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.arrays import Array
 from engine.moment import Moment
 from engine.network import Network, Onlooker, Sighting
-from engine.notes import Notes
+from engine.notes import Notes, NotNotedError
 from engine.probes import Probe, Reading, VitalProbe
-from engine.sums import Places, Sums, Wanted
+from engine.sums import Wanted
 from pipeline.records import Record
 from pipeline.stopwatch import Stopwatch
 
@@ -26,17 +26,20 @@ def measure(moment: Moment, probes: Mapping[str, Probe], step: int, stopwatch: S
     """Every probe in every layer, after a backward pass and before the update is added."""
     records = []
     for name, probe in probes.items():
-        geometric = probe.geometric
-        for layers, found, part, bins, sparse in probe.readings(moment):
-            if bins is None and found.ndim == 2 and found.dtype.char == "d":
-                values = found if found.base is None else found.copy()  # kept for long: not with what lies around it
-            else:
-                values = found.astype(np.float64)
-                values = values.reshape(len(layers) or 1, -1, *() if bins is None else (len(bins),))
-            records.append(Record(step, f"{name}_{part}" if part else name, layers, values, geometric, bins, sparse))
+        for reading in probe.readings(moment):
+            records += _records(name, probe.geometric, reading, (step,))
         if stopwatch is not None:
             stopwatch.lap(name)
     return records
+
+
+def _records(name: str, geometric: bool, reading: Reading, steps: Sequence[int]) -> list[Record]:
+    """One for each step; the reading's values are of all of them, [layers or 1, E...] for one step."""
+    layers, found, part, bins, sparse = reading
+    shape = len(layers) or 1, len(steps), -1, *(() if bins is None else (len(bins),))
+    values = np.array(found.reshape(shape).swapaxes(0, 1), dtype=np.float64, order="C")  # its own, to be kept for long
+    probe = f"{name}_{part}" if part else name
+    return [Record(step, probe, layers, v, geometric, bins, sparse) for step, v in zip(steps, values, strict=True)]
 
 
 @dataclass
@@ -46,14 +49,20 @@ class _Page:
     Attributes:
         probes: those.
         onlooker: takes what they will ask for.
-        vital: the same probes, if sums are enough for them all.
+        noted: whether steps may be noted.
         notes: of the steps, by batch size, and which steps these are.
     """
 
     probes: Mapping[str, Probe]
     onlooker: Onlooker
-    vital: Mapping[str, VitalProbe] | None
+    noted: bool
     notes: dict[int, tuple[Notes, list[int]]] = field(default_factory=dict)
+
+    @property
+    def vital(self) -> dict[str, VitalProbe]:
+        """The probes that sums are enough for, which those of a page that is noted all are."""
+        known = VitalProbe.readings
+        return {n: p for n, p in self.probes.items() if isinstance(p, VitalProbe) and type(p).readings is known}
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class _Timed:
     stopwatch: Stopwatch
 
     def begin(self, network: Network) -> Sighting:
-        return Sums(Places.of(network), self.wanted, self.stopwatch.lap)
+        return self.wanted.begin(network, self.stopwatch.lap)
 
 
 class Ledger:
@@ -82,7 +91,8 @@ class Ledger:
     def __init__(self, probes: Mapping[str, Probe], prompt: bool, stopwatch: Stopwatch) -> None:
         self._probes, self._prompt, self._stopwatch = probes, prompt, stopwatch
         self._pages: dict[tuple[str, ...], _Page] = {}
-        self._first, self._due = sys.maxsize, False  # the first step noted; whether it is time to settle
+        self._first = sys.maxsize  # the first step noted and not settled
+        self._ready: deque[Record] = deque()
 
     def onlooker(self, names: Sequence[str]) -> Onlooker | None:
         """What is to look on when the gradient is taken of which these probes will be read."""
@@ -94,72 +104,90 @@ class Ledger:
             probes = {name: self._probes[name] for name in names}
             wanted = Wanted.together(probe.wanted for probe in probes.values())
             onlooker = wanted if self._stopwatch.idle else _Timed(wanted, self._stopwatch)
-            vital = {name: probe for name, probe in probes.items() if isinstance(probe, VitalProbe)}
-            self._pages[key] = _Page(probes, onlooker, vital if len(vital) == len(probes) else None)
+            page = self._pages[key] = _Page(probes, onlooker, noted=False)
+            page.noted = not self._prompt and len(page.vital) == len(probes)
         return self._pages[key]
 
     def notes(self, network: Network, names: Sequence[str]) -> bool:
         """Whether steps of this network, after a forward pass, are noted where these probes are due."""
-        small = network.theta.size + network.rows.z.size <= SMALL
-        return small and not self._prompt and self._page(names).vital is not None
+        return network.theta.size + network.rows.z.size <= SMALL and self._page(names).noted
 
     def take(self, moment: Moment, names: Sequence[str], step: int) -> list[Record]:
-        """Measure a step; the records that are ready, this step's last."""
-        if not names:
+        """Measure a step; its records, if they are there at once. They are told in turn with the others."""
+        if names and self.notes(moment.network, names) and self._note(moment, self._page(names), step):
             return []
-        page = self._page(names)
-        if not (self.notes(moment.network, names) and self._note(moment, page, step)):
-            return [*self.settle(), *measure(moment, page.probes, step, self._stopwatch)]
-        return self.settle() if self._due else []
+        found: list[Record] = []
+        if names:
+            self.settle()
+            found = measure(moment, self._page(names).probes, step, self._stopwatch)
+            self.add(found)
+        elif step - self._first >= SPAN:
+            self.settle()
+        return found
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Records of this step from elsewhere, to be told after all before them."""
+        self._ready.extend(records)
+
+    def tell(self, before: int = sys.maxsize) -> Iterator[Record]:
+        """The records that are ready, of steps before this one; whatever happens meanwhile, each is told once."""
+        while self._ready and self._ready[0].step < before:
+            yield self._ready.popleft()
 
     @np.errstate(all="ignore")
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
         size = moment.network.batch_size
         if size not in page.notes:
-            of_update = any(probe.of_update for probe in (page.vital or {}).values())
+            of_update = any(probe.of_update for probe in page.vital.values())
             page.notes[size] = Notes(moment.layers, CAPACITY, of_update), []
         notes, steps = page.notes[size]
         if not notes.note(moment.layers):
             return False
-        self._first = min(self._first, step)
-        self._due = notes.full or step - self._first >= SPAN
+        if notes.count == 1 and not _enough(page.vital, notes):
+            page.noted = False
+            notes.clear()
+            return False
         steps.append(step)
+        self._first = min(self._first, step)
         self._stopwatch.lap("sums")
+        if notes.full or step - self._first >= SPAN:
+            self.settle()
         return True
 
     @np.errstate(all="ignore")
-    def settle(self) -> list[Record]:
-        """The records of all steps that were noted, in order."""
+    def settle(self) -> None:
+        """Work out all steps that were noted; their records are ready then."""
+        self._first = sys.maxsize
+        pages = [page for page in self._pages.values() if any(steps for _, steps in page.notes.values())]
         found: list[Record] = []
-        for page in self._pages.values():
-            for notes, steps in page.notes.values():
-                if steps and page.vital is not None:
-                    several = bool(found)
-                    found += self._worked_out(page.vital, notes, steps)
-                    if several:
-                        found.sort(key=lambda record: record.step)
-        for page in self._pages.values():
-            for notes, steps in page.notes.values():
-                notes.clear()
-                steps.clear()
-        self._first, self._due = sys.maxsize, False
-        return found
+        try:
+            for page in pages:
+                for notes, steps in page.notes.values():
+                    if steps:
+                        self._work_out(page.vital, notes, steps, found)
+        finally:  # if a probe fails, too
+            self.add(found)
+            if len(self._pages) > 1 or any(len(page.notes) > 1 for page in pages):
+                self._ready = deque(sorted(self._ready, key=lambda record: record.step))
 
-    def _worked_out(self, probes: Mapping[str, VitalProbe], notes: Notes, steps: Sequence[int]) -> list[Record]:
-        vitals, found = notes.vitals(), []
-        for name, probe in probes.items():
-            found += [(name, probe.geometric, *_by_step(reading, len(steps))) for reading in probe.found(vitals)]
-            self._stopwatch.lap(name)
-        records = [
-            Record(step, name, layers, values[k], geometric)
-            for k, step in enumerate(steps)
-            for name, geometric, layers, values in found
-        ]
-        self._stopwatch.lap("records")
-        return records
+    def _work_out(self, probes: Mapping[str, VitalProbe], notes: Notes, steps: list[int], found: list[Record]) -> None:
+        vitals, by_reading = notes.vitals(), list[list[Record]]()
+        try:
+            for name, probe in probes.items():
+                by_reading += [_records(name, probe.geometric, reading, steps) for reading in probe.found(vitals)]
+                self._stopwatch.lap(name)
+        finally:
+            found += [record for of_step in zip(*by_reading, strict=True) for record in of_step]
+            notes.clear()
+            steps.clear()
+            self._stopwatch.lap("records")
 
 
-def _by_step(reading: Reading, steps: int) -> tuple[tuple[int, ...], Array]:
-    """The layers, and the values of each step [k, layers, R]."""
-    values = reading.values.reshape(len(reading.layers), steps, -1)
-    return reading.layers, np.ascontiguousarray(values.swapaxes(0, 1))
+def _enough(probes: Mapping[str, VitalProbe], notes: Notes) -> bool:
+    """Whether these probes ask for no more than was noted."""
+    try:
+        for probe in probes.values():
+            probe.found(notes.vitals())
+    except (NotNotedError, AttributeError):
+        return False
+    return True

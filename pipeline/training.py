@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -134,7 +135,8 @@ def train(
     Args:
         on_step: told each step that has begun (progress).
         on_divergence: told each replicate that has diverged, before the records of the step at which that was found.
-        stopwatch: told what each stretch of time was spent on: "step", "evaluation", "watch" or a probe's name.
+        stopwatch: told what each stretch of time was spent on: "step", "sums", a probe's name, "records", "evaluation",
+            "watch", "chain" or "checkpoints".
         witness: shown θ, ∇C and the batch at the steps it asks for.
         keeper: given the state of training at the steps it asks for, when all records of earlier steps are out.
         start: a kept state to go on from, bit for bit; records of earlier steps are not made again.
@@ -154,7 +156,8 @@ def train(
     try:
         for step in range(trainer.step, clock.last_step + 1):
             if keeper is not None and keeper.due(step):
-                yield from ledger.settle()
+                ledger.settle()
+                yield from ledger.tell()
                 keeper.keep(State(trainer.snapshot(), previous, *watch.state()))
                 stopwatch.lap("checkpoints")
             on_step(step)
@@ -166,33 +169,38 @@ def train(
             moment = trainer.compute(previous, ledger.onlooker(names))
             previous = trainer.network.grad.copy() if compared_next else None
             stopwatch.lap("step")
+            found = ledger.take(moment, names, step)
             if witness is not None and witnessed:
                 witness.see(step, trainer.network, trainer.rows)
                 stopwatch.lap("chain")
-            found = ledger.take(moment, names, step)
             if evaluations.due(step):
-                found += [*ledger.settle(), *evaluate(trainer.network, run.data, config, step)]
+                ledger.settle()
+                scores = evaluate(trainer.network, run.data, config, step)
+                ledger.add(scores)
+                found += scores
                 stopwatch.lap("evaluation")
             divergences = watch.look(trainer, found)
             if divergences:
                 stopwatch.lap("watch")
-                found += ledger.settle()
-                yield from (record for record in found if record.step < step)
-                found = [record for record in found if record.step == step]
-            for divergence in divergences:
-                on_divergence(divergence)
+                ledger.settle()
+                yield from ledger.tell(before=step)
+                for divergence in divergences:
+                    on_divergence(divergence)
             stopwatch.lap("watch")
-            yield from found
+            yield from ledger.tell()
             if config.divergence.stop and not watch.living:
-                return
+                break
             if step < clock.last_step:
                 trainer.apply()
     except GeneratorExit:
         raise
-    except BaseException:
-        yield from ledger.settle()  # what was measured before it came
+    except BaseException:  # what was measured before it came is told all the same
+        with suppress(Exception):
+            ledger.settle()
+        yield from ledger.tell()
         raise
-    yield from ledger.settle()
+    ledger.settle()
+    yield from ledger.tell()
 
 
 class Witness(Protocol):

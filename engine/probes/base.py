@@ -125,6 +125,8 @@ class SlopeProbe(LayerProbe):
 class VitalProbe(Probe):
     """A probe that needs no more than :class:`engine.vitals.Vitals`, so that many steps can be read at once.
 
+    One that asks for more than it says is measured step by step: slower, but right.
+
     Attributes:
         sums: those it asks for.
         of_update: whether it asks for the size of the update.

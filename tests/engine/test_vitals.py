@@ -493,6 +493,31 @@ def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
     assert net.sighting is None
 
 
+def test_shares_below_a_slope_of_everybody_and_of_nobody() -> None:
+    for sigma in (act.Relu(), act.Tanh(), act.Softmax()):
+        net = network([3, 4, 2], [sigma, act.Softmax()])
+        net.forward(batch(net, 5, 0)[0])
+        layers = Layers.of(net, np.zeros_like(net.theta))
+        expected = 0.0 if isinstance(sigma, act.Softmax) else 1.0
+        assert layers.share_below(1.5).tolist() == [expected, 0.0]
+        assert layers.share_below(0.0).tolist() == [0.0, 0.0]
+
+
+@np.errstate(all="ignore")
+def test_a_network_may_be_part_of_a_larger_array() -> None:
+    """θ of a stack that is not one block of memory is measured as it is, now and later."""
+    whole = np.random.default_rng(0).standard_normal((2, 3, 26))
+    net = Network([3, 4, 2], [act.Tanh(), act.Identity()], (2, 2), theta=whole[:, :2])
+    x, y = np.ones((2, 2, 3, 5)), np.zeros((2, 2, 2, 5))
+    wanted = Wanted(frozenset(Of))
+    for _ in range(2):
+        net.gradient(x, y, HALF, wanted)
+        measured = Layers.of(net, net.grad).weight_norm
+        expected = [norm(layer.W) for layer in net.layers]
+        np.testing.assert_allclose(measured, expected, rtol=1e-14)
+        net.theta *= 2
+
+
 @given(st.lists(st.sampled_from([*ELEMENTWISE, act.Softmax()]), min_size=2, max_size=5), st.booleans())
 def test_slopes_of_many_layers_at_once_are_those_of_each(sigmas: list[Activation], backward: bool) -> None:
     """Kept by the backward pass or taken when asked for, and never those of a pass before."""

@@ -5,31 +5,35 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import config, records, table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tracking import quiet, runs, store, uri
 
+from engine import probes
 from engine.arrays import Array
 from engine.exponents import ZERO
 from engine.notes import Notes
 from engine.observed import Layers
-from engine.probes import Observed, Probe
+from engine.probes import Moment, Observed, Probe, Reading, VitalProbe
+from engine.sums import NOTHING, Of, Wanted
+from engine.vitals import Vitals
 from pipeline.divergence import Divergence
+from pipeline.measuring import SPAN
 from pipeline.records import Record, tidy
 from pipeline.schedules import Agenda, At, Clock, EachEpoch, Every, FirstAndLast, Logarithmic, Schedule
 from pipeline.single import single
 from pipeline.stopwatch import Stopwatch
 from pipeline.tracking import download
-from pipeline.training import Run, build_network, ready, run, train
+from pipeline.training import Run, State, build_network, ready, run, train
 
 FULL = ("data=iris", "activation=tanh", "architecture.hidden=[5,4]", "epochs=5", "probes=full")
 SCHEDULES: list[Schedule] = [Every(3), Logarithmic(3), EachEpoch(), FirstAndLast(), At((0, 4, 7, 1000))]
@@ -114,7 +118,8 @@ def events(made: Run, prompt: bool) -> list[tuple[Any, ...]]:
 
     for record in train(made, on_divergence=diverged, prompt=prompt):
         values = record.values
-        told.append((record.step, record.probe, record.layers, values.shape, values.tobytes(), record.geometric))
+        rest = record.geometric, record.bins, record.sparse
+        told.append((record.step, record.probe, record.layers, values.shape, values.dtype.char, values.tobytes(), rest))
     return told
 
 
@@ -154,26 +159,185 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
     monkeypatch.setattr(Notes, "note", counted)
     found = events(made, prompt=False)
     assert [e[:2] for e in found] == [e[:2] for e in expected]
-    assert found == expected
+    same = found == expected  # too many to be shown
+    assert same
     assert noted is None or (count[0] > 0) == noted
 
 
-def test_what_was_measured_before_training_was_interrupted_is_not_lost() -> None:
-    made = ready(config("data=iris", "schedule=every", *RARE[1:], "epochs=5"))
-    whole = [(r.step, r.probe, r.values.tobytes()) for r in train(made)]
+WILD = ("activation@output=identity", "cost=half_squared_error")
+
+
+@st.composite
+def any_run(draw: st.DrawFn) -> Run:
+    """Of any probes at any steps, some of which diverge."""
+    options = {
+        "architecture.hidden": ["[5,4]", "[3]", "[6,6]"],
+        "replicates": ["1", "3"],
+        "epochs": ["4", "30"],
+        "activation": ["tanh", "relu", "gelu", "identity"],
+        "dtype": ["float32", "float64"],
+        "probes": ["essential", "standard"],
+        "optimizer": ["sgd", "momentum"],
+        "batching.last": ["keep", "drop"],
+        "batching.size": ["32", "50"],
+        "divergence.stop": ["true", "false"],
+        "divergence.keep_steps": ["1", "20"],
+    }
+    chosen = [f"{key}={draw(st.sampled_from(values))}" for key, values in options.items()]
+    rate = draw(st.sampled_from([(), (*WILD, "optimizer.learning_rate=1e3"), (*WILD, "optimizer.learning_rate=3")]))
+    c = config("data=iris", *chosen, *rate)
+    schedule = st.sampled_from(
+        [Every(1), Every(7), Every(100), Logarithmic(5), EachEpoch(), FirstAndLast(), At((3, 50))]
+    )
+    own = draw(st.dictionaries(st.sampled_from([*c.probes]), schedule, max_size=2))
+    evaluation = replace(c.evaluation, schedule=draw(schedule))
+    return ready(replace(c, schedule=draw(schedule), probe_schedules=own, evaluation=evaluation))
+
+
+@settings(max_examples=25, deadline=None)
+@given(any_run())
+def test_any_run_tells_the_same_whether_steps_are_noted_or_not(made: Run) -> None:
+    same = events(made, prompt=False) == events(made, prompt=True)
+    assert same
+
+
+Seen = list[tuple[int, str, bytes]]
+
+
+def seen_until(training: Iterator[Record], failure: type[BaseException]) -> Seen:
+    """What training tells before it fails."""
+    found: Seen = []
+    with pytest.raises(failure):
+        found.extend((r.step, r.probe, r.values.tobytes()) for r in training)
+    return found
+
+
+@pytest.mark.parametrize("where", ["step", "probe", "vital", "evaluation"])
+def test_what_was_measured_before_training_failed_is_not_lost(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = config("data=iris", "schedule=every", "schedule@evaluation.schedule=first_and_last", "epochs=5")
+
+    class Failing(probes.DeltaRms):
+        def read(self, layers: Vitals) -> Array:
+            if layers.delta_rms.ndim == 3 and layers.delta_rms.shape[1] > 1:
+                raise KeyboardInterrupt
+            return layers.delta_rms
+
+    def own(layer: Observed) -> Array | None:
+        raise KeyboardInterrupt
 
     def on_step(step: int) -> None:
-        if step == 7:
+        if step == 7 and where == "step":
             raise KeyboardInterrupt
 
-    found: list[tuple[int, str, bytes]] = []
-    with pytest.raises(KeyboardInterrupt):
-        found.extend((r.step, r.probe, r.values.tobytes()) for r in train(made, on_step))
-    assert found == [r for r in whole if r[0] < 7]
-    assert {step for step, *_ in found} == set(range(7))
-    given_up = cast("Generator[Record]", train(made))
-    next(given_up)
-    given_up.close()
+    whole = [(r.step, r.probe, r.values.tobytes()) for r in train(ready(base))]
+    if where == "probe":
+        more: dict[str, Probe] = {**base.probes, "own": Probe.of_function(own)}
+        base = replace(base, probes=more, probe_schedules={"own": At((7,))})
+    if where == "vital":
+        base = replace(base, probes={**base.probes, "own": Failing()})
+    if where == "evaluation":
+        base = replace(base, evaluation=replace(base.evaluation, schedule=At((7,))))
+        monkeypatch.setattr("pipeline.training.evaluate", lambda *_: own(None))  # type: ignore[arg-type]
+    found = [seen for seen in seen_until(train(ready(base), on_step), KeyboardInterrupt) if seen[1] != "own"]
+    told = {step for step, *_ in found}
+    unscored = {"evaluation": range(99), "vital": [max(told)]}.get(where, [])
+    same = found == [s for s in whole if s[0] in told and not (s[0] in unscored and s[1].startswith(("cost", "acc")))]
+    assert same
+    assert told >= set(range(7))
+
+
+def test_records_are_not_kept_back_when_nothing_more_is_measured() -> None:
+    begun: list[int] = []
+    base = config("data=iris", "epochs=300", "schedule@evaluation.schedule=first_and_last")
+    for record in train(ready(replace(base, schedule=At((3, 9, 900)))), on_step=begun.append):
+        if record.step == 9:
+            assert begun[-1] == 3 + SPAN
+            return
+
+
+def test_at_a_checkpoint_all_records_of_earlier_steps_are_out() -> None:
+    made, steps = ready(config("data=iris", "schedule=every", "epochs=9")), list[int]()
+    kept: list[tuple[State, int]] = []
+
+    class Keep:
+        def due(self, step: int) -> bool:
+            return step in (1, 11, 20)
+
+        def keep(self, state: State) -> None:
+            assert set(steps) == set(range(state.now.step))
+            kept.append((state, len(steps)))
+
+    whole = []
+    for record in train(made, keeper=Keep()):
+        steps.append(record.step)
+        whole.append((record.step, record.probe, record.values.tobytes()))
+    assert len(kept) == 3
+    for state, told in kept:
+        rest = [(r.step, r.probe, r.values.tobytes()) for r in train(made, start=state)]
+        assert rest == whole[told:]
+
+
+class Own(VitalProbe):
+    """Reads something; says nothing or too little of it."""
+
+    def __init__(self, read: Callable[[Vitals], list[Reading]], wanted: Wanted = NOTHING, update: bool = False) -> None:
+        self._read, self._wanted = read, wanted
+        self.of_update = update  # type: ignore[misc]
+
+    @property
+    def wanted(self) -> Wanted:
+        return self._wanted
+
+    def found(self, vitals: Vitals) -> list[Reading]:
+        return self._read(vitals)
+
+
+class Twice(probes.DeltaRms):
+    """Of its own in another way."""
+
+    def readings(self, moment: Moment) -> list[Reading]:
+        return [Reading(layers, 2 * values) for layers, values, *_ in super().readings(moment)]
+
+
+OWN: dict[str, Probe] = {
+    "unsaid": Own(lambda v: [Reading(v.numbers, v.gradient_norm)]),
+    "update": Own(lambda v: [Reading(v.numbers, v.update_norm)], Wanted(frozenset({Of.GRADIENT}))),
+    "variance": Own(lambda v: [Reading(v.numbers, v.activation_variance)], Wanted(frozenset({Of.A}))),
+    "dead": Own(lambda v: [Reading(v.numbers, v.dead_fraction)]),
+    "below": Own(lambda v: [Reading(v.numbers, v.share_below(0.5))]),
+    "numbers": Own(lambda v: [Reading(v.numbers, np.abs(v.weight_norm))], Wanted(frozenset({Of.WEIGHTS}))),
+    "parts": Own(lambda v: [Reading(v.numbers, v.delta_rms * k, part=str(k)) for k in (1, 2)]),
+    "bins": Own(
+        lambda v: [Reading(v.numbers, np.stack([v.weight_norm, v.weight_norm + 1], -1), bins=(3, 4))],
+        Wanted(frozenset({Of.WEIGHTS})),
+    ),
+    "whole": Own(lambda v: [Reading((), v.weight_norm.sum(axis=0, keepdims=True))], Wanted(frozenset({Of.WEIGHTS}))),
+    "single": Own(lambda v: [Reading(v.numbers, v.weight_norm.astype("f4"))], Wanted(frozenset({Of.WEIGHTS}))),
+    "view": Own(lambda v: [Reading(v.numbers, v.activation_variance)], Wanted(frozenset({Of.A, Of.AA}))),
+    "layers": Own(lambda v: [Reading((1,), v.layers[0].W[None, :, 0, 0])]),  # type: ignore[attr-defined]
+    "twice": Twice(),
+}
+
+
+@pytest.mark.parametrize("hidden", ["[5,4]", "[]"])
+@pytest.mark.parametrize("which", [*OWN, ""])
+def test_probes_of_ones_own_are_measured_right_whatever_they_say(which: str, hidden: str) -> None:
+    """In a net without an element-wise layer, too."""
+    base = config("data=iris", f"architecture.hidden={hidden}", "activation=relu", "schedule=every", "replicates=2")
+    if which:
+        base = replace(base, probes={**base.probes, which: OWN[which]} if which == "parts" else {which: OWN[which]})
+    same = events(ready(base), prompt=False) == events(ready(base), prompt=True)
+    assert same
+
+
+@pytest.mark.parametrize("more", [(), ("weight_norm",)])
+def test_means_that_are_not_finite_are_seen_at_once(more: tuple[str, ...]) -> None:
+    wild = ("activation=identity", "activation@output=identity", "cost=half_squared_error", "dtype=float32")
+    base = config("data=iris", "probes=full", *wild, "optimizer.learning_rate=1e3", "schedule=every")
+    only = {name: base.probes[name] for name in ("activation_mean", *more)}
+    made = ready(replace(base, probes=only, probe_schedules={}))
+    same = events(made, prompt=False) == events(made, prompt=True)
+    assert same
 
 
 def test_large_networks_are_measured_step_by_step() -> None:
