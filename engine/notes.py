@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.arrays import Array
 from engine.observed import Layers
-from engine.sums import Of, Wanted
+from engine.sums import Of
 from engine.vitals import Vitals
 
 
@@ -37,6 +37,7 @@ class Notes:
         self.variance, self.dead = np.empty(shape), np.empty((capacity, len(places.live)), bool)
         self.below = {fraction: np.empty(shape) for fraction in self.wanted.below}
         self.factors = np.ones((capacity, *[1] * len(plan.ensemble)))
+        self.has_variance = {Of.A, Of.AA} <= self.wanted.sums
         self._capacity = capacity
         self.count = 0
 
@@ -55,7 +56,7 @@ class Notes:
         factor = layers.factor if self.of_update else 1.0
         if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
             return False
-        if has_variance(wanted):
+        if self.has_variance:
             self.variance[:, k] = layers.activation_variance
         elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
             return False
@@ -78,11 +79,6 @@ class Notes:
     def clear(self) -> None:
         """Begin anew."""
         self.count = 0
-
-
-def has_variance(wanted: Wanted) -> bool:
-    """Whether the variance of a follows from these sums."""
-    return {Of.A, Of.AA} <= wanted.sums
 
 
 class _Noted(Vitals):
@@ -121,7 +117,7 @@ class _Noted(Vitals):
         return np.abs(self._notes.factors[self._steps]) * self.gradient_norm
 
     def _activation_variance(self) -> Array:
-        self._require(has_variance(self._notes.wanted), "the variance of a")
+        self._require(self._notes.has_variance, "the variance of a")
         return self._notes.variance[:, self._steps]
 
     def _require(self, there: bool, what: str) -> None:

@@ -49,7 +49,9 @@ class Vitals(ABC):
     def __init__(self, plan: Plan, source: Source, axes: int = 0) -> None:
         self.plan, self._source = plan, source
         self.numbers, self.batch_size = plan.numbers, plan.batch_size
-        self.units, self.pairs = (x.reshape(len(x), *[1] * axes, *x.shape[1:]) for x in (plan.units, plan.pairs))
+        self.units, self.pairs = plan.units, plan.pairs
+        if axes:
+            self.units, self.pairs = (x.reshape(len(x), *[1] * axes, *x.shape[1:]) for x in (plan.units, plan.pairs))
 
     def of_sloped(self, values: Array) -> tuple[tuple[int, ...], Array]:
         """The numbers of the layers that have a σ'(z), and their part of values [L, ...]."""

@@ -50,12 +50,14 @@ class _Page:
         probes: those.
         onlooker: takes what they will ask for.
         noted: whether steps may be noted.
+        tried: whether it is known that the probes ask for no more than is noted.
         notes: of the steps, by batch size, and which steps these are.
     """
 
     probes: Mapping[str, Probe]
     onlooker: Onlooker
     noted: bool
+    tried: bool = False
     notes: dict[int, tuple[Notes, list[int]]] = field(default_factory=dict)
 
     @property
@@ -110,19 +112,20 @@ class Ledger:
 
     def notes(self, network: Network, names: Sequence[str]) -> bool:
         """Whether steps of this network, after a forward pass, are noted where these probes are due."""
-        return network.theta.size + network.rows.z.size <= SMALL and self._page(names).noted
+        return self._page(names).noted and _small(network)
 
     def take(self, moment: Moment, names: Sequence[str], step: int) -> list[Record]:
         """Measure a step; its records, if they are there at once. They are told in turn with the others."""
-        if names and self.notes(moment.network, names) and self._note(moment, self._page(names), step):
+        if not names:
+            if step - self._first >= SPAN:
+                self.settle()
             return []
-        found: list[Record] = []
-        if names:
-            self.settle()
-            found = measure(moment, self._page(names).probes, step, self._stopwatch)
-            self.add(found)
-        elif step - self._first >= SPAN:
-            self.settle()
+        page = self._page(names)
+        if page.noted and _small(moment.network) and self._note(moment, page, step):
+            return []
+        self.settle()
+        found = measure(moment, page.probes, step, self._stopwatch)
+        self.add(found)
         return found
 
     def add(self, records: Iterable[Record]) -> None:
@@ -143,10 +146,11 @@ class Ledger:
         notes, steps = page.notes[size]
         if not notes.note(moment.layers):
             return False
-        if notes.count == 1 and not _enough(page.vital, notes):
-            page.noted = False
-            notes.clear()
-            return False
+        if not page.tried:
+            page.tried, page.noted = True, _enough(page.vital, notes)
+            if not page.noted:
+                notes.clear()
+                return False
         steps.append(step)
         self._first = min(self._first, step)
         self._stopwatch.lap("sums")
@@ -181,6 +185,10 @@ class Ledger:
             notes.clear()
             steps.clear()
             self._stopwatch.lap("records")
+
+
+def _small(network: Network) -> bool:
+    return network.theta.size + network.rows.z.size <= SMALL
 
 
 def _enough(probes: Mapping[str, VitalProbe], notes: Notes) -> bool:
