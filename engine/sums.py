@@ -18,7 +18,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import Array, Product, Segments, all_safe, bounds, multiply, root, safe
+from engine.arrays import FEW, Array, Product, Segments, all_safe, bounds, multiply, root, safe
 from engine.network import Layer, Network, Parameters, Sighting, Slopes, rows_of
 from engine.once import once
 
@@ -317,8 +317,11 @@ class Sums:
 
     @once
     def _bounds(self) -> tuple[float, float]:
-        """The least and the largest of the squares that were wanted; NaN if any is."""
+        """The least and the largest of the squares that were wanted; NaN if any is (or could be)."""
         squares = self._exact[self.wanted.squares]
+        if 0 < squares.size <= FEW:
+            few = squares.ravel().tolist()
+            return (min(few), max(few)) if math.isfinite(sum(few)) else (math.nan, math.nan)
         least = np.minimum.reduce(squares, axis=None, initial=np.inf)
         return float(least), float(np.maximum.reduce(squares, axis=None, initial=-np.inf))
 
