@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.nets import Net
 from benchmarks.timing import Step
-from engine.arrays import Array
+from engine.arrays import Array, aligned
 from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network
@@ -45,7 +45,8 @@ class Problem:
         """The problem in this dtype; the numbers are the same in both, up to rounding."""
         overrides = [f"activation={net.activation}", f"dtype={dtype}", f"optimizer.learning_rate={LEARNING_RATE}"]
         rng = np.random.default_rng(0)
-        rows = rng.random((net.batch, net.sizes[0])).astype(dtype)
+        rows = aligned((net.batch, net.sizes[0]), dtype)
+        rows[...] = rng.random(rows.shape)
         labels = rng.integers(net.sizes[-1], size=net.batch)
         return cls(net, build(compose_run(overrides)), dtype, rows, labels)
 

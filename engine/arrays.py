@@ -6,15 +6,31 @@ layer below, ``B`` examples, ``P`` parameters. Columns are examples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 FEW = 16  # numbers: below, a loop in Python beats NumPy's calls
+
+
+CACHE_LINE = 64  # bytes
+
+
+def aligned(shape: Sequence[int], dtype: DTypeLike) -> Array:
+    """An array of zeros that begins with a cache line.
+
+    NumPy's own arrays begin 16 bytes behind one, where every wide load of an AVX-512 unit crosses a line: products and
+    sums of what lies in the cache then take up to half as long again. The numbers are the same.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -room.__array_interface__["data"][0] % CACHE_LINE
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def norm(x: Array, axes: int = 2) -> Array:

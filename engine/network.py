@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import Array, Segments
+from engine.arrays import Array, Segments, aligned
 from engine.costs import Cost
 from engine.once import once
 
@@ -83,7 +83,7 @@ class Rows:
     @classmethod
     def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
         """Not filled."""
-        z, a, dC_da, slope, delta, share = (np.empty((units, batch_size), dtype) for _ in range(6))
+        z, a, dC_da, slope, delta, share = (aligned((units, batch_size), dtype) for _ in range(6))
         return cls(z, a, dC_da, slope, delta, share, np.empty(units, dtype))
 
 
@@ -234,8 +234,8 @@ class Network:
         self.parameters = Parameters(self.sizes)
         self.activations = tuple(activations)
         shape = (*self.ensemble, self.parameters.count)
-        self.theta: Array = np.zeros(shape, dtype=dtype) if theta is None else theta
-        self.grad: Array = np.zeros_like(self.theta)
+        self.theta: Array = aligned(shape, dtype) if theta is None else theta
+        self.grad: Array = aligned(self.theta.shape, self.theta.dtype)
         pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
         self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
         self._buffers: dict[int, tuple[Rows, list[Group], list[Slopes]]] = {}

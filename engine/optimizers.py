@@ -13,7 +13,7 @@ from typing import final
 
 import numpy as np
 
-from engine.arrays import Array, norm
+from engine.arrays import Array, aligned, norm
 from engine.learning_rates import LearningRateSchedule
 from engine.network import Network, Parameters
 from engine.once import once
@@ -171,8 +171,8 @@ class SGD:
 
     def start(self, network: Network) -> OptimizerState:
         """Zero update and zero velocity."""
-        velocity = np.zeros_like(network.theta) if self.momentum else np.empty((0,), network.theta.dtype)
-        return OptimizerState(update=np.zeros_like(network.theta), velocity=velocity)
+        shape, dtype = network.theta.shape, network.theta.dtype
+        return OptimizerState(aligned(shape, dtype), velocity=aligned(shape if self.momentum else (0,), dtype))
 
     @once
     def plain(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.arrays import Array
+from engine.arrays import Array, aligned
 from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network, Onlooker
@@ -275,6 +275,7 @@ class Trainer:
             self.optimizer.velocity[...] = start.velocity
         self._batches = islice(_batches(run), self.step, None)
         self._total_steps = max(run.clock.last_step, 1)
+        self._rooms: dict[tuple[int, ...], Array] = {}
 
     def compute(self, previous: Array | None, onlooker: Onlooker | None = None) -> Moment:
         """Forward and backward; the update is made when it is looked at, or applied.
@@ -287,7 +288,7 @@ class Trainer:
         config, data = run.config, run.data
         rows = self.rows = next(self._batches)
         y = data.y[rows].mT
-        network.gradient(data.x[rows].mT, y, config.cost, onlooker)
+        network.gradient(self._batch(rows).mT, y, config.cost, onlooker)
         seed, step = config.seed, self.step
 
         self.proposal = config.optimizer.propose(network, self.optimizer, step, self._total_steps)
@@ -297,6 +298,15 @@ class Trainer:
             return [np.random.default_rng(key) for key in keys]
 
         return Moment(network, self.proposal, y, config.cost, previous, generators, self._inputs)
+
+    def _batch(self, rows: Array) -> Array:
+        """The inputs of these rows [R, B], as rows [R, B, n_0] that last until the next batch."""
+        x = self.run.data.x
+        if rows.shape not in self._rooms:
+            self._rooms[rows.shape] = aligned((*rows.shape, x.shape[-1]), x.dtype)
+        room = self._rooms[rows.shape]
+        np.take(x, rows, axis=0, out=room, mode="clip")  # none is outside; "raise" would copy once more
+        return room
 
     def _inputs(self) -> Iterator[Array]:
         data = self.run.data
