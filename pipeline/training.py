@@ -175,7 +175,7 @@ def train(
                 stopwatch.lap("chain")
             if evaluations.due(step):
                 ledger.settle()
-                scores = evaluate(trainer.network, run.data, config, step)
+                scores = list(evaluate(trainer.network, run.data, config, step))
                 ledger.add(scores)
                 found += scores
                 stopwatch.lap("evaluation")
