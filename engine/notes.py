@@ -27,6 +27,9 @@ class Notes:
         layers: of a step as the others will be, with the same sums wanted.
         capacity: K.
         of_update: whether the size of the update will be asked for.
+
+    Attributes:
+        steps: those that are noted.
     """
 
     def __init__(self, layers: Layers, capacity: int, of_update: bool) -> None:
@@ -39,20 +42,20 @@ class Notes:
         self.factors = np.ones((capacity, *[1] * len(plan.ensemble)))
         self.has_variance = {Of.A, Of.AA} <= self.wanted.sums
         self._capacity = capacity
-        self.count = 0
+        self.steps: list[int] = []
 
     @property
     def full(self) -> bool:
         """Whether there is no room for another step."""
-        return self.count == self._capacity
+        return len(self.steps) == self._capacity
 
-    def note(self, layers: Layers) -> bool:
+    def note(self, layers: Layers, step: int) -> bool:
         """Note a step for which sums are enough; False, and nothing noted, if the numbers themselves are needed.
 
         They are where a sum cannot be trusted, or if the update is no multiple of the gradient; or if nobody had these
         sums taken.
         """
-        sums, wanted, k = layers.sums, self.wanted, self.count
+        sums, wanted, k = layers.sums, self.wanted, len(self.steps)
         factor = layers.factor if self.of_update else 1.0
         if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
             return False
@@ -66,7 +69,7 @@ class Notes:
             counts[:, k] = sums.below(fraction)
         if wanted.live:
             np.equal(sums.live(), 0, self.dead[k])
-        self.count += 1
+        self.steps.append(step)  # now, and not before, it is there
         return True
 
     def vitals(self) -> Vitals:
@@ -78,7 +81,7 @@ class Notes:
 
     def clear(self) -> None:
         """Begin anew."""
-        self.count = 0
+        self.steps.clear()
 
 
 class _Noted(Vitals):
@@ -86,7 +89,7 @@ class _Noted(Vitals):
 
     def __init__(self, notes: Notes) -> None:
         super().__init__(notes.plan, self, axes=1)
-        self._notes, self._steps = notes, slice(0, notes.count)
+        self._notes, self._steps = notes, slice(0, len(notes.steps))
 
     def norm(self, of: Of) -> Array:
         return np.sqrt(self._sum(of))

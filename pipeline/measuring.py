@@ -51,14 +51,14 @@ class _Page:
         onlooker: takes what they will ask for.
         noted: whether steps may be noted.
         tried: whether it is known that the probes ask for no more than is noted.
-        notes: of the steps, by batch size, and which steps these are.
+        notes: of the steps, by batch size.
     """
 
     probes: Mapping[str, Probe]
     onlooker: Onlooker
     noted: bool
     tried: bool = False
-    notes: dict[int, tuple[Notes, list[int]]] = field(default_factory=dict)
+    notes: dict[int, Notes] = field(default_factory=dict)
 
     @property
     def vital(self) -> dict[str, VitalProbe]:
@@ -142,16 +142,15 @@ class Ledger:
         size = moment.network.batch_size
         if size not in page.notes:
             of_update = any(probe.of_update for probe in page.vital.values())
-            page.notes[size] = Notes(moment.layers, CAPACITY, of_update), []
-        notes, steps = page.notes[size]
-        if not notes.note(moment.layers):
+            page.notes[size] = Notes(moment.layers, CAPACITY, of_update)
+        notes = page.notes[size]
+        if not notes.note(moment.layers, step):
             return False
         if not page.tried:
             page.tried, page.noted = True, _enough(page.vital, notes)
             if not page.noted:
                 notes.clear()
                 return False
-        steps.append(step)
         self._first = min(self._first, step)
         self._stopwatch.lap("sums")
         if notes.full or step - self._first >= SPAN:
@@ -162,28 +161,27 @@ class Ledger:
     def settle(self) -> None:
         """Work out all steps that were noted; their records are ready then."""
         self._first = sys.maxsize
-        pages = [page for page in self._pages.values() if any(steps for _, steps in page.notes.values())]
+        pages = [page for page in self._pages.values() if any(notes.steps for notes in page.notes.values())]
         found: list[Record] = []
         try:
             for page in pages:
-                for notes, steps in page.notes.values():
-                    if steps:
-                        self._work_out(page.vital, notes, steps, found)
+                for notes in page.notes.values():
+                    if notes.steps:
+                        self._work_out(page.vital, notes, found)
         finally:  # if a probe fails, too
             self.add(found)
             if len(self._pages) > 1 or any(len(page.notes) > 1 for page in pages):
                 self._ready = deque(sorted(self._ready, key=lambda record: record.step))
 
-    def _work_out(self, probes: Mapping[str, VitalProbe], notes: Notes, steps: list[int], found: list[Record]) -> None:
+    def _work_out(self, probes: Mapping[str, VitalProbe], notes: Notes, found: list[Record]) -> None:
         vitals, by_reading = notes.vitals(), list[list[Record]]()
         try:
             for name, probe in probes.items():
-                by_reading += [_records(name, probe.geometric, reading, steps) for reading in probe.found(vitals)]
+                by_reading += [_records(name, probe.geometric, reading, notes.steps) for reading in probe.found(vitals)]
                 self._stopwatch.lap(name)
         finally:
             found += [record for of_step in zip(*by_reading, strict=True) for record in of_step]
             notes.clear()
-            steps.clear()
             self._stopwatch.lap("records")
 
 

@@ -151,8 +151,8 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
     made = ready(config("data=iris", "architecture.hidden=[5,4]", *often, *overrides))
     expected, count, note = events(made, prompt=True), [0], Notes.note
 
-    def counted(self: Notes, layers: Layers) -> bool:
-        done = note(self, layers)
+    def counted(self: Notes, layers: Layers, step: int) -> bool:
+        done = note(self, layers, step)
         count[0] += done
         return done
 
