@@ -37,8 +37,11 @@ def provenance() -> Provenance:
     """The state of code, packages and machine now. A checkout without git is said to be one, not an error."""
     commit = _git("rev-parse", "HEAD").strip()
     status = _git("status", "--porcelain")
-    blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-    blas.sort(key=lambda pool: ("numpy" not in str(pool["filepath"]), str(pool["filepath"])))  # the engine's own first
+    found = sorted((p for p in threadpool_info() if p["user_api"] == "blas"), key=lambda p: str(p["filepath"]))
+    own = str(Path(np.__file__).resolve().parent)  # libraries lie in it, or beside it in numpy.libs
+    blas = [
+        p for p in found if str(Path(p["filepath"]).resolve()).startswith(own)
+    ] or found  # the engine's; SciPy brings another
     tags = {
         "git.commit": commit or "unknown",
         "git.dirty": "unknown" if not commit else str(bool(status.strip())).lower(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import shlex
@@ -302,6 +303,15 @@ def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_blas_that_counts_is_the_engines() -> None:
+    """SciPy, which some runs load for their intervals and some do not, brings a library of its own."""
+    before = {key: value for key, value in provenance().tags.items() if key.startswith("blas")}
+    importlib.import_module("scipy.linalg")
+    after = {key: value for key, value in provenance().tags.items() if key.startswith("blas")}
+    assert before == after
+    assert ";" not in after["blas"]
 
 
 def test_the_commands_for_an_older_commit() -> None:
