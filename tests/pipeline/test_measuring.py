@@ -194,7 +194,7 @@ def any_run(draw: st.DrawFn) -> Run:
     return ready(replace(c, schedule=draw(schedule), probe_schedules=own, evaluation=evaluation))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(any_run())
 def test_any_run_tells_the_same_whether_steps_are_noted_or_not(made: Run) -> None:
     same = events(made, prompt=False) == events(made, prompt=True)
