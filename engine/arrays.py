@@ -24,8 +24,8 @@ CACHE_LINE = 64  # bytes
 def aligned(shape: Sequence[int], dtype: DTypeLike) -> Array:
     """An array of zeros that begins with a cache line.
 
-    NumPy's own arrays begin 16 bytes behind one, where every wide load of an AVX-512 unit crosses a line: products and
-    sums of what lies in the cache then take up to half as long again. The numbers are the same.
+    NumPy's own arrays begin 16 bytes behind one, where every wide load of an AVX-512 unit crosses a line, so that
+    products and sums of what lies in the cache take longer. The numbers are the same.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     room = np.zeros(size + CACHE_LINE, np.uint8)
@@ -160,6 +160,13 @@ def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -
         if unsafe.any():
             result[i, unsafe] = _scaled_norm(summed(i)[unsafe])
     return result
+
+
+def mended(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:
+    """Sums of squares [k, E...] as in :func:`root`, taken anew where they are out of bounds; NaN stays NaN."""
+    if all_safe(squares, dtype):
+        return squares
+    return np.where(safe(squares, dtype) | np.isnan(squares), squares, np.square(root(squares, dtype, summed)))
 
 
 # By type, the sums of squares that can be trusted: below the lower bound, squares lost to underflow could show.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from engine.activations import Elementwise
-from engine.arrays import Array, all_safe, norm, root, safe
+from engine.arrays import Array, mended, norm, root, safe
 from engine.network import Layer, Network, Parameters, Slopes
 from engine.once import once
 from engine.optimizers import Proposal, made
@@ -144,12 +144,12 @@ class Layers(Vitals):
     def _mean_square(self, x: Array, of_rows: Array, first: int = 0, last: int | None = None) -> Array:
         """Mean of x² over units and examples, safe at any magnitude, from x [n, B] and sums of squares by row [n]."""
         summed, parts = self._summed(of_rows, first, last), self.plan.parts[first:last]
-        if not all_safe(summed, x.dtype):
-            trusted = safe(summed, x.dtype) | np.isnan(summed)
-            rows = [slice(part.start - parts[0].start, part.stop - parts[0].start) for part in parts]
-            norms = root(summed, x.dtype, lambda i: x[rows[i]].reshape(*self.plan.ensemble, -1))
-            summed = np.where(trusted, summed, np.square(norms))
-        return np.asarray(summed / self.pairs[first:last])
+
+        def rows(i: int) -> Array:
+            part, begin = parts[i], parts[0].start
+            return x[part.start - begin : part.stop - begin].reshape(*self.plan.ensemble, -1)
+
+        return np.asarray(mended(summed, x.dtype, rows) / self.pairs[first:last])
 
     @property
     def factor(self) -> float | None:

@@ -18,7 +18,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import FEW, Array, Product, Segments, all_safe, bounds, multiply, root, safe
+from engine.arrays import FEW, Array, Product, Segments, bounds, mended, multiply, root
 from engine.network import Layer, Network, Parameters, Sighting, Slopes, rows_of
 from engine.once import once
 
@@ -359,11 +359,8 @@ class Sums:
         """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""
         if of in self.wanted.sums and self.safe:
             return np.asarray(self._means[of])
-        summed = self.sum(of)
-        if not all_safe(summed, self.places.dtype):
-            trusted = safe(summed, self.places.dtype) | np.isnan(summed)
-            summed = np.where(trusted, summed, np.square(self.norm(of)))
-        return np.asarray(summed / self.places.plan.pairs)
+        squares = mended(self.sum(of), self.places.dtype, lambda i: self.places.vectors(of, i))
+        return np.asarray(squares / self.places.plan.pairs)
 
     def below(self, fraction: float) -> Array:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: float64 [L, E...]."""
