@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -82,20 +83,24 @@ class Segments:
             first = last
 
     def products(self, x: Array, y: Array | None, out: Array, first: int = 0, last: int | None = None) -> list[Product]:
-        """What to hand to ``vecdot`` for the sums Σ x y over the stretches from ``first`` to before ``last``.
+        """What takes the sums Σ x y over the stretches from ``first`` to before ``last``.
 
         Args:
             x, y: [..., P]; None stands for ones.
             out: [..., k], of all stretches: where to put the sums.
         """
-        found = []
+        found: list[Product] = []
         for run, end, length in self._runs:
             run, end = max(run, first), end if last is None else min(end, last)
             if run < end:
                 entries = slice(self.slices[run].start, self.slices[end - 1].stop)
                 u = x[..., entries].reshape(*x.shape[:-1], -1, length)
                 v = np.ones(length, x.dtype) if y is None else y[..., entries].reshape(u.shape)
-                found.append(Product(u, v, out[..., run:end]))
+                o = out[..., run:end]
+                if o.size == 1 and o.dtype.kind == "f":  # the same sum, and a shorter way to it
+                    found.append(partial(u.reshape(-1).dot, v.reshape(-1), o.reshape(())))
+                else:
+                    found.append(partial(np.vecdot, u, v, o))
         return found
 
     def dots(self, x: Array, y: Array) -> Array:
@@ -112,18 +117,13 @@ class Segments:
         return root(self.dots(x, x), x.dtype, lambda i: x[..., self.slices[i]])
 
 
-class Product(NamedTuple):
-    """Views x, y [..., k, n] and out [..., k], for Σ x y over the last axis."""
-
-    x: Array
-    y: Array
-    out: Array
+Product = Callable[[], Any]  # takes sums of products and puts them where they belong
 
 
 def multiply(products: Iterable[Product]) -> None:
     """Take these sums."""
-    for x, y, out in products:
-        np.vecdot(x, y, out)
+    for product in products:
+        product()
 
 
 def bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -144,6 +144,15 @@ def all_safe(squares: Array, dtype: np.dtype[Any]) -> bool:
         return bool(np.count_nonzero(trusted) == trusted.size)
     smallest, largest = _BOUNDS[dtype.char]
     return all(smallest <= square <= largest for square in squares.ravel().tolist())
+
+
+def extent(squares: Array) -> tuple[float, float]:
+    """The least and the largest of these; NaN if any is (or could be). Of none: ∞ and −∞."""
+    if 0 < squares.size <= FEW:
+        few = squares.ravel().tolist()
+        return (min(few), max(few)) if math.isfinite(sum(few)) else (math.nan, math.nan)
+    least = np.minimum.reduce(squares, axis=None, initial=np.inf)
+    return float(least), float(np.maximum.reduce(squares, axis=None, initial=-np.inf))
 
 
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:

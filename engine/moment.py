@@ -23,7 +23,7 @@ def _no_inputs() -> Iterator[Array]:
     raise LookupError("this moment has no data to give: Moment(..., inputs=...)")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Moment:
     """A step. Nothing here may be changed by who looks at it.
 

@@ -14,16 +14,16 @@ averages over the batch (section 1.6). Every member of a stack is bit-identical 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import Array, Segments, aligned
+from engine.arrays import CACHE_LINE, Array, Segments, aligned
 from engine.costs import Cost
 from engine.once import once
 
@@ -69,22 +69,27 @@ class Rows:
     The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
     equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
     them. mean_delta [N] is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or
-    ``backward`` needed.
+    ``backward`` needed. ``block`` [6, N·B and some room] holds all but mean_delta, in the order of ``ORDER``.
     """
 
+    ORDER: ClassVar[tuple[str, ...]] = ("slope", "z", "a", "delta", "share", "dC_da")
+
+    slope: Array
     z: Array
     a: Array
-    dC_da: Array
-    slope: Array
     delta: Array
     share: Array
+    dC_da: Array
     mean_delta: Array
+    block: Array
 
     @classmethod
     def of(cls, units: int, batch_size: int, dtype: DTypeLike) -> Rows:
         """Not filled."""
-        z, a, dC_da, slope, delta, share = (aligned((units, batch_size), dtype) for _ in range(6))
-        return cls(z, a, dC_da, slope, delta, share, np.empty(units, dtype))
+        size, line = units * batch_size, CACHE_LINE // np.dtype(dtype).itemsize
+        block = aligned((len(cls.ORDER), (size // line + 2) * line), dtype)
+        rows = [each[:size].reshape(units, batch_size) for each in block]
+        return cls(**dict(zip(cls.ORDER, rows, strict=True)), mean_delta=np.empty(units, dtype), block=block)
 
 
 class Slopes(NamedTuple):
@@ -118,8 +123,8 @@ class Group(NamedTuple):
 class Onlooker(Protocol):
     """Looks at a gradient while it is taken, group by group, when the numbers still lie in the cache."""
 
-    def begin(self, network: Network) -> Sighting:
-        """After the forward pass."""
+    def begin(self, network: Network) -> Sighting | None:
+        """After the forward pass; None if there is nothing to look at before all is done."""
 
 
 class Sighting(Protocol):
@@ -129,9 +134,9 @@ class Sighting(Protocol):
         """The layers of this group (:attr:`Network.groups`) have z, a, δ, ∂C/∂W and ∂C/∂b."""
 
 
-def rows_of(layers: Sequence[Layer]) -> list[slice]:
-    """Where each layer's units, of all members, lie in [N, B]."""
-    return [slice(start, end) for start, end in pairwise(accumulate((layer.b.size for layer in layers), initial=0))]
+def slices(lengths: Iterable[int]) -> list[slice]:
+    """Where each of neighbouring stretches of these lengths lies."""
+    return [slice(start, end) for start, end in pairwise(accumulate(lengths, initial=0))]
 
 
 def neighbours(layers: Sequence[Layer], parts: Sequence[slice]) -> list[tuple[Activation, slice]]:
@@ -143,6 +148,13 @@ def neighbours(layers: Sequence[Layer], parts: Sequence[slice]) -> list[tuple[Ac
             start = found.pop()[1].start
         found.append((sigma, slice(start, part.stop)))
     return found
+
+
+def slopes_of(found: Sequence[tuple[Activation, slice]], z: Array, a: Array, slope: Array) -> list[Slopes]:
+    """Of these :func:`neighbours`, with their rows of z, a and σ'(z) [N, B]; σ that are not element-wise have none."""
+    return [
+        Slopes(sigma, part, z[part], a[part], slope[part]) for sigma, part in found if isinstance(sigma, Elementwise)
+    ]
 
 
 @dataclass(frozen=True)
@@ -374,7 +386,8 @@ class Network:
 
     @once
     def _parts(self) -> list[slice]:
-        return rows_of(self.layers)
+        """Where each layer's units, of all members, lie in [N, B]."""
+        return slices(layer.b.size for layer in self.layers)
 
     def _arrange(self, rows: Rows) -> tuple[list[Group], list[Slopes]]:
         """The groups of layers, top first, and the slopes that backward does not need."""
@@ -400,11 +413,7 @@ class Network:
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""
         found = neighbours([self.layers[i] for i in which], [self._parts[i] for i in which])
-        return [
-            Slopes(sigma, part, rows.z[part], rows.a[part], rows.slope[part])
-            for sigma, part in found
-            if isinstance(sigma, Elementwise)
-        ]
+        return slopes_of(found, rows.z, rows.a, rows.slope)
 
     def _new_rows(self, batch_size: int) -> Rows:
         rows = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)

@@ -1,93 +1,283 @@
-"""Steps of which only sums were noted, to be looked at many at once.
+"""Steps that are noted, to be looked at many at once.
 
 In a small network it is not the numbers that make measuring dear but the calls. Most probes follow from a few sums
-(:class:`engine.vitals.Vitals`): a step's are noted in a few calls, and what follows from them is worked out for many
-steps at once, as if these were members of a stack. The values are those that each step would have given by itself, bit
-for bit.
+(:class:`engine.vitals.Vitals`), and what follows from them is worked out for many steps at once, as if these were
+members of a stack. The values are those that each step would have given by itself, bit for bit.
+
+Where even the numbers of a layer are few, they are kept, and the sums, too, are taken for many steps at once
+(:class:`NotedRows`); else a step's sums are taken while it is in the cache, and only they are kept
+(:class:`NotedSums`).
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable
+from itertools import groupby
+from typing import NamedTuple
+
 import numpy as np
 
-from engine.arrays import Array
-from engine.observed import Layers
-from engine.sums import Of
+from engine.arrays import Array, Product, aligned, bounds, extent, multiply
+from engine.moment import Moment
+from engine.network import Network, Rows, neighbours, slopes_of
+from engine.optimizers import factor_of
+from engine.sums import NotThereError, Of, Places, Plan, Sums, Wanted, of_parameters
 from engine.vitals import Vitals
 
+KEPT_BYTES = 2**20  # of rows that are kept: more would leave the caches before they are summed
+FEWEST = 8  # steps that have to fit in there
 
-class NotNotedError(LookupError):
-    """Something was asked for that nobody had said would be."""
 
-
-class Notes:
-    """The sums of up to K steps.
-
-    Args:
-        layers: of a step as the others will be, with the same sums wanted.
-        capacity: K.
-        of_update: whether the size of the update will be asked for.
+class Notes(ABC):
+    """Of up to K steps of one network with batches of one size.
 
     Attributes:
         steps: those that are noted.
+        capacity: K.
     """
 
-    def __init__(self, layers: Layers, capacity: int, of_update: bool) -> None:
-        plan, places = layers.plan, layers.sums.places
-        self.plan, self.wanted, self.of_update = plan, layers.sums.wanted, of_update
-        shape = len(plan.numbers), capacity, *plan.ensemble
-        self.sums = np.ones((len(Of), *shape), places.dtype)
-        self.variance, self.dead = np.empty(shape), np.empty((capacity, len(places.live)), bool)
-        self.below = {fraction: np.empty(shape) for fraction in self.wanted.below}
-        self.factors = np.ones((capacity, *[1] * len(plan.ensemble)))
-        self.has_variance = {Of.A, Of.AA} <= self.wanted.sums
-        self._capacity = capacity
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.steps: list[int] = []
+
+    @staticmethod
+    def of(moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> Notes:
+        """The fitting kind.
+
+        Args:
+            moment: a step as the others will be.
+            wanted: what will be asked for.
+            capacity: the largest K.
+            of_update: whether the size of the update will be asked for.
+        """
+        if rows := kept_steps(moment.network, wanted, capacity):
+            return NotedRows(moment.network, wanted, rows, of_update)
+        return NotedSums(moment, wanted, capacity, of_update)
 
     @property
     def full(self) -> bool:
         """Whether there is no room for another step."""
-        return len(self.steps) == self._capacity
+        return len(self.steps) == self.capacity
 
-    def note(self, layers: Layers, step: int) -> bool:
-        """Note a step for which sums are enough; False, and nothing noted, if the numbers themselves are needed.
+    @abstractmethod
+    def note(self, moment: Moment, step: int) -> bool:
+        """Note a step, if that is enough to know what is wanted; False, and nothing noted, if it has to be measured.
 
-        They are where a sum cannot be trusted, or if the update is no multiple of the gradient; or if nobody had these
-        sums taken.
+        It has where a number is not finite (whoever watches a run must hear of it), where a sum over parameters cannot
+        be trusted, or if the update is no multiple of the gradient.
         """
-        sums, wanted, k = layers.sums, self.wanted, len(self.steps)
-        factor = layers.factor if self.of_update else 1.0
-        if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
-            return False
-        if self.has_variance:
-            self.variance[:, k] = layers.activation_variance
-        elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
-            return False
-        self.factors[k] = factor
-        self.sums[:, :, k] = sums.places.sums
-        for fraction, counts in self.below.items():
-            counts[:, k] = sums.below(fraction)
-        if wanted.live:
-            np.equal(sums.live(), 0, self.dead[k])
-        self.steps.append(step)  # now, and not before, it is there
-        return True
 
+    @abstractmethod
     def vitals(self) -> Vitals:
-        """Of the steps noted, in order, as an axis in front of the ensemble axes: [L, k, E...]; to be read at once.
+        """Of the steps noted, in order, as an axis in front of the ensemble axes: [L, k or more, E...].
 
-        What was not wanted raises NotNotedError.
+        To be read at once. What was not wanted raises NotThereError.
         """
-        return _Noted(self)
 
     def clear(self) -> None:
         """Begin anew."""
         self.steps.clear()
 
 
+def kept_steps(network: Network, wanted: Wanted, capacity: int) -> int:
+    """Of how many steps the rows can be kept, a power of 2 or at most so many; 0 if that does not pay.
+
+    Args:
+        network: after a forward pass.
+    """
+    rows = network.rows
+    room = KEPT_BYTES // max(1, rows.z.nbytes * len(_kept(wanted)))
+    return 0 if room < FEWEST else min(1 << room.bit_length() - 1, capacity)
+
+
+_ROWS_OF = {Of.A: "a", Of.ZZ: "z", Of.AA: "a", Of.DELTA: "delta"}
+
+
+def _kept(wanted: Wanted) -> tuple[str, ...]:
+    """Which rows what is wanted is made of, and what lies between them."""
+    names = [_ROWS_OF[of] for of in wanted.sums if of in _ROWS_OF] + (["slope", "a"] if wanted.counts else [])
+    places = [Rows.ORDER.index(name) for name in names]
+    return Rows.ORDER[min(places) : max(places) + 1] if places else ()
+
+
+class _Slot(NamedTuple):
+    """A step's place: what takes its sums over parameters, where these are then, and where to put which rows."""
+
+    products: list[Product]
+    squares: Array
+    copies: list[tuple[Array, Array]]
+
+
+class NotedRows(Notes):
+    """The rows of K steps, those of each layer together, as those of a stack are; and sums over the parameters.
+
+    Args:
+        network: after a pass.
+        wanted, capacity, of_update: as in :meth:`Notes.of`.
+    """
+
+    def __init__(self, network: Network, wanted: Wanted, capacity: int, of_update: bool) -> None:
+        super().__init__(capacity)
+        self._network, self._batch_size, self.wanted = network, network.batch_size, wanted
+        plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
+        names, units = _kept(wanted), plan.parts[-1].stop
+        kept = aligned((len(names), units, self._batch_size), network.theta.dtype)
+        kept[...] = 1  # as the sums are
+        named = dict(zip(names, kept, strict=True))
+        slopes = []
+        if wanted.counts:
+            slopes = slopes_of(neighbours(network.layers, plan.parts), named["z"], named["a"], named["slope"])
+        given = frozenset(of for of in wanted.sums if of not in _ROWS_OF)
+        self.places = Places(
+            *(plan, kept.dtype, {of: named[_ROWS_OF[of]] for of in wanted.sums - given}, {}),
+            *([(0, network.depth, slopes)], [], _nothing if wanted.counts else _no_slopes, given),
+        )
+        self.factors = np.ones((capacity, *[1] * len(network.ensemble))) if of_update else None
+
+        first = Rows.ORDER.index(names[0]) if names else 0
+        block = network.rows.block[first : first + len(names)]
+        # an infinite δ makes its mean infinite, and that is looked at
+        self._looked_at = () if set(names) <= {"delta"} and Of.BIAS_GRADIENT in given else (block,)
+        self._bounds = bounds(kept.dtype)
+        self._slots = [
+            _Slot(self._products(network, given, k), self.places.sums[_between(given), :, k], copies)
+            for k, copies in enumerate(_copies(network, block, kept, capacity))
+        ]
+
+    def _products(self, network: Network, given: Collection[Of], k: int) -> list[Product]:
+        """What takes the k-th step's sums over parameters."""
+        flat = of_parameters(network.theta, network.grad, network.parameters)
+        sums = np.moveaxis(self.places.sums[:, :, k], 1, -1)
+        return [p for of in sorted(given) for x, segments in [flat[of]] for p in segments.products(x, x, sums[of])]
+
+    def note(self, moment: Moment, step: int) -> bool:
+        """A sum over units that cannot be trusted is mended later: its numbers are there."""
+        network, k = moment.network, len(self.steps)
+        if network is not self._network or network.batch_size != self._batch_size:
+            return False
+        factor = 1.0 if self.factors is None else factor_of(moment.proposed, network)
+        if factor is None:
+            return False
+        products, squares, copies = self._slots[k]
+        multiply(products)
+        (smallest, largest), (least, most), times = self._bounds, extent(squares), factor * factor
+        if not (least >= smallest and most <= largest and least * times >= smallest and most * times <= largest):
+            squares[...] = 1  # what is of no step leaves nothing to mend
+            return False
+        if self.wanted.counts:
+            network.slope()
+        for block in self._looked_at:
+            if not math.isfinite(sum(np.vecdot(block, block).tolist())):
+                return False
+        for to, come in copies:
+            to[...] = come
+        if self.factors is not None:
+            self.factors[k] = factor
+        self.steps.append(step)  # now, and not before, it is there
+        return True
+
+    def vitals(self) -> Vitals:
+        """Of K steps; those beyond the noted ones are of no step."""
+        sums = Sums(self.places, self.wanted)
+        sums.see(0)
+        return _Members(self.places.plan, sums, self.factors)
+
+
+def _between(sums: Iterable[Of]) -> slice:
+    """These of all sums, and what lies between them."""
+    some = sorted(sums)
+    return slice(some[0], some[-1] + 1) if some else slice(0)
+
+
+def _copies(network: Network, block: Array, kept: Array, capacity: int) -> list[list[tuple[Array, Array]]]:
+    """For each of K steps, where to put rows and where to take them from: neighbouring layers of one size at once."""
+    found: list[list[tuple[Array, Array]]] = [[] for _ in range(capacity)]
+    B, start = network.batch_size, 0
+    for size, alike in groupby(layer.b.size for layer in network.layers):
+        count = len(list(alike)) if len(block) else 0
+        end = start + count * size
+        come = block[:, start * B : end * B].reshape(len(block), count, size * B)
+        to = kept[:, capacity * start : capacity * end].reshape(len(block), count, capacity, size * B)
+        for k in range(capacity if count else 0):
+            found[k].append((to[:, :, k], come))
+        start = end
+    return found
+
+
+def _nothing() -> None:
+    """There is nothing to do."""
+
+
+def _no_slopes() -> None:
+    raise NotThereError("no slopes were kept of these steps")
+
+
+class _Members(Vitals):
+    """Of steps that are members of a stack."""
+
+    def __init__(self, plan: Plan, sums: Sums, factors: Array | None) -> None:
+        super().__init__(plan, sums)
+        self._factors = factors
+
+    def _update_norm(self) -> Array:
+        return _times(self._factors, self.gradient_norm)
+
+
+def _times(factors: Array | None, gradient_norm: Array) -> Array:
+    if factors is None:
+        raise NotThereError("the size of the update was not wanted when these steps were noted")
+    return np.abs(factors) * gradient_norm
+
+
+class NotedSums(Notes):
+    """The sums of up to K steps.
+
+    Args:
+        moment, wanted, capacity, of_update: as in :meth:`Notes.of`.
+    """
+
+    def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> None:
+        super().__init__(capacity)
+        plan, places = moment.layers.plan, moment.layers.sums.places
+        self.plan, self.wanted = plan, wanted
+        shape = len(plan.numbers), capacity, *plan.ensemble
+        self.sums = np.ones((len(Of), *shape), places.dtype)
+        self.variance, self.dead = np.empty(shape), np.empty((capacity, len(places.live)), bool)
+        self.below = {fraction: np.empty(shape) for fraction in wanted.below}
+        self.factors = np.ones((capacity, *[1] * len(plan.ensemble))) if of_update else None
+        self.has_variance = {Of.A, Of.AA} <= wanted.sums
+
+    def note(self, moment: Moment, step: int) -> bool:
+        """False, too, if nobody had these sums taken or one over units cannot be trusted."""
+        layers, wanted, k = moment.layers, self.wanted, len(self.steps)
+        sums, factor = layers.sums, 1.0 if self.factors is None else layers.factor
+        if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
+            return False
+        if self.has_variance:
+            self.variance[:, k] = layers.activation_variance
+        elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
+            return False
+        if self.factors is not None:
+            self.factors[k] = factor
+        self.sums[:, :, k] = sums.places.sums
+        for fraction, counts in self.below.items():
+            counts[:, k] = sums.below(fraction)
+        if wanted.live:
+            np.equal(sums.live(), 0, self.dead[k])
+        self.steps.append(step)
+        return True
+
+    def vitals(self) -> Vitals:
+        """Of the steps noted."""
+        return _Noted(self)
+
+
 class _Noted(Vitals):
     """Its own source of sums, all of which can be trusted."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: NotedSums) -> None:
         super().__init__(notes.plan, self, axes=1)
         self._notes, self._steps = notes, slice(0, len(notes.steps))
 
@@ -116,13 +306,13 @@ class _Noted(Vitals):
         return self._notes.sums[of, :, self._steps].astype(np.float64)
 
     def _update_norm(self) -> Array:
-        self._require(self._notes.of_update, "the size of the update")
-        return np.abs(self._notes.factors[self._steps]) * self.gradient_norm
+        factors = self._notes.factors
+        return _times(None if factors is None else factors[self._steps], self.gradient_norm)
 
-    def _activation_variance(self) -> Array:
+    def variance(self) -> Array:
         self._require(self._notes.has_variance, "the variance of a")
         return self._notes.variance[:, self._steps]
 
     def _require(self, there: bool, what: str) -> None:
         if not there:
-            raise NotNotedError(f"{what} was not wanted when these steps were noted")
+            raise NotThereError(f"{what} was not wanted when these steps were noted")

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from engine.activations import Elementwise
-from engine.arrays import Array, mended, norm, root, safe
+from engine.arrays import Array, norm, root, safe
 from engine.network import Layer, Network, Parameters, Slopes
 from engine.once import once
 from engine.optimizers import Proposal, made
-from engine.sums import Of, Places, Plan, SlopePiece, Sums
+from engine.sums import Of, Places, Plan, SlopePiece, Sums, of_parameters, of_rows
 from engine.vitals import Vitals
 
 
@@ -48,11 +48,6 @@ class Observed:
 def _rows(x: Array) -> Array:
     """[E..., n, B] -> [N, B]."""
     return x.reshape(-1, x.shape[-1])
-
-
-_CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
-_NEAR_LARGEST = 1e9  # times a square that is not large, and there is still room
-_LARGE = {"f": 1e37, "d": 1e300}
 
 
 class Layers(Vitals):
@@ -122,34 +117,14 @@ class Layers(Vitals):
             return slope
 
         parameters = Parameters((m, n))
-        places = Places(plan, z, a, delta, theta, grad, parameters, [(0, 1, slopes)], [], take)
+        flat = of_parameters(theta, grad, parameters)
+        places = Places(plan, theta.dtype, of_rows(z, a, delta), flat, [(0, 1, slopes)], [], take)
         return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), parameters, take, Sums(places))
 
     @property
     def update(self) -> Array:
         """The optimizer's Δθ, [E..., P] (or of the weights alone)."""
         return made(self._proposed)
-
-    def _summed(self, per_row: Array, first: int = 0, last: int | None = None) -> Array:
-        """Sums over the units of each layer and member, from layer first to before last, float64: [n] -> [l, E...].
-
-        The cast is made before the sum: a casting reduction works in chunks that run across members.
-        """
-        members = self.plan.members
-        starts = self.plan.starts[first * members : None if last is None else last * members]
-        return np.add.reduceat(per_row.astype(np.float64, copy=False), starts - starts[0]).reshape(
-            -1, *self.plan.ensemble
-        )
-
-    def _mean_square(self, x: Array, of_rows: Array, first: int = 0, last: int | None = None) -> Array:
-        """Mean of x² over units and examples, safe at any magnitude, from x [n, B] and sums of squares by row [n]."""
-        summed, parts = self._summed(of_rows, first, last), self.plan.parts[first:last]
-
-        def rows(i: int) -> Array:
-            part, begin = parts[i], parts[0].start
-            return x[part.start - begin : part.stop - begin].reshape(*self.plan.ensemble, -1)
-
-        return np.asarray(mended(summed, x.dtype, rows) / self.pairs[first:last])
 
     @property
     def factor(self) -> float | None:
@@ -208,28 +183,6 @@ class Layers(Vitals):
 
     # z, a and the slope
 
-    def _activation_variance(self) -> Array:
-        """⟨a²⟩ − ⟨a⟩², or ⟨(a − ⟨a⟩)²⟩ where that would cancel."""
-        squares, mean = self.sums.mean(Of.AA), self.activation_mean
-        variance: Array = squares - np.square(mean)
-        sound = variance > _CANCELS[self.a.dtype.char] * squares
-        if not (Of.AA in self.sums.wanted.sums and self.sums.safe_times(_NEAR_LARGEST)):
-            sound &= squares < _LARGE[self.a.dtype.char]
-        if np.count_nonzero(sound) < sound.size:
-            lost = np.flatnonzero(~sound.reshape(len(sound), -1).all(axis=-1))
-            some = slice(int(lost[0]), int(lost[-1]) + 1)  # often the output layer alone
-            around = self._mean_square_around(mean, some.start, some.stop)
-            variance[some] = np.where(sound[some], variance[some], around)
-        return variance
-
-    def _mean_square_around(self, mean: Array, first: int, last: int) -> Array:
-        """⟨(a − mean)²⟩ of layers from first to before last, without cancelling."""
-        parts, members, dtype = self.plan.parts, self.plan.members, self.a.dtype
-        repeats = self.plan.repeats[first * members : last * members]
-        of_rows = np.repeat(mean[first:last].astype(dtype, copy=False).ravel(), repeats)
-        away = self.a[parts[first].start : parts[last - 1].stop] - of_rows[:, None]
-        return self._mean_square(away, np.vecdot(away, away), first, last)
-
     @once
     def slope(self) -> Array:
         """|σ'(z)| of every unit and example [N, B]; anything where σ is not element-wise. Like z, a and δ it is the
@@ -258,7 +211,7 @@ class Layers(Vitals):
 
     def share_of_units(self, flags: Array) -> Array:
         """Mean over the units of each layer of flags [N]."""
-        return self._summed(flags) / self.plan.units
+        return self.plan.summed(flags) / self.plan.units
 
     @once
     def slope_mean_square(self) -> Array:
@@ -266,7 +219,7 @@ class Layers(Vitals):
         squares = np.ones(len(self.z), self.z.dtype)
         for piece in self._sloped_pieces():
             np.vecdot(piece.slopes.slope, piece.slopes.slope, out=squares[piece.slopes.part])
-        return self._mean_square(self.slope, squares)
+        return self.plan.mean_square(self.slope, squares)
 
     @once
     def passing(self) -> Array:
@@ -283,4 +236,4 @@ class Layers(Vitals):
         count = np.add.reduce((sizes != 0).astype(np.float64), axis=-1)
         divisors = np.where(sizes == 0, 1.0, sizes).reshape(-1, self.batch_size)
         together = np.square(np.add.reduce(x / np.repeat(divisors, plan.repeats, axis=0), axis=-1))
-        return (self._summed(together) - count) / np.where(count < 2, np.nan, count * (count - 1))
+        return (self.plan.summed(together) - count) / np.where(count < 2, np.nan, count * (count - 1))

@@ -131,6 +131,11 @@ class Proposal:
             theta[piece] += update
 
 
+def factor_of(update: Array | Proposal, network: Network) -> float | None:
+    """c, where this update is c ∇C of the network and nothing else; None where that is not known."""
+    return update.factor if isinstance(update, Proposal) and update.is_for(network) else None
+
+
 def made(update: Array | Proposal) -> Array:
     """Δθ [E..., P], proposed or there."""
     return update.apart() if isinstance(update, Proposal) else update

@@ -10,7 +10,7 @@ what is done to the sums (roots, whether squares can be trusted) is done to all 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, cast
@@ -18,8 +18,8 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import FEW, Array, Product, Segments, bounds, mended, multiply, root
-from engine.network import Layer, Network, Parameters, Sighting, Slopes, rows_of
+from engine.arrays import Array, Product, Segments, bounds, extent, mended, multiply, root
+from engine.network import Layer, Network, Parameters, Sighting, Slopes, slices
 from engine.once import once
 
 
@@ -106,10 +106,40 @@ class Plan:
         self.with_slope = tuple([self.numbers[i] for i in self.sloped]), where
         self.units: Array = np.array(units, dtype=np.float64).reshape(-1, *[1] * len(ensemble))
         self.pairs = self.units * batch_size
-        self.parts = rows_of(layers)
+        self.parts = slices([n * self.members for n in units])
         self.repeats = np.repeat(units, self.members)
         self.starts = np.cumsum(self.repeats) - self.repeats
         self.small = self.parts[-1].stop * batch_size < 2048 * len(self.starts)
+
+    def summed(self, per_row: Array, first: int = 0, last: int | None = None) -> Array:
+        """Sums over the units of each layer and member, from layer first to before last, float64: [n] -> [l, E...].
+
+        The cast is made before the sum: a casting reduction works in chunks that run across members.
+        """
+        starts = self.starts[first * self.members : None if last is None else last * self.members]
+        return np.add.reduceat(per_row.astype(np.float64, copy=False), starts - starts[0]).reshape(-1, *self.ensemble)
+
+    def mean_square(self, x: Array, of_rows: Array, first: int = 0, last: int | None = None) -> Array:
+        """Mean of x² over units and examples, safe at any magnitude, from x [n, B] and sums of squares by row [n]."""
+        summed, parts = self.summed(of_rows, first, last), self.parts[first:last]
+
+        def rows(i: int) -> Array:
+            part, begin = parts[i], parts[0].start
+            return x[part.start - begin : part.stop - begin].reshape(*self.ensemble, -1)
+
+        return np.asarray(mended(summed, x.dtype, rows) / self.pairs[first:last])
+
+
+def of_rows(z: Array, a: Array, delta: Array) -> dict[Of, Array]:
+    """What is summed over units and examples, from rows [N, B]."""
+    return {Of.A: a, Of.ZZ: z, Of.AA: a, Of.DELTA: delta}
+
+
+def of_parameters(theta: Array, grad: Array, parameters: Parameters) -> dict[Of, Flat]:
+    """What is summed over parameters, from flat vectors [E..., P]."""
+    weights, n = parameters.weight_segments, parameters.n_weights
+    biases = grad[..., n:], parameters.bias_segments
+    return {Of.GRADIENT: (grad[..., :n], weights), Of.BIAS_GRADIENT: biases, Of.WEIGHTS: (theta[..., :n], weights)}
 
 
 class SlopePiece(NamedTuple):
@@ -136,17 +166,25 @@ class SlopePiece(NamedTuple):
         return cls(slopes, which, starts, starts + units, (units * plan.batch_size).astype(np.float64))
 
 
+Flat = tuple[Array, Segments]  # a vector [..., P'] and where each layer's part of it lies
+
+
+class NotThereError(LookupError):
+    """A sum of numbers that nobody has kept."""
+
+
 class Places:
     """Where the numbers of L layers lie and where their sums go: all that can be made ready before a step.
 
     Args:
         plan: of these layers and this batch.
-        z, a, delta: theirs together, as in :class:`engine.network.Rows`: [N, B].
-        theta, grad: their parameters and gradients, flat [E..., P].
-        parameters: where each layer's lie in the flat vectors.
+        dtype: of the numbers.
+        rows: what is summed over units and examples, [N, B] (:func:`of_rows`).
+        flat: what is summed over parameters (:func:`of_parameters`).
         groups: layers, counted from 0, from first to before last, and their slopes, to be looked at together.
         others: slopes that belong to no group.
         take_slopes: sees to it that all slopes are there.
+        given: sums that somebody else fills in.
 
     Attributes:
         sums: [7, L, E...], in the order of :class:`Of`.
@@ -158,42 +196,35 @@ class Places:
     def __init__(
         self,
         plan: Plan,
-        z: Array,
-        a: Array,
-        delta: Array,
-        theta: Array,
-        grad: Array,
-        parameters: Parameters,
+        dtype: np.dtype[Any],
+        rows: Mapping[Of, Array],
+        flat: Mapping[Of, Flat],
         groups: Sequence[tuple[int, int, Sequence[Slopes]]],
         others: Sequence[Slopes],
         take_slopes: Callable[[], Any],
+        given: frozenset[Of] = frozenset(),
     ) -> None:
-        self.plan, self.dtype, self.take_slopes = plan, z.dtype, take_slopes
-        self.sums = np.ones((len(Of), *plan.shape), z.dtype)
-        self.live = np.ones(len(z), z.dtype)
+        self.plan, self.dtype, self.take_slopes = plan, dtype, take_slopes
+        self.sums = np.ones((len(Of), *plan.shape), dtype)
+        self.live = np.ones(plan.parts[-1].stop, dtype)
         self._below: dict[float, Array] = {}
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
-        self._ones = np.ones(plan.batch_size, z.dtype)
-        n_weights = parameters.n_weights
+        self._ones = np.ones(plan.batch_size, dtype)
         self._units = Segments((plan.repeats * plan.batch_size).tolist())
-        self._rows = {Of.A: a.reshape(-1), Of.ZZ: z.reshape(-1), Of.AA: a.reshape(-1), Of.DELTA: delta.reshape(-1)}
-        self._flat = {
-            Of.GRADIENT: (grad[..., :n_weights], parameters.weight_segments),
-            Of.BIAS_GRADIENT: (grad[..., n_weights:], parameters.bias_segments),
-            Of.WEIGHTS: (theta[..., :n_weights], parameters.weight_segments),
-        }
+        self._rows, self._flat, self._given = rows, flat, given
         self._products = [self._group(first, last) for first, last, _ in groups]
-        for products in self._products[:-1]:  # so few numbers that they can wait until all are there
-            del products[Of.BIAS_GRADIENT]
-        self._products[-1][Of.BIAS_GRADIENT] = self._group(0, len(plan.numbers))[Of.BIAS_GRADIENT]
+        if Of.BIAS_GRADIENT in flat:
+            for products in self._products[:-1]:  # so few numbers that they can wait until all are there
+                del products[Of.BIAS_GRADIENT]
+            self._products[-1][Of.BIAS_GRADIENT] = self._group(0, len(plan.numbers))[Of.BIAS_GRADIENT]
         self._orders: dict[frozenset[Of], list[list[Product]]] = {}
 
     def _group(self, first: int, last: int) -> dict[Of, list[Product]]:
         members, found = self.plan.members, {}
-        for of, x in self._rows.items():
-            y, out = None if of is Of.A else x, self.sums[of].reshape(-1)
-            found[of] = self._units.products(x, y, out, first * members, last * members)
+        for of, rows in self._rows.items():
+            x, out = rows.reshape(-1), self.sums[of].reshape(-1)
+            found[of] = self._units.products(x, None if of is Of.A else x, out, first * members, last * members)
         for of, (x, segments) in self._flat.items():
             found[of] = segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), first, last)
         return found
@@ -214,24 +245,38 @@ class Places:
             groups = [(g.layers[-1].number - 1, g.layers[0].number, g.slopes) for g in network.groups]
             network.memo[key] = cls(
                 Plan(network.layers, network.ensemble, network.batch_size),
-                *(rows.z, rows.a, rows.delta, network.theta, network.grad, network.parameters),
-                *(groups, network.rest, take_slopes),
+                network.theta.dtype,
+                of_rows(rows.z, rows.a, rows.delta),
+                of_parameters(network.theta, network.grad, network.parameters),
+                groups,
+                network.rest,
+                take_slopes,
             )
         return cast("Places", network.memo[key])
 
     def products(self, sums: frozenset[Of]) -> list[list[Product]]:
-        """What gives these sums, group by group."""
+        """What gives these sums, group by group.
+
+        Raises:
+            NotThereError: their numbers are not there.
+        """
         if sums not in self._orders:
+            if missing := sums - self._rows.keys() - self._flat.keys() - self._given:
+                raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
             self._orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
         return self._orders[sums]
+
+    def rows(self, of: Of, first: int, last: int) -> Array:
+        """What is summed over units and examples, of layers from first to before last: [n, B]."""
+        parts = self.plan.parts
+        return self._rows[of][parts[first].start : parts[last - 1].stop]
 
     def vectors(self, of: Of, i: int) -> Array:
         """The numbers whose squares are summed in layer i, counted from 0: [E..., n]."""
         if of in self._flat:
             x, segments = self._flat[of]
             return x[..., segments.slices[i]]
-        layer = self._units.slices[i * self.plan.members : (i + 1) * self.plan.members]
-        return self._rows[of][layer[0].start : layer[-1].stop].reshape(*self.plan.ensemble, -1)
+        return self.rows(of, i, i + 1).reshape(*self.plan.ensemble, -1)
 
     def count(self, piece: SlopePiece, fractions: Iterable[float], live: bool) -> None:
         """Fill in the counts below these fractions and, if asked to, ``live``."""
@@ -267,6 +312,11 @@ class Places:
             return np.asarray(np.add.reduceat(ones, piece.starts))
         ends = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
         return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
+
+
+_CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
+_NEAR_LARGEST = 1e9  # times a square that is not large, and there is still room
+_LARGE = {"f": 1e37, "d": 1e300}
 
 
 class Sums:
@@ -318,12 +368,7 @@ class Sums:
     @once
     def _bounds(self) -> tuple[float, float]:
         """The least and the largest of the squares that were wanted; NaN if any is (or could be)."""
-        squares = self._exact[self.wanted.squares]
-        if 0 < squares.size <= FEW:
-            few = squares.ravel().tolist()
-            return (min(few), max(few)) if math.isfinite(sum(few)) else (math.nan, math.nan)
-        least = np.minimum.reduce(squares, axis=None, initial=np.inf)
-        return float(least), float(np.maximum.reduce(squares, axis=None, initial=-np.inf))
+        return extent(self._exact[self.wanted.squares])
 
     @once
     def safe(self) -> bool:
@@ -361,6 +406,28 @@ class Sums:
             return np.asarray(self._means[of])
         squares = mended(self.sum(of), self.places.dtype, lambda i: self.places.vectors(of, i))
         return np.asarray(squares / self.places.plan.pairs)
+
+    def variance(self) -> Array:
+        """⟨(a − ⟨a⟩)²⟩ over units and examples: ⟨a²⟩ − ⟨a⟩² where that does not cancel; float64 [L, E...]."""
+        squares, mean, kind = self.mean(Of.AA), self.mean(Of.A), self.places.dtype.char
+        variance: Array = squares - np.square(mean)
+        sound = variance > _CANCELS[kind] * squares
+        if not (Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)):
+            sound &= squares < _LARGE[kind]
+        if np.count_nonzero(sound) < sound.size:
+            lost = np.flatnonzero(~sound.reshape(len(sound), -1).all(axis=-1))
+            some = slice(int(lost[0]), int(lost[-1]) + 1)  # often the output layer alone
+            around = self._mean_square_around(mean, some.start, some.stop)
+            variance[some] = np.where(sound[some], variance[some], around)
+        return variance
+
+    def _mean_square_around(self, mean: Array, first: int, last: int) -> Array:
+        """⟨(a − mean)²⟩ of layers from first to before last, without cancelling."""
+        plan, places = self.places.plan, self.places
+        repeats = plan.repeats[first * plan.members : last * plan.members]
+        means = np.repeat(mean[first:last].astype(places.dtype, copy=False).ravel(), repeats)
+        away = places.rows(Of.AA, first, last) - means[:, None]
+        return plan.mean_square(away, np.vecdot(away, away), first, last)
 
     def below(self, fraction: float) -> Array:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: float64 [L, E...]."""

@@ -24,6 +24,9 @@ class Source(Protocol):
     def mean_square(self, of: Of) -> Array:
         """Of what there is one of for each unit and example."""
 
+    def variance(self) -> Array:
+        """Of a, over units and examples."""
+
     def below(self, fraction: float) -> Array:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|."""
 
@@ -109,10 +112,7 @@ class Vitals(ABC):
     @once
     def activation_variance(self) -> Array:
         """⟨(a − ⟨a⟩)²⟩ over units and examples."""
-        return self._activation_variance()
-
-    @abstractmethod
-    def _activation_variance(self) -> Array: ...
+        return self._source.variance()
 
     @once
     def activation_std(self) -> Array:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 
 from engine.moment import Moment
 from engine.network import Network, Onlooker, Sighting
-from engine.notes import Notes, NotNotedError
+from engine.notes import NotedRows, Notes, kept_steps
 from engine.probes import Probe, Reading, VitalProbe
-from engine.sums import Wanted
+from engine.sums import NotThereError, Wanted
 from pipeline.records import Record
 from pipeline.stopwatch import Stopwatch
 
@@ -39,23 +40,26 @@ def _records(name: str, geometric: bool, reading: Reading, steps: Sequence[int])
     shape = len(layers) or 1, len(steps), -1, *(() if bins is None else (len(bins),))
     values = np.array(found.reshape(shape).swapaxes(0, 1), dtype=np.float64, order="C")  # its own, to be kept for long
     probe = f"{name}_{part}" if part else name
-    return [Record(step, probe, layers, v, geometric, bins, sparse) for step, v in zip(steps, values, strict=True)]
+    alike = (repeat(x) for x in (geometric, bins, sparse))
+    return [*map(Record._make, zip(steps, repeat(probe), repeat(layers), values, *alike, strict=False))]
 
 
 @dataclass
 class _Page:
-    """The steps at which the same probes were due.
+    """The steps at which the same probes were due; an onlooker that takes what these will ask for.
 
     Attributes:
         probes: those.
-        onlooker: takes what they will ask for.
+        wanted: what they will ask for.
+        lap: told when looking begins and ends, if somebody wants to know.
         noted: whether steps may be noted.
         tried: whether it is known that the probes ask for no more than is noted.
         notes: of the steps, by batch size.
     """
 
     probes: Mapping[str, Probe]
-    onlooker: Onlooker
+    wanted: Wanted
+    lap: Callable[[str], None] | None
     noted: bool
     tried: bool = False
     notes: dict[int, Notes] = field(default_factory=dict)
@@ -66,16 +70,10 @@ class _Page:
         known = VitalProbe.readings
         return {n: p for n, p in self.probes.items() if isinstance(p, VitalProbe) and type(p).readings is known}
 
-
-@dataclass(frozen=True)
-class _Timed:
-    """An onlooker that says when it begins and ends to look."""
-
-    wanted: Wanted
-    stopwatch: Stopwatch
-
-    def begin(self, network: Network) -> Sighting:
-        return self.wanted.begin(network, self.stopwatch.lap)
+    def begin(self, network: Network) -> Sighting | None:
+        if self.noted and isinstance(self.notes.get(network.batch_size), NotedRows):
+            return None
+        return self.wanted.begin(network, self.lap)
 
 
 class Ledger:
@@ -98,21 +96,24 @@ class Ledger:
 
     def onlooker(self, names: Sequence[str]) -> Onlooker | None:
         """What is to look on when the gradient is taken of which these probes will be read."""
-        return self._page(names).onlooker if names else None
+        return self._page(names) if names else None
 
     def _page(self, names: Sequence[str]) -> _Page:
         key = tuple(names)
         if key not in self._pages:
             probes = {name: self._probes[name] for name in names}
             wanted = Wanted.together(probe.wanted for probe in probes.values())
-            onlooker = wanted if self._stopwatch.idle else _Timed(wanted, self._stopwatch)
-            page = self._pages[key] = _Page(probes, onlooker, noted=False)
+            page = _Page(probes, wanted, None if self._stopwatch.idle else self._stopwatch.lap, noted=False)
             page.noted = not self._prompt and len(page.vital) == len(probes)
+            self._pages[key] = page
         return self._pages[key]
 
-    def notes(self, network: Network, names: Sequence[str]) -> bool:
-        """Whether steps of this network, after a forward pass, are noted where these probes are due."""
-        return self._page(names).noted and _small(network)
+    def cycle(self, network: Network, names: Sequence[str]) -> int:
+        """After how many steps of this network, after a forward pass, with these probes all that they need is done."""
+        page = self._page(names)
+        if not (page.noted and _small(network)):
+            return 1
+        return kept_steps(network, page.wanted, CAPACITY) or CAPACITY
 
     def take(self, moment: Moment, names: Sequence[str], step: int) -> list[Record]:
         """Measure a step; its records, if they are there at once. They are told in turn with the others."""
@@ -121,7 +122,7 @@ class Ledger:
                 self.settle()
             return []
         page = self._page(names)
-        if page.noted and _small(moment.network) and self._note(moment, page, step):
+        if page.noted and self._note(moment, page, step):
             return []
         self.settle()
         found = measure(moment, page.probes, step, self._stopwatch)
@@ -140,11 +141,13 @@ class Ledger:
     @np.errstate(all="ignore")
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
         size = moment.network.batch_size
-        if size not in page.notes:
+        notes = page.notes.get(size)
+        if notes is None:
+            if not _small(moment.network):
+                return False
             of_update = any(probe.of_update for probe in page.vital.values())
-            page.notes[size] = Notes(moment.layers, CAPACITY, of_update)
-        notes = page.notes[size]
-        if not notes.note(moment.layers, step):
+            notes = page.notes[size] = Notes.of(moment, page.wanted, CAPACITY, of_update)
+        if not notes.note(moment, step):
             return False
         if not page.tried:
             page.tried, page.noted = True, _enough(page.vital, notes)
@@ -177,10 +180,13 @@ class Ledger:
         vitals, by_reading = notes.vitals(), list[list[Record]]()
         try:
             for name, probe in probes.items():
-                by_reading += [_records(name, probe.geometric, reading, notes.steps) for reading in probe.found(vitals)]
+                for reading in probe.found(vitals):
+                    of_steps = reading._replace(values=reading.values[:, : len(notes.steps)])
+                    by_reading.append(_records(name, probe.geometric, of_steps, notes.steps))
                 self._stopwatch.lap(name)
         finally:
-            found += [record for of_step in zip(*by_reading, strict=True) for record in of_step]
+            for of_step in zip(*by_reading, strict=True):
+                found += of_step
             notes.clear()
             self._stopwatch.lap("records")
 
@@ -194,6 +200,6 @@ def _enough(probes: Mapping[str, VitalProbe], notes: Notes) -> bool:
     try:
         for probe in probes.values():
             probe.found(notes.vitals())
-    except (NotNotedError, AttributeError):
+    except (NotThereError, AttributeError):
         return False
     return True

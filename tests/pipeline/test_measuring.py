@@ -21,8 +21,7 @@ from test_tracking import quiet, runs, store, uri
 from engine import probes
 from engine.arrays import Array
 from engine.exponents import ZERO
-from engine.notes import Notes
-from engine.observed import Layers
+from engine.notes import KEPT_BYTES, NotedRows, NotedSums, Notes
 from engine.probes import Moment, Observed, Probe, Reading, VitalProbe
 from engine.sums import NOTHING, Of, Wanted
 from engine.vitals import Vitals
@@ -149,19 +148,23 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
 ) -> None:
     often = ("schedule=every", f"activation={sigma}", f"dtype={dtype}", "replicates=2", "epochs=30")
     made = ready(config("data=iris", "architecture.hidden=[5,4]", *often, *overrides))
-    expected, count, note = events(made, prompt=True), [0], Notes.note
+    expected = events(made, prompt=True)
+    for kind, room in ((NotedRows, KEPT_BYTES), (NotedSums, 0), (NotedRows, 200_000)):
+        count = [0]
 
-    def counted(self: Notes, layers: Layers, step: int) -> bool:
-        done = note(self, layers, step)
-        count[0] += done
-        return done
+        def counted(self: Notes, moment: Moment, step: int, count: list[int] = count, note: Any = kind.note) -> bool:
+            done = bool(note(self, moment, step))
+            count[0] += done
+            return done
 
-    monkeypatch.setattr(Notes, "note", counted)
-    found = events(made, prompt=False)
-    assert [e[:2] for e in found] == [e[:2] for e in expected]
-    same = found == expected  # too many to be shown
-    assert same
-    assert noted is None or (count[0] > 0) == noted
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "note", counted)
+            patch.setattr("engine.notes.KEPT_BYTES", room)
+            found = events(made, prompt=False)
+        assert [e[:2] for e in found] == [e[:2] for e in expected]
+        same = found == expected  # too many to be shown
+        assert same
+        assert noted is None or (count[0] > 0) == noted, kind
 
 
 WILD = ("activation@output=identity", "cost=half_squared_error")
@@ -214,11 +217,12 @@ def seen_until(training: Iterator[Record], failure: type[BaseException]) -> Seen
 
 @pytest.mark.parametrize("where", ["step", "probe", "vital", "evaluation"])
 def test_what_was_measured_before_training_failed_is_not_lost(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = config("data=iris", "schedule=every", "schedule@evaluation.schedule=first_and_last", "epochs=5")
+    base, read = config("data=iris", "schedule=every", "schedule@evaluation.schedule=first_and_last", "epochs=5"), [0]
 
     class Failing(probes.DeltaRms):
         def read(self, layers: Vitals) -> Array:
-            if layers.delta_rms.ndim == 3 and layers.delta_rms.shape[1] > 1:
+            read.append(layers.delta_rms.ndim)
+            if read.count(3) > 2:  # first it is tried, then the first step is told with its scores
                 raise KeyboardInterrupt
             return layers.delta_rms
 
