@@ -123,8 +123,8 @@ class Group(NamedTuple):
 class Onlooker(Protocol):
     """Looks at a gradient while it is taken, group by group, when the numbers still lie in the cache."""
 
-    def begin(self, network: Network) -> Sighting | None:
-        """After the forward pass; None if there is nothing to look at before all is done."""
+    def begin(self, network: Network) -> Sighting:
+        """After the forward pass."""
 
 
 class Sighting(Protocol):
@@ -328,6 +328,7 @@ class Network:
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
         to_mean, sighting = 1 / self._batch_size, self.sighting
+        self._untaken = self.rest
         for i, (layers, slopes, delta, share, mean_delta) in enumerate(self.groups):
             for alike in slopes:
                 alike.take()
@@ -345,7 +346,6 @@ class Network:
                 self._gradient(layer)
             if sighting is not None:
                 sighting.see(i)
-        self._untaken = self.rest
         return self.grad
 
     def slope(self) -> Array:

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.arrays import Array, Product, aligned, bounds, extent, multiply
+from engine.arrays import Array, Product, aligned, bounds, multiply
 from engine.moment import Moment
 from engine.network import Network, Rows, neighbours, slopes_of
 from engine.optimizers import factor_of
 from engine.sums import NotThereError, Of, Places, Plan, Sums, Wanted, of_parameters
 from engine.vitals import Vitals
 
+Lap = Callable[[str], None]
 KEPT_BYTES = 2**20  # of rows that are kept: more would leave the caches before they are summed
 FEWEST = 8  # steps that have to fit in there
 
@@ -43,7 +44,7 @@ class Notes(ABC):
         self.steps: list[int] = []
 
     @staticmethod
-    def of(moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> Notes:
+    def of(moment: Moment, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None = None) -> Notes:
         """The fitting kind.
 
         Args:
@@ -51,9 +52,10 @@ class Notes(ABC):
             wanted: what will be asked for.
             capacity: the largest K.
             of_update: whether the size of the update will be asked for.
+            lap: told when looking begins ("step" is over) and ends ("sums" are).
         """
         if rows := kept_steps(moment.network, wanted, capacity):
-            return NotedRows(moment.network, wanted, rows, of_update)
+            return NotedRows(moment.network, wanted, rows, of_update, lap)
         return NotedSums(moment, wanted, capacity, of_update)
 
     @property
@@ -115,11 +117,12 @@ class NotedRows(Notes):
 
     Args:
         network: after a pass.
-        wanted, capacity, of_update: as in :meth:`Notes.of`.
+        wanted, capacity, of_update, lap: as in :meth:`Notes.of`.
     """
 
-    def __init__(self, network: Network, wanted: Wanted, capacity: int, of_update: bool) -> None:
+    def __init__(self, network: Network, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None) -> None:
         super().__init__(capacity)
+        self._lap = lap
         self._network, self._batch_size, self.wanted = network, network.batch_size, wanted
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
         names, units = _kept(wanted), plan.parts[-1].stop
@@ -141,38 +144,57 @@ class NotedRows(Notes):
         # an infinite δ makes its mean infinite, and that is looked at
         self._looked_at = () if set(names) <= {"delta"} and Of.BIAS_GRADIENT in given else (block,)
         self._bounds = bounds(kept.dtype)
+        self._squares = _between(given)
+        parameters = np.ones((capacity, len(Of), network.depth, *network.ensemble), kept.dtype)
+        self._sums = parameters[:, self._squares]
         self._slots = [
-            _Slot(self._products(network, given, k), self.places.sums[_between(given), :, k], copies)
-            for k, copies in enumerate(_copies(network, block, kept, capacity))
+            _Slot(_products(network, given, sums), sums[self._squares].reshape(-1), copies)
+            for sums, copies in zip(parameters, _copies(network, block, kept, capacity), strict=True)
         ]
+        self._last, self._seen, self._sound = len(network.groups) - 1, False, False
 
-    def _products(self, network: Network, given: Collection[Of], k: int) -> list[Product]:
-        """What takes the k-th step's sums over parameters."""
-        flat = of_parameters(network.theta, network.grad, network.parameters)
-        sums = np.moveaxis(self.places.sums[:, :, k], 1, -1)
-        return [p for of in sorted(given) for x, segments in [flat[of]] for p in segments.products(x, x, sums[of])]
+    def is_of(self, network: Network) -> bool:
+        """Whether they are of this network."""
+        return network is self._network
+
+    def see(self, group: int) -> None:
+        """All is done when the last group of layers has been there: these are small networks."""
+        if group < self._last:
+            return
+        if self._lap is not None:
+            self._lap("step")
+        self._see()
+        if self._lap is not None:
+            self._lap("sums")
+
+    def _see(self) -> None:
+        self._seen, self._sound = True, True
+        products, _, copies = self._slots[len(self.steps)]
+        multiply(products)
+        if self.wanted.counts:
+            self._network.slope()
+        for block in self._looked_at:
+            self._sound = sum(np.vecdot(block, block).tolist()) < math.inf
+        for to, come in copies:
+            to[...] = come
+
+    @np.errstate(all="ignore")
+    def _see_late(self) -> None:
+        self._see()
 
     def note(self, moment: Moment, step: int) -> bool:
         """A sum over units that cannot be trusted is mended later: its numbers are there."""
         network, k = moment.network, len(self.steps)
-        if network is not self._network or network.batch_size != self._batch_size:
-            return False
         factor = 1.0 if self.factors is None else factor_of(moment.proposed, network)
-        if factor is None:
+        if factor is None or network is not self._network or network.batch_size != self._batch_size:
             return False
-        products, squares, copies = self._slots[k]
-        multiply(products)
-        (smallest, largest), (least, most), times = self._bounds, extent(squares), factor * factor
-        if not (least >= smallest and most <= largest and least * times >= smallest and most * times <= largest):
+        if not self._seen or network.sighting is not self:
+            self._see_late()
+        self._seen = False
+        squares = self._slots[k].squares
+        if not (self._sound and _all_within(self._bounds, squares.tolist(), factor * factor)):
             squares[...] = 1  # what is of no step leaves nothing to mend
             return False
-        if self.wanted.counts:
-            network.slope()
-        for block in self._looked_at:
-            if not math.isfinite(sum(np.vecdot(block, block).tolist())):
-                return False
-        for to, come in copies:
-            to[...] = come
         if self.factors is not None:
             self.factors[k] = factor
         self.steps.append(step)  # now, and not before, it is there
@@ -180,9 +202,27 @@ class NotedRows(Notes):
 
     def vitals(self) -> Vitals:
         """Of K steps; those beyond the noted ones are of no step."""
+        self.places.sums[self._squares] = np.moveaxis(self._sums, 0, 2)
         sums = Sums(self.places, self.wanted)
         sums.see(0)
         return _Members(self.places.plan, sums, self.factors)
+
+
+def _all_within(bounds: tuple[float, float], squares: list[float], times: float) -> bool:
+    """Whether all of these squares, and so many times as much of each, are within the bounds of their type."""
+    if not squares:
+        return True
+    if not sum(squares) < math.inf:  # NaN, of which min and max may know nothing, or beyond the upper bound
+        return False
+    smallest, largest = bounds
+    least = min(squares)
+    return least * times >= smallest if times <= 1 else least >= smallest and max(squares) * times <= largest
+
+
+def _products(network: Network, given: Collection[Of], sums: Array) -> list[Product]:
+    """What takes these sums over parameters, [7, L, E...]."""
+    flat, of_layer = of_parameters(network.theta, network.grad, network.parameters), np.moveaxis(sums, 1, -1)
+    return [p for of in sorted(given) for x, segments in [flat[of]] for p in segments.products(x, x, of_layer[of])]
 
 
 def _between(sums: Iterable[Of]) -> slice:
@@ -249,6 +289,7 @@ class NotedSums(Notes):
         self.factors = np.ones((capacity, *[1] * len(plan.ensemble))) if of_update else None
         self.has_variance = {Of.A, Of.AA} <= wanted.sums
 
+    @np.errstate(all="ignore")
     def note(self, moment: Moment, step: int) -> bool:
         """False, too, if nobody had these sums taken or one over units cannot be trusted."""
         layers, wanted, k = moment.layers, self.wanted, len(self.steps)

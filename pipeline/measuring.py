@@ -18,7 +18,7 @@ from engine.sums import NotThereError, Wanted
 from pipeline.records import Record
 from pipeline.stopwatch import Stopwatch
 
-CAPACITY, SPAN = 32, 256  # steps noted, and steps since the first of them, before they are looked at together
+CAPACITY, SPAN = 64, 256  # steps noted, and steps since the first of them, before they are looked at together
 SMALL = 2**19  # numbers in a network and its batch; in larger ones they, and not the calls, are what measuring costs
 
 
@@ -70,10 +70,9 @@ class _Page:
         known = VitalProbe.readings
         return {n: p for n, p in self.probes.items() if isinstance(p, VitalProbe) and type(p).readings is known}
 
-    def begin(self, network: Network) -> Sighting | None:
-        if self.noted and isinstance(self.notes.get(network.batch_size), NotedRows):
-            return None
-        return self.wanted.begin(network, self.lap)
+    def begin(self, network: Network) -> Sighting:
+        notes = self.notes.get(network.batch_size) if self.noted else None
+        return notes if isinstance(notes, NotedRows) and notes.is_of(network) else self.wanted.begin(network, self.lap)
 
 
 class Ledger:
@@ -138,7 +137,6 @@ class Ledger:
         while self._ready and self._ready[0].step < before:
             yield self._ready.popleft()
 
-    @np.errstate(all="ignore")
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
         size = moment.network.batch_size
         notes = page.notes.get(size)
@@ -146,7 +144,7 @@ class Ledger:
             if not _small(moment.network):
                 return False
             of_update = any(probe.of_update for probe in page.vital.values())
-            notes = page.notes[size] = Notes.of(moment, page.wanted, CAPACITY, of_update)
+            notes = page.notes[size] = Notes.of(moment, page.wanted, CAPACITY, of_update, page.lap)
         if not notes.note(moment, step):
             return False
         if not page.tried:
@@ -195,6 +193,7 @@ def _small(network: Network) -> bool:
     return network.theta.size + network.rows.z.size <= SMALL
 
 
+@np.errstate(all="ignore")
 def _enough(probes: Mapping[str, VitalProbe], notes: Notes) -> bool:
     """Whether these probes ask for no more than was noted."""
     try:
