@@ -151,8 +151,10 @@ def extent(squares: Array) -> tuple[float, float]:
     if 0 < squares.size <= FEW:
         few = squares.ravel().tolist()
         return (min(few), max(few)) if math.isfinite(sum(few)) else (math.nan, math.nan)
-    least = np.minimum.reduce(squares, axis=None, initial=np.inf)
-    return float(least), float(np.maximum.reduce(squares, axis=None, initial=-np.inf))
+    if not squares.size:
+        return math.inf, -math.inf
+    flat = squares.reshape(-1)
+    return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
 
 
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:

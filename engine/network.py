@@ -27,7 +27,7 @@ from engine.arrays import CACHE_LINE, Array, Segments, aligned
 from engine.costs import Cost
 from engine.once import once
 
-GROUP_BYTES = 2**17  # layers whose δ together stay below this are handled together: more would leave the L2 cache
+GROUP_BYTES = 2**19  # layers whose δ together stay below this are handled together: more would leave the caches
 
 
 @dataclass

@@ -280,11 +280,13 @@ class NotedSums(Notes):
 
     def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> None:
         super().__init__(capacity)
-        plan, places = moment.layers.plan, moment.layers.sums.places
+        places = Places.of(moment.network)
+        plan = places.plan
         self.plan, self.wanted = plan, wanted
-        shape = len(plan.numbers), capacity, *plan.ensemble
-        self.sums = np.ones((len(Of), *shape), places.dtype)
-        self.variance, self.dead = np.empty(shape), np.empty((capacity, len(places.live)), bool)
+        shape = capacity, len(plan.numbers), *plan.ensemble
+        self.sums = np.ones((capacity, len(Of), *shape[1:]), places.dtype)
+        self.lost, self.around = np.zeros(shape, bool), np.empty(shape)
+        self.dead = np.empty((capacity, len(places.live)), bool)
         self.below = {fraction: np.empty(shape) for fraction in wanted.below}
         self.factors = np.ones((capacity, *[1] * len(plan.ensemble))) if of_update else None
         self.has_variance = {Of.A, Of.AA} <= wanted.sums
@@ -292,19 +294,21 @@ class NotedSums(Notes):
     @np.errstate(all="ignore")
     def note(self, moment: Moment, step: int) -> bool:
         """False, too, if nobody had these sums taken or one over units cannot be trusted."""
-        layers, wanted, k = moment.layers, self.wanted, len(self.steps)
-        sums, factor = layers.sums, 1.0 if self.factors is None else layers.factor
+        sums, wanted, k = Sums.of(moment.network), self.wanted, len(self.steps)
+        factor = 1.0 if self.factors is None else factor_of(moment.proposed, moment.network)
         if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
             return False
         if self.has_variance:
-            self.variance[:, k] = layers.activation_variance
+            self.lost[k] = lost = sums.cancelled()
+            if some := sums.layers_with(lost):
+                self.around[k, some] = sums.variance_around(some)
         elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
             return False
         if self.factors is not None:
             self.factors[k] = factor
-        self.sums[:, :, k] = sums.places.sums
+        self.sums[k] = sums.places.sums
         for fraction, counts in self.below.items():
-            counts[:, k] = sums.below(fraction)
+            counts[k] = sums.below(fraction)
         if wanted.live:
             np.equal(sums.live(), 0, self.dead[k])
         self.steps.append(step)
@@ -332,7 +336,7 @@ class _Noted(Vitals):
 
     def below(self, fraction: float) -> Array:
         self._require(fraction in self._notes.below, f"the count below {fraction}")
-        return self._notes.below[fraction][:, self._steps]
+        return self._notes.below[fraction][self._steps].swapaxes(0, 1)
 
     def dead(self) -> Array:
         self._require(self._notes.wanted.live, "which units are live")
@@ -344,7 +348,7 @@ class _Noted(Vitals):
 
     def _sum(self, of: Of) -> Array:
         self._require(of in self._notes.wanted.sums, f"the sum {of.name}")
-        return self._notes.sums[of, :, self._steps].astype(np.float64)
+        return self._notes.sums[self._steps, of].swapaxes(0, 1).astype(np.float64)
 
     def _update_norm(self) -> Array:
         factors = self._notes.factors
@@ -352,7 +356,8 @@ class _Noted(Vitals):
 
     def variance(self) -> Array:
         self._require(self._notes.has_variance, "the variance of a")
-        return self._notes.variance[:, self._steps]
+        lost, around = (x[self._steps].swapaxes(0, 1) for x in (self._notes.lost, self._notes.around))
+        return np.where(lost, around, self.mean(Of.AA) - np.square(self.mean(Of.A)))
 
     def _require(self, there: bool, what: str) -> None:
         if not there:

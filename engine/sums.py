@@ -166,6 +166,10 @@ class SlopePiece(NamedTuple):
         return cls(slopes, which, starts, starts + units, (units * plan.batch_size).astype(np.float64))
 
 
+_CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
+_NEAR_LARGEST = 1e9  # times a square that is not large, and there is still room
+_LARGE = {"f": 1e37, "d": 1e300}
+
 Flat = tuple[Array, Segments]  # a vector [..., P'] and where each layer's part of it lies
 
 
@@ -191,6 +195,7 @@ class Places:
         live: [N], 0 for units with σ'(z) = 0 on every example and only for them.
         pieces: slopes of neighbours of one σ, by group.
         rest: such that belong to no group.
+        most_cancelled: largest (Σa)²/Σa² of a layer and member of which ⟨a²⟩ − ⟨a⟩² is to be trusted, [L, 1...].
     """
 
     def __init__(
@@ -210,6 +215,7 @@ class Places:
         self._below: dict[float, Array] = {}
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
+        self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
         self._ones = np.ones(plan.batch_size, dtype)
         self._units = Segments((plan.repeats * plan.batch_size).tolist())
         self._rows, self._flat, self._given = rows, flat, given
@@ -314,11 +320,6 @@ class Places:
         return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
 
 
-_CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
-_NEAR_LARGEST = 1e9  # times a square that is not large, and there is still room
-_LARGE = {"f": 1e37, "d": 1e300}
-
-
 class Sums:
     """The sums of one pass. To be read under ``np.errstate(all="ignore")``, before the network's next pass.
 
@@ -368,7 +369,7 @@ class Sums:
     @once
     def _bounds(self) -> tuple[float, float]:
         """The least and the largest of the squares that were wanted; NaN if any is (or could be)."""
-        return extent(self._exact[self.wanted.squares])
+        return extent(self.places.sums[self.wanted.squares])
 
     @once
     def safe(self) -> bool:
@@ -409,23 +410,31 @@ class Sums:
 
     def variance(self) -> Array:
         """⟨(a − ⟨a⟩)²⟩ over units and examples: ⟨a²⟩ − ⟨a⟩² where that does not cancel; float64 [L, E...]."""
-        squares, mean, kind = self.mean(Of.AA), self.mean(Of.A), self.places.dtype.char
-        variance: Array = squares - np.square(mean)
-        sound = variance > _CANCELS[kind] * squares
-        if not (Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)):
-            sound &= squares < _LARGE[kind]
-        if np.count_nonzero(sound) < sound.size:
-            lost = np.flatnonzero(~sound.reshape(len(sound), -1).all(axis=-1))
-            some = slice(int(lost[0]), int(lost[-1]) + 1)  # often the output layer alone
-            around = self._mean_square_around(mean, some.start, some.stop)
-            variance[some] = np.where(sound[some], variance[some], around)
+        variance: Array = self.mean(Of.AA) - np.square(self.mean(Of.A))
+        lost = self.cancelled()
+        if some := self.layers_with(lost):
+            variance[some] = np.where(lost[some], self.variance_around(some), variance[some])
         return variance
 
-    def _mean_square_around(self, mean: Array, first: int, last: int) -> Array:
-        """⟨(a − mean)²⟩ of layers from first to before last, without cancelling."""
-        plan, places = self.places.plan, self.places
+    def cancelled(self) -> Array:
+        """Where ⟨a²⟩ − ⟨a⟩² has lost digits that matter, or ⟨a²⟩ cannot be trusted: [L, E...]."""
+        places = self.places
+        sound = np.square(self.sum(Of.A)) < places.most_cancelled * self.sum(Of.AA)
+        if not (Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)):
+            sound &= self.mean(Of.AA) < _LARGE[places.dtype.char]
+        return ~sound
+
+    @staticmethod
+    def layers_with(flags: Array) -> slice | None:
+        """From the first to the last layer with a flag [L, E...]: often the output layer alone."""
+        layers = flags.nonzero()[0]
+        return slice(int(layers[0]), int(layers[-1]) + 1) if len(layers) else None
+
+    def variance_around(self, some: slice) -> Array:
+        """⟨(a − ⟨a⟩)²⟩ of these layers, without cancelling."""
+        plan, places, first, last = self.places.plan, self.places, some.start, some.stop
         repeats = plan.repeats[first * plan.members : last * plan.members]
-        means = np.repeat(mean[first:last].astype(places.dtype, copy=False).ravel(), repeats)
+        means = np.repeat(self.mean(Of.A)[some].astype(places.dtype, copy=False).ravel(), repeats)
         away = places.rows(Of.AA, first, last) - means[:, None]
         return plan.mean_square(away, np.vecdot(away, away), first, last)
 
