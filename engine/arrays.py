@@ -86,7 +86,7 @@ class Segments:
         """What takes the sums Σ x y over the stretches from ``first`` to before ``last``.
 
         Args:
-            x, y: [..., P]; None stands for ones.
+            x, y: [..., P]; without a y, Σ x.
             out: [..., k], of all stretches: where to put the sums.
         """
         found: list[Product] = []
@@ -94,13 +94,8 @@ class Segments:
             run, end = max(run, first), end if last is None else min(end, last)
             if run < end:
                 entries = slice(self.slices[run].start, self.slices[end - 1].stop)
-                u = x[..., entries].reshape(*x.shape[:-1], -1, length)
-                v = np.ones(length, x.dtype) if y is None else y[..., entries].reshape(u.shape)
-                o = out[..., run:end]
-                if o.size == 1 and o.dtype.kind == "f":  # the same sum, and a shorter way to it
-                    found.append(partial(u.reshape(-1).dot, v.reshape(-1), o.reshape(())))
-                else:
-                    found.append(partial(np.vecdot, u, v, o))
+                u, o = x[..., entries].reshape(*x.shape[:-1], -1, length), out[..., run:end]
+                found.append(_sum(u, o) if y is None else _dot(u, y[..., entries].reshape(u.shape), o))
         return found
 
     def dots(self, x: Array, y: Array) -> Array:
@@ -118,6 +113,18 @@ class Segments:
 
 
 Product = Callable[[], Any]  # takes sums of products and puts them where they belong
+
+
+def _sum(x: Array, out: Array) -> Product:
+    """Σ x over the last axis: [..., n] -> [...], each sum pairwise and alone."""
+    return partial(np.add.reduce, x, axis=-1, out=out)
+
+
+def _dot(x: Array, y: Array, out: Array) -> Product:
+    """Σ x y over the last axis: [..., n] -> [...]."""
+    if out.size == 1 and out.dtype.kind == "f":  # the same sum, and a shorter way to it
+        return partial(x.reshape(-1).dot, y.reshape(-1), out.reshape(()))
+    return partial(np.vecdot, x, y, out)
 
 
 def multiply(products: Iterable[Product]) -> None:
@@ -138,12 +145,9 @@ def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def all_safe(squares: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether all of them can be trusted; of a few, Python's own numbers are told faster than an array's."""
-    if squares.size > FEW:
-        trusted = safe(squares, dtype)
-        return bool(np.count_nonzero(trusted) == trusted.size)
-    smallest, largest = _BOUNDS[dtype.char]
-    return all(smallest <= square <= largest for square in squares.ravel().tolist())
+    """Whether all of them can be trusted."""
+    (smallest, largest), (least, most) = bounds(dtype), extent(squares)
+    return least >= smallest and most <= largest
 
 
 def extent(squares: Array) -> tuple[float, float]:

@@ -353,20 +353,6 @@ class Sums:
             self._lap("sums")
 
     @once
-    def _exact(self) -> Array:
-        """All sums, whether they were wanted or not."""
-        return self.places.sums.astype(np.float64)
-
-    @once
-    def _roots(self) -> Array:
-        return np.sqrt(self._exact)
-
-    @once
-    def _means(self) -> Array:
-        """Of what there is one of for each unit and example."""
-        return np.asarray(self._exact[: Of.DELTA] / self.places.plan.pairs)
-
-    @once
     def _bounds(self) -> tuple[float, float]:
         """The least and the largest of the squares that were wanted; NaN if any is (or could be)."""
         return extent(self.places.sums[self.wanted.squares])
@@ -381,30 +367,26 @@ class Sums:
         (smallest, largest), (least, most) = bounds(self.places.dtype), self._bounds
         return least * factor >= smallest and most * factor <= largest
 
+    def _squares(self, of: Of) -> Array:
+        if of not in self.wanted.sums:
+            for products in self.places.products(frozenset((of,))):
+                multiply(products)
+        return np.asarray(self.places.sums[of])
+
     def sum(self, of: Of) -> Array:
         """Without scaling, in float64: [L, E...]."""
-        if of in self.wanted.sums:
-            return np.asarray(self._exact[of])
-        for products in self.places.products(frozenset((of,))):
-            multiply(products)
-        return self.places.sums[of].astype(np.float64)
+        return self._squares(of).astype(np.float64)
 
     def mean(self, of: Of) -> Array:
         """Over units and examples, without scaling, in float64: [L, E...]."""
-        if of in self.wanted.sums:
-            return np.asarray(self._means[of])
-        return np.asarray(self.sum(of) / self.places.plan.pairs)
+        return np.asarray(self._squares(of) / self.places.plan.pairs)
 
     def norm(self, of: Of) -> Array:
         """√ of a sum of squares, safe at any magnitude: float64 [L, E...]."""
-        if of in self.wanted.sums and self.safe:
-            return np.asarray(self._roots[of])
-        return root(self.sum(of), self.places.dtype, lambda i: self.places.vectors(of, i))
+        return root(self._squares(of), self.places.dtype, lambda i: self.places.vectors(of, i))
 
     def mean_square(self, of: Of) -> Array:
         """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""
-        if of in self.wanted.sums and self.safe:
-            return np.asarray(self._means[of])
         squares = mended(self.sum(of), self.places.dtype, lambda i: self.places.vectors(of, i))
         return np.asarray(squares / self.places.plan.pairs)
 
