@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from engine.arrays import Array
+from engine.arrays import Array, constant
 from engine.special import erf
 
 
@@ -115,7 +115,7 @@ def _logistic(z: Array, out: Array | None = None) -> Array:
     """1 / (1 + e^−z). For z < −709 (float64) e^−z is infinite and the value is 0, as it should be."""
     s = np.negative(z, out=out)
     np.exp(s, out=s)
-    s += 1
+    s += constant(1, s.dtype)
     return np.reciprocal(s, out=s)
 
 
@@ -132,7 +132,7 @@ class Sigmoid(Elementwise):
         return _logistic(z, out)
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
-        s = np.subtract(1, a, out=out)
+        s = np.subtract(constant(1, a.dtype), a, out=out)
         s *= a
         return s
 
@@ -150,7 +150,7 @@ class Tanh(Elementwise):
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
         s = np.multiply(a, a, out=out)
-        return np.subtract(1, s, out=s)
+        return np.subtract(constant(1, s.dtype), s, out=s)
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ class Relu(Elementwise):
         return (Piece(-math.inf, 0.0, 0.0), Piece(0.0, 1.0, 0.0))
 
     def value(self, z: Array, out: Array | None = None) -> Array:
-        return np.maximum(z, 0, out=out)
+        return np.maximum(z, constant(0, z.dtype), out=out)
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
         s = np.empty_like(z) if out is None else out
-        np.greater(z, 0, out=s)
+        np.greater(z, constant(0, z.dtype), out=s)
         return s
 
 

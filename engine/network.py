@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import CACHE_LINE, Array, Segments, aligned
+from engine.arrays import CACHE_LINE, Array, Segments, aligned, constant
 from engine.costs import Cost
 from engine.once import once
 
@@ -327,7 +327,7 @@ class Network:
 
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
-        to_mean, sighting = 1 / self._batch_size, self.sighting
+        to_mean, sighting = constant(1 / self._batch_size, self.theta.dtype), self.sighting
         self._untaken = self.rest
         for i, (layers, slopes, delta, share, mean_delta) in enumerate(self.groups):
             for alike in slopes:
