@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from itertools import groupby
 from typing import NamedTuple
+from weakref import ref
 
 import numpy as np
 
@@ -122,8 +123,9 @@ class NotedRows(Notes):
 
     def __init__(self, network: Network, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None) -> None:
         super().__init__(capacity)
-        self._lap = lap
-        self._network, self._batch_size, self.wanted = network, network.batch_size, wanted
+        self._network = ref(network)  # no circle: a network without users is gone at once
+        self._take_slopes = Places.of(network).take_slopes
+        self._batch_size, self.wanted, self._lap = network.batch_size, wanted, lap
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
         names, units = _kept(wanted), plan.parts[-1].stop
         kept = aligned((len(names), units, self._batch_size), network.theta.dtype)
@@ -134,8 +136,14 @@ class NotedRows(Notes):
             slopes = slopes_of(neighbours(network.layers, plan.parts), named["z"], named["a"], named["slope"])
         given = frozenset(of for of in wanted.sums if of not in _ROWS_OF)
         self.places = Places(
-            *(plan, kept.dtype, {of: named[_ROWS_OF[of]] for of in wanted.sums - given}, {}),
-            *([(0, network.depth, slopes)], [], _nothing if wanted.counts else _no_slopes, given),
+            plan,
+            kept.dtype,
+            rows={of: named[_ROWS_OF[of]] for of in wanted.sums - given},
+            flat={},
+            groups=[(0, network.depth, slopes)],
+            others=[],
+            take_slopes=_nothing if wanted.counts else _no_slopes,
+            given=given,
         )
         self.factors = np.ones((capacity, *[1] * len(network.ensemble))) if of_update else None
 
@@ -155,7 +163,7 @@ class NotedRows(Notes):
 
     def is_of(self, network: Network) -> bool:
         """Whether they are of this network."""
-        return network is self._network
+        return network is self._network()
 
     def see(self, group: int) -> None:
         """All is done when the last group of layers has been there: these are small networks."""
@@ -172,7 +180,7 @@ class NotedRows(Notes):
         products, _, copies = self._slots[len(self.steps)]
         multiply(products)
         if self.wanted.counts:
-            self._network.slope()
+            self._take_slopes()
         for block in self._looked_at:
             self._sound = sum(np.vecdot(block, block).tolist()) < math.inf
         for to, come in copies:
@@ -186,7 +194,7 @@ class NotedRows(Notes):
         """A sum over units that cannot be trusted is mended later: its numbers are there."""
         network, k = moment.network, len(self.steps)
         factor = 1.0 if self.factors is None else factor_of(moment.proposed, network)
-        if factor is None or network is not self._network or network.batch_size != self._batch_size:
+        if factor is None or not self.is_of(network) or network.batch_size != self._batch_size:
             return False
         if not self._seen or network.sighting is not self:
             self._see_late()
@@ -222,7 +230,11 @@ def _all_within(bounds: tuple[float, float], squares: list[float], times: float)
 def _products(network: Network, given: Collection[Of], sums: Array) -> list[Product]:
     """What takes these sums over parameters, [7, L, E...]."""
     flat, of_layer = of_parameters(network.theta, network.grad, network.parameters), np.moveaxis(sums, 1, -1)
-    return [p for of in sorted(given) for x, segments in [flat[of]] for p in segments.products(x, x, of_layer[of])]
+    found: list[Product] = []
+    for of in sorted(given):
+        x, segments = flat[of]
+        found += segments.products(x, x, of_layer[of])
+    return found
 
 
 def _between(sums: Iterable[Of]) -> slice:
