@@ -55,7 +55,7 @@ def test_a_step_that_is_noted_is_the_last_pass_however_it_came_about() -> None:
         means = vitals.z_mean_square, vitals.activation_mean, vitals.activation_variance, vitals.dead_fraction
         return [*sizes, *means, vitals.share_below(0.3)]
 
-    for step, how in enumerate(("seen", "unseen", "seen before", "huge", "lost", "seen")):
+    for step, how in enumerate(("seen", "unseen", "seen before", "huge", "lost", "seen", "huge")):
         net.theta[...] = rng.standard_normal(net.theta.shape) * (1e200 if how == "huge" else 1)
         net.gradient(x * (np.nan if how == "lost" else 1), y, HALF, Seeing(notes) if how != "unseen" else None)
         if how == "seen before":
