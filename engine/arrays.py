@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -34,9 +34,12 @@ def aligned(shape: Sequence[int], dtype: DTypeLike) -> Array:
     return room[start : start + size].view(dtype).reshape(shape)
 
 
-@cache
+@lru_cache(maxsize=256)
 def constant(value: float, dtype: np.dtype[Any]) -> Array:
-    """A number as an array without axes, not to be written to: a ufunc takes half as long over it as over Python's."""
+    """A number as an array without axes, not to be written to: a ufunc takes half as long over it as over Python's.
+
+    Not for −0.0, which is the same key as 0.0.
+    """
     made = np.array(value, dtype)
     made.flags.writeable = False
     return made
@@ -152,21 +155,28 @@ def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
     return np.asarray((squares >= smallest) & (squares <= largest))
 
 
-def all_safe(squares: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether all of them can be trusted."""
-    (smallest, largest), (least, most) = bounds(dtype), extent(squares)
-    return least >= smallest and most <= largest
-
-
-def extent(squares: Array) -> tuple[float, float]:
-    """The least and the largest of these; NaN if any is (or could be). Of none: ∞ and −∞."""
-    if 0 < squares.size <= FEW:
-        few = squares.ravel().tolist()
-        return (min(few), max(few)) if math.isfinite(sum(few)) else (math.nan, math.nan)
-    if not squares.size:
+def extent(x: Array) -> tuple[float, float]:
+    """The least and the largest of numbers that are not negative; NaN if any is. Of none: ∞ and −∞."""
+    if not x.size:
         return math.inf, -math.inf
-    flat = squares.reshape(-1)
-    return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
+    if x.size > FEW:
+        flat = x.reshape(-1)
+        return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
+    few = x.ravel().tolist()
+    return (min(few), max(few)) if sum(few) >= 0 else (math.nan, math.nan)
+
+
+def within(extent: tuple[float, float], dtype: np.dtype[Any], times: float = 1.0) -> bool:
+    """Whether sums of squares of this extent can be trusted, and so many times as much of each."""
+    (smallest, largest), (least, most) = _BOUNDS[dtype.char], extent
+    if times <= 1.0:
+        return least * times >= smallest and most <= largest
+    return least >= smallest and most * times <= largest
+
+
+def all_safe(squares: Array, dtype: np.dtype[Any], times: float = 1.0) -> bool:
+    """Whether all of these sums of squares can be trusted, and so many times as much of each."""
+    return within(extent(squares), dtype, times)
 
 
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:

@@ -25,7 +25,8 @@ def _no_inputs() -> Iterator[Array]:
 
 @dataclass(eq=False)
 class Moment:
-    """A step. Nothing here may be changed by who looks at it.
+    """A step. Nothing here may be changed by who looks at it (a frozen class would say so, and take twice as long to
+    make, at every step).
 
     Attributes:
         network: after ``forward`` and ``backward``.

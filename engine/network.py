@@ -69,7 +69,8 @@ class Rows:
     The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
     equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
     them. mean_delta [N] is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or
-    ``backward`` needed. ``block`` [6, N·B and some room] holds all but mean_delta, in the order of ``ORDER``.
+    ``backward`` needed. ``block`` [6, N·B and some room] holds all but mean_delta, in the order of ``ORDER``: what is
+    kept together lies together, and is copied at once (:class:`engine.notes.NotedRows`).
     """
 
     ORDER: ClassVar[tuple[str, ...]] = ("slope", "z", "a", "delta", "share", "dC_da")
@@ -131,7 +132,10 @@ class Sighting(Protocol):
     """What an onlooker makes of one pass."""
 
     def see(self, group: int) -> None:
-        """The layers of this group (:attr:`Network.groups`) have z, a, δ, ∂C/∂W and ∂C/∂b."""
+        """The layers of this group (:attr:`Network.groups`) have z, a, δ, ∂C/∂W and ∂C/∂b, and σ'(z) but for the rest.
+
+        Not :meth:`Network.slope`: that is for when all groups have been seen.
+        """
 
 
 def slices(lengths: Iterable[int]) -> list[slice]:
@@ -328,7 +332,6 @@ class Network:
     def _propagate(self) -> Array:
         above = top = self.layers[-1]
         to_mean, sighting = constant(1 / self._batch_size, self.theta.dtype), self.sighting
-        self._untaken = self.rest
         for i, (layers, slopes, delta, share, mean_delta) in enumerate(self.groups):
             for alike in slopes:
                 alike.take()
@@ -346,6 +349,7 @@ class Network:
                 self._gradient(layer)
             if sighting is not None:
                 sighting.see(i)
+        self._untaken = self.rest
         return self.grad
 
     def slope(self) -> Array:

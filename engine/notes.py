@@ -2,7 +2,8 @@
 
 In a small network it is not the numbers that make measuring dear but the calls. Most probes follow from a few sums
 (:class:`engine.vitals.Vitals`), and what follows from them is worked out for many steps at once, as if these were
-members of a stack. The values are those that each step would have given by itself, bit for bit.
+members of a stack. The values are those that each step would have given by itself, bit for bit (on CPUs whose sums do
+not depend on where numbers lie; BLAS kernels from before SSE4.2 look at that).
 
 Where even the numbers of a layer are few, they are kept, and the sums, too, are taken for many steps at once
 (:class:`NotedRows`); else a step's sums are taken while it is in the cache, and only they are kept
@@ -13,94 +14,169 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 from weakref import ref
 
 import numpy as np
 
-from engine.arrays import Array, Product, aligned, bounds, multiply
+from engine.arrays import Array, Product, aligned, all_safe, multiply
 from engine.moment import Moment
-from engine.network import Network, Rows, neighbours, slopes_of
+from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
-from engine.sums import NotThereError, Of, Places, Plan, Sums, Wanted, of_parameters
-from engine.vitals import Vitals
+from engine.sums import ROWS_OF, NotThereError, Of, Places, Plan, Sums, Wanted, of_parameters, of_rows
+from engine.vitals import Source, Vitals
 
 Lap = Callable[[str], None]
-KEPT_BYTES = 2**20  # of rows that are kept: more would leave the caches before they are summed
-FEWEST = 8  # steps that have to fit in there
+FEWEST = 8  # steps that must have room together, if their rows are to be kept
 
 
 class Notes(ABC):
     """Of up to K steps of one network with batches of one size.
 
+    Args:
+        moment: a step as the others will be.
+        wanted: what will be asked for.
+        capacity: K.
+        of_update: whether the size of the update will be asked for.
+
     Attributes:
         steps: those that are noted.
         capacity: K.
+        nbytes: of the rows that are kept.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    nbytes = 0
+
+    def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> None:
+        network = moment.network
+        self._network, self._batch_size = ref(network), network.batch_size  # no circle: it is gone with its last user
+        self.wanted, self.capacity = wanted, capacity
+        self.factors = np.ones((capacity, *[1] * len(network.ensemble))) if of_update else None
         self.steps: list[int] = []
 
     @staticmethod
-    def of(moment: Moment, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None = None) -> Notes:
-        """The fitting kind.
+    def of(moment: Moment, wanted: Wanted, capacity: int, of_update: bool, room: int, lap: Lap | None = None) -> Notes:
+        """The fitting kind, with the largest K that there is room for.
 
         Args:
-            moment: a step as the others will be.
-            wanted: what will be asked for.
+            moment, wanted, of_update: as above.
             capacity: the largest K.
-            of_update: whether the size of the update will be asked for.
-            lap: told when looking begins ("step" is over) and ends ("sums" are).
+            room: bytes for rows that are kept.
+            lap: told when an onlooker begins ("step" is over) and ends ("sums" are).
         """
-        if rows := kept_steps(moment.network, wanted, capacity):
-            return NotedRows(moment.network, wanted, rows, of_update, lap)
-        return NotedSums(moment, wanted, capacity, of_update)
+        fitting = room // max(1, moment.network.rows.z.nbytes * len(_kept(wanted)))
+        if fitting < min(FEWEST, capacity):
+            return NotedSums(moment, wanted, capacity, of_update)
+        return NotedRows(moment, wanted, min(1 << fitting.bit_length() - 1, capacity), of_update, lap)
 
     @property
     def full(self) -> bool:
         """Whether there is no room for another step."""
         return len(self.steps) == self.capacity
 
-    @abstractmethod
+    def sighting(self, network: Network) -> Sighting | None:
+        """What looks on at a pass of this network, if it is not to be the sums that are wanted."""
+        return None
+
     def note(self, moment: Moment, step: int) -> bool:
         """Note a step, if that is enough to know what is wanted; False, and nothing noted, if it has to be measured.
 
-        It has where a number is not finite (whoever watches a run must hear of it), where a sum over parameters cannot
-        be trusted, or if the update is no multiple of the gradient.
+        It has where a number is not finite (whoever watches a run must hear of it at once), where the δ, the weights or
+        the gradient of a layer are all 0 or a sum of their squares cannot be trusted, where the update is no multiple
+        of the gradient, and where there is no room.
         """
+        network, k = moment.network, len(self.steps)
+        if k == self.capacity or network is not self._network() or network.batch_size != self._batch_size:
+            return False
+        if self.factors is None:
+            times = 1.0
+        else:
+            factor = factor_of(moment.proposed, network)
+            if factor is None:
+                return False
+            self.factors[k], times = factor, factor * factor or 1.0
+        if not self._keep(network, times):
+            return False
+        self.steps.append(step)  # now, and not before, it is there
+        return True
 
     @abstractmethod
+    def _keep(self, network: Network, times: float) -> bool:
+        """Keep the next step, if all squares can be trusted, and so many times as much of each."""
+
     def vitals(self) -> Vitals:
         """Of the steps noted, in order, as an axis in front of the ensemble axes: [L, k or more, E...].
 
         To be read at once. What was not wanted raises NotThereError.
         """
+        plan, source, axes = self._source()
+        factors = None if self.factors is None else self.factors[: self.capacity if axes == 0 else len(self.steps)]
+        return _Noted(plan, _Required(source, self.wanted), factors, axes)
+
+    @abstractmethod
+    def _source(self) -> tuple[Plan, Source, int]:
+        """Of the sums: of which layers, from where, and how many axes lie between layers and the plan's ensemble."""
 
     def clear(self) -> None:
         """Begin anew."""
         self.steps.clear()
 
 
-def kept_steps(network: Network, wanted: Wanted, capacity: int) -> int:
-    """Of how many steps the rows can be kept, a power of 2 or at most so many; 0 if that does not pay.
+class _Noted(Vitals):
+    def __init__(self, plan: Plan, source: Source, factors: Array | None, axes: int) -> None:
+        super().__init__(plan, source, axes)
+        self._factors = factors
 
-    Args:
-        network: after a forward pass.
-    """
-    rows = network.rows
-    room = KEPT_BYTES // max(1, rows.z.nbytes * len(_kept(wanted)))
-    return 0 if room < FEWEST else min(1 << room.bit_length() - 1, capacity)
+    def _update_norm(self) -> Array:
+        if self._factors is None:
+            raise NotThereError("the size of the update was not wanted when these steps were noted")
+        return np.abs(self._factors) * self.gradient_norm
 
 
-_ROWS_OF = {Of.A: "a", Of.ZZ: "z", Of.AA: "a", Of.DELTA: "delta"}
+class _Required(Source):
+    """A source of what was wanted, and of nothing else, whatever it may have."""
+
+    def __init__(self, source: Source, wanted: Wanted) -> None:
+        self._source, self._wanted = source, wanted
+
+    def norm(self, of: Of) -> Array:
+        self._require(of in self._wanted.sums, f"the sum {of.name}")
+        return self._source.norm(of)
+
+    def mean(self, of: Of) -> Array:
+        self._require(of in self._wanted.sums, f"the sum {of.name}")
+        return self._source.mean(of)
+
+    def mean_square(self, of: Of) -> Array:
+        self._require(of in self._wanted.sums, f"the sum {of.name}")
+        return self._source.mean_square(of)
+
+    def variance(self) -> Array:
+        self._require({Of.A, Of.AA} <= self._wanted.sums, "the variance of a")
+        return self._source.variance()
+
+    def below(self, fraction: float) -> Array:
+        self._require(fraction in self._wanted.below, f"the count below {fraction}")
+        return self._source.below(fraction)
+
+    def dead(self) -> Array:
+        self._require(self._wanted.live, "which units are live")
+        return self._source.dead()
+
+    def _require(self, there: bool, what: str) -> None:
+        if not there:
+            raise NotThereError(f"{what} was not wanted when these steps were noted")
+
+
+# Rows that are kept
 
 
 def _kept(wanted: Wanted) -> tuple[str, ...]:
     """Which rows what is wanted is made of, and what lies between them."""
-    names = [_ROWS_OF[of] for of in wanted.sums if of in _ROWS_OF] + (["slope", "a"] if wanted.counts else [])
+    names = [ROWS_OF[of] for of in wanted.sums if of in ROWS_OF] + (["slope", "a"] if wanted.counts else [])
     places = [Rows.ORDER.index(name) for name in names]
     return Rows.ORDER[min(places) : max(places) + 1] if places else ()
 
@@ -116,261 +192,204 @@ class _Slot(NamedTuple):
 class NotedRows(Notes):
     """The rows of K steps, those of each layer together, as those of a stack are; and sums over the parameters.
 
+    A sum over units that cannot be trusted is mended later: its numbers are there. Those over parameters are not, so
+    they are looked at; and, with δ, the sums over ⟨δ⟩, which tell a layer whose δ is 0.
+
     Args:
-        network: after a pass.
-        wanted, capacity, of_update, lap: as in :meth:`Notes.of`.
+        moment, wanted, capacity, of_update, lap: as in :meth:`Notes.of`.
     """
 
-    def __init__(self, network: Network, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None) -> None:
-        super().__init__(capacity)
-        self._network = ref(network)  # no circle: a network without users is gone at once
-        self._take_slopes = Places.of(network).take_slopes
-        self._batch_size, self.wanted, self._lap = network.batch_size, wanted, lap
+    def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None) -> None:
+        super().__init__(moment, wanted, capacity, of_update)
+        network, self._lap = moment.network, lap
+        names, line = _kept(wanted), slice(0)
+        if names:
+            line = slice(Rows.ORDER.index(names[0]), Rows.ORDER.index(names[-1]) + 1)
+        self._block, self._rest = network.rows.block[line], network.rest if wanted.counts else []
+        over_parameters = {of for of in wanted.sums if of not in ROWS_OF}
+        if Of.DELTA in wanted.sums:
+            over_parameters.add(Of.BIAS_GRADIENT)
+        self._given = Wanted(frozenset(over_parameters))
+        # an infinite δ makes its mean infinite, which is looked at
+        self._looks_at_rows = not (set(names) <= {"delta"} and Of.BIAS_GRADIENT in over_parameters)
+        self._flat = of_parameters(network.theta, network.grad, network.parameters)
+        self._over_parameters = np.ones((capacity, len(Of), network.depth, *network.ensemble), network.theta.dtype)
+
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
-        names, units = _kept(wanted), plan.parts[-1].stop
-        kept = aligned((len(names), units, self._batch_size), network.theta.dtype)
-        kept[...] = 1  # as the sums are
-        named = dict(zip(names, kept, strict=True))
+        self._rows = aligned((len(names), plan.parts[-1].stop, self._batch_size), network.theta.dtype)
+        self._rows[...] = 1  # a step that is not there leaves nothing to mend
+        self.nbytes = self._rows.nbytes
+        named = dict(zip(names, self._rows, strict=True))
         slopes = []
         if wanted.counts:
             slopes = slopes_of(neighbours(network.layers, plan.parts), named["z"], named["a"], named["slope"])
-        given = frozenset(of for of in wanted.sums if of not in _ROWS_OF)
         self.places = Places(
             plan,
-            kept.dtype,
-            rows={of: named[_ROWS_OF[of]] for of in wanted.sums - given},
+            self._rows.dtype,
+            rows={of: rows for of, rows in of_rows(named).items() if of in wanted.sums},
             flat={},
             groups=[(0, network.depth, slopes)],
             others=[],
-            take_slopes=_nothing if wanted.counts else _no_slopes,
-            given=given,
+            take_slopes=lambda: None,
+            given=self._given.sums,
         )
-        self.factors = np.ones((capacity, *[1] * len(network.ensemble))) if of_update else None
+        self._runs = [(size, len(list(alike))) for size, alike in groupby(layer.b.size for layer in network.layers)]
+        self._slots: list[_Slot] = []  # made when first used: a page may be due but once
+        self._last = len(network.groups) - 1
+        self._seen: tuple[int, bool] | None = None  # into which slot a pass was put, and whether its rows are finite
 
-        first = Rows.ORDER.index(names[0]) if names else 0
-        block = network.rows.block[first : first + len(names)]
-        # an infinite δ makes its mean infinite, and that is looked at
-        self._looked_at = () if set(names) <= {"delta"} and Of.BIAS_GRADIENT in given else (block,)
-        self._bounds = bounds(kept.dtype)
-        self._squares = _between(given)
-        parameters = np.ones((capacity, len(Of), network.depth, *network.ensemble), kept.dtype)
-        self._sums = parameters[:, self._squares]
-        self._slots = [
-            _Slot(_products(network, given, sums), sums[self._squares].reshape(-1), copies)
-            for sums, copies in zip(parameters, _copies(network, block, kept, capacity), strict=True)
-        ]
-        self._last, self._seen, self._sound = len(network.groups) - 1, False, False
-
-    def is_of(self, network: Network) -> bool:
-        """Whether they are of this network."""
-        return network is self._network()
+    def sighting(self, network: Network) -> Sighting | None:
+        """Itself."""
+        return self if network is self._network() else None
 
     def see(self, group: int) -> None:
         """All is done when the last group of layers has been there: these are small networks."""
-        if group < self._last:
-            return
-        if self._lap is not None:
-            self._lap("step")
-        self._see()
-        if self._lap is not None:
-            self._lap("sums")
+        if group == self._last and not self.full:
+            if self._lap is not None:
+                self._lap("step")
+            self._see()
+            if self._lap is not None:
+                self._lap("sums")
 
-    def _see(self) -> None:
-        self._seen, self._sound = True, True
-        products, _, copies = self._slots[len(self.steps)]
+    def _see(self) -> tuple[int, bool]:
+        self._seen, k, finite = None, len(self.steps), True
+        while k >= len(self._slots):
+            self._slots.append(self._slot(len(self._slots)))
+        products, _, copies = self._slots[k]
         multiply(products)
-        if self.wanted.counts:
-            self._take_slopes()
-        for block in self._looked_at:
-            self._sound = sum(np.vecdot(block, block).tolist()) < math.inf
+        for alike in self._rest:
+            alike.take()
+        if self._looks_at_rows:
+            finite = sum(np.vecdot(self._block, self._block).tolist()) < math.inf
         for to, come in copies:
             to[...] = come
+        self._seen = seen = k, finite  # now, and not before, all of it is there
+        return seen
 
-    @np.errstate(all="ignore")
-    def _see_late(self) -> None:
-        self._see()
+    def _slot(self, k: int) -> _Slot:
+        sums, products = self._over_parameters[k], list[Product]()
+        of_layer = np.moveaxis(sums, 1, -1)
+        for of in sorted(self._given.sums):
+            x, segments = self._flat[of]
+            products += segments.products(x, x, of_layer[of])
+        q, K, B = len(self._rows), self.capacity, self._batch_size
+        copies, start = list[tuple[Array, Array]](), 0
+        for units, count in self._runs if q else ():
+            end = start + units * count
+            to = self._rows[:, K * start : K * end].reshape(q, count, K, units * B)
+            copies.append((to[:, :, k], self._block[:, start * B : end * B].reshape(q, count, units * B)))
+            start = end
+        return _Slot(products, sums[self._given.squares].reshape(-1), copies)
 
-    def note(self, moment: Moment, step: int) -> bool:
-        """A sum over units that cannot be trusted is mended later: its numbers are there."""
-        network, k = moment.network, len(self.steps)
-        factor = 1.0 if self.factors is None else factor_of(moment.proposed, network)
-        if factor is None or not self.is_of(network) or network.batch_size != self._batch_size:
-            return False
-        if not self._seen or network.sighting is not self:
-            self._see_late()
-        self._seen = False
-        squares = self._slots[k].squares
-        if not (self._sound and _all_within(self._bounds, squares.tolist(), factor * factor)):
-            squares[...] = 1  # what is of no step leaves nothing to mend
-            return False
-        if self.factors is not None:
-            self.factors[k] = factor
-        self.steps.append(step)  # now, and not before, it is there
-        return True
+    def _keep(self, network: Network, times: float) -> bool:
+        seen, self._seen = self._seen, None
+        if seen is None or seen[0] != len(self.steps) or network.sighting is not self:
+            with np.errstate(all="ignore"):
+                seen = self._see()
+            self._seen = None
+        slot, finite = seen
+        return finite and all_safe(self._slots[slot].squares, self.places.dtype, times)
 
-    def vitals(self) -> Vitals:
-        """Of K steps; those beyond the noted ones are of no step."""
-        self.places.sums[self._squares] = np.moveaxis(self._sums, 0, 2)
-        sums = Sums(self.places, self.wanted)
+    def _source(self) -> tuple[Plan, Source, int]:
+        given, k = self._given.squares, len(self.steps)
+        self.places.sums[given] = 1
+        self.places.sums[given, :, :k] = np.moveaxis(self._over_parameters[:k, given], 0, 2)
+        sums = Sums(self.places, Wanted(self.wanted.sums | self._given.sums, self.wanted.below, self.wanted.live))
         sums.see(0)
-        return _Members(self.places.plan, sums, self.factors)
+        return self.places.plan, sums, 0
+
+    def clear(self) -> None:
+        """Begin anew."""
+        super().clear()
+        self._seen = None
 
 
-def _all_within(bounds: tuple[float, float], squares: list[float], times: float) -> bool:
-    """Whether all of these squares, and so many times as much of each, are within the bounds of their type."""
-    if not squares:
-        return True
-    if not sum(squares) < math.inf:  # NaN, of which min and max may know nothing, or beyond the upper bound
-        return False
-    smallest, largest = bounds
-    least = min(squares)
-    return least * times >= smallest if times <= 1 else least >= smallest and max(squares) * times <= largest
-
-
-def _products(network: Network, given: Collection[Of], sums: Array) -> list[Product]:
-    """What takes these sums over parameters, [7, L, E...]."""
-    flat, of_layer = of_parameters(network.theta, network.grad, network.parameters), np.moveaxis(sums, 1, -1)
-    found: list[Product] = []
-    for of in sorted(given):
-        x, segments = flat[of]
-        found += segments.products(x, x, of_layer[of])
-    return found
-
-
-def _between(sums: Iterable[Of]) -> slice:
-    """These of all sums, and what lies between them."""
-    some = sorted(sums)
-    return slice(some[0], some[-1] + 1) if some else slice(0)
-
-
-def _copies(network: Network, block: Array, kept: Array, capacity: int) -> list[list[tuple[Array, Array]]]:
-    """For each of K steps, where to put rows and where to take them from: neighbouring layers of one size at once."""
-    found: list[list[tuple[Array, Array]]] = [[] for _ in range(capacity)]
-    B, start = network.batch_size, 0
-    for size, alike in groupby(layer.b.size for layer in network.layers):
-        count = len(list(alike)) if len(block) else 0
-        end = start + count * size
-        come = block[:, start * B : end * B].reshape(len(block), count, size * B)
-        to = kept[:, capacity * start : capacity * end].reshape(len(block), count, capacity, size * B)
-        for k in range(capacity if count else 0):
-            found[k].append((to[:, :, k], come))
-        start = end
-    return found
-
-
-def _nothing() -> None:
-    """There is nothing to do."""
-
-
-def _no_slopes() -> None:
-    raise NotThereError("no slopes were kept of these steps")
-
-
-class _Members(Vitals):
-    """Of steps that are members of a stack."""
-
-    def __init__(self, plan: Plan, sums: Sums, factors: Array | None) -> None:
-        super().__init__(plan, sums)
-        self._factors = factors
-
-    def _update_norm(self) -> Array:
-        return _times(self._factors, self.gradient_norm)
-
-
-def _times(factors: Array | None, gradient_norm: Array) -> Array:
-    if factors is None:
-        raise NotThereError("the size of the update was not wanted when these steps were noted")
-    return np.abs(factors) * gradient_norm
+# Sums that are kept
 
 
 class NotedSums(Notes):
-    """The sums of up to K steps.
+    """The sums of up to K steps; those over units have to be trusted, too.
 
     Args:
         moment, wanted, capacity, of_update: as in :meth:`Notes.of`.
     """
 
     def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> None:
-        super().__init__(capacity)
+        super().__init__(moment, wanted, capacity, of_update)
         places = Places.of(moment.network)
-        plan = places.plan
-        self.plan, self.wanted = plan, wanted
-        shape = capacity, len(plan.numbers), *plan.ensemble
-        self.sums = np.ones((capacity, len(Of), *shape[1:]), places.dtype)
-        self.lost, self.around = np.zeros(shape, bool), np.empty(shape)
-        self.dead = np.empty((capacity, len(places.live)), bool)
-        self.below = {fraction: np.empty(shape) for fraction in wanted.below}
-        self.factors = np.ones((capacity, *[1] * len(plan.ensemble))) if of_update else None
-        self.has_variance = {Of.A, Of.AA} <= wanted.sums
+        self._plan, shape = places.plan, (capacity, *places.plan.shape)
+        self._sums = np.ones((capacity, *places.sums.shape), places.dtype)
+        self._lost, self._around = np.zeros(shape, bool), np.empty(shape)
+        self._dead = np.empty((capacity, len(places.live)), bool)
+        self._below = {fraction: np.empty(shape) for fraction in wanted.below}
 
     @np.errstate(all="ignore")
-    def note(self, moment: Moment, step: int) -> bool:
-        """False, too, if nobody had these sums taken or one over units cannot be trusted."""
-        sums, wanted, k = Sums.of(moment.network), self.wanted, len(self.steps)
-        factor = 1.0 if self.factors is None else factor_of(moment.proposed, moment.network)
-        if factor is None or sums.wanted is not wanted or not (sums.safe and sums.safe_times(factor * factor)):
-            return False
-        if self.has_variance:
-            self.lost[k] = lost = sums.cancelled()
+    def _keep(self, network: Network, times: float) -> bool:
+        sums, wanted, k = Sums.of(network), self.wanted, len(self.steps)
+        if sums.wanted is not wanted or not (sums.safe and sums.safe_times(times)):
+            return False  # or nobody had these sums taken
+        if {Of.A, Of.AA} <= wanted.sums:
+            self._lost[k] = lost = sums.cancelled()
             if some := sums.layers_with(lost):
-                self.around[k, some] = sums.variance_around(some)
+                self._around[k, some] = sums.variance_around(some)
         elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
             return False
-        if self.factors is not None:
-            self.factors[k] = factor
-        self.sums[k] = sums.places.sums
-        for fraction, counts in self.below.items():
+        self._sums[k] = sums.places.sums
+        for fraction, counts in self._below.items():
             counts[k] = sums.below(fraction)
         if wanted.live:
-            np.equal(sums.live(), 0, self.dead[k])
-        self.steps.append(step)
+            np.equal(sums.live(), 0, self._dead[k])
         return True
 
-    def vitals(self) -> Vitals:
-        """Of the steps noted."""
-        return _Noted(self)
+    def _source(self) -> tuple[Plan, Source, int]:
+        k = len(self.steps)
+        by_step = partial(_by_step, k)
+        below = {fraction: by_step(counts) for fraction, counts in self._below.items()}
+        lost, around = by_step(self._lost), by_step(self._around)
+        return self._plan, _Trusted(self._plan, self._sums[:k], lost, around, below, self._dead[:k]), 1
 
 
-class _Noted(Vitals):
-    """Its own source of sums, all of which can be trusted."""
+def _by_step(k: int, x: Array) -> Array:
+    """The first k steps: [K, L, E...] -> [L, k, E...]."""
+    return x[:k].swapaxes(0, 1)
 
-    def __init__(self, notes: NotedSums) -> None:
-        super().__init__(notes.plan, self, axes=1)
-        self._notes, self._steps = notes, slice(0, len(notes.steps))
+
+class _Trusted(Source):
+    """Of sums all of which can be trusted: [k, 7, L, E...]; ⟨(a − ⟨a⟩)²⟩ where ⟨a²⟩ − ⟨a⟩² is lost, and counts."""
+
+    def __init__(
+        self, plan: Plan, sums: Array, lost: Array, around: Array, below: dict[float, Array], dead: Array
+    ) -> None:
+        self._plan, self._sums, self._lost, self._around, self._below, self._dead = (
+            plan,
+            sums,
+            lost,
+            around,
+            below,
+            dead,
+        )
+
+    def _sum(self, of: Of) -> Array:
+        return self._sums[:, of].swapaxes(0, 1).astype(np.float64)
 
     def norm(self, of: Of) -> Array:
         return np.sqrt(self._sum(of))
 
     def mean(self, of: Of) -> Array:
-        return np.asarray(self._sum(of) / self.pairs)
+        return np.asarray(self._sum(of) / self._plan.pairs[:, None])
 
-    mean_square = mean
+    def mean_square(self, of: Of) -> Array:
+        return self.mean(of)
+
+    def variance(self) -> Array:
+        return np.where(self._lost, self._around, self.mean(Of.AA) - np.square(self.mean(Of.A)))
 
     def below(self, fraction: float) -> Array:
-        self._require(fraction in self._notes.below, f"the count below {fraction}")
-        return self._notes.below[fraction][self._steps].swapaxes(0, 1)
+        return self._below[fraction]
 
     def dead(self) -> Array:
-        self._require(self._notes.wanted.live, "which units are live")
-        dead, plan = self._notes.dead[self._steps], self.plan
+        dead, plan = self._dead, self._plan
         counts = np.zeros((len(dead), len(plan.starts)))
         if dead.any():
             counts = np.add.reduceat(dead.astype(np.float64), plan.starts, axis=1)
         return counts.reshape(len(dead), *plan.shape).swapaxes(0, 1)
-
-    def _sum(self, of: Of) -> Array:
-        self._require(of in self._notes.wanted.sums, f"the sum {of.name}")
-        return self._notes.sums[self._steps, of].swapaxes(0, 1).astype(np.float64)
-
-    def _update_norm(self) -> Array:
-        factors = self._notes.factors
-        return _times(None if factors is None else factors[self._steps], self.gradient_norm)
-
-    def variance(self) -> Array:
-        self._require(self._notes.has_variance, "the variance of a")
-        lost, around = (x[self._steps].swapaxes(0, 1) for x in (self._notes.lost, self._notes.around))
-        return np.where(lost, around, self.mean(Of.AA) - np.square(self.mean(Of.A)))
-
-    def _require(self, there: bool, what: str) -> None:
-        if not there:
-            raise NotThereError(f"{what} was not wanted when these steps were noted")

@@ -118,7 +118,7 @@ class Layers(Vitals):
 
         parameters = Parameters((m, n))
         flat = of_parameters(theta, grad, parameters)
-        places = Places(plan, theta.dtype, of_rows(z, a, delta), flat, [(0, 1, slopes)], [], take)
+        places = Places(plan, theta.dtype, of_rows({"z": z, "a": a, "delta": delta}), flat, [(0, 1, slopes)], [], take)
         return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), parameters, take, Sums(places))
 
     @property

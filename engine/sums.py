@@ -18,7 +18,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import Array, Product, Segments, bounds, extent, mended, multiply, root
+from engine.arrays import Array, Product, Segments, extent, mended, multiply, root, within
 from engine.network import Layer, Network, Parameters, Sighting, Slopes, slices
 from engine.once import once
 
@@ -130,9 +130,12 @@ class Plan:
         return np.asarray(mended(summed, x.dtype, rows) / self.pairs[first:last])
 
 
-def of_rows(z: Array, a: Array, delta: Array) -> dict[Of, Array]:
-    """What is summed over units and examples, from rows [N, B]."""
-    return {Of.A: a, Of.ZZ: z, Of.AA: a, Of.DELTA: delta}
+ROWS_OF = {Of.A: "a", Of.ZZ: "z", Of.AA: "a", Of.DELTA: "delta"}
+
+
+def of_rows(rows: Mapping[str, Array]) -> dict[Of, Array]:
+    """What is summed over units and examples, from those of z, a and delta [N, B] that there are."""
+    return {of: rows[name] for of, name in ROWS_OF.items() if name in rows}
 
 
 def of_parameters(theta: Array, grad: Array, parameters: Parameters) -> dict[Of, Flat]:
@@ -252,7 +255,7 @@ class Places:
             network.memo[key] = cls(
                 Plan(network.layers, network.ensemble, network.batch_size),
                 network.theta.dtype,
-                of_rows(rows.z, rows.a, rows.delta),
+                of_rows({"z": rows.z, "a": rows.a, "delta": rows.delta}),
                 of_parameters(network.theta, network.grad, network.parameters),
                 groups,
                 network.rest,
@@ -353,8 +356,8 @@ class Sums:
             self._lap("sums")
 
     @once
-    def _bounds(self) -> tuple[float, float]:
-        """The least and the largest of the squares that were wanted; NaN if any is (or could be)."""
+    def _extent(self) -> tuple[float, float]:
+        """The least and the largest of the squares that were wanted; NaN if any is."""
         return extent(self.places.sums[self.wanted.squares])
 
     @once
@@ -364,8 +367,7 @@ class Sums:
 
     def safe_times(self, factor: float) -> bool:
         """Whether they all could be if they were so many times as large."""
-        (smallest, largest), (least, most) = bounds(self.places.dtype), self._bounds
-        return least * factor >= smallest and most * factor <= largest
+        return within(self._extent, self.places.dtype, factor)
 
     def _squares(self, of: Of) -> Array:
         if of not in self.wanted.sums:

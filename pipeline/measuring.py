@@ -12,13 +12,14 @@ import numpy as np
 
 from engine.moment import Moment
 from engine.network import Network, Onlooker, Sighting
-from engine.notes import NotedRows, Notes, kept_steps
+from engine.notes import FEWEST, Notes
 from engine.probes import Probe, Reading, VitalProbe
 from engine.sums import NotThereError, Wanted
 from pipeline.records import Record
 from pipeline.stopwatch import Stopwatch
 
 CAPACITY, SPAN = 64, 256  # steps noted, and steps since the first of them, before they are looked at together
+KEPT_BYTES = 2**20  # of rows that are kept: more would leave the caches before they are summed
 SMALL = 2**19  # numbers in a network and its batch; in larger ones they, and not the calls, are what measuring costs
 
 
@@ -54,7 +55,9 @@ class _Page:
         lap: told when looking begins and ends, if somebody wants to know.
         noted: whether steps may be noted.
         tried: whether it is known that the probes ask for no more than is noted.
+        capacity: of new notes; it grows with their use, for a page may be due but once.
         notes: of the steps, by batch size.
+        thin: how many times in a row so few steps were worked out together that noting them did not pay.
     """
 
     probes: Mapping[str, Probe]
@@ -62,7 +65,9 @@ class _Page:
     lap: Callable[[str], None] | None
     noted: bool
     tried: bool = False
+    capacity: int = FEWEST
     notes: dict[int, Notes] = field(default_factory=dict)
+    thin: int = 0
 
     @property
     def vital(self) -> dict[str, VitalProbe]:
@@ -72,7 +77,8 @@ class _Page:
 
     def begin(self, network: Network) -> Sighting:
         notes = self.notes.get(network.batch_size) if self.noted else None
-        return notes if isinstance(notes, NotedRows) and notes.is_of(network) else self.wanted.begin(network, self.lap)
+        sighting = notes.sighting(network) if notes is not None else None
+        return self.wanted.begin(network, self.lap) if sighting is None else sighting
 
 
 class Ledger:
@@ -107,12 +113,9 @@ class Ledger:
             self._pages[key] = page
         return self._pages[key]
 
-    def cycle(self, network: Network, names: Sequence[str]) -> int:
-        """After how many steps of this network, after a forward pass, with these probes all that they need is done."""
-        page = self._page(names)
-        if not (page.noted and _small(network)):
-            return 1
-        return kept_steps(network, page.wanted, CAPACITY) or CAPACITY
+    def notes(self, network: Network, names: Sequence[str]) -> bool:
+        """Whether steps of this network, after a forward pass, are noted where these probes are due."""
+        return self._page(names).noted and _small(network)
 
     def take(self, moment: Moment, names: Sequence[str], step: int) -> list[Record]:
         """Measure a step; its records, if they are there at once. They are told in turn with the others."""
@@ -139,12 +142,11 @@ class Ledger:
 
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
         size = moment.network.batch_size
-        notes = page.notes.get(size)
-        if notes is None:
+        if size not in page.notes:
             if not _small(moment.network):
                 return False
-            of_update = any(probe.of_update for probe in page.vital.values())
-            notes = page.notes[size] = Notes.of(moment, page.wanted, CAPACITY, of_update, page.lap)
+            page.notes[size] = self._new_notes(moment, page)
+        notes = page.notes[size]
         if not notes.note(moment, step):
             return False
         if not page.tried:
@@ -154,9 +156,18 @@ class Ledger:
                 return False
         self._first = min(self._first, step)
         self._stopwatch.lap("sums")
-        if notes.full or step - self._first >= SPAN:
+        full = notes.full
+        if full or step - self._first >= SPAN:
             self.settle()
+        if full and notes.capacity == page.capacity < CAPACITY:  # they are worth more room
+            page.capacity *= 2
+            del page.notes[size]
         return True
+
+    def _new_notes(self, moment: Moment, page: _Page) -> Notes:
+        of_update = any(probe.of_update for probe in page.vital.values())
+        kept = sum(notes.nbytes for page in self._pages.values() for notes in page.notes.values())
+        return Notes.of(moment, page.wanted, page.capacity, of_update, KEPT_BYTES - kept, page.lap)
 
     @np.errstate(all="ignore")
     def settle(self) -> None:
@@ -168,6 +179,8 @@ class Ledger:
             for page in pages:
                 for notes in page.notes.values():
                     if notes.steps:
+                        page.thin = page.thin + 1 if len(notes.steps) < FEWEST // 2 else 0
+                        page.noted = page.thin < FEWEST
                         self._work_out(page.vital, notes, found)
         finally:  # if a probe fails, too
             self.add(found)

@@ -21,18 +21,18 @@ from test_tracking import quiet, runs, store, uri
 from engine import probes
 from engine.arrays import Array
 from engine.exponents import ZERO
-from engine.notes import KEPT_BYTES, NotedRows, NotedSums, Notes
+from engine.notes import NotedRows, NotedSums, Notes
 from engine.probes import Moment, Observed, Probe, Reading, VitalProbe
 from engine.sums import NOTHING, Of, Wanted
 from engine.vitals import Vitals
 from pipeline.divergence import Divergence
-from pipeline.measuring import SPAN
+from pipeline.measuring import KEPT_BYTES, SPAN, Ledger
 from pipeline.records import Record, tidy
 from pipeline.schedules import Agenda, At, Clock, EachEpoch, Every, FirstAndLast, Logarithmic, Schedule
 from pipeline.single import single
 from pipeline.stopwatch import Stopwatch
 from pipeline.tracking import download
-from pipeline.training import Run, State, build_network, ready, run, train
+from pipeline.training import Run, State, Trainer, build_network, ready, run, train
 
 FULL = ("data=iris", "activation=tanh", "architecture.hidden=[5,4]", "epochs=5", "probes=full")
 SCHEDULES: list[Schedule] = [Every(3), Logarithmic(3), EachEpoch(), FirstAndLast(), At((0, 4, 7, 1000))]
@@ -159,7 +159,7 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
 
         with monkeypatch.context() as patch:
             patch.setattr(kind, "note", counted)
-            patch.setattr("engine.notes.KEPT_BYTES", room)
+            patch.setattr("pipeline.measuring.KEPT_BYTES", room)
             found = events(made, prompt=False)
         assert [e[:2] for e in found] == [e[:2] for e in expected]
         same = found == expected  # too many to be shown
@@ -179,7 +179,6 @@ def any_run(draw: st.DrawFn) -> Run:
         "epochs": ["4", "30"],
         "activation": ["tanh", "relu", "gelu", "identity"],
         "dtype": ["float32", "float64"],
-        "probes": ["essential", "standard"],
         "optimizer": ["sgd", "momentum"],
         "batching.last": ["keep", "drop"],
         "batching.size": ["32", "50"],
@@ -188,7 +187,15 @@ def any_run(draw: st.DrawFn) -> Run:
     }
     chosen = [f"{key}={draw(st.sampled_from(values))}" for key, values in options.items()]
     rate = draw(st.sampled_from([(), (*WILD, "optimizer.learning_rate=1e3"), (*WILD, "optimizer.learning_rate=3")]))
-    c = config("data=iris", *chosen, *rate)
+    weights = draw(
+        st.sampled_from([(), *(("init=constant", f"init.weights.value={v}") for v in ("0", "1e-25", "2e38"))])
+    )
+    c = config("data=iris", "probes=full", *chosen, *rate, *weights)
+    vital = [name for name, probe in c.probes.items() if isinstance(probe, VitalProbe)]
+    names = draw(
+        st.sampled_from([vital, ["delta_ratio"], ["z_mean_square"]]) | st.sets(st.sampled_from(vital), min_size=1)
+    )
+    c = replace(c, probes={name: c.probes[name] for name in names}, probe_schedules={})
     schedule = st.sampled_from(
         [Every(1), Every(7), Every(100), Logarithmic(5), EachEpoch(), FirstAndLast(), At((3, 50))]
     )
@@ -201,6 +208,67 @@ def any_run(draw: st.DrawFn) -> Run:
 @given(any_run())
 def test_any_run_tells_the_same_whether_steps_are_noted_or_not(made: Run) -> None:
     same = events(made, prompt=False) == events(made, prompt=True)
+    assert same
+
+
+def test_a_value_that_is_not_finite_though_every_sum_is_is_told_at_once() -> None:
+    """0/0 of δ below a saturated σ: only that tells of the z that was not finite."""
+    wild = ("init=constant", "init.weights.value=2e38", "dtype=float32", "data.standardise=false", "epochs=3")
+    saturated = ("activation=sigmoid", "activation@output=sigmoid", "cost=half_squared_error")
+    base = config("data=iris", "architecture.hidden=[5,5]", "probes=full", "schedule=every", *RARE, *wild, *saturated)
+    only = {"delta_ratio": base.probes["delta_ratio"]}
+    made = ready(replace(base, probes=only, probe_schedules={}))
+    found = events(made, prompt=False)
+    assert any(event[0] == "diverged" for event in found)
+    same = found == events(made, prompt=True)
+    assert same
+
+
+def test_what_was_tried_with_one_size_of_batches_holds_for_others() -> None:
+    """Of the small last batches the rows are kept, of the others the sums alone."""
+    base = config("data=iris", "architecture.hidden=[40,40,40]", "batching.size=100", "batching.last=keep", "epochs=30")
+    more = {"saturated_fraction": base.probes["saturated_fraction"], "own": OWN["below"]}
+    made = ready(replace(base, probes=more, schedule=At(tuple(range(1, 60)))))
+    same = events(made, prompt=False) == events(made, prompt=True)
+    assert same
+
+
+def test_many_sets_of_probes_that_are_seldom_due_take_little_memory() -> None:
+    base, peaks = config("data=iris", "architecture.hidden=[30,30]", "epochs=60"), []
+    primes = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
+    made = ready(replace(base, probe_schedules={n: Every(p) for n, p in zip(base.probes, primes, strict=True)}))
+    for prompt in (True, True, False):
+        tracemalloc.start()
+        for _ in train(made, prompt=prompt):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 4 * KEPT_BYTES
+
+
+@pytest.mark.parametrize("between", ["settle", "another probe", "another pass"])
+def test_whatever_comes_between_a_pass_and_its_measurement_a_step_has_its_own_values(between: str) -> None:
+    base = config("data=iris", "architecture.hidden=[5,4]")
+    few = {name: base.probes[name] for name in ("delta_rms", "z_mean_square", "saturated_fraction", "gradient_norm")}
+    every = {**few, "own": Probe.of_function(lambda layer: layer.dW_update.sum(axis=(-2, -1)))}
+
+    def told(prompt: bool) -> list[tuple[int, str, bytes]]:
+        trainer = Trainer(ready(replace(base, probes=every, probe_schedules={})))
+        ledger = Ledger(every, prompt, Stopwatch(None))
+        for step in range(9):
+            moment = trainer.compute(None, ledger.onlooker([*few]))
+            if step == 5 and between == "settle":
+                ledger.settle()
+            if step == 5 and between == "another probe":
+                ledger.take(moment, ["own"], step)
+            if step == 5 and between == "another pass":
+                trainer.network.backward_from(np.ones_like(trainer.network.layers[-1].delta))
+            ledger.take(moment, [*few], step)
+            trainer.apply()
+        ledger.settle()
+        return [(r.step, r.probe, r.values.tobytes()) for r in ledger.tell()]
+
+    same = told(prompt=False) == told(prompt=True)
     assert same
 
 
