@@ -144,11 +144,6 @@ def multiply(products: Iterable[Product]) -> None:
         product()
 
 
-def bounds(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """The sums of squares of numbers of this dtype that can be trusted: from, to."""
-    return _BOUNDS[dtype.char]
-
-
 def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
     """Which sums of squares of numbers of this dtype can be trusted."""
     smallest, largest = _BOUNDS[dtype.char]
@@ -157,18 +152,18 @@ def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
 
 def extent(x: Array) -> tuple[float, float]:
     """The least and the largest of numbers that are not negative; NaN if any is. Of none: ∞ and −∞."""
-    if not x.size:
-        return math.inf, -math.inf
     if x.size > FEW:
         flat = x.reshape(-1)
         return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
     few = x.ravel().tolist()
+    if not few:
+        return math.inf, -math.inf
     return (min(few), max(few)) if sum(few) >= 0 else (math.nan, math.nan)
 
 
-def within(extent: tuple[float, float], dtype: np.dtype[Any], times: float = 1.0) -> bool:
+def within(least: float, most: float, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     """Whether sums of squares of this extent can be trusted, and so many times as much of each."""
-    (smallest, largest), (least, most) = _BOUNDS[dtype.char], extent
+    smallest, largest = _BOUNDS[dtype.char]
     if times <= 1.0:
         return least * times >= smallest and most <= largest
     return least >= smallest and most * times <= largest
@@ -176,7 +171,7 @@ def within(extent: tuple[float, float], dtype: np.dtype[Any], times: float = 1.0
 
 def all_safe(squares: Array, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     """Whether all of these sums of squares can be trusted, and so many times as much of each."""
-    return within(extent(squares), dtype, times)
+    return within(*extent(squares), dtype, times)
 
 
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:

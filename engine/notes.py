@@ -22,7 +22,7 @@ from weakref import ref
 
 import numpy as np
 
-from engine.arrays import Array, Product, aligned, all_safe, multiply
+from engine.arrays import Array, Product, aligned, all_safe
 from engine.moment import Moment
 from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
@@ -71,11 +71,6 @@ class Notes(ABC):
         if fitting < min(FEWEST, capacity):
             return NotedSums(moment, wanted, capacity, of_update)
         return NotedRows(moment, wanted, min(1 << fitting.bit_length() - 1, capacity), of_update, lap)
-
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another step."""
-        return len(self.steps) == self.capacity
 
     def sighting(self, network: Network) -> Sighting | None:
         """What looks on at a pass of this network, if it is not to be the sums that are wanted."""
@@ -244,19 +239,21 @@ class NotedRows(Notes):
 
     def see(self, group: int) -> None:
         """All is done when the last group of layers has been there: these are small networks."""
-        if group == self._last and not self.full:
-            if self._lap is not None:
-                self._lap("step")
-            self._see()
-            if self._lap is not None:
-                self._lap("sums")
+        if group != self._last or len(self.steps) == self.capacity:
+            return
+        if self._lap is not None:
+            self._lap("step")
+        self._see()
+        if self._lap is not None:
+            self._lap("sums")
 
     def _see(self) -> tuple[int, bool]:
         self._seen, k, finite = None, len(self.steps), True
         while k >= len(self._slots):
             self._slots.append(self._slot(len(self._slots)))
         products, _, copies = self._slots[k]
-        multiply(products)
+        for product in products:
+            product()
         for alike in self._rest:
             alike.take()
         if self._looks_at_rows:

@@ -367,7 +367,7 @@ class Sums:
 
     def safe_times(self, factor: float) -> bool:
         """Whether they all could be if they were so many times as large."""
-        return within(self._extent, self.places.dtype, factor)
+        return within(*self._extent, self.places.dtype, factor)
 
     def _squares(self, of: Of) -> Array:
         if of not in self.wanted.sums:
