@@ -152,6 +152,7 @@ class SlopePiece(NamedTuple):
         slopes: theirs.
         which: their numbers among all layers and members.
         starts, ends: the rows of each layer and member, counted from the first of these.
+        firsts: the first number of each.
         pairs: of a unit and an example in each.
     """
 
@@ -159,6 +160,7 @@ class SlopePiece(NamedTuple):
     which: slice
     starts: Array
     ends: Array
+    firsts: Array
     pairs: Array
 
     @classmethod
@@ -166,7 +168,8 @@ class SlopePiece(NamedTuple):
         """Of these neighbours."""
         which = slice(*np.searchsorted(plan.starts, (slopes.part.start, slopes.part.stop)).tolist())
         starts, units = plan.starts[which] - slopes.part.start, plan.repeats[which]
-        return cls(slopes, which, starts, starts + units, (units * plan.batch_size).astype(np.float64))
+        pairs = units * plan.batch_size
+        return cls(slopes, which, starts, starts + units, starts * plan.batch_size, pairs.astype(np.float64))
 
 
 _CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
@@ -295,11 +298,10 @@ class Places:
             for fraction in fractions:
                 self.below(fraction)[which] = piece.pairs - np.add.reduceat(on, piece.starts)  # exact in any order
             return
-        least = np.minimum.reduce(slope, axis=None)  # NaN if any is
+        least = np.minimum.reduceat(slope.reshape(-1), piece.firsts)  # of each layer and member; NaN if any is
         for fraction in fractions:
-            bound = slope.dtype.type(fraction * sigma.steepest)
-            self.below(fraction)[which] = 0 if least >= bound else self.counted(piece, np.less(slope, bound))
-        if live and least > 0:
+            self.below(fraction)[which] = self._counted_below(piece, slope, least, fraction * sigma.steepest)
+        if live and np.minimum.reduce(least) > 0:
             self.live[part] = 1
         elif live:
             np.matmul(slope, self._ones, out=self.live[part])  # in no particular order: 0 only where each is
@@ -313,6 +315,19 @@ class Places:
         if fraction not in self._below:
             self._below[fraction] = np.zeros(len(self.plan.starts))
         return self._below[fraction]
+
+    def _counted_below(self, piece: SlopePiece, slope: Array, least: Array, bound: float) -> Array | int:
+        """How many slopes are below a bound in each layer and member, given the least of each."""
+        bound = slope.dtype.type(bound)
+        which = (~(least >= bound)).nonzero()[0].tolist()
+        if not which:
+            return 0
+        if self.plan.small:
+            return self.counted(piece, np.less(slope, bound))
+        counts = np.zeros(len(least))
+        for i in which:
+            counts[i] = np.count_nonzero(np.less(slope[piece.starts[i] : piece.ends[i]], bound))
+        return counts
 
     def counted(self, piece: SlopePiece, flags: Array) -> Array:
         """How many flags [rows of the piece, B] are set in each of its layers and members."""
