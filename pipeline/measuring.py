@@ -192,6 +192,8 @@ class Ledger:
                         page.thin = page.thin + 1 if len(notes.steps) < FEWEST // 2 else 0
                         page.noted = page.thin < FEWEST
                         self._work_out(page.vital, notes, found)
+                if not page.noted:
+                    page.notes.clear()
         finally:  # if a probe fails, too
             self.add(found)
             if len(self._pages) > 1 or any(len(page.notes) > 1 for page in pages):

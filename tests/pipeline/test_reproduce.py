@@ -274,12 +274,12 @@ def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
-    edit(tree / "engine" / "activations.py", CODE, CODE.replace("subtract(1,", "subtract(1 + 1e-15,"))  # the patch
+    edit(tree / "engine" / "activations.py", CODE, CODE.replace("constant(1,", "constant(1 + 1e-15,"))  # the patch
     done = command("run", "experiment=smoke", "activation=tanh", f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
     run_id = next(w.removeprefix("RUN=") for w in done.stdout.split() if w.startswith("RUN="))
     git("commit", "-qam", "two, with other code", "--allow-empty")
-    edit(tree / "engine" / "activations.py", "subtract(1 + 1e-15,", "subtract(1 + 2e-15,")
+    edit(tree / "engine" / "activations.py", "constant(1 + 1e-15,", "constant(1 + 2e-15,")
     git("commit", "-qam", "three")
     done = command("reproduce", run_id, "--uri", uri)
     assert done.returncode == 1, done.stderr
