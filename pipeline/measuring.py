@@ -184,6 +184,7 @@ class Ledger:
         """Work out all steps that were noted; their records are ready then."""
         self._first = sys.maxsize
         pages = [page for page in self._pages.values() if any(notes.steps for notes in page.notes.values())]
+        several = len(self._pages) > 1 or any(len(page.notes) > 1 for page in pages)
         found: list[Record] = []
         try:
             for page in pages:
@@ -196,7 +197,7 @@ class Ledger:
                     page.notes.clear()
         finally:  # if a probe fails, too
             self.add(found)
-            if len(self._pages) > 1 or any(len(page.notes) > 1 for page in pages):
+            if several:
                 self._ready = deque(sorted(self._ready, key=lambda record: record.step))
 
     def _work_out(self, probes: Mapping[str, VitalProbe], notes: Notes, found: list[Record]) -> None:
