@@ -76,7 +76,7 @@ def norms(arrays: Sequence[Array], axes: int = 2) -> Array:
 class Segments:
     """Consecutive stretches of a flat vector [..., P], each with sums and a norm of its own.
 
-    A stretch is summed by ``vecdot``, which adds each row alone, so its sum does not depend on what lies beside it.
+    Each stretch is summed alone (by BLAS, or pairwise), so its sum does not depend on what lies beside it.
     Neighbours of one length are the rows of one call.
 
     Args:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 from weakref import ref
 
 import numpy as np
 
-from engine.arrays import Array, Product, aligned, all_safe
+from engine.arrays import Array, Product, aligned, all_safe, multiply
 from engine.moment import Moment
 from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
@@ -92,7 +92,7 @@ class Notes(ABC):
             factor = factor_of(moment.proposed, network)
             if factor is None:
                 return False
-            self.factors[k], times = factor, factor * factor or 1.0
+            self.factors[k], times = factor, factor * factor or 1.0  # no update at all has a size, too: 0
         if not self._keep(network, times):
             return False
         self.steps.append(step)  # now, and not before, it is there
@@ -252,8 +252,7 @@ class NotedRows(Notes):
         while k >= len(self._slots):
             self._slots.append(self._slot(len(self._slots)))
         products, _, copies = self._slots[k]
-        for product in products:
-            product()
+        multiply(products)
         for alike in self._rest:
             alike.take()
         if self._looks_at_rows:
@@ -340,52 +339,51 @@ class NotedSums(Notes):
 
     def _source(self) -> tuple[Plan, Source, int]:
         k = len(self.steps)
-        by_step = partial(_by_step, k)
-        below = {fraction: by_step(counts) for fraction, counts in self._below.items()}
-        lost, around = by_step(self._lost), by_step(self._around)
-        return self._plan, _Trusted(self._plan, self._sums[:k], lost, around, below, self._dead[:k]), 1
+        below = {fraction: counts[:k] for fraction, counts in self._below.items()}
+        trusted = _Trusted(self._plan, self._sums[:k], self._lost[:k], self._around[:k], below, self._dead[:k])
+        return self._plan, trusted, 1
 
 
-def _by_step(k: int, x: Array) -> Array:
-    """The first k steps: [K, L, E...] -> [L, k, E...]."""
-    return x[:k].swapaxes(0, 1)
-
-
+@dataclass(frozen=True)
 class _Trusted(Source):
-    """Of sums all of which can be trusted: [k, 7, L, E...]; ⟨(a − ⟨a⟩)²⟩ where ⟨a²⟩ − ⟨a⟩² is lost, and counts."""
+    """Of sums of k steps, all of which can be trusted.
 
-    def __init__(
-        self, plan: Plan, sums: Array, lost: Array, around: Array, below: dict[float, Array], dead: Array
-    ) -> None:
-        self._plan, self._sums, self._lost, self._around, self._below, self._dead = (
-            plan,
-            sums,
-            lost,
-            around,
-            below,
-            dead,
-        )
+    Attributes:
+        plan: of the layers at one step.
+        sums: [k, 7, L, E...].
+        lost, around: where ⟨a²⟩ − ⟨a⟩² is lost, and ⟨(a − ⟨a⟩)²⟩ there: [k, L, E...].
+        counts: by fraction, pairs below it: [k, L, E...].
+        flags: units with σ'(z) = 0 on every example: [k, N].
+    """
+
+    plan: Plan
+    sums: Array
+    lost: Array
+    around: Array
+    counts: dict[float, Array]
+    flags: Array
 
     def _sum(self, of: Of) -> Array:
-        return self._sums[:, of].swapaxes(0, 1).astype(np.float64)
+        return self.sums[:, of].swapaxes(0, 1).astype(np.float64)
 
     def norm(self, of: Of) -> Array:
         return np.sqrt(self._sum(of))
 
     def mean(self, of: Of) -> Array:
-        return np.asarray(self._sum(of) / self._plan.pairs[:, None])
+        return np.asarray(self._sum(of) / self.plan.pairs[:, None])
 
     def mean_square(self, of: Of) -> Array:
         return self.mean(of)
 
     def variance(self) -> Array:
-        return np.where(self._lost, self._around, self.mean(Of.AA) - np.square(self.mean(Of.A)))
+        lost, around = self.lost.swapaxes(0, 1), self.around.swapaxes(0, 1)
+        return np.where(lost, around, self.mean(Of.AA) - np.square(self.mean(Of.A)))
 
     def below(self, fraction: float) -> Array:
-        return self._below[fraction]
+        return self.counts[fraction].swapaxes(0, 1)
 
     def dead(self) -> Array:
-        dead, plan = self._dead, self._plan
+        dead, plan = self.flags, self.plan
         counts = np.zeros((len(dead), len(plan.starts)))
         if dead.any():
             counts = np.add.reduceat(dead.astype(np.float64), plan.starts, axis=1)

@@ -21,6 +21,7 @@ from pipeline.stopwatch import Stopwatch
 
 CAPACITY, SPAN = 128, 256  # steps noted, and steps since the first of them, before they are looked at together
 KEPT_BYTES = 2**21  # of rows that are kept: more would leave the caches before they are summed
+THIN = 8  # times in a row that fewer than half of FEWEST steps were worked out together, until no more are noted
 SMALL = 2**19  # numbers in a network and its batch; in larger ones they, and not the calls, are what measuring costs
 
 
@@ -171,7 +172,7 @@ class Ledger:
             self.settle()
         if full and notes.capacity == page.capacity < CAPACITY:  # they are worth more room
             page.capacity *= 2
-            del page.notes[size]
+            page.notes.pop(size, None)
         return True
 
     def _new_notes(self, moment: Moment, page: _Page) -> Notes:
@@ -191,9 +192,9 @@ class Ledger:
                 for notes in page.notes.values():
                     if notes.steps:
                         page.thin = page.thin + 1 if len(notes.steps) < FEWEST // 2 else 0
-                        page.noted = page.thin < FEWEST
                         self._work_out(page.vital, notes, found)
-                if not page.noted:
+                if page.thin >= THIN:
+                    page.noted = False
                     page.notes.clear()
         finally:  # if a probe fails, too
             self.add(found)

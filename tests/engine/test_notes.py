@@ -98,7 +98,6 @@ def test_a_pass_that_was_half_seen_is_looked_at_again() -> None:
         with suppress(KeyboardInterrupt):
             net.gradient(x, y, HALF, Seeing(notes))
         Broken.armed = False
-        net.gradient(x, y, HALF) if net.sighting is None else None
         assert notes.note(Moment(net, net.grad), step)
         expected.append(Layers.of(net, net.grad).z_mean_square)
     np.testing.assert_array_equal(notes.vitals().z_mean_square[:, :3], np.stack(expected, axis=1))
