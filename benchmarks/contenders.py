@@ -65,13 +65,14 @@ class Problem:
 def our_step(problem: Problem) -> Step:
     """Forward, backward, SGD update, ‖∂C/∂W‖ of every layer."""
     network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state, wanted = config.optimizer.start(network), GradientNorm().wanted
+    optimizer, cost, wanted = config.optimizer, config.cost, GradientNorm().wanted
+    state = optimizer.start(network)
 
+    @np.errstate(all="ignore")
     def step() -> list[list[float]]:
-        network.gradient(x, y, config.cost, wanted)
-        with np.errstate(all="ignore"):
-            norms: list[list[float]] = Sums.of(network).norm(Of.GRADIENT).tolist()
-            config.optimizer.propose(network, state, 0, 1).apply()
+        network.take_gradient(x, y, cost, wanted)
+        norms: list[list[float]] = Sums.of(network).norm(Of.GRADIENT).tolist()
+        optimizer.propose(network, state, 0, 1).apply()
         return norms
 
     return step

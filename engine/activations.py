@@ -129,7 +129,10 @@ class Sigmoid(Elementwise):
     steepest = 0.25
 
     def value(self, z: Array, out: Array | None = None) -> Array:
-        return _logistic(z, out)
+        s = np.negative(z, out)
+        np.exp(s, s)
+        np.add(s, constant(1, s.dtype), s)
+        return np.reciprocal(s, s)
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
         s = np.subtract(constant(1, a.dtype), a, out=out)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import CACHE_LINE, Array, Segments, aligned, constant
+from engine.arrays import CACHE_LINE, Array, Segments, Times, aligned, constant, times
 from engine.costs import Cost
 from engine.once import once
 
@@ -111,14 +111,58 @@ class Slopes(NamedTuple):
         return self.slope if self.sigma.monotonic else np.abs(self.slope)
 
 
+class Up(NamedTuple):
+    """z = W a + b, a = σ(z) of a layer, ready to be taken: what is multiplied is without the axes of a stack of one."""
+
+    times_W: Times
+    b: Array
+    z: Array
+    sigma: Activation
+    a: Array
+
+
+class Down(NamedTuple):
+    """Equation (4) of a layer, likewise: from the δ of the layer above. Without a slope, in its general form."""
+
+    times_WT: Times
+    delta_above: Array
+    dC_da: Array
+    slope: Array | None
+    layer: Layer
+    delta: Array
+
+
+class Outer(NamedTuple):
+    """Equations (3) and (6) of a layer, likewise: aᵀ is that of its input, None if that is the network's."""
+
+    times_share: Times
+    aT: Array | None
+    dW: Array
+
+
 class Group(NamedTuple):
     """Layers that backward takes together, top first, and their rows: δ, δ/B and ⟨δ_b⟩."""
 
     layers: list[Layer]
     slopes: list[Slopes]
+    downs: list[Down]
     delta: Array
     share: Array
     mean_delta: Array
+    outers: list[Outer]
+    biases: list[tuple[Array, Array]]  # ∂C/∂b and ⟨δ_b⟩, where they do not lie in the same place
+
+
+class Bound(NamedTuple):
+    """All that belongs to one batch size: the rows, the layers' views into them, what the passes go through, and 1/B."""
+
+    rows: Rows
+    views: list[tuple[Array, ...]]
+    ups: list[Up]
+    groups: list[Group]
+    rest: list[Slopes]
+    slopes: list[Slopes]
+    to_mean: Array
 
 
 class Onlooker(Protocol):
@@ -226,6 +270,7 @@ class Network:
         rows: the layers' z, a, dC_da, slope, delta and share in one array each, from the last pass.
         groups: the layers that backward takes together, top first.
         rest: slopes that backward does not need.
+        batch_size: B of the last forward pass.
         sighting: what the onlooker of the last pass made of it, if there was one and nothing was computed since.
         memo: what others derive from the network's shape alone, and take once.
 
@@ -247,6 +292,7 @@ class Network:
             raise ValueError(f"{len(activations)} activations for {len(sizes) - 1} layers: one each")
         self.sizes = tuple(sizes)
         self.ensemble = tuple(ensemble)
+        self._alone = (0,) * len(self.ensemble)
         self.parameters = Parameters(self.sizes)
         self.activations = tuple(activations)
         shape = (*self.ensemble, self.parameters.count)
@@ -254,15 +300,16 @@ class Network:
         self.grad: Array = aligned(self.theta.shape, self.theta.dtype)
         pairs = zip(activations, self.parameters.views(self.theta), self.parameters.views(self.grad), strict=True)
         self.layers = [Layer(i, sigma, W, b, dW, db) for i, (sigma, (W, b), (dW, db)) in enumerate(pairs, start=1)]
-        self._buffers: dict[int, tuple[Rows, list[Group], list[Slopes]]] = {}
+        self._bounds: dict[int, Bound] = {}
         self._shadows: dict[str, Network] = {}
         self.memo: dict[Hashable, Any] = {}
         self.rows: Rows
         self.groups: list[Group]
         self.rest: list[Slopes]
-        self._all: list[Slopes]
+        self._bound: Bound
+        self._x: Array  # of the last forward pass, without the axes of a stack of one
         self._untaken: list[Slopes]  # those that are not yet of the last forward pass
-        self._batch_size = 0
+        self.batch_size = 0
         self.sighting: Sighting | None = None
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -286,22 +333,30 @@ class Network:
         Args:
             onlooker: looks on, and leaves what it makes of it in :attr:`sighting`.
         """
+        return self.take_gradient(x, y, cost, onlooker)
+
+    def take_gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
+        """The same, to be called under ``np.errstate(all="ignore")``: entering that takes longer than a small product."""
         self._forward(x)
         if onlooker is not None:
             self.sighting = onlooker.begin(self)
         return self._backward(y, cost)
 
     def _forward(self, x: Array) -> Array:
-        self._bind(x.shape[-1])
-        self._untaken = self._all
+        if x.dtype != self.theta.dtype:
+            x = x.astype(self.theta.dtype, casting="same_kind")
+        if x.shape[-1] != self.batch_size:
+            self._bind(x.shape[-1])
+        bound = self._bound
+        self._untaken = bound.slopes
         self.sighting = None
-        a = x
-        for layer in self.layers:
-            layer.a_in = a
-            z = np.matmul(layer.W, layer.a_in, out=layer.z)
-            z += layer.b
-            a = layer.sigma.value(z, out=layer.a)
-        return a
+        self.layers[0].a_in = x
+        self._x = a = x[self._alone] if self.members == 1 and x.ndim > 2 else x
+        for times_W, b, z, sigma, out in bound.ups:
+            times_W(a, z)
+            z += b
+            a = sigma.value(z, out=out)
+        return self.layers[-1].a
 
     def _backward(self, y: Array, cost: Cost) -> Array:
         top = self.layers[-1]
@@ -330,23 +385,22 @@ class Network:
         return self._shadows[purpose]
 
     def _propagate(self) -> Array:
-        above = top = self.layers[-1]
-        to_mean, sighting = constant(1 / self._batch_size, self.theta.dtype), self.sighting
-        for i, (layers, slopes, delta, share, mean_delta) in enumerate(self.groups):
-            for alike in slopes:
-                alike.take()
-            for layer in layers:
-                if layer is not top:
-                    np.matmul(above.W.mT, above.delta, out=layer.dC_da)
-                    if layer.diagonal:
-                        np.multiply(layer.dC_da, layer.slope, out=layer.delta)  # (4)
-                    else:
-                        layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
-                    above = layer
-            np.multiply(delta, to_mean, out=share)
-            np.add.reduce(share, axis=-1, out=mean_delta)  # not by BLAS: its old kernels look at where a row lies
-            for layer in layers:
-                self._gradient(layer)
+        to_mean, sighting = self._bound.to_mean, self.sighting
+        for i, (_, slopes, downs, deltas, shares, mean_delta, outers, biases) in enumerate(self.groups):
+            for sigma, _, z, a, slope in slopes:
+                sigma.derivative(z, a, out=slope)
+            for times_WT, delta_above, dC_da, slope, layer, delta in downs:
+                times_WT(delta_above, dC_da)
+                if slope is not None:
+                    np.multiply(dC_da, slope, delta)  # (4)
+                else:
+                    layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
+            np.multiply(deltas, to_mean, shares)
+            np.add.reduce(shares, -1, None, mean_delta)  # not by BLAS: its old kernels look at where a row lies
+            for db, mean in biases:
+                db[...] = mean  # (2)(5), averaged over the batch
+            for times_share, aT, dW in outers:
+                times_share(self._x.mT if aT is None else aT, dW)  # (3)(6), averaged over the batch
             if sighting is not None:
                 sighting.see(i)
         self._untaken = self.rest
@@ -359,11 +413,6 @@ class Network:
         self._untaken = []
         return self.rows.slope
 
-    def _gradient(self, layer: Layer) -> None:
-        if layer.db is not layer.mean_delta:
-            layer.db[...] = layer.mean_delta  # (2)(5), averaged over the batch
-        np.matmul(layer.share, layer.a_in.mT, out=layer.dW)  # (3)(6), averaged over the batch
-
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def cost(self, y: Array, cost: Cost) -> Array:
         """C of every example [E..., B] after a forward pass; from z where the cost collapses with the output σ."""
@@ -372,47 +421,83 @@ class Network:
             return cost.value_from_z(top.z, y)
         return cost.value(top.a, y)
 
+    def _core(self, x: Array) -> Array:
+        """[E..., k, l] as it is multiplied: a stack of one, which is a single matrix, without its axes."""
+        return x[self._alone] if self.members == 1 else x
+
     def _bind(self, batch_size: int) -> None:
         """Point every layer at its buffers for this batch size, made at first use."""
-        if batch_size == self._batch_size:
-            return
-        if batch_size not in self._buffers:
+        if batch_size not in self._bounds:
             rows = self._new_rows(batch_size)
-            self._buffers[batch_size] = rows, *self._arrange(rows)
-        self.rows, self.groups, self.rest = self._buffers[batch_size]
-        self._all = [*(alike for group in self.groups for alike in group.slopes), *self.rest]
-        for layer, part in zip(self.layers, self._parts, strict=True):
-            shape, rows = (*layer.b.shape[:-1], batch_size), self.rows
-            views = (x[part].reshape(shape) for x in (rows.z, rows.a, rows.dC_da, rows.slope, rows.delta, rows.share))
-            layer.z, layer.a, layer.dC_da, layer.slope, layer.delta, layer.share = views
-            layer.mean_delta = layer.db if self.members == 1 else rows.mean_delta[part].reshape(layer.b.shape)
-        self._batch_size = batch_size
+            views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
+            self._point(views)
+            self._bounds[batch_size] = self._arrange(rows, views)
+        bound = self._bound = self._bounds[batch_size]
+        self._point(bound.views)
+        self.rows, self.groups, self.rest, self.batch_size = bound.rows, bound.groups, bound.rest, batch_size
+
+    def _views(self, rows: Rows, layer: Layer, part: slice) -> tuple[Array, ...]:
+        shape = *layer.b.shape[:-1], rows.z.shape[-1]
+        of_units = (rows.z, rows.a, rows.dC_da, rows.slope, rows.delta, rows.share)
+        mean_delta = layer.db if self.members == 1 else rows.mean_delta[part].reshape(layer.b.shape)
+        return *(x[part].reshape(shape) for x in of_units), mean_delta
+
+    def _point(self, views: Sequence[tuple[Array, ...]]) -> None:
+        below: Layer | None = None
+        for layer, of_layer in zip(self.layers, views, strict=True):
+            layer.z, layer.a, layer.dC_da, layer.slope, layer.delta, layer.share, layer.mean_delta = of_layer
+            if below is not None:
+                layer.a_in = below.a
+            below = layer
 
     @once
     def _parts(self) -> list[slice]:
         """Where each layer's units, of all members, lie in [N, B]."""
         return slices(layer.b.size for layer in self.layers)
 
-    def _arrange(self, rows: Rows) -> tuple[list[Group], list[Slopes]]:
-        """The groups of layers, top first, and the slopes that backward does not need."""
-        groups: list[Group] = []
-        bytes_a_row, top = rows.delta[:1].nbytes, self.depth - 1
+    def _arrange(self, rows: Rows, views: list[tuple[Array, ...]]) -> Bound:
+        """What the passes go through, for layers that point at these rows."""
+        core, top = self._core, self.depth - 1
+        ups = [Up(times(core(y.W)), core(y.b), core(y.z), y.sigma, core(y.a)) for y in self.layers]
+        groups = [self._group(rows, members) for members in self._together(rows.delta[:1].nbytes)]
+        rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
+        slopes = [*(alike for group in groups for alike in group.slopes), *rest]
+        return Bound(rows, views, ups, groups, rest, slopes, constant(1 / rows.z.shape[-1], self.theta.dtype))
+
+    def _together(self, bytes_a_row: int) -> list[list[int]]:
+        """Which layers, counted from 0 and top first, are handled together."""
         together: list[list[int]] = []
         room = 0
-        for i in range(top, -1, -1):
+        for i in range(self.depth - 1, -1, -1):
             size = self.layers[i].b.size * bytes_a_row
             if size > room:
                 together.append([])
                 room = GROUP_BYTES
             together[-1].append(i)
             room -= size
-        for members in together:
-            part = slice(self._parts[members[-1]].start, self._parts[members[0]].stop)
-            below = [i for i in reversed(members) if i != top and self.layers[i].diagonal]
-            pieces = rows.delta[part], rows.share[part], rows.mean_delta[part]
-            groups.append(Group([self.layers[i] for i in members], self._alike(rows, below), *pieces))
-        rest = [i for i in range(self.depth) if i == top or not self.layers[i].diagonal]
-        return groups, self._alike(rows, rest)
+        return together
+
+    def _group(self, rows: Rows, members: Sequence[int]) -> Group:
+        """These layers, counted from 0 and top first."""
+        core, top = self._core, self.depth - 1
+        part = slice(self._parts[members[-1]].start, self._parts[members[0]].stop)
+        layers = [self.layers[i] for i in members]
+        downs = []
+        for layer in layers:
+            if layer.number <= top:
+                above, slope = self.layers[layer.number], core(layer.slope) if layer.diagonal else None
+                times_WT, delta_above = times(core(above.W).mT), core(above.delta)
+                downs.append(Down(times_WT, delta_above, core(layer.dC_da), slope, layer, core(layer.delta)))
+        return Group(
+            layers,
+            self._alike(rows, [i for i in reversed(members) if i != top and self.layers[i].diagonal]),
+            downs,
+            rows.delta[part],
+            rows.share[part],
+            rows.mean_delta[part],
+            [Outer(times(core(y.share)), core(y.a_in).mT if y.number > 1 else None, core(y.dW)) for y in layers],
+            [(y.db, y.mean_delta) for y in layers if y.db is not y.mean_delta],
+        )
 
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""
@@ -426,16 +511,11 @@ class Network:
         return rows
 
     @property
-    def batch_size(self) -> int:
-        """B of the last forward pass."""
-        return self._batch_size
-
-    @property
     def depth(self) -> int:
         """L, the number of layers with weights."""
         return len(self.layers)
 
-    @property
+    @once
     def members(self) -> int:
         """Networks in the stack (1 for a single network)."""
         return math.prod(self.ensemble)

@@ -85,6 +85,8 @@ class Proposal:
     To be read under ``np.errstate(all="ignore")``.
     """
 
+    __slots__ = "_made", "_network", "_optimizer", "_state", "_when"
+
     def __init__(self, optimizer: SGD, network: Network, state: OptimizerState, step: int, total_steps: int) -> None:
         self._optimizer, self._network, self._state = optimizer, network, state
         self._when = step, total_steps
@@ -116,13 +118,18 @@ class Proposal:
         If Δθ has not been made, it is written over the gradient; in a large network, a multiple of the gradient is made
         and added piece by piece instead, in the cache.
         """
-        if self._made is None and self._optimizer.plain and self._network.theta.size > PIECE:
-            self._descend()
-        else:
-            self._network.theta += self._make(self._network.grad) if self._made is None else self._made
+        theta, grad, optimizer, update = self._network.theta, self._network.grad, self._optimizer, self._made
+        if update is None and optimizer.plain:
+            rate = optimizer.rate(*self._when)
+            if theta.size > PIECE:
+                self._descend(rate)
+                return
+            update = np.multiply(grad, rate, grad)
+        elif update is None:
+            update = self._make(grad)
+        np.add(theta, update, theta)
 
-    def _descend(self) -> None:
-        rate = self._optimizer.rate(*self._when)
+    def _descend(self, rate: float) -> None:
         theta, grad, scratch = (x.reshape(-1) for x in (self._network.theta, self._network.grad, self._state.update))
         for start in range(0, theta.size, PIECE):
             piece = slice(start, start + PIECE)
@@ -206,7 +213,7 @@ class SGD:
         """
         rate = self.rate(step, total_steps)
         if self.plain:
-            return np.multiply(network.grad, rate, out=out)
+            return np.multiply(network.grad, rate, out)
         if out is not network.grad:
             out[...] = network.grad
         if self.clipping is not None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from weakref import WeakMethod
 
 import numpy as np
@@ -61,7 +61,7 @@ class Wanted:
 
     def begin(self, network: Network, lap: Callable[[str], None] | None = None) -> Sighting:
         """The sums of this pass; who gives a ``lap`` is told what they cost (:class:`Sums`)."""
-        return Sums(Places.of(network), self, lap)
+        return Sums(network.memo.get((Places, network.batch_size)) or Places.of(network), self, lap)
 
     @once
     def counts(self) -> bool:
@@ -230,7 +230,7 @@ class Places:
             for products in self._products[:-1]:  # so few numbers that they can wait until all are there
                 del products[Of.BIAS_GRADIENT]
             self._products[-1][Of.BIAS_GRADIENT] = self._group(0, len(plan.numbers))[Of.BIAS_GRADIENT]
-        self._orders: dict[frozenset[Of], list[list[Product]]] = {}
+        self.orders: dict[frozenset[Of], list[list[Product]]] = {}
 
     def _group(self, first: int, last: int) -> dict[Of, list[Product]]:
         members, found = self.plan.members, {}
@@ -245,7 +245,8 @@ class Places:
     def of(cls, network: Network) -> Places:
         """Of a network after ``forward``, made once for each batch size: it takes longer than measuring a small one."""
         key = cls, network.batch_size
-        if key not in network.memo:
+        made: Places | None = network.memo.get(key)
+        if made is None:
             rows, slope = network.rows, WeakMethod(network.slope)  # no circle: a network without users is gone at once
 
             def take_slopes() -> None:
@@ -255,7 +256,7 @@ class Places:
                 take()
 
             groups = [(g.layers[-1].number - 1, g.layers[0].number, g.slopes) for g in network.groups]
-            network.memo[key] = cls(
+            made = network.memo[key] = cls(
                 Plan(network.layers, network.ensemble, network.batch_size),
                 network.theta.dtype,
                 of_rows({"z": rows.z, "a": rows.a, "delta": rows.delta}),
@@ -264,7 +265,7 @@ class Places:
                 network.rest,
                 take_slopes,
             )
-        return cast("Places", network.memo[key])
+        return made
 
     def products(self, sums: frozenset[Of]) -> list[list[Product]]:
         """What gives these sums, group by group.
@@ -272,11 +273,11 @@ class Places:
         Raises:
             NotThereError: their numbers are not there.
         """
-        if sums not in self._orders:
+        if sums not in self.orders:
             if missing := sums - self._rows.keys() - self._flat.keys() - self._given:
                 raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
-            self._orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
-        return self._orders[sums]
+            self.orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
+        return self.orders[sums]
 
     def rows(self, of: Of, first: int, last: int) -> Array:
         """What is summed over units and examples, of layers from first to before last: [n, B]."""
@@ -349,7 +350,7 @@ class Sums:
 
     def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
         self.places, self.wanted, self._lap = places, wanted, lap
-        self._products = places.products(wanted.sums)
+        self._products = places.orders.get(wanted.sums) or places.products(wanted.sums)
         self._rest_left = wanted.counts
 
     @classmethod
@@ -362,7 +363,8 @@ class Sums:
         """Take what is wanted of this group of layers."""
         if self._lap is not None:
             self._lap("step")
-        multiply(self._products[group])
+        for product in self._products[group]:
+            product()
         if self.wanted.counts:
             places, wanted = self.places, self.wanted
             for piece in places.pieces[group]:
@@ -388,7 +390,8 @@ class Sums:
         if of not in self.wanted.sums:
             for products in self.places.products(frozenset((of,))):
                 multiply(products)
-        return np.asarray(self.places.sums[of])
+        squares: Array = self.places.sums[of]
+        return squares
 
     def sum(self, of: Of) -> Array:
         """Without scaling, in float64: [L, E...]."""
@@ -400,7 +403,8 @@ class Sums:
 
     def norm(self, of: Of) -> Array:
         """√ of a sum of squares, safe at any magnitude: float64 [L, E...]."""
-        return root(self._squares(of), self.places.dtype, lambda i: self.places.vectors(of, i))
+        squares = self.places.sums[of] if of in self.wanted.sums else self._squares(of)
+        return root(squares, self.places.dtype, lambda i: self.places.vectors(of, i))
 
     def mean_square(self, of: Of) -> Array:
         """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""
