@@ -17,7 +17,7 @@ from engine.probes import GradientNorm, Probe
 from engine.sums import Of, Sums
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
-from pipeline.measuring import CAPACITY, Ledger
+from pipeline.measuring import Ledger
 from pipeline.stopwatch import Stopwatch
 
 # So low that thousands of steps on one batch leave the numbers as they are: nothing converges, dies or underflows.
@@ -99,7 +99,7 @@ def cycle(problem: Problem, probes: Mapping[str, Probe]) -> int:
     """After how many measured steps all that belongs to them has been done: small steps are worked out many at once."""
     network, (x, _) = problem.network(), problem.batch()
     network.forward(x)
-    return CAPACITY if Ledger(probes, prompt=False, stopwatch=Stopwatch(None)).notes(network, list(probes)) else 1
+    return Ledger(probes, prompt=False, stopwatch=Stopwatch(None)).together(network, list(probes))
 
 
 def bare_products(problem: Problem) -> Step:

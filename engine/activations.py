@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from engine.arrays import Array, constant
+from engine.arrays import Array, constant, zero_for
 from engine.special import erf
 
 
@@ -171,7 +171,7 @@ class Relu(Elementwise):
         return (Piece(-math.inf, 0.0, 0.0), Piece(0.0, 1.0, 0.0))
 
     def value(self, z: Array, out: Array | None = None) -> Array:
-        return np.maximum(z, constant(0, z.dtype), out=out)
+        return np.maximum(z, zero_for(z), out=out)
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
         s = np.empty_like(z) if out is None else out

@@ -154,7 +154,7 @@ class Group(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """All that belongs to one batch size: the rows, the layers' views into them, what the passes go through, and 1/B."""
+    """All that belongs to one batch size B: the rows, the layers' views into them, what passes go through, and 1/B."""
 
     rows: Rows
     views: list[tuple[Array, ...]]
@@ -336,7 +336,7 @@ class Network:
         return self.take_gradient(x, y, cost, onlooker)
 
     def take_gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
-        """The same, to be called under ``np.errstate(all="ignore")``: entering that takes longer than a small product."""
+        """The same, to be called under ``np.errstate(all="ignore")``: for who has more to do there than this."""
         self._forward(x)
         if onlooker is not None:
             self.sighting = onlooker.begin(self)
@@ -345,6 +345,8 @@ class Network:
     def _forward(self, x: Array) -> Array:
         if x.dtype != self.theta.dtype:
             x = x.astype(self.theta.dtype, casting="same_kind")
+        if not (x.mT.flags.c_contiguous or x.flags.c_contiguous):  # else its product may be another with another stack
+            x = np.ascontiguousarray(x)
         if x.shape[-1] != self.batch_size:
             self._bind(x.shape[-1])
         bound = self._bound
@@ -387,8 +389,8 @@ class Network:
     def _propagate(self) -> Array:
         to_mean, sighting = self._bound.to_mean, self.sighting
         for i, (_, slopes, downs, deltas, shares, mean_delta, outers, biases) in enumerate(self.groups):
-            for sigma, _, z, a, slope in slopes:
-                sigma.derivative(z, a, out=slope)
+            for sigma, _, z, a, room in slopes:
+                sigma.derivative(z, a, out=room)
             for times_WT, delta_above, dC_da, slope, layer, delta in downs:
                 times_WT(delta_above, dC_da)
                 if slope is not None:
@@ -396,7 +398,7 @@ class Network:
                 else:
                     layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
             np.multiply(deltas, to_mean, shares)
-            np.add.reduce(shares, -1, None, mean_delta)  # not by BLAS: its old kernels look at where a row lies
+            np.add.reduce(shares, axis=-1, out=mean_delta)  # not by BLAS: its old kernels look at where a row lies
             for db, mean in biases:
                 db[...] = mean  # (2)(5), averaged over the batch
             for times_share, aT, dW in outers:

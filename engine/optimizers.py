@@ -76,9 +76,6 @@ class OptimizerState:
     velocity: Array
 
 
-PIECE = 2**16  # numbers of an update that are made and added before the next: they fit in the L2 cache
-
-
 class Proposal:
     """The update an optimizer would make for the network's current gradient, made when it is first looked at.
 
@@ -103,39 +100,21 @@ class Proposal:
         """Whether it is made of this network's gradient (and not of the one a shadow follows)."""
         return network is self._network
 
-    def _make(self, out: Array) -> Array:
-        return self._optimizer.fill(self._network, self._state, *self._when, out)
-
     def apart(self) -> Array:
         """Δθ [E..., P], apart from the gradient."""
         if self._made is None:
-            self._made = self._make(self._state.update)
+            self._made = self._optimizer.fill(self._network, self._state, *self._when, self._state.update)
         return self._made
 
     def apply(self) -> None:
         """θ ← θ + Δθ; nobody may look at the gradient any more.
 
-        If Δθ has not been made, it is written over the gradient; in a large network, a multiple of the gradient is made
-        and added piece by piece instead, in the cache.
+        If Δθ has not been made, it is written over the gradient: so it takes no room of its own in the caches.
         """
-        theta, grad, optimizer, update = self._network.theta, self._network.grad, self._optimizer, self._made
-        if update is None and optimizer.plain:
-            rate = optimizer.rate(*self._when)
-            if theta.size > PIECE:
-                self._descend(rate)
-                return
-            update = np.multiply(grad, rate, grad)
-        elif update is None:
-            update = self._make(grad)
-        np.add(theta, update, theta)
-
-    def _descend(self, rate: float) -> None:
-        theta, grad, scratch = (x.reshape(-1) for x in (self._network.theta, self._network.grad, self._state.update))
-        for start in range(0, theta.size, PIECE):
-            piece = slice(start, start + PIECE)
-            g = grad[piece]
-            update = np.multiply(g, rate, scratch[: g.size])
-            theta[piece] += update
+        network, update = self._network, self._made
+        if update is None:
+            update = self._optimizer.fill(network, self._state, *self._when, network.grad)
+        np.add(network.theta, update, network.theta)
 
 
 def factor_of(update: Array | Proposal, network: Network) -> float | None:

@@ -20,9 +20,10 @@ from pipeline.records import Record
 from pipeline.stopwatch import Stopwatch
 
 CAPACITY, SPAN = 128, 256  # steps noted, and steps since the first of them, before they are looked at together
-KEPT_BYTES = 2**21  # of rows that are kept: more would leave the caches before they are summed
+KEPT_BYTES = 2**22  # of rows that are kept: more would leave the caches before they are summed
 THIN = 8  # times in a row that fewer than half of FEWEST steps were worked out together, until no more are noted
-SMALL = 2**19  # numbers in a network and its batch; in larger ones they, and not the calls, are what measuring costs
+SMALL = 2**19  # numbers in a network and its batch; in larger ones they, more than the calls, are what measuring costs
+HUGE = 2**23  # such numbers, from where a step takes so long that its records should not have to wait for another
 
 
 @np.errstate(all="ignore")
@@ -89,8 +90,8 @@ class _Page:
 class Ledger:
     """Measures the steps of a run; those for which sums are enough many at once (:mod:`engine.notes`).
 
-    So records come late, by ``CAPACITY`` measured steps or ``SPAN`` steps or until they are asked for; but all of them
-    come, in order, with the values that they would have had at once.
+    So records come late, by ``CAPACITY`` measured steps (``FEWEST`` of networks that are not ``SMALL``) or ``SPAN``
+    steps or until they are asked for; but all of them come, in order, with the values that they would have had at once.
 
     Args:
         probes: of the run.
@@ -122,9 +123,9 @@ class Ledger:
         self._asked = names, self._pages[key]
         return self._asked[1]
 
-    def notes(self, network: Network, names: Sequence[str]) -> bool:
-        """Whether steps of this network, after a forward pass, are noted where these probes are due."""
-        return self._page(names).noted and _small(network)
+    def together(self, network: Network, names: Sequence[str]) -> int:
+        """How many steps of this network, after a forward pass, are looked at together where these probes are due."""
+        return max(1, _most(network)) if self._page(names).noted else 1
 
     def take(self, moment: Moment, names: Sequence[str], step: int) -> list[Record]:
         """Measure a step; its records, if they are there at once. They are told in turn with the others."""
@@ -153,7 +154,7 @@ class Ledger:
         size = moment.network.batch_size
         notes = page.notes.get(size)
         if notes is None:
-            if not _small(moment.network):
+            if not _most(moment.network):
                 return False
             notes = page.notes[size] = self._new_notes(moment, page)
         if not notes.note(moment, step):
@@ -170,7 +171,7 @@ class Ledger:
         full = len(notes.steps) == notes.capacity
         if full or step - self._first >= SPAN:
             self.settle()
-        if full and notes.capacity == page.capacity < CAPACITY:  # they are worth more room
+        if full and notes.capacity == page.capacity < _most(moment.network):  # they are worth more room
             page.capacity *= 2
             page.notes.pop(size, None)
         return True
@@ -216,8 +217,10 @@ class Ledger:
             self._stopwatch.lap("records")
 
 
-def _small(network: Network) -> bool:
-    return network.theta.size + network.rows.z.size <= SMALL
+def _most(network: Network) -> int:
+    """How many steps may be noted."""
+    size = network.theta.size + network.rows.z.size
+    return CAPACITY if size <= SMALL else FEWEST if size <= HUGE else 0
 
 
 @np.errstate(all="ignore")

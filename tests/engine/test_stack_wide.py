@@ -12,7 +12,7 @@ from test_stack import train
 from engine import activations as act
 from engine import costs
 from engine.activations import Activation
-from engine.arrays import Array
+from engine.arrays import Array, times
 from engine.costs import Cost
 from engine.initializers import Gaussian, GaussianFanIn, initialize
 from engine.learning_rates import Constant
@@ -130,3 +130,74 @@ def test_the_batch_gradient_is_the_mean_of_the_examples(examples: int, seed: int
     assert np.abs(together - np.mean(singles, axis=0)).max() < 1e-14 * scale
     net.forward(np.repeat(x[:, :1], 4, axis=1))
     assert np.abs(net.backward(np.repeat(y[:, :1], 4, axis=1), cost) - singles[0]).max() < 1e-14 * scale
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(*[st.sampled_from([1, 2, 3, 10, 30, 64, 129, 256])] * 3),
+    turned=st.tuples(st.booleans(), st.booleans()),
+    dtype=st.sampled_from(["float32", "float64", "complex128"]),
+    seed=st.integers(0, 99),
+)
+def test_a_single_matrix_is_multiplied_as_one_of_a_stack(
+    shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: str, seed: int
+) -> None:
+    """Whatever lies transposed in memory, and wherever it begins."""
+    rng, (n, m, B) = np.random.default_rng(seed), shape
+
+    def drawn(rows: int, columns: int, turn: bool) -> Array:
+        lies = (columns, rows) if turn else (rows, columns)
+        flat = rng.standard_normal((2, 3 + rows * columns)).astype(dtype)
+        x = flat[:, 3:].reshape(2, *lies)
+        return x.mT if turn else x
+
+    x, y = drawn(n, m, turned[0]), drawn(m, B, turned[1])
+    together = np.empty((2, n, B), dtype)
+    times(x)(y, together)
+    for k in range(2):
+        alone = np.empty((n, B), dtype)
+        times(x[k])(y[k], alone)
+        assert alone.tobytes() == together[k].tobytes()
+
+
+@pytest.mark.parametrize("size", [7, 2**11 - 1, 2**11, 2**11 + 1, 5000, 2**18 + 1])
+@pytest.mark.parametrize("start", [0, 1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_rectifier_cuts_off_below_0_wherever_a_number_lies(size: int, start: int, dtype: str) -> None:
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    values = np.array([-0.0, 0.0, np.nan, np.inf, -np.inf, tiny, -tiny, 1, -1], dtype)
+    z = np.random.default_rng(start).choice(values, size + start)[start:]
+    expected = np.where(np.isnan(z) | (z > 0), z, 0).astype(dtype)
+    a = act.Relu().value(z)
+    assert np.array_equal(a, expected, equal_nan=True)
+    assert not np.signbit(a[a == 0]).any()
+
+
+def test_inputs_of_another_type_are_rounded_once() -> None:
+    """An integer or a float64 image in a float32 network is what its rounding is."""
+    net = network([3, 4, 2], [act.Tanh(), act.Softmax()], (2,), dtype="float32")
+    x = np.random.default_rng(0).random((2, 3, 5)) * 10
+    out = net.forward(x).copy()
+    assert np.array_equal(out, net.forward(x.astype("float32")))
+    assert np.array_equal(net.forward(np.rint(x).astype(int)).copy(), net.forward(np.rint(x).astype("float32")))
+    with pytest.raises(TypeError):
+        net.forward(x + 1j)
+
+
+@pytest.mark.parametrize("lies", ["every second", "repeated", "turned"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_how_an_input_lies_in_memory_does_not_matter(lies: str, dtype: str) -> None:
+    """Nor whether the network is one of a stack."""
+    net = network([30, 20, 10], [act.Tanh(), act.Softmax()], (2,), dtype=dtype)
+    rng = np.random.default_rng(0)
+    wide, column = rng.random((2, 60, 24)).astype(dtype), rng.random((2, 30, 1)).astype(dtype)
+    laid = {
+        "every second": wide[:, ::2, ::2],
+        "repeated": np.broadcast_to(column, (2, 30, 12)),
+        "turned": wide[:, :12, ::2].mT[:, :, :12].repeat(3, axis=1)[:, :30],
+    }
+    x, y = laid[lies], rng.random((2, 10, 12)).astype(dtype)
+    expected = net.gradient(np.ascontiguousarray(x), y, costs.HalfSquaredError()).copy()
+    assert np.array_equal(net.gradient(x, y, costs.HalfSquaredError()), expected)
+    alone = member(net, (1,))
+    assert np.array_equal(alone.gradient(x[1], y[1], costs.HalfSquaredError()), expected[1])
