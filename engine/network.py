@@ -345,8 +345,6 @@ class Network:
     def _forward(self, x: Array) -> Array:
         if x.dtype != self.theta.dtype:
             x = x.astype(self.theta.dtype, casting="same_kind")
-        if not (x.mT.flags.c_contiguous or x.flags.c_contiguous):  # else its product may be another with another stack
-            x = np.ascontiguousarray(x)
         if x.shape[-1] != self.batch_size:
             self._bind(x.shape[-1])
         bound = self._bound
