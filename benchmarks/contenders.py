@@ -1,4 +1,6 @@
-"""Our side: the step as the pipeline takes it, the step with every default probe, and the bare matrix products."""
+"""Our side: the step as who uses the engine would write it, with every default probe as the pipeline takes it, and the
+bare matrix products.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network
 from engine.probes import GradientNorm, Probe
-from engine.sums import Of, Sums
+from engine.sums import Of, Places, Sums
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
 from pipeline.measuring import Ledger
@@ -67,11 +69,13 @@ def our_step(problem: Problem) -> Step:
     network, (x, y), config = problem.network(), problem.batch(), problem.config
     optimizer, cost, wanted = config.optimizer, config.cost, GradientNorm().wanted
     state = optimizer.start(network)
+    network.forward(x)
+    sums = Sums(Places.of(network), wanted)
 
     @np.errstate(all="ignore")
     def step() -> list[list[float]]:
-        network.take_gradient(x, y, cost, wanted)
-        norms: list[list[float]] = Sums.of(network).norm(Of.GRADIENT).tolist()
+        network.take_gradient(x, y, cost, sums)
+        norms: list[list[float]] = sums.norm(Of.GRADIENT).tolist()
         optimizer.propose(network, state, 0, 1).apply()
         return norms
 
@@ -96,7 +100,7 @@ def our_probed_step(problem: Problem) -> Step:
 
 
 def cycle(problem: Problem, probes: Mapping[str, Probe]) -> int:
-    """After how many measured steps all that belongs to them has been done: small steps are worked out many at once."""
+    """After how many measured steps all that belongs to them has been done: they are worked out several at once."""
     network, (x, _) = problem.network(), problem.batch()
     network.forward(x)
     return Ledger(probes, prompt=False, stopwatch=Stopwatch(None)).together(network, list(probes))

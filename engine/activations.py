@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 
 
 class Activation(ABC):
-    """a = σ(z) on a layer: z and a are [E..., n, B].
+    """a = σ(z) on a layer: z and a are [E..., n, B]; of a stack of one perhaps [n, B], so count axes from the end.
 
     Attributes:
         low, high: bounds of the values σ can take (closed).
@@ -111,17 +111,12 @@ class Elementwise(Activation):
         return slopes[..., None] * np.eye(z.shape[-2], dtype=slopes.dtype)
 
 
-def _logistic(z: Array, out: Array | None = None) -> Array:
-    """1 / (1 + e^−z). For z < −709 (float64) e^−z is infinite and the value is 0, as it should be."""
-    s = np.negative(z, out=out)
-    np.exp(s, out=s)
-    s += constant(1, s.dtype)
-    return np.reciprocal(s, out=s)
-
-
 @dataclass(frozen=True)
 class Sigmoid(Elementwise):
-    """σ(z) = 1/(1 + e^−z), σ' = σ(1 − σ) ≤ ¼. Source: the derivation, last section."""
+    """σ(z) = 1/(1 + e^−z), σ' = σ(1 − σ) ≤ ¼. Source: the derivation, last section.
+
+    For z < −709 (float64) e^−z is infinite and the value is 0, as it should be.
+    """
 
     monotonic: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
@@ -138,6 +133,9 @@ class Sigmoid(Elementwise):
         s = np.subtract(constant(1, a.dtype), a, out=out)
         s *= a
         return s
+
+
+_logistic = Sigmoid().value
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ layer below, ``B`` examples, ``P`` parameters. Columns are examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
@@ -45,14 +45,14 @@ def constant(value: float, dtype: np.dtype[Any]) -> Array:
     return made
 
 
-@lru_cache(maxsize=64)
-def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    made = aligned(shape, dtype)
-    made.flags.writeable = False
-    return made
+_MANY = range(2**11, 2**18 + 1)  # numbers: for fewer the call is what takes time, more zeros would leave the caches
+_ZEROS = aligned((_MANY[-1],), np.float32)
+_ZEROS.flags.writeable = False
 
 
-_MANY = range(2**11, 2**18)  # numbers: for fewer the call is what takes time, and more zeros would leave the caches
+@lru_cache(maxsize=256)
+def _zeros(shape: tuple[int, ...]) -> Array:
+    return _ZEROS[: math.prod(shape)].reshape(shape)
 
 
 def zero_for(x: Array) -> Array:
@@ -61,7 +61,7 @@ def zero_for(x: Array) -> Array:
     NumPy's ``maximum`` of float32 uses the CPU's wide units with an array and not with a single number, which takes
     three times as long.
     """
-    return _zeros(x.shape, x.dtype) if x.dtype.char == "f" and x.size in _MANY else constant(0, x.dtype)
+    return _zeros(x.shape) if x.dtype.char == "f" and x.size in _MANY else constant(0, x.dtype)
 
 
 def norm(x: Array, axes: int = 2) -> Array:
@@ -92,15 +92,17 @@ def norms(arrays: Sequence[Array], axes: int = 2) -> Array:
     return root(squares, flats[0].dtype, lambda i: flats[i])
 
 
-Times = Callable[[Array, Array], Any]  # (y, out): x y into out
+Multiplier = Callable[[Array, Array], Any]  # (y, out): x y into out
 
 
-def times(x: Array) -> Times:
-    """Multiplies x [E..., k, l] with any y [E..., l, m] into a contiguous array of their type.
+def multiplier(x: Array, columns: int) -> Multiplier:
+    """Multiplies x [E..., k, l] with any y [E..., l, columns] into a contiguous array of their type.
 
-    For a single matrix of real numbers by ``dot``, which has a shorter way to the same product of BLAS, bit for bit.
+    For a single matrix of real numbers by ``dot``, which has a shorter way to the same product of BLAS, bit for bit;
+    not where it is a product of vectors, to which ``dot`` has ways of its own: one leaves out factors of 0.
     """
-    return x.dot if x.ndim == 2 and x.dtype.kind == "f" else partial(np.matmul, x)
+    matrices = x.ndim == 2 and min(*x.shape, columns) > 1
+    return x.dot if matrices and x.dtype.kind == "f" else partial(np.matmul, x)
 
 
 class Segments:
@@ -142,7 +144,8 @@ class Segments:
     def dots(self, x: Array, y: Array) -> Array:
         """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type."""
         sums = np.empty((*x.shape[:-1], len(self.slices)), x.dtype)
-        multiply(self.products(x, y, sums))
+        for product in self.products(x, y, sums):
+            product()
         return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
 
     def norms(self, x: Array) -> Array:
@@ -168,12 +171,6 @@ def _dot(x: Array, y: Array, out: Array) -> Product:
     return partial(np.vecdot, x, y, out)
 
 
-def multiply(products: Iterable[Product]) -> None:
-    """Take these sums."""
-    for product in products:
-        product()
-
-
 def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
     """Which sums of squares of numbers of this dtype can be trusted."""
     smallest, largest = _BOUNDS[dtype.char]
@@ -193,21 +190,15 @@ def extent(x: Array) -> tuple[float, float]:
 
 def within(least: float, most: float, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     """Whether sums of squares of this extent can be trusted, and so many times as much of each."""
-    smallest, largest = _BOUNDS[dtype.char]
-    if times <= 1.0:
-        return least * times >= smallest and most <= largest
-    return least >= smallest and most * times <= largest
+    smallest, largest = _bounds(dtype, times)
+    return least >= smallest and most <= largest
 
 
 def all_safe(squares: Array, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     """Whether all of these sums of squares can be trusted, and so many times as much of each."""
     if squares.size > FEW:
         return within(*extent(squares), dtype, times)
-    smallest, largest = _BOUNDS[dtype.char]
-    if times != 1.0:
-        if not times > 0:
-            return False
-        smallest, largest = max(smallest, smallest / times), min(largest, largest / times)
+    smallest, largest = _bounds(dtype, times)
     for square in squares.ravel().tolist():  # noqa: SIM110 (a generator takes half as long again)
         if not smallest <= square <= largest:
             return False
@@ -242,6 +233,14 @@ _BOUNDS = {
     info.dtype.char: (float(info.tiny) / float(info.eps) ** 2, float(info.max))
     for info in (np.finfo(np.float32), np.finfo(np.float64))
 }
+
+
+def _bounds(dtype: np.dtype[Any], times: float) -> tuple[float, float]:
+    """Between which sums of squares can be trusted, and so many times as much of each."""
+    smallest, largest = _BOUNDS[dtype.char]
+    if times == 1.0:
+        return smallest, largest
+    return (max(smallest, smallest / times), min(largest, largest / times)) if times > 0 else (math.inf, -math.inf)
 
 
 def _scaled_norm(rows: Array) -> Array:

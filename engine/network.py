@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import CACHE_LINE, Array, Segments, Times, aligned, constant, times
+from engine.arrays import CACHE_LINE, Array, Multiplier, Segments, aligned, constant, multiplier
 from engine.costs import Cost
 from engine.once import once
 
@@ -55,7 +55,6 @@ class Layer:
     delta: Array = field(init=False, repr=False)
     slope: Array = field(init=False, repr=False)  # σ'(z), where δ needs it: not in layer L
     share: Array = field(init=False, repr=False)  # δ/B
-    mean_delta: Array = field(init=False, repr=False)  # ⟨δ_b⟩, [E..., n, 1]
     diagonal: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,7 +113,7 @@ class Slopes(NamedTuple):
 class Up(NamedTuple):
     """z = W a + b, a = σ(z) of a layer, ready to be taken: what is multiplied is without the axes of a stack of one."""
 
-    times_W: Times
+    times_W: Multiplier
     b: Array
     z: Array
     sigma: Activation
@@ -124,7 +123,7 @@ class Up(NamedTuple):
 class Down(NamedTuple):
     """Equation (4) of a layer, likewise: from the δ of the layer above. Without a slope, in its general form."""
 
-    times_WT: Times
+    times_WT: Multiplier
     delta_above: Array
     dC_da: Array
     slope: Array | None
@@ -135,7 +134,7 @@ class Down(NamedTuple):
 class Outer(NamedTuple):
     """Equations (3) and (6) of a layer, likewise: aᵀ is that of its input, None if that is the network's."""
 
-    times_share: Times
+    times_share: Multiplier
     aT: Array | None
     dW: Array
 
@@ -157,7 +156,7 @@ class Bound(NamedTuple):
     """All that belongs to one batch size B: the rows, the layers' views into them, what passes go through, and 1/B."""
 
     rows: Rows
-    views: list[tuple[Array, ...]]
+    views: list[dict[str, Array]]
     ups: list[Up]
     groups: list[Group]
     rest: list[Slopes]
@@ -316,7 +315,8 @@ class Network:
     def forward(self, x: Array) -> Array:
         """Equations z = W a + b, a = σ(z), from the input x [E..., n_0, B] (or [n_0, B], shared) to a^L [E..., n_L, B].
 
-        The result is a buffer that the next pass with the same B overwrites. Infinities pass through silently.
+        The result is a buffer that the next pass with the same B overwrites. Infinities pass through silently. An x of
+        another type is rounded to the network's first.
         """
         return self._forward(x)
 
@@ -351,11 +351,14 @@ class Network:
         self._untaken = bound.slopes
         self.sighting = None
         self.layers[0].a_in = x
-        self._x = a = x[self._alone] if self.members == 1 and x.ndim > 2 else x
+        self._x = a = self._core(x)
         for times_W, b, z, sigma, out in bound.ups:
-            times_W(a, z)
-            z += b
-            a = sigma.value(z, out=out)
+            times_W(a, z)  # W a
+            z += b  # + b
+            a = sigma.value(z, out=out)  # a = σ(z)
+            if a is not out:
+                out[...] = a
+                a = out
         return self.layers[-1].a
 
     def _backward(self, y: Array, cost: Cost) -> Array:
@@ -387,10 +390,10 @@ class Network:
     def _propagate(self) -> Array:
         to_mean, sighting = self._bound.to_mean, self.sighting
         for i, (_, slopes, downs, deltas, shares, mean_delta, outers, biases) in enumerate(self.groups):
-            for sigma, _, z, a, room in slopes:
-                sigma.derivative(z, a, out=room)
+            for alike in slopes:
+                alike.take()
             for times_WT, delta_above, dC_da, slope, layer, delta in downs:
-                times_WT(delta_above, dC_da)
+                times_WT(delta_above, dC_da)  # (W^{l+1})ᵀ δ^{l+1}
                 if slope is not None:
                     np.multiply(dC_da, slope, delta)  # (4)
                 else:
@@ -423,46 +426,47 @@ class Network:
 
     def _core(self, x: Array) -> Array:
         """[E..., k, l] as it is multiplied: a stack of one, which is a single matrix, without its axes."""
-        return x[self._alone] if self.members == 1 else x
+        if self.members > 1 or x.ndim == 2:
+            return x
+        return x[self._alone] if x.shape[:-2] == self.ensemble else x.reshape(x.shape[-2:])
 
     def _bind(self, batch_size: int) -> None:
         """Point every layer at its buffers for this batch size, made at first use."""
-        if batch_size not in self._bounds:
-            rows = self._new_rows(batch_size)
-            views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
-            self._point(views)
-            self._bounds[batch_size] = self._arrange(rows, views)
-        bound = self._bound = self._bounds[batch_size]
-        self._point(bound.views)
-        self.rows, self.groups, self.rest, self.batch_size = bound.rows, bound.groups, bound.rest, batch_size
+        bound = self._bounds.get(batch_size)
+        if bound is None:
+            bound = self._bounds[batch_size] = self._new_bound(self._new_rows(batch_size))
+        else:
+            self._point(bound.views)
+        self._bound, self.batch_size = bound, batch_size
+        self.rows, self.groups, self.rest = bound.rows, bound.groups, bound.rest
 
-    def _views(self, rows: Rows, layer: Layer, part: slice) -> tuple[Array, ...]:
+    def _views(self, rows: Rows, layer: Layer, part: slice) -> dict[str, Array]:
+        """What of a layer's attributes lies in these rows."""
         shape = *layer.b.shape[:-1], rows.z.shape[-1]
-        of_units = (rows.z, rows.a, rows.dC_da, rows.slope, rows.delta, rows.share)
-        mean_delta = layer.db if self.members == 1 else rows.mean_delta[part].reshape(layer.b.shape)
-        return *(x[part].reshape(shape) for x in of_units), mean_delta
+        names = ("z", "a", "dC_da", "slope", "delta", "share")
+        return {name: getattr(rows, name)[part].reshape(shape) for name in names}
 
-    def _point(self, views: Sequence[tuple[Array, ...]]) -> None:
-        below: Layer | None = None
+    def _point(self, views: Sequence[dict[str, Array]]) -> None:
         for layer, of_layer in zip(self.layers, views, strict=True):
-            layer.z, layer.a, layer.dC_da, layer.slope, layer.delta, layer.share, layer.mean_delta = of_layer
-            if below is not None:
-                layer.a_in = below.a
-            below = layer
+            vars(layer).update(of_layer)
+        for below, layer in pairwise(self.layers):
+            layer.a_in = below.a
 
     @once
     def _parts(self) -> list[slice]:
         """Where each layer's units, of all members, lie in [N, B]."""
         return slices(layer.b.size for layer in self.layers)
 
-    def _arrange(self, rows: Rows, views: list[tuple[Array, ...]]) -> Bound:
-        """What the passes go through, for layers that point at these rows."""
-        core, top = self._core, self.depth - 1
-        ups = [Up(times(core(y.W)), core(y.b), core(y.z), y.sigma, core(y.a)) for y in self.layers]
-        groups = [self._group(rows, members) for members in self._together(rows.delta[:1].nbytes)]
+    def _new_bound(self, rows: Rows) -> Bound:
+        """All that belongs to these rows; the layers point at them."""
+        views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
+        self._point(views)
+        core, top, B = self._core, self.depth - 1, rows.z.shape[-1]
+        ups = [Up(multiplier(core(y.W), B), core(y.b), core(y.z), y.sigma, core(y.a)) for y in self.layers]
+        groups = [self._group(rows, which) for which in self._together(rows.delta[:1].nbytes)]
         rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
         slopes = [*(alike for group in groups for alike in group.slopes), *rest]
-        return Bound(rows, views, ups, groups, rest, slopes, constant(1 / rows.z.shape[-1], self.theta.dtype))
+        return Bound(rows, views, ups, groups, rest, slopes, constant(1 / B, self.theta.dtype))
 
     def _together(self, bytes_a_row: int) -> list[list[int]]:
         """Which layers, counted from 0 and top first, are handled together."""
@@ -477,27 +481,25 @@ class Network:
             room -= size
         return together
 
-    def _group(self, rows: Rows, members: Sequence[int]) -> Group:
+    def _group(self, rows: Rows, which: Sequence[int]) -> Group:
         """These layers, counted from 0 and top first."""
-        core, top = self._core, self.depth - 1
-        part = slice(self._parts[members[-1]].start, self._parts[members[0]].stop)
-        layers = [self.layers[i] for i in members]
-        downs = []
-        for layer in layers:
-            if layer.number <= top:
-                above, slope = self.layers[layer.number], core(layer.slope) if layer.diagonal else None
-                times_WT, delta_above = times(core(above.W).mT), core(above.delta)
+        core, top, B = self._core, self.depth - 1, rows.z.shape[-1]
+        part = slice(self._parts[which[-1]].start, self._parts[which[0]].stop)
+        layers = [self.layers[i] for i in which]
+        downs, outers, biases = list[Down](), list[Outer](), list[tuple[Array, Array]]()
+        for i, layer in zip(which, layers, strict=True):
+            if i != top:
+                above, slope = self.layers[i + 1], core(layer.slope) if layer.diagonal else None
+                times_WT, delta_above = multiplier(core(above.W).mT, B), core(above.delta)
                 downs.append(Down(times_WT, delta_above, core(layer.dC_da), slope, layer, core(layer.delta)))
-        return Group(
-            layers,
-            self._alike(rows, [i for i in reversed(members) if i != top and self.layers[i].diagonal]),
-            downs,
-            rows.delta[part],
-            rows.share[part],
-            rows.mean_delta[part],
-            [Outer(times(core(y.share)), core(y.a_in).mT if y.number > 1 else None, core(y.dW)) for y in layers],
-            [(y.db, y.mean_delta) for y in layers if y.db is not y.mean_delta],
-        )
+            dW = core(layer.dW)
+            aT = core(layer.a_in).mT if i > 0 else None
+            outers.append(Outer(multiplier(core(layer.share), dW.shape[-1]), aT, dW))
+            if self.members > 1:
+                biases.append((layer.db, rows.mean_delta[self._parts[i]].reshape(layer.b.shape)))
+        sloped = [i for i in reversed(which) if i != top and self.layers[i].diagonal]
+        pieces = rows.delta[part], rows.share[part], rows.mean_delta[part]
+        return Group(layers, self._alike(rows, sloped), downs, *pieces, outers, biases)
 
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""

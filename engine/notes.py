@@ -22,7 +22,7 @@ from weakref import ref
 
 import numpy as np
 
-from engine.arrays import Array, Product, aligned, all_safe, multiply
+from engine.arrays import Array, Product, aligned, all_safe
 from engine.moment import Moment
 from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
@@ -252,7 +252,8 @@ class NotedRows(Notes):
         while k >= len(self._slots):
             self._slots.append(self._slot(len(self._slots)))
         products, _, copies = self._slots[k]
-        multiply(products)
+        for product in products:
+            product()
         for alike in self._rest:
             alike.take()
         if self._looks_at_rows:
@@ -322,7 +323,7 @@ class NotedSums(Notes):
     @np.errstate(all="ignore")
     def _keep(self, network: Network, times: float) -> bool:
         sums, wanted, k = Sums.of(network), self.wanted, len(self.steps)
-        if sums.wanted is not wanted or not (sums.safe and sums.safe_times(times)):
+        if sums.wanted is not wanted or not sums.safe_times(times):
             return False  # or nobody had these sums taken
         if {Of.A, Of.AA} <= wanted.sums:
             self._lost[k] = lost = sums.cancelled()

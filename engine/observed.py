@@ -133,7 +133,7 @@ class Layers(Vitals):
 
     def _knows(self, of: Of, times: float) -> bool:
         """Whether these sums are known to be safe, and would be if they were so many times as large."""
-        return of in self.sums.wanted.sums and self.sums.safe and self.sums.safe_times(times)
+        return of in self.sums.wanted.sums and self.sums.safe_times(times)
 
     def _update_norm(self) -> Array:
         """|c| ‖∂C/∂W‖_F where Δθ = c ∇C and neither square leaves what its type can hold."""

@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import Array, Product, Segments, extent, mended, multiply, root, within
+from engine.arrays import Array, Product, Segments, extent, mended, root, within
 from engine.network import Layer, Network, Parameters, Sighting, Slopes, slices
 from engine.once import once
 
@@ -61,7 +62,7 @@ class Wanted:
 
     def begin(self, network: Network, lap: Callable[[str], None] | None = None) -> Sighting:
         """The sums of this pass; who gives a ``lap`` is told what they cost (:class:`Sums`)."""
-        return Sums(network.memo.get((Places, network.batch_size)) or Places.of(network), self, lap)
+        return Sums(Places.of(network), self, lap)
 
     @once
     def counts(self) -> bool:
@@ -230,7 +231,7 @@ class Places:
             for products in self._products[:-1]:  # so few numbers that they can wait until all are there
                 del products[Of.BIAS_GRADIENT]
             self._products[-1][Of.BIAS_GRADIENT] = self._group(0, len(plan.numbers))[Of.BIAS_GRADIENT]
-        self.orders: dict[frozenset[Of], list[list[Product]]] = {}
+        self._orders: dict[frozenset[Of], list[list[Product]]] = {}
 
     def _group(self, first: int, last: int) -> dict[Of, list[Product]]:
         members, found = self.plan.members, {}
@@ -273,11 +274,11 @@ class Places:
         Raises:
             NotThereError: their numbers are not there.
         """
-        if sums not in self.orders:
+        if sums not in self._orders:
             if missing := sums - self._rows.keys() - self._flat.keys() - self._given:
                 raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
-            self.orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
-        return self.orders[sums]
+            self._orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
+        return self._orders[sums]
 
     def rows(self, of: Of, first: int, last: int) -> Array:
         """What is summed over units and examples, of layers from first to before last: [n, B]."""
@@ -342,22 +343,34 @@ class Places:
 class Sums:
     """The sums of one pass. To be read under ``np.errstate(all="ignore")``, before the network's next pass.
 
+    As an onlooker it begins anew with every pass: for who looks at all passes of one network and wants no others.
+
     Args:
         places: where the numbers lie.
         wanted: what is taken while the pass goes on, group by group.
         lap: told when that begins ("step" is over) and ends ("sums" are), to know what it costs.
     """
 
+    __slots__ = "_lap", "_products", "_reach", "_rest_left", "places", "wanted"
+
     def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
         self.places, self.wanted, self._lap = places, wanted, lap
-        self._products = places.orders.get(wanted.sums) or places.products(wanted.sums)
+        self._products = places.products(wanted.sums)
         self._rest_left = wanted.counts
+        self._reach: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, network: Network) -> Sums:
         """Of the last pass: what an onlooker has taken, if there was one."""
         sighting = network.sighting
         return sighting if isinstance(sighting, Sums) else cls(Places.of(network))
+
+    def begin(self, network: Network) -> Sighting:
+        """Anew."""
+        if network.memo.get((Places, network.batch_size)) is not self.places:
+            return self.wanted.begin(network, self._lap)
+        self._rest_left, self._reach = self.wanted.counts, None
+        return self
 
     def see(self, group: int) -> None:
         """Take what is wanted of this group of layers."""
@@ -372,24 +385,17 @@ class Sums:
         if self._lap is not None:
             self._lap("sums")
 
-    @once
-    def _extent(self) -> tuple[float, float]:
-        """The least and the largest of the squares that were wanted; NaN if any is."""
-        return extent(self.places.sums[self.wanted.squares])
-
-    @once
-    def safe(self) -> bool:
-        """Whether all sums of squares that were wanted can be trusted."""
-        return self.safe_times(1.0)
-
     def safe_times(self, factor: float) -> bool:
-        """Whether they all could be if they were so many times as large."""
-        return within(*self._extent, self.places.dtype, factor)
+        """Whether all sums of squares that were wanted can be trusted, and so many times as much of each."""
+        if self._reach is None:
+            self._reach = extent(self.places.sums[self.wanted.squares])
+        return within(*self._reach, self.places.dtype, factor)
 
     def _squares(self, of: Of) -> Array:
         if of not in self.wanted.sums:
             for products in self.places.products(frozenset((of,))):
-                multiply(products)
+                for product in products:
+                    product()
         squares: Array = self.places.sums[of]
         return squares
 
@@ -403,8 +409,7 @@ class Sums:
 
     def norm(self, of: Of) -> Array:
         """√ of a sum of squares, safe at any magnitude: float64 [L, E...]."""
-        squares = self.places.sums[of] if of in self.wanted.sums else self._squares(of)
-        return root(squares, self.places.dtype, lambda i: self.places.vectors(of, i))
+        return root(self._squares(of), self.places.dtype, partial(self.places.vectors, of))
 
     def mean_square(self, of: Of) -> Array:
         """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""

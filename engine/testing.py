@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.activations import Activation
+from engine.activations import Activation, Elementwise
 from engine.arrays import Array
 from engine.costs import Cost
 from engine.network import Network
@@ -83,7 +83,7 @@ def directional_derivative(f: Callable[[Array], Array], x: Array, v: Array) -> t
     return central, "central differences"
 
 
-_TOLERANCE = {"complex step": 1e-10, "central differences": 1e-6}
+_TOLERANCE = {"complex step": 1e-10, "central differences": 1e-6, "the same call without out": 1e-14}
 
 
 def _compare(part: str, got: Array, expected: Array, method: str) -> Check:
@@ -95,7 +95,7 @@ def _compare(part: str, got: Array, expected: Array, method: str) -> Check:
 def check_activation(sigma: Activation, rng: np.random.Generator, units: int = 5, examples: int = 40) -> Report:
     """Does ``pull_back`` agree with ``value``, and ``jacobian`` with both? z ~ N(0, 4), away from kinks by chance.
 
-    v·(Jᵀ u) = u·(d/dh σ(z + hv)) for random u, v.
+    v·(Jᵀ u) = u·(d/dh σ(z + hv)) for random u, v. And is what has an ``out`` written to it?
     """
     z, u, v = (2 * rng.standard_normal((units, examples)) for _ in range(3))
     forward, method = directional_derivative(sigma.value, z, v)
@@ -103,12 +103,27 @@ def check_activation(sigma: Activation, rng: np.random.Generator, units: int = 5
     pulled = np.add.reduce(v * sigma.pull_back(z, a, u), axis=-2)
     by_jacobian = np.squeeze(sigma.jacobian(z, a) @ v.T[..., None], -1).T
     name = type(sigma).__name__
+    written = [
+        _written(f"{name}.value", lambda out: sigma.value(z, out=out), a),
+        _written(f"{name}.pull_back", lambda out: sigma.pull_back(z, a, u, out=out), sigma.pull_back(z, a, u)),
+    ]
+    if isinstance(sigma, Elementwise):
+        slopes = sigma.derivative(z, a)
+        written.append(_written(f"{name}.derivative", lambda out: sigma.derivative(z, a, out=out), slopes))
     return Report(
         (
             _compare(f"{name}.pull_back", pulled, np.add.reduce(u * forward, axis=-2), method),
             _compare(f"{name}.jacobian", by_jacobian, forward, method),
+            *written,
         )
     )
+
+
+def _written(part: str, function: Callable[[Array], Array], expected: Array) -> Check:
+    """Whether a result is there where it was to be written."""
+    room = np.full_like(expected, np.nan)
+    function(room)
+    return _compare(f"{part} written to out", room, expected, "the same call without out")
 
 
 def check_cost(cost: Cost, a: Array, y: Array, rng: np.random.Generator) -> Report:

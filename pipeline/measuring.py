@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +20,20 @@ from engine.sums import NotThereError, Wanted
 from pipeline.records import Record
 from pipeline.stopwatch import Stopwatch
 
-CAPACITY, SPAN = 128, 256  # steps noted, and steps since the first of them, before they are looked at together
 KEPT_BYTES = 2**22  # of rows that are kept: more would leave the caches before they are summed
 THIN = 8  # times in a row that fewer than half of FEWEST steps were worked out together, until no more are noted
 SMALL = 2**19  # numbers in a network and its batch; in larger ones they, more than the calls, are what measuring costs
 HUGE = 2**23  # such numbers, from where a step takes so long that its records should not have to wait for another
+
+
+class Patience(NamedTuple):
+    """How many steps may be noted, and how many pass since the first of them, before they are looked at together."""
+
+    capacity: int
+    span: int
+
+
+OF_SMALL, OF_LARGE, NONE = Patience(128, 256), Patience(FEWEST, 4 * FEWEST), Patience(0, 0)
 
 
 @np.errstate(all="ignore")
@@ -90,8 +100,8 @@ class _Page:
 class Ledger:
     """Measures the steps of a run; those for which sums are enough many at once (:mod:`engine.notes`).
 
-    So records come late, by ``CAPACITY`` measured steps (``FEWEST`` of networks that are not ``SMALL``) or ``SPAN``
-    steps or until they are asked for; but all of them come, in order, with the values that they would have had at once.
+    So records come late, as far as the network's :class:`Patience` goes or until they are asked for; but all of them
+    come, in order, with the values that they would have had at once.
 
     Args:
         probes: of the run.
@@ -125,12 +135,12 @@ class Ledger:
 
     def together(self, network: Network, names: Sequence[str]) -> int:
         """How many steps of this network, after a forward pass, are looked at together where these probes are due."""
-        return max(1, _most(network)) if self._page(names).noted else 1
+        return max(1, _patience(network).capacity) if self._page(names).noted else 1
 
     def take(self, moment: Moment, names: Sequence[str], step: int) -> list[Record]:
         """Measure a step; its records, if they are there at once. They are told in turn with the others."""
         if not names:
-            if step - self._first >= SPAN:
+            if step > self._first and step - self._first >= _patience(moment.network).span:
                 self.settle()
             return []
         page = self._page(names)
@@ -151,12 +161,12 @@ class Ledger:
             yield self._ready.popleft()
 
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
-        size = moment.network.batch_size
+        size, patience = moment.network.batch_size, _patience(moment.network)
         notes = page.notes.get(size)
         if notes is None:
-            if not _most(moment.network):
+            if not patience.capacity:
                 return False
-            notes = page.notes[size] = self._new_notes(moment, page)
+            notes = page.notes[size] = self._new_notes(moment, page, patience.capacity)
         if not notes.note(moment, step):
             return False
         if not page.tried:
@@ -169,17 +179,17 @@ class Ledger:
         if page.lap is not None:
             page.lap("sums")
         full = len(notes.steps) == notes.capacity
-        if full or step - self._first >= SPAN:
+        if full or step - self._first >= patience.span:
             self.settle()
-        if full and notes.capacity == page.capacity < _most(moment.network):  # they are worth more room
+        if full and notes.capacity == page.capacity < patience.capacity:  # they are worth more room
             page.capacity *= 2
             page.notes.pop(size, None)
         return True
 
-    def _new_notes(self, moment: Moment, page: _Page) -> Notes:
+    def _new_notes(self, moment: Moment, page: _Page, most: int) -> Notes:
         of_update = any(probe.of_update for probe in page.vital.values())
         kept = sum(notes.nbytes for page in self._pages.values() for notes in page.notes.values())
-        return Notes.of(moment, page.wanted, page.capacity, of_update, KEPT_BYTES - kept, page.lap)
+        return Notes.of(moment, page.wanted, min(page.capacity, most), of_update, KEPT_BYTES - kept, page.lap)
 
     @np.errstate(all="ignore")
     def settle(self) -> None:
@@ -217,10 +227,9 @@ class Ledger:
             self._stopwatch.lap("records")
 
 
-def _most(network: Network) -> int:
-    """How many steps may be noted."""
+def _patience(network: Network) -> Patience:
     size = network.theta.size + network.rows.z.size
-    return CAPACITY if size <= SMALL else FEWEST if size <= HUGE else 0
+    return OF_SMALL if size <= SMALL else OF_LARGE if size <= HUGE else NONE
 
 
 @np.errstate(all="ignore")

@@ -12,7 +12,7 @@ from test_stack import train
 from engine import activations as act
 from engine import costs
 from engine.activations import Activation
-from engine.arrays import Array, times
+from engine.arrays import Array, multiplier
 from engine.costs import Cost
 from engine.initializers import Gaussian, GaussianFanIn, initialize
 from engine.learning_rates import Constant
@@ -132,32 +132,88 @@ def test_the_batch_gradient_is_the_mean_of_the_examples(examples: int, seed: int
     assert np.abs(net.backward(np.repeat(y[:, :1], 4, axis=1), cost) - singles[0]).max() < 1e-14 * scale
 
 
-@settings(max_examples=60, deadline=None)
+SPECIAL = [0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 1e-45]
+
+
+def bits(x: Array) -> bytes:
+    """One NaN is as good as another."""
+    return np.where(np.isnan(x), np.nan, x).tobytes()
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     shape=st.tuples(*[st.sampled_from([1, 2, 3, 10, 30, 64, 129, 256])] * 3),
     turned=st.tuples(st.booleans(), st.booleans()),
     dtype=st.sampled_from(["float32", "float64", "complex128"]),
+    special=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_a_single_matrix_is_multiplied_as_one_of_a_stack(
-    shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: str, seed: int
+    shape: tuple[int, int, int], turned: tuple[bool, bool], dtype: str, special: bool, seed: int
 ) -> None:
-    """Whatever lies transposed in memory, and wherever it begins."""
+    """Whatever lies transposed in memory, wherever it begins, and with zeros of both signs, infinities and NaNs."""
     rng, (n, m, B) = np.random.default_rng(seed), shape
 
     def drawn(rows: int, columns: int, turn: bool) -> Array:
         lies = (columns, rows) if turn else (rows, columns)
-        flat = rng.standard_normal((2, 3 + rows * columns)).astype(dtype)
+        size = 2, 3 + rows * columns
+        flat = (rng.choice(SPECIAL, size) if special else rng.standard_normal(size)).astype(dtype)
         x = flat[:, 3:].reshape(2, *lies)
         return x.mT if turn else x
 
     x, y = drawn(n, m, turned[0]), drawn(m, B, turned[1])
     together = np.empty((2, n, B), dtype)
-    times(x)(y, together)
-    for k in range(2):
-        alone = np.empty((n, B), dtype)
-        times(x[k])(y[k], alone)
-        assert alone.tobytes() == together[k].tobytes()
+    with np.errstate(all="ignore"):
+        multiplier(x, B)(y, together)
+        for k in range(2):
+            alone = np.empty((n, B), dtype)
+            multiplier(x[k], B)(y[k], alone)
+            assert bits(alone) == bits(together[k])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 5]), min_size=2, max_size=4),
+    examples=st.sampled_from([1, 2, 5]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 99),
+)
+def test_zeros_keep_their_signs_and_nothing_is_lost_in_chains(
+    sizes: list[int], examples: int, dtype: str, seed: int
+) -> None:
+    """A product of vectors has many ways through BLAS."""
+    stack = network(sizes, [act.Relu()] * (len(sizes) - 1), (2,), dtype=dtype, seed=seed)
+    rng = np.random.default_rng(seed)
+    stack.theta[rng.random(stack.theta.shape) < 0.2] = 0
+    x, y = batch(stack, examples, seed)
+    x[rng.random(x.shape) < 0.2] = rng.choice(SPECIAL)
+    together = stack.gradient(x, y, costs.SquaredError())
+    alone = member(stack, (1,))
+    assert bits(alone.gradient(x[1], y[1], costs.SquaredError())) == bits(together[1])
+    assert bits(alone.layers[-1].a) == bits(stack.layers[-1].a[1])
+
+
+def test_an_activation_may_return_an_array_of_its_own() -> None:
+    class Own(act.Tanh):
+        def value(self, z: Array, out: Array | None = None) -> Array:
+            return np.tanh(z)
+
+    x, y = batch(network([4, 6, 2], [act.Tanh(), act.Tanh()]), 5)
+    for ensemble in ((), (2,)):
+        theirs, ours = (network([4, 6, 2], [s, s], ensemble) for s in (Own(), act.Tanh()))
+        assert np.array_equal(theirs.gradient(x, y, costs.SquaredError()), ours.gradient(x, y, costs.SquaredError()))
+        assert np.array_equal(theirs.layers[-1].a, ours.layers[-1].a)
+
+
+@pytest.mark.parametrize("ensemble", [(), (1,), (1, 1)])
+def test_a_stack_of_one_takes_inputs_of_one(ensemble: tuple[int, ...]) -> None:
+    net = network([4, 3], [act.Tanh()], ensemble)
+    x = np.random.default_rng(0).random((4, 5))
+    expected = net.forward(x).copy()
+    for shape in ((1, 4, 5), (1, 1, 4, 5)):
+        assert np.array_equal(net.forward(x.reshape(shape)), expected)
+    with pytest.raises(ValueError, match="reshape"):
+        net.forward(np.zeros((5, 4, 5)))
 
 
 @pytest.mark.parametrize("size", [7, 2**11 - 1, 2**11, 2**11 + 1, 5000, 2**18 + 1])
@@ -184,20 +240,21 @@ def test_inputs_of_another_type_are_rounded_once() -> None:
         net.forward(x + 1j)
 
 
-@pytest.mark.parametrize("lies", ["every second", "repeated", "turned"])
+@pytest.mark.parametrize("lies", ["every second", "repeated", "turned", "wide rows"])
+@pytest.mark.parametrize("units", [1, 20])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_how_an_input_lies_in_memory_does_not_matter(lies: str, dtype: str) -> None:
-    """Nor whether the network is one of a stack."""
-    net = network([30, 20, 10], [act.Tanh(), act.Softmax()], (2,), dtype=dtype)
+def test_how_an_input_lies_in_memory_does_not_matter(lies: str, units: int, dtype: str) -> None:
+    """To whether the network is one of a stack."""
+    net = network([30, units, 10], [act.Tanh(), act.Softmax()], (2,), dtype=dtype)
     rng = np.random.default_rng(0)
     wide, column = rng.random((2, 60, 24)).astype(dtype), rng.random((2, 30, 1)).astype(dtype)
-    laid = {
+    x = {
         "every second": wide[:, ::2, ::2],
         "repeated": np.broadcast_to(column, (2, 30, 12)),
-        "turned": wide[:, :12, ::2].mT[:, :, :12].repeat(3, axis=1)[:, :30],
-    }
-    x, y = laid[lies], rng.random((2, 10, 12)).astype(dtype)
-    expected = net.gradient(np.ascontiguousarray(x), y, costs.HalfSquaredError()).copy()
-    assert np.array_equal(net.gradient(x, y, costs.HalfSquaredError()), expected)
+        "turned": np.ascontiguousarray(wide[:, :30, :12].mT).mT,
+        "wide rows": wide[:, :30, :12],
+    }[lies]
+    y = rng.random((2, 10, 12)).astype(dtype)
+    together = net.gradient(x, y, costs.HalfSquaredError()).copy()
     alone = member(net, (1,))
-    assert np.array_equal(alone.gradient(x[1], y[1], costs.HalfSquaredError()), expected[1])
+    assert np.array_equal(alone.gradient(x[1], y[1], costs.HalfSquaredError()), together[1])
