@@ -356,7 +356,7 @@ class Network:
             times_W(a, z)  # W a
             z += b  # + b
             a = sigma.value(z, out=out)  # a = σ(z)
-            if a is not out:
+            if a is not out:  # an array of σ's own
                 out[...] = a
                 a = out
         return self.layers[-1].a
