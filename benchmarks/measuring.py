@@ -25,7 +25,7 @@ from rich.progress import track  # noqa: E402
 from benchmarks import report  # noqa: E402
 from benchmarks.contenders import Problem, cycle  # noqa: E402
 from benchmarks.nets import DTYPES, NETS  # noqa: E402
-from benchmarks.timing import Step, interleaved, median_with_interval  # noqa: E402
+from benchmarks.timing import Step, Times, interleaved, median_with_interval  # noqa: E402
 from engine.moment import Moment  # noqa: E402
 from engine.probes import Probe  # noqa: E402
 from pipeline.composing import compose_run  # noqa: E402
@@ -91,7 +91,12 @@ def promised(preset: str, bare: float) -> float | None:
     return short if SHORT[0] <= bare <= SHORT[1] else None
 
 
-def sets_table(seconds: float) -> tuple[list[list[str]], list[str]]:
+def times_of(steps: Mapping[str, Step], seconds: float, rounds: int, whole: int, quick: bool) -> Times:
+    """Seconds per step of each in each round; if it is to be quick, of one round, in which no cycle need be whole."""
+    return interleaved(steps, 0.01, 1) if quick else interleaved(steps, seconds, rounds, whole)
+
+
+def sets_table(seconds: float, quick: bool) -> tuple[list[list[str]], list[str]]:
     """A row a net and dtype, and the promises that were broken."""
     rows, broken = [], []
     sets = {preset: probes_of(preset) for preset in SETS}
@@ -99,7 +104,7 @@ def sets_table(seconds: float) -> tuple[list[list[str]], list[str]]:
     for net, dtype in track(cases, "sets", console=Console(stderr=True), transient=True):
         problem = Problem.of(net, dtype)
         steps = {"bare": bare_step(problem)} | {s: measured_step(problem, p) for s, p in sets.items()}
-        times = interleaved(steps, seconds, 7, max(cycle(problem, probes) for probes in sets.values()))
+        times = times_of(steps, seconds, 7, max(cycle(problem, probes) for probes in sets.values()), quick)
         bare, cells = float(np.median(times["bare"])), []
         for preset in SETS:
             ratio, low, high = median_with_interval(times[preset] / times["bare"])
@@ -111,7 +116,7 @@ def sets_table(seconds: float) -> tuple[list[list[str]], list[str]]:
     return rows, broken
 
 
-def probes_table(seconds: float) -> list[list[str]]:
+def probes_table(seconds: float, quick: bool) -> list[list[str]]:
     """A row a probe: what it adds to the bare step when it is the only one, on a small and a large net."""
     everything = build(compose_run(["probes=full"])).probes
     chosen = [Problem.of(NETS[2], "float64"), Problem.of(NETS[4], "float64")]
@@ -121,7 +126,7 @@ def probes_table(seconds: float) -> list[list[str]]:
         slow = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and p.costly}
         for steps, spent, least in ((fast, seconds * 4, 5), (slow, seconds, 1)):
             whole = max(cycle(problem, {n: everything[n]}) for n in steps)
-            times = interleaved({"bare": bare_step(problem)} | steps, spent, least, whole)
+            times = times_of({"bare": bare_step(problem)} | steps, spent, least, whole, quick)
             for name in steps:
                 added = np.median(times[name] - times["bare"]), np.median(times[name] / times["bare"])
                 rows[name].append(f"{max(added[0], 0) * 1e6:.0f} µs, {added[1]:.2f}×")
@@ -148,9 +153,9 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     return share, len(metrics), lasted / (1 + sum(spent.values())) / (epochs * run.clock.last_step // run.config.epochs)
 
 
-def page(seconds: float, command: str, date: str) -> tuple[str, list[str]]:
+def page(seconds: float, quick: bool, command: str, date: str) -> tuple[str, list[str]]:
     """The Markdown page, and the promises that were broken."""
-    rows, broken = sets_table(seconds)
+    rows, broken = sets_table(seconds, quick)
     share, keys, step = tracking_share(STEPS)
     if share > TRACKING:
         broken.append(f"tracking {share:.3f} > {TRACKING:g}")
@@ -165,7 +170,7 @@ def page(seconds: float, command: str, date: str) -> tuple[str, list[str]]:
         f"{share:.1%} of its time on it (≤ {TRACKING:.0%}).",
         f"Each probe as the only one, added to the bare step of {NETS[2].name} and {NETS[4].name}, float64. "
         "Probes share what they can, so a set costs less than its parts:",
-        _table(["probe", NETS[2].name, NETS[4].name], probes_table(seconds)),
+        _table(["probe", NETS[2].name, NETS[4].name], probes_table(seconds, quick)),
     ]
     return "\n\n".join(lines) + "\n", broken
 
@@ -186,12 +191,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Time, print, check; returns 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.measuring", description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each row (default 6)")
+    parser.add_argument("--quick", action="store_true", help="a smoke test; its numbers mean little")
     parser.add_argument("--no-check", action="store_true", help="end with 0 even if a promise is broken")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to this Markdown file")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
     given = sys.argv[1:] if argv is None else list(argv)
     options = parser.parse_args(given)
-    text, broken = page(options.seconds, shlex.join(["python", "-m", "benchmarks.measuring", *given]), options.date)
+    command = shlex.join(["python", "-m", "benchmarks.measuring", *given])
+    text, broken = page(options.seconds, options.quick, command, options.date)
     Console(width=140).print(Markdown(text))
     if options.write:
         options.write.write_text(text, encoding="utf-8")

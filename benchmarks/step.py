@@ -52,8 +52,8 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
         steps[report.PEER_BARE] = peer.peer_products(problem)
         steps[report.TUTORIAL] = peer.tutorial_step(problem)
         way, steps[report.PEER] = peer.fastest_peer_step(problem, seconds / 4, peer.WAYS[:1] if quick else peer.WAYS)
-    whole = cycle(problem, problem.config.probes)
-    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, 3 if quick else 15, whole), way)
+    rounds, whole = (1, 1) if quick else (15, cycle(problem, problem.config.probes))
+    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, rounds, whole), way)
 
 
 def _require_same_work(problem: Problem) -> None:

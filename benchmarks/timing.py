@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Step = Callable[[], object]
+Times = dict[str, NDArray[np.float64]]  # seconds per step of each contender in each round
 TURN = 2e-3  # seconds a turn aims at: far above the clock's resolution
 
 
-def interleaved(
-    contenders: Mapping[str, Step], seconds: float, least_rounds: int, cycle: int = 1
-) -> dict[str, NDArray[np.float64]]:
+def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: int, cycle: int = 1) -> Times:
     """Seconds per step of each contender in each round, for about so many seconds in all.
 
     Each turn begins with one untimed step, which brings the contender's arrays back into the caches. Who begins a

@@ -90,7 +90,7 @@ def test_turns_are_taken_alike() -> None:
 @pytest.mark.thorough
 def test_what_measuring_costs_is_written(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    command = [sys.executable, "-m", "benchmarks.measuring", "--seconds", "0.01", "--no-check", "--write", str(page)]
+    command = [sys.executable, "-m", "benchmarks.measuring", "--quick", "--no-check", "--write", str(page)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")

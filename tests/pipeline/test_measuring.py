@@ -438,8 +438,8 @@ def test_records_of_large_networks_come_soon_and_of_huge_ones_at_once(
     """There the numbers, more than the calls, are what takes time."""
     if huge:
         monkeypatch.setattr(measuring, "HUGE", measuring.SMALL)
-    rarely = ("schedule@evaluation.schedule=first_and_last", "epochs=90")
-    base = config("schedule=every", "architecture.hidden=[2000,300]", "batching.size=1437", *rarely)
+    rarely = ("schedule@evaluation.schedule=first_and_last", "epochs=90", "dtype=float32")
+    base = config("schedule=every", "architecture.hidden=[1500,300]", "batching.size=10", *rarely)
     for every, most in ((1, OF_LARGE.capacity - 1), (15, OF_LARGE.span)):
         seen, late = list[int](), set[int]()
         for record in train(ready(replace(base, schedule=Every(every))), on_step=seen.append):
