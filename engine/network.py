@@ -14,8 +14,9 @@ averages over the batch (section 1.6). Every member of a stack is bit-identical 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -93,17 +94,17 @@ class Rows:
 
 
 class Slopes(NamedTuple):
-    """Neighbouring layers of one σ: where their rows lie, and their z, a and σ'(z), [N, B]."""
+    """Neighbouring layers of one σ: where their rows lie, what takes σ'(z), and where that is then, [N, B]."""
 
     sigma: Elementwise
     part: slice
-    z: Array
-    a: Array
+    take: Callable[[], Any]
     slope: Array
 
-    def take(self) -> None:
-        """σ'(z)."""
-        self.sigma.derivative(self.z, self.a, out=self.slope)
+    @classmethod
+    def of(cls, sigma: Elementwise, part: slice, z: Array, a: Array, slope: Array) -> Slopes:
+        """From all layers' z, a and room for σ'(z), [N, B]."""
+        return cls(sigma, part, partial(sigma.derivative, z[part], a[part], out=slope[part]), slope[part])
 
     def steepness(self) -> Array:
         """|σ'(z)|, when it has been taken."""
@@ -199,9 +200,7 @@ def neighbours(layers: Sequence[Layer], parts: Sequence[slice]) -> list[tuple[Ac
 
 def slopes_of(found: Sequence[tuple[Activation, slice]], z: Array, a: Array, slope: Array) -> list[Slopes]:
     """Of these :func:`neighbours`, with their rows of z, a and σ'(z) [N, B]; σ that are not element-wise have none."""
-    return [
-        Slopes(sigma, part, z[part], a[part], slope[part]) for sigma, part in found if isinstance(sigma, Elementwise)
-    ]
+    return [Slopes.of(sigma, part, z, a, slope) for sigma, part in found if isinstance(sigma, Elementwise)]
 
 
 @dataclass(frozen=True)

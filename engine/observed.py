@@ -109,7 +109,7 @@ class Layers(Vitals):
         )
         z, a, delta = (_rows(x) for x in (layer.z, layer.a, layer.delta))
         slope, plan = np.empty_like(z), Plan([layer], lead, z.shape[-1])
-        slopes = [Slopes(layer.sigma, slice(0, len(z)), z, a, slope)] if isinstance(layer.sigma, Elementwise) else []
+        slopes = [Slopes.of(layer.sigma, slice(0, len(z)), z, a, slope)] if isinstance(layer.sigma, Elementwise) else []
 
         def take() -> Array:
             for each in slopes:
