@@ -58,8 +58,7 @@ def _zeros(shape: tuple[int, ...]) -> Array:
 def zero_for(x: Array) -> Array:
     """0 to compare x with, not to be written to: an array of x's shape where that is faster.
 
-    NumPy's ``maximum`` of float32 uses the CPU's wide units with an array and not with a single number, which takes
-    three times as long.
+    NumPy's ``maximum`` of float32 uses the CPU's wide units with an array, and not with a single number.
     """
     return _zeros(x.shape) if x.dtype.char == "f" and x.size in _MANY else constant(0, x.dtype)
 
