@@ -14,7 +14,7 @@ import shlex  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -91,12 +91,15 @@ def promised(preset: str, bare: float) -> float | None:
     return short if SHORT[0] <= bare <= SHORT[1] else None
 
 
-def times_of(steps: Mapping[str, Step], seconds: float, rounds: int, whole: int, quick: bool) -> Times:
-    """Seconds per step of each in each round; if it is to be quick, of one round, in which no cycle need be whole."""
-    return interleaved(steps, 0.01, 1) if quick else interleaved(steps, seconds, rounds, whole)
+Timer = Callable[[Mapping[str, Step], float, int, int], Times]  # such as interleaved
 
 
-def sets_table(seconds: float, quick: bool) -> tuple[list[list[str]], list[str]]:
+def quickly(steps: Mapping[str, Step], seconds: float, rounds: int, whole: int) -> Times:
+    """In place of :func:`interleaved`: one round of the shortest turns, in which no cycle need be whole."""
+    return interleaved(steps, 0.0, 1)
+
+
+def sets_table(seconds: float, timed: Timer) -> tuple[list[list[str]], list[str]]:
     """A row a net and dtype, and the promises that were broken."""
     rows, broken = [], []
     sets = {preset: probes_of(preset) for preset in SETS}
@@ -104,7 +107,7 @@ def sets_table(seconds: float, quick: bool) -> tuple[list[list[str]], list[str]]
     for net, dtype in track(cases, "sets", console=Console(stderr=True), transient=True):
         problem = Problem.of(net, dtype)
         steps = {"bare": bare_step(problem)} | {s: measured_step(problem, p) for s, p in sets.items()}
-        times = times_of(steps, seconds, 7, max(cycle(problem, probes) for probes in sets.values()), quick)
+        times = timed(steps, seconds, 7, max(cycle(problem, probes) for probes in sets.values()))
         bare, cells = float(np.median(times["bare"])), []
         for preset in SETS:
             ratio, low, high = median_with_interval(times[preset] / times["bare"])
@@ -116,7 +119,7 @@ def sets_table(seconds: float, quick: bool) -> tuple[list[list[str]], list[str]]
     return rows, broken
 
 
-def probes_table(seconds: float, quick: bool) -> list[list[str]]:
+def probes_table(seconds: float, timed: Timer) -> list[list[str]]:
     """A row a probe: what it adds to the bare step when it is the only one, on a small and a large net."""
     everything = build(compose_run(["probes=full"])).probes
     chosen = [Problem.of(NETS[2], "float64"), Problem.of(NETS[4], "float64")]
@@ -126,7 +129,7 @@ def probes_table(seconds: float, quick: bool) -> list[list[str]]:
         slow = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and p.costly}
         for steps, spent, least in ((fast, seconds * 4, 5), (slow, seconds, 1)):
             whole = max(cycle(problem, {n: everything[n]}) for n in steps)
-            times = times_of({"bare": bare_step(problem)} | steps, spent, least, whole, quick)
+            times = timed({"bare": bare_step(problem)} | steps, spent, least, whole)
             for name in steps:
                 added = np.median(times[name] - times["bare"]), np.median(times[name] / times["bare"])
                 rows[name].append(f"{max(added[0], 0) * 1e6:.0f} µs, {added[1]:.2f}×")
@@ -153,9 +156,9 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     return share, len(metrics), lasted / (1 + sum(spent.values())) / (epochs * run.clock.last_step // run.config.epochs)
 
 
-def page(seconds: float, quick: bool, command: str, date: str) -> tuple[str, list[str]]:
+def page(seconds: float, timed: Timer, command: str, date: str) -> tuple[str, list[str]]:
     """The Markdown page, and the promises that were broken."""
-    rows, broken = sets_table(seconds, quick)
+    rows, broken = sets_table(seconds, timed)
     share, keys, step = tracking_share(STEPS)
     if share > TRACKING:
         broken.append(f"tracking {share:.3f} > {TRACKING:g}")
@@ -170,7 +173,7 @@ def page(seconds: float, quick: bool, command: str, date: str) -> tuple[str, lis
         f"{share:.1%} of its time on it (≤ {TRACKING:.0%}).",
         f"Each probe as the only one, added to the bare step of {NETS[2].name} and {NETS[4].name}, float64. "
         "Probes share what they can, so a set costs less than its parts:",
-        _table(["probe", NETS[2].name, NETS[4].name], probes_table(seconds, quick)),
+        _table(["probe", NETS[2].name, NETS[4].name], probes_table(seconds, timed)),
     ]
     return "\n\n".join(lines) + "\n", broken
 
@@ -198,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     options = parser.parse_args(given)
     command = shlex.join(["python", "-m", "benchmarks.measuring", *given])
-    text, broken = page(options.seconds, options.quick, command, options.date)
+    text, broken = page(options.seconds, quickly if options.quick else interleaved, command, options.date)
     Console(width=140).print(Markdown(text))
     if options.write:
         options.write.write_text(text, encoding="utf-8")

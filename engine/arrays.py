@@ -187,7 +187,7 @@ def extent(x: Array) -> tuple[float, float]:
     return (min(few), max(few)) if sum(few) >= 0 else (math.nan, math.nan)
 
 
-def within(least: float, most: float, dtype: np.dtype[Any], times: float = 1.0) -> bool:
+def within(least: float, most: float, dtype: np.dtype[Any], times: float) -> bool:
     """Whether sums of squares of this extent can be trusted, and so many times as much of each."""
     smallest, largest = _bounds(dtype, times)
     return least >= smallest and most <= largest
