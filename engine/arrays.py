@@ -158,8 +158,22 @@ class Segments:
 Product = Callable[[], Any]  # takes sums of products and puts them where they belong
 
 
+_FEW_ONES = 2**14  # numbers: more ones would leave the caches, and take as long to read as what is summed
+
+
+@lru_cache(maxsize=64)
+def _ones(length: int, dtype: np.dtype[Any]) -> Array:
+    """Not to be written to."""
+    made = aligned((length,), dtype)
+    made[...] = 1
+    made.flags.writeable = False
+    return made
+
+
 def _sum(x: Array, out: Array) -> Product:
-    """Σ x over the last axis: [..., n] -> [...], each sum pairwise and alone."""
+    """Σ x over the last axis: [..., n] -> [...], each sum alone: by BLAS, times 1, in a third of the time, or pairwise."""
+    if x.shape[-1] <= _FEW_ONES:
+        return _dot(x, _ones(x.shape[-1], x.dtype), out)
     return partial(np.add.reduce, x, axis=-1, out=out)
 
 

@@ -14,7 +14,7 @@ averages over the batch (section 1.6). Every member of a stack is bit-identical 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -93,76 +93,78 @@ class Rows:
         return cls(**dict(zip(cls.ORDER, rows, strict=True)), mean_delta=np.empty(units, dtype), block=block)
 
 
+Operation = Callable[[], Any]  # one line of the equations, on arrays that stay where they are
+
+
+def put(function: Callable[..., Array], *args: Array, out: Array) -> Operation:
+    """What puts function(*args, out) into ``out``, also where it is a function's own array that comes back.
+
+    It is tried once, to know which.
+    """
+    with np.errstate(all="ignore"):
+        obeys = function(*args, out) is out
+    if obeys:
+        return partial(function, *args, out)
+
+    def copy() -> None:
+        out[...] = function(*args, out)
+
+    return copy
+
+
 class Slopes(NamedTuple):
     """Neighbouring layers of one σ: where their rows lie, what takes σ'(z), and where that is then, [N, B]."""
 
     sigma: Elementwise
     part: slice
-    take: Callable[[], Any]
+    take: Operation
     slope: Array
 
     @classmethod
     def of(cls, sigma: Elementwise, part: slice, z: Array, a: Array, slope: Array) -> Slopes:
         """From all layers' z, a and room for σ'(z), [N, B]."""
-        return cls(sigma, part, partial(sigma.derivative, z[part], a[part], out=slope[part]), slope[part])
+        return cls(sigma, part, put(sigma.derivative, z[part], a[part], out=slope[part]), slope[part])
 
     def steepness(self) -> Array:
         """|σ'(z)|, when it has been taken."""
         return self.slope if self.sigma.monotonic else np.abs(self.slope)
 
 
-class Up(NamedTuple):
-    """z = W a + b, a = σ(z) of a layer, ready to be taken: what is multiplied is without the axes of a stack of one."""
-
-    times_W: Multiplier
-    b: Array
-    z: Array
-    sigma: Activation
-    a: Array
-
-
-class Down(NamedTuple):
-    """Equation (4) of a layer, likewise: from the δ of the layer above. Without a slope, in its general form."""
-
-    times_WT: Multiplier
-    delta_above: Array
-    dC_da: Array
-    slope: Array | None
-    layer: Layer
-    delta: Array
-
-
-class Outer(NamedTuple):
-    """Equations (3) and (6) of a layer, likewise: aᵀ is that of its input, None if that is the network's."""
-
-    times_share: Multiplier
-    aT: Array | None
-    dW: Array
-
-
 class Group(NamedTuple):
-    """Layers that backward takes together, top first, and their rows: δ, δ/B and ⟨δ_b⟩."""
+    """Layers that backward takes together, top first.
+
+    Attributes:
+        layers, slopes: those, and their σ'(z).
+        operations: equations (2) to (6) of all of them, but for ∂C/∂W of layer 1.
+        times_share, dW: what makes that of the transposed input, where layer 1 is among them; else None.
+    """
 
     layers: list[Layer]
     slopes: list[Slopes]
-    downs: list[Down]
-    delta: Array
-    share: Array
-    mean_delta: Array
-    outers: list[Outer]
-    biases: list[tuple[Array, Array]]  # ∂C/∂b and ⟨δ_b⟩, where they do not lie in the same place
+    operations: list[Operation]
+    times_share: Multiplier | None
+    dW: Array
 
 
 class Bound(NamedTuple):
-    """All that belongs to one batch size B: the rows, the layers' views into them, what passes go through, and 1/B."""
+    """All that belongs to one batch size B. Only the network's input is another with every pass.
+
+    Attributes:
+        rows, views: the rows, and the layers' views into them.
+        times_input, z: what makes W x of layer 1, and where it belongs.
+        operations: the rest of the forward pass.
+        groups: the backward pass, below the top layer's δ.
+        slopes, rest: all slopes, and those that backward does not need.
+    """
 
     rows: Rows
     views: list[dict[str, Array]]
-    ups: list[Up]
+    times_input: Multiplier
+    z: Array
+    operations: list[Operation]
     groups: list[Group]
-    rest: list[Slopes]
     slopes: list[Slopes]
-    to_mean: Array
+    rest: list[Slopes]
 
 
 class Onlooker(Protocol):
@@ -350,14 +352,10 @@ class Network:
         self._untaken = bound.slopes
         self.sighting = None
         self.layers[0].a_in = x
-        self._x = a = self._core(x)
-        for times_W, b, z, sigma, out in bound.ups:
-            times_W(a, z)  # W a
-            z += b  # + b
-            a = sigma.value(z, out=out)  # a = σ(z)
-            if a is not out:  # an array of σ's own
-                out[...] = a
-                a = out
+        self._x = x = self._core(x)
+        bound.times_input(x, bound.z)
+        for operation in bound.operations:
+            operation()
         return self.layers[-1].a
 
     def _backward(self, y: Array, cost: Cost) -> Array:
@@ -387,22 +385,12 @@ class Network:
         return self._shadows[purpose]
 
     def _propagate(self) -> Array:
-        to_mean, sighting = self._bound.to_mean, self.sighting
-        for i, (_, slopes, downs, deltas, shares, mean_delta, outers, biases) in enumerate(self.groups):
-            for alike in slopes:
-                alike.take()
-            for times_WT, delta_above, dC_da, slope, layer, delta in downs:
-                times_WT(delta_above, dC_da)  # (W^{l+1})ᵀ δ^{l+1}
-                if slope is not None:
-                    np.multiply(dC_da, slope, delta)  # (4)
-                else:
-                    layer.sigma.pull_back(layer.z, layer.a, layer.dC_da, out=layer.delta)  # (4), its general form
-            np.multiply(deltas, to_mean, shares)
-            np.add.reduce(shares, axis=-1, out=mean_delta)  # not by BLAS: its old kernels look at where a row lies
-            for db, mean in biases:
-                db[...] = mean  # (2)(5), averaged over the batch
-            for times_share, aT, dW in outers:
-                times_share(self._x.mT if aT is None else aT, dW)  # (3)(6), averaged over the batch
+        sighting = self.sighting
+        for i, (_, _, operations, times_share, dW) in enumerate(self.groups):
+            for operation in operations:
+                operation()
+            if times_share is not None:
+                times_share(self._x.mT, dW)  # (3)(6) of layer 1
             if sighting is not None:
                 sighting.see(i)
         self._untaken = self.rest
@@ -460,12 +448,30 @@ class Network:
         """All that belongs to these rows; the layers point at them."""
         views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
         self._point(views)
-        core, top, B = self._core, self.depth - 1, rows.z.shape[-1]
-        ups = [Up(multiplier(core(y.W), B), core(y.b), core(y.z), y.sigma, core(y.a)) for y in self.layers]
+        first, B, top = self.layers[0], rows.z.shape[-1], self.depth - 1
+        operations = [operation for layer in self.layers for operation in self._up(layer, B)]
         groups = [self._group(rows, which) for which in self._together(rows.delta[:1].nbytes)]
         rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
         slopes = [*(alike for group in groups for alike in group.slopes), *rest]
-        return Bound(rows, views, ups, groups, rest, slopes, constant(1 / B, self.theta.dtype))
+        times_input = multiplier(self._core(first.W), B)
+        return Bound(rows, views, times_input, self._core(first.z), operations, groups, slopes, rest)
+
+    def _up(self, layer: Layer, B: int) -> Iterator[Operation]:
+        """z = W a + b, a = σ(z)."""
+        W, b, z, a = (self._core(x) for x in (layer.W, layer.b, layer.z, layer.a))
+        if layer is not self.layers[0]:
+            yield partial(multiplier(W, B), self._core(layer.a_in), z)  # W a
+        yield partial(np.add, z, b, z)  # + b
+        yield put(layer.sigma.value, z, out=a)  # a = σ(z)
+
+    def _down(self, above: Layer, layer: Layer, B: int) -> Iterator[Operation]:
+        """Equation (4)."""
+        W, delta_above, dC_da = (self._core(x) for x in (above.W, above.delta, layer.dC_da))
+        yield partial(multiplier(W.mT, B), delta_above, dC_da)  # (W^{l+1})ᵀ δ^{l+1}
+        if layer.diagonal:
+            yield partial(np.multiply, dC_da, self._core(layer.slope), self._core(layer.delta))  # ⊙ σ'(z^l)
+        else:
+            yield put(layer.sigma.pull_back, layer.z, layer.a, layer.dC_da, out=layer.delta)  # in its general form
 
     def _together(self, bytes_a_row: int) -> list[list[int]]:
         """Which layers, counted from 0 and top first, are handled together."""
@@ -482,23 +488,31 @@ class Network:
 
     def _group(self, rows: Rows, which: Sequence[int]) -> Group:
         """These layers, counted from 0 and top first."""
-        core, top, B = self._core, self.depth - 1, rows.z.shape[-1]
+        top, B = self.depth - 1, rows.z.shape[-1]
         part = slice(self._parts[which[-1]].start, self._parts[which[0]].stop)
         layers = [self.layers[i] for i in which]
-        downs, outers, biases = list[Down](), list[Outer](), list[tuple[Array, Array]]()
-        for i, layer in zip(which, layers, strict=True):
+        slopes = self._alike(rows, [i for i in reversed(which) if i != top and self.layers[i].diagonal])
+        share, mean_delta = rows.share[part], rows.mean_delta[part]
+        operations = [alike.take for alike in slopes]
+        for i in which:
             if i != top:
-                above, slope = self.layers[i + 1], core(layer.slope) if layer.diagonal else None
-                times_WT, delta_above = multiplier(core(above.W).mT, B), core(above.delta)
-                downs.append(Down(times_WT, delta_above, core(layer.dC_da), slope, layer, core(layer.delta)))
-            dW = core(layer.dW)
-            aT = core(layer.a_in).mT if i > 0 else None
-            outers.append(Outer(multiplier(core(layer.share), dW.shape[-1]), aT, dW))
-            if self.members > 1:
-                biases.append((layer.db, rows.mean_delta[self._parts[i]].reshape(layer.b.shape)))
-        sloped = [i for i in reversed(which) if i != top and self.layers[i].diagonal]
-        pieces = rows.delta[part], rows.share[part], rows.mean_delta[part]
-        return Group(layers, self._alike(rows, sloped), downs, *pieces, outers, biases)
+                operations += self._down(self.layers[i + 1], self.layers[i], B)
+        operations += [
+            partial(np.multiply, rows.delta[part], constant(1 / B, self.theta.dtype), share),  # δ/B
+            partial(
+                np.add.reduce, share, -1, None, mean_delta
+            ),  # not by BLAS: its old kernels look at where a row lies
+        ]
+        if self.members > 1:  # else the two lie in the same place
+            operations += [
+                partial(np.copyto, layer.db, rows.mean_delta[self._parts[i]].reshape(layer.b.shape))  # (2)(5)
+                for i, layer in zip(which, layers, strict=True)
+            ]
+        outers = [(multiplier(self._core(q.share), q.dW.shape[-1]), self._core(q.dW)) for q in layers]
+        for layer, (times_share, dW) in zip(layers, outers, strict=True):
+            if layer is not self.layers[0]:
+                operations.append(partial(times_share, self._core(layer.a_in).mT, dW))  # (3)(6)
+        return Group(layers, slopes, operations, outers[-1][0] if which[-1] == 0 else None, outers[-1][1])
 
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""

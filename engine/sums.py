@@ -25,11 +25,11 @@ from engine.once import once
 
 
 class Of(IntEnum):
-    """What is summed over units and examples of a layer, or over its weights or biases."""
+    """What is summed over units and examples of a layer, or over its weights or biases, in the order in which it is."""
 
     A = 0  # a
-    ZZ = 1  # z²
-    AA = 2  # a²
+    AA = 1  # a²: of the same numbers, which are still in the cache
+    ZZ = 2  # z²
     DELTA = 3  # δ²
     GRADIENT = 4  # (∂C/∂W)²
     BIAS_GRADIENT = 5  # (∂C/∂b)²
@@ -239,7 +239,10 @@ class Places:
             x, out = rows.reshape(-1), self.sums[of].reshape(-1)
             found[of] = self._units.products(x, None if of is Of.A else x, out, first * members, last * members)
         for of, (x, segments) in self._flat.items():
-            found[of] = segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), first, last)
+            begin, end = first, last
+            if of is Of.WEIGHTS:  # those that are at hand: equation (4) has just multiplied by W of the layer above
+                begin, end = first + 1 if first else 0, min(last + 1, len(self.plan.numbers))
+            found[of] = segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), begin, end)
         return found
 
     @classmethod
