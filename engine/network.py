@@ -28,7 +28,8 @@ from engine.arrays import CACHE_LINE, Array, Multiplier, Segments, aligned, cons
 from engine.costs import Cost
 from engine.once import once
 
-GROUP_BYTES = 2**19  # layers whose δ together stay below this are handled together: more would leave the caches
+GROUP_BYTES = 2**19  # layers whose δ together take no more are handled together: others would leave the caches
+STRETCH_BYTES = 2**17  # likewise, of the a of layers that forward goes through before somebody looks
 
 
 @dataclass
@@ -93,23 +94,23 @@ class Rows:
         return cls(**dict(zip(cls.ORDER, rows, strict=True)), mean_delta=np.empty(units, dtype), block=block)
 
 
-Operation = Callable[[], Any]  # one line of the equations, on arrays that stay where they are
+Operation = Callable[[], Any]  # a piece of an equation, on arrays that stay where they are
 
 
 def put(function: Callable[..., Array], *args: Array, out: Array) -> Operation:
-    """What puts function(*args, out) into ``out``, also where it is a function's own array that comes back.
+    """What puts function(*args, out) into ``out``, also where it is an array of its own that the function returns.
 
-    It is tried once, to know which.
+    It is called once, to know whether it is.
     """
     with np.errstate(all="ignore"):
         obeys = function(*args, out) is out
-    if obeys:
-        return partial(function, *args, out)
+    return partial(function, *args, out) if obeys else lambda: fill(out, function(*args, out))
 
-    def copy() -> None:
-        out[...] = function(*args, out)
 
-    return copy
+def fill(out: Array, found: Array) -> None:
+    """Copy what was found, if it is not there already."""
+    if found is not out:
+        out[...] = found
 
 
 class Slopes(NamedTuple):
@@ -128,6 +129,18 @@ class Slopes(NamedTuple):
     def steepness(self) -> Array:
         """|σ'(z)|, when it has been taken."""
         return self.slope if self.sigma.monotonic else np.abs(self.slope)
+
+
+class Stretch(NamedTuple):
+    """Layers that forward goes through before somebody looks: the first and the one behind them, counted from 0.
+
+    Attributes:
+        operations: z = W a + b and a = σ(z) of all of them, but for W a of layer 1.
+    """
+
+    first: int
+    last: int
+    operations: list[Operation]
 
 
 class Group(NamedTuple):
@@ -152,7 +165,7 @@ class Bound(NamedTuple):
     Attributes:
         rows, views: the rows, and the layers' views into them.
         times_input, z: what makes W x of layer 1, and where it belongs.
-        operations: the rest of the forward pass.
+        stretches: the rest of the forward pass.
         groups: the backward pass, below the top layer's δ.
         slopes, rest: all slopes, and those that backward does not need.
     """
@@ -161,27 +174,30 @@ class Bound(NamedTuple):
     views: list[dict[str, Array]]
     times_input: Multiplier
     z: Array
-    operations: list[Operation]
+    stretches: list[Stretch]
     groups: list[Group]
     slopes: list[Slopes]
     rest: list[Slopes]
 
 
 class Onlooker(Protocol):
-    """Looks at a gradient while it is taken, group by group, when the numbers still lie in the cache."""
+    """Looks at a gradient while it is taken, when the numbers still lie in the cache."""
 
     def begin(self, network: Network) -> Sighting:
-        """After the forward pass."""
+        """Before the forward pass."""
 
 
 class Sighting(Protocol):
-    """What an onlooker makes of one pass."""
+    """What an onlooker makes of the two passes. Not for :meth:`Network.slope`, until they are over."""
 
-    def see(self, group: int) -> None:
-        """The layers of this group (:attr:`Network.groups`) have z, a, δ, ∂C/∂W and ∂C/∂b, and σ'(z) but for the rest.
+    def see_activations(self, stretch: int) -> None:
+        """The layers of this stretch (:attr:`Network.stretches`) have z and a."""
 
-        Not :meth:`Network.slope`: that is for when all groups have been seen.
-        """
+    def see_slopes(self, group: int) -> None:
+        """The layers of this group (:attr:`Network.groups`) have σ'(z), but for the rest."""
+
+    def see_gradients(self, group: int) -> None:
+        """They have δ, ∂C/∂W and ∂C/∂b."""
 
 
 def slices(lengths: Iterable[int]) -> list[slice]:
@@ -268,6 +284,7 @@ class Network:
         activations: σ of layers 1 ... L.
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
         rows: the layers' z, a, dC_da, slope, delta and share in one array each, from the last pass.
+        stretches: the layers that forward goes through before somebody looks.
         groups: the layers that backward takes together, top first.
         rest: slopes that backward does not need.
         batch_size: B of the last forward pass.
@@ -304,6 +321,7 @@ class Network:
         self._shadows: dict[str, Network] = {}
         self.memo: dict[Hashable, Any] = {}
         self.rows: Rows
+        self.stretches: list[Stretch]
         self.groups: list[Group]
         self.rest: list[Slopes]
         self._bound: Bound
@@ -319,7 +337,8 @@ class Network:
         The result is a buffer that the next pass with the same B overwrites. Infinities pass through silently. An x of
         another type is rounded to the network's first.
         """
-        return self._forward(x)
+        self._rise(self._enter(x))
+        return self.layers[-1].a
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward(self, y: Array, cost: Cost) -> Array:
@@ -338,33 +357,40 @@ class Network:
 
     def take_gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
         """The same, to be called under ``np.errstate(all="ignore")``: for who has more to do there than this."""
-        self._forward(x)
+        x = self._enter(x)
         if onlooker is not None:
             self.sighting = onlooker.begin(self)
+        self._rise(x)
         return self._backward(y, cost)
 
-    def _forward(self, x: Array) -> Array:
+    def _enter(self, x: Array) -> Array:
+        """Make ready for this input; returns what is multiplied."""
         if x.dtype != self.theta.dtype:
             x = x.astype(self.theta.dtype, casting="same_kind")
         if x.shape[-1] != self.batch_size:
             self._bind(x.shape[-1])
-        bound = self._bound
-        self._untaken = bound.slopes
+        self._untaken = self._bound.slopes
         self.sighting = None
         self.layers[0].a_in = x
         self._x = x = self._core(x)
+        return x
+
+    def _rise(self, x: Array) -> None:
+        bound, sighting = self._bound, self.sighting
         bound.times_input(x, bound.z)
-        for operation in bound.operations:
-            operation()
-        return self.layers[-1].a
+        for i, (_, _, operations) in enumerate(bound.stretches):
+            for operation in operations:
+                operation()
+            if sighting is not None:
+                sighting.see_activations(i)
 
     def _backward(self, y: Array, cost: Cost) -> Array:
         top = self.layers[-1]
         if cost.collapses_with is type(top.sigma):
             np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
         else:
-            cost.gradient(top.a, y, out=top.dC_da)
-            top.sigma.pull_back(top.z, top.a, top.dC_da, out=top.delta)  # (1)
+            fill(top.dC_da, cost.gradient(top.a, y, top.dC_da))
+            fill(top.delta, top.sigma.pull_back(top.z, top.a, top.dC_da, top.delta))  # (1)
         return self._propagate()
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
@@ -386,13 +412,17 @@ class Network:
 
     def _propagate(self) -> Array:
         sighting = self.sighting
-        for i, (_, _, operations, times_share, dW) in enumerate(self.groups):
+        for i, (_, slopes, operations, times_share, dW) in enumerate(self.groups):
+            for alike in slopes:
+                alike.take()
+            if sighting is not None:
+                sighting.see_slopes(i)
             for operation in operations:
                 operation()
             if times_share is not None:
                 times_share(self._x.mT, dW)  # (3)(6) of layer 1
             if sighting is not None:
-                sighting.see(i)
+                sighting.see_gradients(i)
         self._untaken = self.rest
         return self.grad
 
@@ -425,7 +455,7 @@ class Network:
         else:
             self._point(bound.views)
         self._bound, self.batch_size = bound, batch_size
-        self.rows, self.groups, self.rest = bound.rows, bound.groups, bound.rest
+        self.rows, self.stretches, self.groups, self.rest = bound.rows, bound.stretches, bound.groups, bound.rest
 
     def _views(self, rows: Rows, layer: Layer, part: slice) -> dict[str, Array]:
         """What of a layer's attributes lies in these rows."""
@@ -449,12 +479,12 @@ class Network:
         views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
         self._point(views)
         first, B, top = self.layers[0], rows.z.shape[-1], self.depth - 1
-        operations = [operation for layer in self.layers for operation in self._up(layer, B)]
-        groups = [self._group(rows, which) for which in self._together(rows.delta[:1].nbytes)]
+        stretches = [self._stretch(which, B) for which in self._together(range(self.depth), rows, STRETCH_BYTES)]
+        groups = [self._group(rows, which) for which in self._together(range(top, -1, -1), rows, GROUP_BYTES)]
         rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
         slopes = [*(alike for group in groups for alike in group.slopes), *rest]
         times_input = multiplier(self._core(first.W), B)
-        return Bound(rows, views, times_input, self._core(first.z), operations, groups, slopes, rest)
+        return Bound(rows, views, times_input, self._core(first.z), stretches, groups, slopes, rest)
 
     def _up(self, layer: Layer, B: int) -> Iterator[Operation]:
         """z = W a + b, a = σ(z)."""
@@ -473,18 +503,23 @@ class Network:
         else:
             yield put(layer.sigma.pull_back, layer.z, layer.a, layer.dC_da, out=layer.delta)  # in its general form
 
-    def _together(self, bytes_a_row: int) -> list[list[int]]:
-        """Which layers, counted from 0 and top first, are handled together."""
+    def _together(self, order: Iterable[int], rows: Rows, most: int) -> list[list[int]]:
+        """Which layers, counted from 0 and in this order, are handled together: their a are so many bytes at most."""
         together: list[list[int]] = []
         room = 0
-        for i in range(self.depth - 1, -1, -1):
-            size = self.layers[i].b.size * bytes_a_row
+        for i in order:
+            size = self.layers[i].b.size * rows.a[:1].nbytes
             if size > room:
                 together.append([])
-                room = GROUP_BYTES
+                room = most
             together[-1].append(i)
             room -= size
         return together
+
+    def _stretch(self, which: Sequence[int], B: int) -> Stretch:
+        """These layers, counted from 0."""
+        operations = [operation for i in which for operation in self._up(self.layers[i], B)]
+        return Stretch(which[0], which[-1] + 1, operations)
 
     def _group(self, rows: Rows, which: Sequence[int]) -> Group:
         """These layers, counted from 0 and top first."""
@@ -493,15 +528,14 @@ class Network:
         layers = [self.layers[i] for i in which]
         slopes = self._alike(rows, [i for i in reversed(which) if i != top and self.layers[i].diagonal])
         share, mean_delta = rows.share[part], rows.mean_delta[part]
-        operations = [alike.take for alike in slopes]
+        operations = list[Operation]()
         for i in which:
             if i != top:
                 operations += self._down(self.layers[i + 1], self.layers[i], B)
         operations += [
             partial(np.multiply, rows.delta[part], constant(1 / B, self.theta.dtype), share),  # δ/B
-            partial(
-                np.add.reduce, share, -1, None, mean_delta
-            ),  # not by BLAS: its old kernels look at where a row lies
+            # ⟨δ_b⟩, not by BLAS: its old kernels look at where a row lies
+            partial(np.add.reduce, share, -1, None, mean_delta),
         ]
         if self.members > 1:  # else the two lie in the same place
             operations += [

@@ -212,17 +212,18 @@ class NotedRows(Notes):
 
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
         self._rows = aligned((len(names), plan.parts[-1].stop, self._batch_size), network.theta.dtype)
-        self._rows[...] = 1  # a step that is not there leaves nothing to mend
         self.nbytes = self._rows.nbytes
         named = dict(zip(names, self._rows, strict=True))
         slopes = []
         if wanted.counts:
             slopes = slopes_of(neighbours(network.layers, plan.parts), named["z"], named["a"], named["slope"])
+        self._rows[...] = 1  # a step that is not there leaves nothing to mend
         self.places = Places(
             plan,
             self._rows.dtype,
             rows={of: rows for of, rows in of_rows(named).items() if of in wanted.sums},
             flat={},
+            stretches=[(0, network.depth)],
             groups=[(0, network.depth, slopes)],
             others=[],
             take_slopes=lambda: None,
@@ -237,7 +238,13 @@ class NotedRows(Notes):
         """Itself."""
         return self if network is self._network() else None
 
-    def see(self, group: int) -> None:
+    def see_activations(self, stretch: int) -> None:
+        """Later."""
+
+    def see_slopes(self, group: int) -> None:
+        """Later."""
+
+    def see_gradients(self, group: int) -> None:
         """All is done when the last group of layers has been there: these are small networks."""
         if group != self._last or len(self.steps) == self.capacity:
             return
@@ -292,7 +299,9 @@ class NotedRows(Notes):
         self.places.sums[given] = 1
         self.places.sums[given, :, :k] = np.moveaxis(self._over_parameters[:k, given], 0, 2)
         sums = Sums(self.places, Wanted(self.wanted.sums | self._given.sums, self.wanted.below, self.wanted.live))
-        sums.see(0)
+        sums.see_activations(0)
+        sums.see_slopes(0)
+        sums.see_gradients(0)
         return self.places.plan, sums, 0
 
     def clear(self) -> None:

@@ -118,7 +118,8 @@ class Layers(Vitals):
 
         parameters = Parameters((m, n))
         flat = of_parameters(theta, grad, parameters)
-        places = Places(plan, theta.dtype, of_rows({"z": z, "a": a, "delta": delta}), flat, [(0, 1, slopes)], [], take)
+        rows = of_rows({"z": z, "a": a, "delta": delta})
+        places = Places(plan, theta.dtype, rows, flat, [(0, 1)], [(0, 1, slopes)], [], take)
         return cls([layer], z, a, delta, theta, grad, dW_update.reshape(*lead, -1), parameters, take, Sums(places))
 
     @property

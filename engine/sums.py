@@ -1,8 +1,8 @@
 """Sums over the numbers of every layer, most of them of squares, from which probes make norms and means.
 
 Sums cost little where the numbers lie in the cache, and much where they have to be fetched again. So who wants sums
-says which (:class:`Wanted`) before a gradient is taken; they are then taken group by group of layers, right after
-the backward pass has been there (:class:`Sums`, an onlooker's sighting). Any other can be had later, with the same
+says which (:class:`Wanted`) before a gradient is taken; they are then taken a few layers at a time, right after the
+passes have been there (:class:`Sums`, an onlooker's sighting). Any other can be had later, with the same
 bits. In small networks calls cost more than the numbers in them: neighbouring layers of one size share a call, and
 what is done to the sums (roots, whether squares can be trusted) is done to all of them at once.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
@@ -180,6 +181,16 @@ _LARGE = {"f": 1e37, "d": 1e300}
 Flat = tuple[Array, Segments]  # a vector [..., P'] and where each layer's part of it lies
 
 
+_UP = frozenset({Of.A, Of.AA, Of.ZZ, Of.WEIGHTS})  # what the forward pass has at hand
+
+
+class Order(NamedTuple):
+    """What takes sums: those of what forward has at hand, stretch by stretch, then the others, group by group."""
+
+    up: list[list[Product]]
+    down: list[list[Product]]
+
+
 class NotThereError(LookupError):
     """A sum of numbers that nobody has kept."""
 
@@ -192,7 +203,8 @@ class Places:
         dtype: of the numbers.
         rows: what is summed over units and examples, [N, B] (:func:`of_rows`).
         flat: what is summed over parameters (:func:`of_parameters`).
-        groups: layers, counted from 0, from first to before last, and their slopes, to be looked at together.
+        stretches: layers, counted from 0, from first to before last, whose z and a are to be looked at together.
+        groups: such whose slopes and gradients are, and these slopes.
         others: slopes that belong to no group.
         take_slopes: sees to it that all slopes are there.
         given: sums that somebody else fills in.
@@ -211,6 +223,7 @@ class Places:
         dtype: np.dtype[Any],
         rows: Mapping[Of, Array],
         flat: Mapping[Of, Flat],
+        stretches: Sequence[tuple[int, int]],
         groups: Sequence[tuple[int, int, Sequence[Slopes]]],
         others: Sequence[Slopes],
         take_slopes: Callable[[], Any],
@@ -226,24 +239,20 @@ class Places:
         self._ones = np.ones(plan.batch_size, dtype)
         self._units = Segments((plan.repeats * plan.batch_size).tolist())
         self._rows, self._flat, self._given = rows, flat, given
-        self._products = [self._group(first, last) for first, last, _ in groups]
-        if Of.BIAS_GRADIENT in flat:
-            for products in self._products[:-1]:  # so few numbers that they can wait until all are there
-                del products[Of.BIAS_GRADIENT]
-            self._products[-1][Of.BIAS_GRADIENT] = self._group(0, len(plan.numbers))[Of.BIAS_GRADIENT]
-        self._orders: dict[frozenset[Of], list[list[Product]]] = {}
+        self._stretches, self._groups = stretches, [(first, last) for first, last, _ in groups]
+        self._orders: dict[frozenset[Of], Order] = {}
 
-    def _group(self, first: int, last: int) -> dict[Of, list[Product]]:
-        members, found = self.plan.members, {}
-        for of, rows in self._rows.items():
-            x, out = rows.reshape(-1), self.sums[of].reshape(-1)
-            found[of] = self._units.products(x, None if of is Of.A else x, out, first * members, last * members)
-        for of, (x, segments) in self._flat.items():
-            begin, end = first, last
-            if of is Of.WEIGHTS:  # those that are at hand: equation (4) has just multiplied by W of the layer above
-                begin, end = first + 1 if first else 0, min(last + 1, len(self.plan.numbers))
-            found[of] = segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), begin, end)
-        return found
+    def _products(self, of: Of, first: int, last: int) -> list[Product]:
+        if of in self._rows:
+            x, members = self._rows[of].reshape(-1), self.plan.members
+            of_units = None if of is Of.A else x
+            return self._units.products(x, of_units, self.sums[of].reshape(-1), first * members, last * members)
+        if of not in self._flat:
+            return []  # somebody else fills it in
+        x, segments = self._flat[of]
+        if of is Of.BIAS_GRADIENT:  # so few numbers that they can wait until all are there
+            first, last = (0, 0) if first else (0, len(self.plan.numbers))
+        return segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), first, last)
 
     @classmethod
     def of(cls, network: Network) -> Places:
@@ -265,14 +274,15 @@ class Places:
                 network.theta.dtype,
                 of_rows({"z": rows.z, "a": rows.a, "delta": rows.delta}),
                 of_parameters(network.theta, network.grad, network.parameters),
+                [(stretch.first, stretch.last) for stretch in network.stretches],
                 groups,
                 network.rest,
                 take_slopes,
             )
         return made
 
-    def products(self, sums: frozenset[Of]) -> list[list[Product]]:
-        """What gives these sums, group by group.
+    def products(self, sums: frozenset[Of]) -> Order:
+        """What gives these sums, stretch by stretch and group by group.
 
         Raises:
             NotThereError: their numbers are not there.
@@ -280,7 +290,11 @@ class Places:
         if sums not in self._orders:
             if missing := sums - self._rows.keys() - self._flat.keys() - self._given:
                 raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
-            self._orders[sums] = [[p for of in sorted(sums) for p in by.get(of, ())] for by in self._products]
+            up, down = (sorted(of for of in sums if (of in _UP) is rises) for rises in (True, False))
+            self._orders[sums] = Order(
+                [[p for of in up for p in self._products(of, *where)] for where in self._stretches],
+                [[p for of in down for p in self._products(of, *where)] for where in self._groups],
+            )
         return self._orders[sums]
 
     def rows(self, of: Of, first: int, last: int) -> Array:
@@ -354,11 +368,11 @@ class Sums:
         lap: told when that begins ("step" is over) and ends ("sums" are), to know what it costs.
     """
 
-    __slots__ = "_lap", "_products", "_reach", "_rest_left", "places", "wanted"
+    __slots__ = "_down", "_lap", "_reach", "_rest_left", "_up", "places", "wanted"
 
     def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
         self.places, self.wanted, self._lap = places, wanted, lap
-        self._products = places.products(wanted.sums)
+        self._up, self._down = places.products(wanted.sums)
         self._rest_left = wanted.counts
         self._reach: tuple[float, float] | None = None
 
@@ -375,16 +389,30 @@ class Sums:
         self._rest_left, self._reach = self.wanted.counts, None
         return self
 
-    def see(self, group: int) -> None:
-        """Take what is wanted of this group of layers."""
-        if self._lap is not None:
-            self._lap("step")
-        for product in self._products[group]:
-            product()
+    def see_activations(self, stretch: int) -> None:
+        """Take the sums that are wanted of what the forward pass has at hand."""
+        self._take(self._up[stretch])
+
+    def see_slopes(self, group: int) -> None:
+        """Count what is wanted to be counted."""
         if self.wanted.counts:
-            places, wanted = self.places, self.wanted
+            places, wanted, lap = self.places, self.wanted, self._lap
+            if lap is not None:
+                lap("step")
             for piece in places.pieces[group]:
                 places.count(piece, wanted.below, wanted.live)
+            if lap is not None:
+                lap("sums")
+
+    def see_gradients(self, group: int) -> None:
+        """Take the other sums."""
+        self._take(self._down[group])
+
+    def _take(self, products: Iterable[Product]) -> None:
+        if self._lap is not None:
+            self._lap("step")
+        for product in products:
+            product()
         if self._lap is not None:
             self._lap("sums")
 
@@ -396,7 +424,7 @@ class Sums:
 
     def _squares(self, of: Of) -> Array:
         if of not in self.wanted.sums:
-            for products in self.places.products(frozenset((of,))):
+            for products in chain(*self.places.products(frozenset((of,)))):
                 for product in products:
                     product()
         squares: Array = self.places.sums[of]

@@ -468,6 +468,7 @@ def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
 ) -> None:
     """Every probe, bit for bit, whatever an onlooker has taken; nothing is left of it after another pass."""
     monkeypatch.setattr("engine.network.GROUP_BYTES", 2**17)  # several groups, of several layers or of one
+    monkeypatch.setattr("engine.network.STRETCH_BYTES", 2**17)  # and stretches
     sigmas = [sigma] * (len(sizes) - 2) + [act.Identity()]
     net, rng = Network(sizes, sigmas, ensemble, dtype), np.random.default_rng(0)
     net.theta[...] = rng.standard_normal(net.theta.shape)
@@ -490,6 +491,7 @@ def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
         for a, b in zip(found(onlooker), apart, strict=True):
             np.testing.assert_array_equal(a, b, strict=True)
     assert len(net.groups) > 1 or max(sizes) < 10 or (dtype, ensemble) == ("float32", ())
+    assert len(net.stretches) > 1 or max(sizes) < 10
     assert net.sighting is not None
     net.backward(y, HALF)
     assert net.sighting is None

@@ -60,8 +60,9 @@ def check(tmp_path: Path, kills: int, seed: int) -> None:
     assert {r.info.status for r in store.search()} == {"FINISHED"}
 
 
-def test_a_sweep_killed_20_times_is_the_sweep_left_alone(tmp_path: Path) -> None:
-    check(tmp_path, 20, 1)
+@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.thorough)])
+def test_a_sweep_killed_many_times_is_the_sweep_left_alone(tmp_path: Path, kills: int) -> None:
+    check(tmp_path, kills, 1)
 
 
 @pytest.mark.thorough
