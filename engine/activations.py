@@ -101,9 +101,7 @@ class Elementwise(Activation):
 
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
         """∂C/∂z = ∂C/∂a ⊙ σ'(z)."""
-        delta = self.derivative(z, a, out=out)
-        delta *= dC_da
-        return delta
+        return np.multiply(self.derivative(z, a, out=out), dC_da, out=out)
 
     def jacobian(self, z: Array, a: Array) -> Array:
         """The diagonal matrices diag σ'(z): [E..., B, n, n]."""

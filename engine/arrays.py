@@ -158,7 +158,7 @@ class Segments:
 Product = Callable[[], Any]  # takes sums of products and puts them where they belong
 
 
-_FEW_ONES = 2**14  # numbers: up to so many, BLAS takes a third of the time; more ones would not stay in the caches
+_FEW_ONES = 2**12  # numbers: up to so many BLAS takes a third of the time, and loses a digit at most
 
 
 @lru_cache(maxsize=64)

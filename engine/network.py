@@ -98,13 +98,11 @@ Operation = Callable[[], Any]  # a piece of an equation, on arrays that stay whe
 
 
 def put(function: Callable[..., Array], *args: Array, out: Array) -> Operation:
-    """What puts function(*args, out) into ``out``, also where it is an array of its own that the function returns.
-
-    It is called once, to know whether it is.
-    """
-    with np.errstate(all="ignore"):
-        obeys = function(*args, out) is out
-    return partial(function, *args, out) if obeys else lambda: fill(out, function(*args, out))
+    """What puts function(*args, out=out) into ``out``, also where it is an array of its own that a user's returns."""
+    if getattr(function, "__module__", None) == Elementwise.__module__:  # ours write there: no need to look
+        return partial(function, *args, out)
+    find = partial(function, *args, out=out)
+    return lambda: fill(out, find())
 
 
 def fill(out: Array, found: Array) -> None:
@@ -358,10 +356,9 @@ class Network:
     def take_gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
         """The same, to be called under ``np.errstate(all="ignore")``: for who has more to do there than this."""
         x = self._enter(x)
-        if onlooker is not None:
-            self.sighting = onlooker.begin(self)
-        self._rise(x)
-        return self._backward(y, cost)
+        sighting = onlooker.begin(self) if onlooker is not None else None
+        self._rise(x, sighting)
+        return self._backward(y, cost, sighting)
 
     def _enter(self, x: Array) -> Array:
         """Make ready for this input; returns what is multiplied."""
@@ -375,8 +372,8 @@ class Network:
         self._x = x = self._core(x)
         return x
 
-    def _rise(self, x: Array) -> None:
-        bound, sighting = self._bound, self.sighting
+    def _rise(self, x: Array, sighting: Sighting | None = None) -> None:
+        bound = self._bound
         bound.times_input(x, bound.z)
         for i, (_, _, operations) in enumerate(bound.stretches):
             for operation in operations:
@@ -384,14 +381,14 @@ class Network:
             if sighting is not None:
                 sighting.see_activations(i)
 
-    def _backward(self, y: Array, cost: Cost) -> Array:
+    def _backward(self, y: Array, cost: Cost, sighting: Sighting | None = None) -> Array:
         top = self.layers[-1]
         if cost.collapses_with is type(top.sigma):
             np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
         else:
-            fill(top.dC_da, cost.gradient(top.a, y, top.dC_da))
-            fill(top.delta, top.sigma.pull_back(top.z, top.a, top.dC_da, top.delta))  # (1)
-        return self._propagate()
+            fill(top.dC_da, cost.gradient(top.a, y, out=top.dC_da))
+            fill(top.delta, top.sigma.pull_back(top.z, top.a, top.dC_da, out=top.delta))  # (1)
+        return self._propagate(sighting)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward_from(self, delta: Array) -> Array:
@@ -410,8 +407,7 @@ class Network:
             self._shadows[purpose] = made
         return self._shadows[purpose]
 
-    def _propagate(self) -> Array:
-        sighting = self.sighting
+    def _propagate(self, sighting: Sighting | None = None) -> Array:
         for i, (_, slopes, operations, times_share, dW) in enumerate(self.groups):
             for alike in slopes:
                 alike.take()
@@ -423,7 +419,7 @@ class Network:
                 times_share(self._x.mT, dW)  # (3)(6) of layer 1
             if sighting is not None:
                 sighting.see_gradients(i)
-        self._untaken = self.rest
+        self._untaken, self.sighting = self.rest, sighting
         return self.grad
 
     def slope(self) -> Array:
@@ -449,6 +445,7 @@ class Network:
 
     def _bind(self, batch_size: int) -> None:
         """Point every layer at its buffers for this batch size, made at first use."""
+        self.batch_size = 0  # until all of it is there
         bound = self._bounds.get(batch_size)
         if bound is None:
             bound = self._bounds[batch_size] = self._new_bound(self._new_rows(batch_size))

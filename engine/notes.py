@@ -212,12 +212,12 @@ class NotedRows(Notes):
 
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
         self._rows = aligned((len(names), plan.parts[-1].stop, self._batch_size), network.theta.dtype)
+        self._rows[...] = 1  # a step that is not there leaves nothing to mend
         self.nbytes = self._rows.nbytes
         named = dict(zip(names, self._rows, strict=True))
         slopes = []
         if wanted.counts:
             slopes = slopes_of(neighbours(network.layers, plan.parts), named["z"], named["a"], named["slope"])
-        self._rows[...] = 1  # a step that is not there leaves nothing to mend
         self.places = Places(
             plan,
             self._rows.dtype,

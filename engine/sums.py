@@ -256,7 +256,7 @@ class Places:
 
     @classmethod
     def of(cls, network: Network) -> Places:
-        """Of a network after ``forward``, made once for each batch size: it takes longer than measuring a small one."""
+        """Of a network and its batch size, made once for each: it takes longer than measuring a small one."""
         key = cls, network.batch_size
         made: Places | None = network.memo.get(key)
         if made is None:
@@ -364,7 +364,7 @@ class Sums:
 
     Args:
         places: where the numbers lie.
-        wanted: what is taken while the pass goes on, group by group.
+        wanted: what is taken while the passes go on, by stretches and groups.
         lap: told when that begins ("step" is over) and ends ("sums" are), to know what it costs.
     """
 
@@ -475,6 +475,8 @@ class Sums:
         repeats = plan.repeats[first * plan.members : last * plan.members]
         means = np.repeat(self.mean(Of.A)[some].astype(places.dtype, copy=False).ravel(), repeats)
         away = places.rows(Of.AA, first, last) - means[:, None]
+        left = plan.summed(np.add.reduce(away, axis=-1), first, last) / plan.pairs[some]  # the mean had been rounded
+        away -= np.repeat(left.astype(places.dtype, copy=False).ravel(), repeats)[:, None]
         return plan.mean_square(away, np.vecdot(away, away), first, last)
 
     def below(self, fraction: float) -> Array:

@@ -106,6 +106,36 @@ def test_a_pass_that_was_half_seen_is_looked_at_again() -> None:
     np.testing.assert_array_equal(notes.vitals().z_mean_square[:, :3], np.stack(expected, axis=1))
 
 
+class Breaking(act.Tanh):
+    """A σ of which one part cannot be taken."""
+
+    part = ""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return self._unless("value", super().value(z, out))
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return self._unless("derivative", super().derivative(z, a, out))
+
+    def _unless(self, part: str, found: Array) -> Array:
+        if Breaking.part == part:
+            raise KeyboardInterrupt
+        return found
+
+
+@pytest.mark.parametrize("part", ["value", "derivative"])
+def test_of_a_pass_that_broke_off_nothing_is_left(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the forward pass nor in the backward pass."""
+    net, wanted = network([3, 4, 2], [act.Tanh(), Breaking()]), Wanted(frozenset({Of.ZZ, Of.DELTA}))
+    x, y = batch(net, 5, 0)
+    net.gradient(x, y, HALF, wanted)
+    assert net.sighting is not None
+    monkeypatch.setattr(Breaking, "part", part)
+    with pytest.raises(KeyboardInterrupt):
+        net.gradient(x, y, HALF, wanted)
+    assert net.sighting is None
+
+
 @pytest.mark.parametrize("kind", [NotedRows, NotedSums])
 def test_steps_of_another_network_are_not_noted(kind: type[Notes]) -> None:
     nets, wanted = [network([3, 4, 2], [act.Tanh(), act.Identity()]) for _ in range(2)], Wanted(frozenset({Of.ZZ}))

@@ -198,8 +198,8 @@ def test_activations_and_costs_may_return_arrays_of_their_own(ensemble: tuple[in
     """And leave alone, or spoil, the one they were given."""
 
     class OwnTanh(act.Tanh):
-        def value(self, z: Array, out: Array | None = None) -> Array:
-            return np.tanh(z)
+        def value(self, z: Array, *, out: Array | None = None) -> Array:  # type: ignore[override]
+            return np.tanh(z) if (z > 0.5).any() else super().value(z, out)
 
         def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
             return super().derivative(z, a)
@@ -211,8 +211,8 @@ def test_activations_and_costs_may_return_arrays_of_their_own(ensemble: tuple[in
             return super().pull_back(z, a, dC_da)
 
     class OwnCost(costs.SquaredError):
-        def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
-            return super().gradient(a, y)
+        def gradient(self, a: Array, y: Array, weight: float = 1.0, out: Array | None = None) -> Array:  # type: ignore[override]
+            return weight * super().gradient(a, y)
 
     def gradient(net: Network, cost: Cost) -> Array:
         for seed in (0, 1):  # with the first of a size, buffers are still empty
@@ -224,6 +224,40 @@ def test_activations_and_costs_may_return_arrays_of_their_own(ensemble: tuple[in
     theirs = network(sizes, [OwnTanh(), OwnSoftmax(), OwnTanh(), OwnTanh()], ensemble)
     ours = network(sizes, [act.Tanh(), act.Softmax(), act.Tanh(), act.Tanh()], ensemble)
     assert np.array_equal(gradient(theirs, OwnCost()), gradient(ours, costs.SquaredError()))
+
+
+class Exponential(act.Elementwise):
+    """Its σ' is its value: the very array."""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.exp(z, out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return a
+
+
+class Step(act.Relu):
+    """Its σ' are truth values."""
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return z > 0
+
+
+@pytest.mark.parametrize("sigma", [Exponential(), Step()], ids=["its value", "truth values"])
+def test_slopes_may_be_any_array(sigma: act.Elementwise) -> None:
+    """In the output layer, too; and what they are is left as it is."""
+    net = network([4, 6, 3, 2], [sigma] * 3)
+    net.theta *= 0.1
+    x, y = batch(net, 5)
+    a = net.forward(x).copy()
+    grad = net.backward(y, costs.SquaredError())
+    assert np.array_equal(net.layers[-1].a, a)
+    delta = 2 * (a - y) * sigma.derivative(net.layers[-1].z, a)
+    np.testing.assert_allclose(net.layers[-1].delta, delta, rtol=1e-15)
+    np.testing.assert_allclose(grad[-2:], delta.mean(axis=-1), rtol=1e-14)
+    hidden, top = net.layers[1:]
+    slope = sigma.derivative(hidden.z, hidden.a)
+    np.testing.assert_allclose(hidden.delta, top.W.T @ delta * slope, rtol=1e-13)
 
 
 @pytest.mark.parametrize("ensemble", [(), (1,), (1, 1)])

@@ -497,6 +497,20 @@ def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
     assert net.sighting is None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [0.0, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-3])
+def test_spreads_of_all_but_equal_activations(dtype: str, bias: float, spread: float) -> None:
+    """An ordered layer: the mean is rounded by more than the spread, and yet it is measured; 0 where there is none."""
+    net = Network([2, 32], [act.Tanh()], dtype=dtype)
+    net.theta[...] = np.r_[np.tile([spread, -spread], 32), np.full(32, bias)]
+    x, y = np.random.default_rng(0).standard_normal((2, 128)).astype(dtype), np.zeros((32, 128), dtype)
+    net.gradient(x, y, HALF, Wanted(frozenset({Of.A, Of.AA})))
+    found = float(Layers.of(net, net.grad).activation_std[0])
+    expected = float(np.std(net.layers[0].a.astype(np.longdouble)))
+    assert found == pytest.approx(expected, rel=1e-5 if dtype == "float32" else 1e-10, abs=0)
+
+
 def test_shares_below_a_slope_of_everybody_and_of_nobody() -> None:
     for sigma in (act.Relu(), act.Tanh(), act.Softmax()):
         net = network([3, 4, 2], [sigma, act.Softmax()])
