@@ -203,7 +203,7 @@ class Places:
         dtype: of the numbers.
         rows: what is summed over units and examples, [N, B] (:func:`of_rows`).
         flat: what is summed over parameters (:func:`of_parameters`).
-        stretches: layers, counted from 0, from first to before last, whose z and a are to be looked at together.
+        stretches: layers, counted from 0, from first to before last, whose W, z and a are to be looked at together.
         groups: such whose slopes and gradients are, and these slopes.
         others: slopes that belong to no group.
         take_slopes: sees to it that all slopes are there.
@@ -396,13 +396,8 @@ class Sums:
     def see_slopes(self, group: int) -> None:
         """Count what is wanted to be counted."""
         if self.wanted.counts:
-            places, wanted, lap = self.places, self.wanted, self._lap
-            if lap is not None:
-                lap("step")
-            for piece in places.pieces[group]:
-                places.count(piece, wanted.below, wanted.live)
-            if lap is not None:
-                lap("sums")
+            below, live, pieces = self.wanted.below, self.wanted.live, self.places.pieces[group]
+            self._take(partial(self.places.count, piece, below, live) for piece in pieces)
 
     def see_gradients(self, group: int) -> None:
         """Take the other sums."""
