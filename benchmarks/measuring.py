@@ -14,6 +14,7 @@ import shlex  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
+from collections import deque  # noqa: E402
 from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -47,21 +48,12 @@ def probes_of(preset: str) -> dict[str, Probe]:
     return {name: p for name, p in build(compose_run([f"probes={preset}"])).probes.items() if not p.costly}
 
 
-def bare_step(problem: Problem) -> Step:
-    """Forward, backward, SGD update, as the pipeline takes a step that nobody looks at."""
-    network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state = config.optimizer.start(network)
-
-    def step() -> None:
-        network.gradient(x, y, config.cost)
-        with np.errstate(all="ignore"):
-            config.optimizer.propose(network, state, 0, 1).apply()
-
-    return step
-
-
 def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
-    """The same with these probes in every layer, and the gradient of the step before for those that compare."""
+    """A step as the pipeline takes it, with these probes (or none) in every layer.
+
+    Forward, backward, what is measured, the records told, SGD update; and the gradient of the step before is kept for
+    probes that compare.
+    """
     network, (x, y), config = problem.network(), problem.batch(), problem.config
     state = config.optimizer.start(network)
     ledger, names = Ledger(probes, prompt=False, stopwatch=Stopwatch(None)), list(probes)
@@ -75,6 +67,7 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
         network.gradient(x, y, config.cost, ledger.onlooker(names))
         proposal = config.optimizer.propose(network, state, 0, 1)
         ledger.take(Moment(network, proposal, y, config.cost, previous, generators), names, 0)
+        deque(ledger.tell(), maxlen=0)
         if previous is not None:
             previous[...] = network.grad
         with np.errstate(all="ignore"):
@@ -106,7 +99,7 @@ def sets_table(seconds: float, timed: Timer) -> tuple[list[list[str]], list[str]
     cases = [(net, dtype) for net in NETS for dtype in DTYPES]
     for net, dtype in track(cases, "sets", console=Console(stderr=True), transient=True):
         problem = Problem.of(net, dtype)
-        steps = {"bare": bare_step(problem)} | {s: measured_step(problem, p) for s, p in sets.items()}
+        steps = {"bare": measured_step(problem, {})} | {s: measured_step(problem, p) for s, p in sets.items()}
         times = timed(steps, seconds, 7, max(cycle(problem, probes) for probes in sets.values()))
         bare, cells = float(np.median(times["bare"])), []
         for preset in SETS:
@@ -129,7 +122,7 @@ def probes_table(seconds: float, timed: Timer) -> list[list[str]]:
         slow = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and p.costly}
         for steps, spent, least in ((fast, seconds * 4, 5), (slow, seconds, 1)):
             whole = max(cycle(problem, {n: everything[n]}) for n in steps)
-            times = timed({"bare": bare_step(problem)} | steps, spent, least, whole)
+            times = timed({"bare": measured_step(problem, {})} | steps, spent, least, whole)
             for name in steps:
                 added = np.median(times[name] - times["bare"]), np.median(times[name] / times["bare"])
                 rows[name].append(f"{max(added[0], 0) * 1e6:.0f} µs, {added[1]:.2f}×")

@@ -100,8 +100,18 @@ def multiplier(x: Array, columns: int) -> Multiplier:
     For a single matrix of real numbers by ``dot``, which has a shorter way to the same product of BLAS, bit for bit;
     not where it is a product of vectors, to which ``dot`` has ways of its own: one leaves out factors of 0.
     """
-    matrices = x.ndim == 2 and min(*x.shape, columns) > 1
-    return x.dot if matrices and x.dtype.kind == "f" else partial(np.matmul, x)
+    return x.dot if _for_dot(x, columns) else partial(np.matmul, x)
+
+
+def multiplier_from_right(y: Array, rows: int) -> Multiplier:
+    """Likewise multiplies any x [E..., rows, k] with y [E..., k, l]: (x, out)."""
+    if _for_dot(y, rows):
+        return lambda x, out: x.dot(y, out)
+    return lambda x, out: np.matmul(x, y, out)
+
+
+def _for_dot(x: Array, others: int) -> bool:
+    return x.ndim == 2 and min(*x.shape, others) > 1 and x.dtype.kind == "f"
 
 
 class Segments:
@@ -123,6 +133,11 @@ class Segments:
             last = first + len(list(alike))
             self._runs.append((first, last, length))
             first = last
+
+    @property
+    def calls(self) -> int:
+        """How many calls the sums over all of them take."""
+        return len(self._runs)
 
     def products(self, x: Array, y: Array | None, out: Array, first: int = 0, last: int | None = None) -> list[Product]:
         """What takes the sums Σ x y over the stretches from ``first`` to before ``last``.
@@ -211,7 +226,7 @@ def all_safe(squares: Array, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     """Whether all of these sums of squares can be trusted, and so many times as much of each."""
     if squares.size > FEW:
         return within(*extent(squares), dtype, times)
-    smallest, largest = _BOUNDS[dtype.char] if times == 1.0 else _bounds(dtype, times)
+    smallest, largest = _bounds(dtype, times)
     for square in squares.ravel().tolist():  # noqa: SIM110 (a generator takes half as long again)
         if not smallest <= square <= largest:
             return False
@@ -248,6 +263,7 @@ _BOUNDS = {
 }
 
 
+@lru_cache(maxsize=256)
 def _bounds(dtype: np.dtype[Any], times: float) -> tuple[float, float]:
     """Between which sums of squares can be trusted, and so many times as much of each."""
     smallest, largest = _BOUNDS[dtype.char]

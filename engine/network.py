@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import CACHE_LINE, Array, Multiplier, Segments, aligned, constant, multiplier
+from engine.arrays import CACHE_LINE, Array, Multiplier, Segments, aligned, constant, multiplier, multiplier_from_right
 from engine.costs import Cost
 from engine.once import once
 
 GROUP_BYTES = 2**19  # layers whose δ together take no more are handled together: others would leave the caches
+FEW_EXAMPLES = 16  # up to so many, BLAS multiplies float64 faster by rows
 STRETCH_BYTES = 2**17  # likewise, of the a of layers that forward goes through before somebody looks
 
 
@@ -74,11 +75,11 @@ class Rows:
     kept together lies together, and is copied at once (:class:`engine.notes.NotedRows`).
     """
 
-    ORDER: ClassVar[tuple[str, ...]] = ("slope", "z", "a", "delta", "share", "dC_da")
+    ORDER: ClassVar[tuple[str, ...]] = ("slope", "a", "z", "delta", "share", "dC_da")
 
     slope: Array
-    z: Array
     a: Array
+    z: Array
     delta: Array
     share: Array
     dC_da: Array
@@ -162,7 +163,7 @@ class Bound(NamedTuple):
 
     Attributes:
         rows, views: the rows, and the layers' views into them.
-        times_input, z: what makes W x of layer 1, and where it belongs.
+        times_input: makes W x of layer 1.
         stretches: the rest of the forward pass.
         groups: the backward pass, below the top layer's δ.
         slopes, rest: all slopes, and those that backward does not need.
@@ -170,8 +171,7 @@ class Bound(NamedTuple):
 
     rows: Rows
     views: list[dict[str, Array]]
-    times_input: Multiplier
-    z: Array
+    times_input: Callable[[Array], Any]
     stretches: list[Stretch]
     groups: list[Group]
     slopes: list[Slopes]
@@ -374,7 +374,7 @@ class Network:
 
     def _rise(self, x: Array, sighting: Sighting | None = None) -> None:
         bound = self._bound
-        bound.times_input(x, bound.z)
+        bound.times_input(x)
         for i, (_, _, operations) in enumerate(bound.stretches):
             for operation in operations:
                 operation()
@@ -475,20 +475,31 @@ class Network:
         """All that belongs to these rows; the layers point at them."""
         views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
         self._point(views)
-        first, B, top = self.layers[0], rows.z.shape[-1], self.depth - 1
-        stretches = [self._stretch(which, B) for which in self._together(range(self.depth), rows, STRETCH_BYTES)]
+        B, top = rows.z.shape[-1], self.depth - 1
+        times_input, Wx = self._times_input(B)
+        stretches = [self._stretch(which, B, Wx) for which in self._together(range(self.depth), rows, STRETCH_BYTES)]
         groups = [self._group(rows, which) for which in self._together(range(top, -1, -1), rows, GROUP_BYTES)]
         rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
         slopes = [*(alike for group in groups for alike in group.slopes), *rest]
-        times_input = multiplier(self._core(first.W), B)
-        return Bound(rows, views, times_input, self._core(first.z), stretches, groups, slopes, rest)
+        return Bound(rows, views, times_input, stretches, groups, slopes, rest)
 
-    def _up(self, layer: Layer, B: int) -> Iterator[Operation]:
+    def _times_input(self, B: int) -> tuple[Callable[[Array], Any], Array]:
+        """What makes W x of layer 1, and where that is then."""
+        W, z = (self._core(x) for x in (self.layers[0].W, self.layers[0].z))
+        if B > FEW_EXAMPLES or W.dtype.char != "d":
+            times = multiplier(W, B)
+            return lambda x: times(x, z), z
+        times, by_rows = multiplier_from_right(W.mT, B), aligned(z.mT.shape, z.dtype)
+        return lambda x: times(x.mT, by_rows), by_rows.mT  # (xᵀ Wᵀ)ᵀ
+
+    def _up(self, layer: Layer, B: int, Wx: Array) -> Iterator[Operation]:
         """z = W a + b, a = σ(z)."""
         W, b, z, a = (self._core(x) for x in (layer.W, layer.b, layer.z, layer.a))
+        Wa = Wx
         if layer is not self.layers[0]:
             yield partial(multiplier(W, B), self._core(layer.a_in), z)  # W a
-        yield partial(np.add, z, b, z)  # + b
+            Wa = z
+        yield partial(np.add, Wa, b, z)  # + b
         yield put(layer.sigma.value, z, out=a)  # a = σ(z)
 
     def _down(self, above: Layer, layer: Layer, B: int) -> Iterator[Operation]:
@@ -513,9 +524,9 @@ class Network:
             room -= size
         return together
 
-    def _stretch(self, which: Sequence[int], B: int) -> Stretch:
+    def _stretch(self, which: Sequence[int], B: int, Wx: Array) -> Stretch:
         """These layers, counted from 0."""
-        operations = [operation for i in which for operation in self._up(self.layers[i], B)]
+        operations = [operation for i in which for operation in self._up(self.layers[i], B, Wx)]
         return Stretch(which[0], which[-1] + 1, operations)
 
     def _group(self, rows: Rows, which: Sequence[int]) -> Group:

@@ -13,6 +13,7 @@ Where even the numbers of a layer are few, they are kept, and the sums, too, are
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from engine.sums import ROWS_OF, NotThereError, Of, Places, Plan, Sums, Wanted, 
 from engine.vitals import Source, Vitals
 
 Lap = Callable[[str], None]
+MANY = 1024  # numbers: summing these takes longer than the call does
 FEWEST = 8  # steps that must have room together, if their rows are to be kept
 
 
@@ -67,10 +69,10 @@ class Notes(ABC):
             room: bytes for rows that are kept.
             lap: told when an onlooker begins ("step" is over) and ends ("sums" are).
         """
-        fitting = room // max(1, moment.network.rows.z.nbytes * len(_kept(wanted)))
+        fitting = room // max(1, moment.network.rows.z.nbytes * len(_from(wanted)))
         if fitting < min(FEWEST, capacity):
             return NotedSums(moment, wanted, capacity, of_update)
-        return NotedRows(moment, wanted, min(1 << fitting.bit_length() - 1, capacity), of_update, lap)
+        return NotedRows(moment, wanted, capacity, of_update, lap, room)
 
     def sighting(self, network: Network) -> Sighting | None:
         """What looks on at a pass of this network, if it is not to be the sums that are wanted."""
@@ -83,12 +85,10 @@ class Notes(ABC):
         the gradient of a layer are all 0 or a sum of their squares cannot be trusted, where the update is no multiple
         of the gradient, and where there is no room.
         """
-        network, k = moment.network, len(self.steps)
+        network, k, times = moment.network, len(self.steps), 1.0
         if k == self.capacity or network is not self._network() or network.batch_size != self._batch_size:
             return False
-        if self.factors is None:
-            times = 1.0
-        else:
+        if self.factors is not None:
             factor = factor_of(moment.proposed, network)
             if factor is None:
                 return False
@@ -169,15 +169,35 @@ class _Required(Source):
 # Rows that are kept
 
 
-def _kept(wanted: Wanted) -> tuple[str, ...]:
-    """Which rows what is wanted is made of, and what lies between them."""
-    names = [ROWS_OF[of] for of in wanted.sums if of in ROWS_OF] + (["slope", "a"] if wanted.counts else [])
+def _from(wanted: Wanted, at_once: frozenset[Of] = frozenset()) -> tuple[str, ...]:
+    """Which rows what is wanted is made of, where these sums need none, and what lies between them."""
+    names = {ROWS_OF[of] for of in wanted.sums - at_once if of in ROWS_OF}
+    if wanted.counts:
+        names.add("slope")
+    if {Of.A, Of.AA} <= wanted.sums:
+        names.add("a")  # where ⟨a²⟩ − ⟨a⟩² cancels
     places = [Rows.ORDER.index(name) for name in names]
     return Rows.ORDER[min(places) : max(places) + 1] if places else ()
 
 
+def _at_once(wanted: Wanted, numbers: int, calls: int) -> frozenset[Of]:
+    """Which sums are taken at every step, where one over units, of so many numbers, takes so many calls.
+
+    Those over parameters; those over units where they do not cost more than keeping rows does.
+    """
+    over_units = frozenset(of for of in wanted.sums if of in ROWS_OF)
+    found = set(wanted.sums - over_units)
+    if Of.DELTA in over_units:
+        found.add(Of.BIAS_GRADIENT)  # tells a layer whose δ is 0
+    if len(over_units) == 1 or numbers >= MANY * calls:
+        found |= over_units
+    if Of.AA not in found:
+        found.discard(Of.A)  # nobody would see what is not finite
+    return frozenset(found)
+
+
 class _Slot(NamedTuple):
-    """A step's place: what takes its sums over parameters, where these are then, and where to put which rows."""
+    """A step's place: what takes its sums, where these are then, and where to put which rows."""
 
     products: list[Product]
     squares: Array
@@ -185,30 +205,37 @@ class _Slot(NamedTuple):
 
 
 class NotedRows(Notes):
-    """The rows of K steps, those of each layer together, as those of a stack are; and sums over the parameters.
+    """The rows of K steps, those of each layer together, as those of a stack are; and sums that are taken at once.
 
-    A sum over units that cannot be trusted is mended later: its numbers are there. Those over parameters are not, so
-    they are looked at; and, with δ, the sums over ⟨δ⟩, which tell a layer whose δ is 0.
+    A sum over kept rows that cannot be trusted is mended later: its numbers are there. Those of the others are not, so
+    these are looked at; and, with δ, the sums over ⟨δ⟩, which tell a layer whose δ is 0.
 
     Args:
-        moment, wanted, capacity, of_update, lap: as in :meth:`Notes.of`.
+        moment, wanted, of_update: as in :class:`Notes`.
+        capacity: the largest K.
+        lap: as in :meth:`Notes.of`.
+        room: bytes for rows.
     """
 
-    def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None) -> None:
-        super().__init__(moment, wanted, capacity, of_update)
-        network, self._lap = moment.network, lap
-        names, line = _kept(wanted), slice(0)
+    def __init__(
+        self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None, room: int = sys.maxsize
+    ) -> None:
+        network = moment.network
+        units, numbers = Places.of(network).units, network.rows.z.size
+        at_once = _at_once(wanted, numbers, units.calls)
+        names = _from(wanted, at_once)
+        fitting = room // max(1, network.rows.z.nbytes * len(names))
+        super().__init__(moment, wanted, min(capacity, _power_of_two(fitting)), of_update)
+        self._lap, capacity = lap, self.capacity
+        line = slice(0)
         if names:
             line = slice(Rows.ORDER.index(names[0]), Rows.ORDER.index(names[-1]) + 1)
         self._block, self._rest = network.rows.block[line], network.rest if wanted.counts else []
-        over_parameters = {of for of in wanted.sums if of not in ROWS_OF}
-        if Of.DELTA in wanted.sums:
-            over_parameters.add(Of.BIAS_GRADIENT)
-        self._given = Wanted(frozenset(over_parameters))
-        # an infinite δ makes its mean infinite, which is looked at
-        self._looks_at_rows = not (set(names) <= {"delta"} and Of.BIAS_GRADIENT in over_parameters)
+        self._given = Wanted(at_once)
+        self._looks_at_rows = not set(names) <= _seen_in(at_once)
+        self._of_units = units, of_rows({"z": network.rows.z, "a": network.rows.a, "delta": network.rows.delta})
         self._flat = of_parameters(network.theta, network.grad, network.parameters)
-        self._over_parameters = np.ones((capacity, len(Of), network.depth, *network.ensemble), network.theta.dtype)
+        self._sums = np.ones((capacity, len(Of), network.depth, *network.ensemble), network.theta.dtype)
 
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
         self._rows = aligned((len(names), plan.parts[-1].stop, self._batch_size), network.theta.dtype)
@@ -217,7 +244,8 @@ class NotedRows(Notes):
         named = dict(zip(names, self._rows, strict=True))
         slopes = []
         if wanted.counts:
-            slopes = slopes_of(neighbours(network.layers, plan.parts), named["z"], named["a"], named["slope"])
+            slope = named["slope"]
+            slopes = slopes_of(neighbours(network.layers, plan.parts), slope, slope, slope)  # they have been taken
         self.places = Places(
             plan,
             self._rows.dtype,
@@ -227,7 +255,7 @@ class NotedRows(Notes):
             groups=[(0, network.depth, slopes)],
             others=[],
             take_slopes=lambda: None,
-            given=self._given.sums,
+            given=at_once,
         )
         self._runs = [(size, len(list(alike))) for size, alike in groupby(layer.b.size for layer in network.layers)]
         self._slots: list[_Slot] = []  # made when first used: a page may be due but once
@@ -271,17 +299,21 @@ class NotedRows(Notes):
         return seen
 
     def _slot(self, k: int) -> _Slot:
-        sums, products = self._over_parameters[k], list[Product]()
+        sums, products, (units, rows) = self._sums[k], list[Product](), self._of_units
         of_layer = np.moveaxis(sums, 1, -1)
         for of in sorted(self._given.sums):
-            x, segments = self._flat[of]
-            products += segments.products(x, x, of_layer[of])
+            if of in rows:
+                x = rows[of].reshape(-1)
+                products += units.products(x, None if of is Of.A else x, sums[of].reshape(-1))
+            else:
+                x, segments = self._flat[of]
+                products += segments.products(x, x, of_layer[of])
         q, K, B = len(self._rows), self.capacity, self._batch_size
         copies, start = list[tuple[Array, Array]](), 0
-        for units, count in self._runs if q else ():
-            end = start + units * count
-            to = self._rows[:, K * start : K * end].reshape(q, count, K, units * B)
-            copies.append((to[:, :, k], self._block[:, start * B : end * B].reshape(q, count, units * B)))
+        for size, count in self._runs if q else ():
+            end = start + size * count
+            to = self._rows[:, K * start : K * end].reshape(q, count, K, size * B)
+            copies.append((to[:, :, k], self._block[:, start * B : end * B].reshape(q, count, size * B)))
             start = end
         return _Slot(products, sums[self._given.squares].reshape(-1), copies)
 
@@ -295,9 +327,9 @@ class NotedRows(Notes):
         return finite and all_safe(self._slots[slot].squares, self.places.dtype, times)
 
     def _source(self) -> tuple[Plan, Source, int]:
-        given, k = self._given.squares, len(self.steps)
+        given, k = sorted(self._given.sums), len(self.steps)
         self.places.sums[given] = 1
-        self.places.sums[given, :, :k] = np.moveaxis(self._over_parameters[:k, given], 0, 2)
+        self.places.sums[given, :, :k] = np.moveaxis(self._sums[:k, given], 0, 2)
         sums = Sums(self.places, Wanted(self.wanted.sums | self._given.sums, self.wanted.below, self.wanted.live))
         sums.see_activations(0)
         sums.see_slopes(0)
@@ -308,6 +340,21 @@ class NotedRows(Notes):
         """Begin anew."""
         super().clear()
         self._seen = None
+
+
+def _power_of_two(most: int) -> int:
+    """The largest that is no more than this, and 1 at least."""
+    return 1 << max(1, most).bit_length() - 1
+
+
+def _seen_in(sums: frozenset[Of]) -> set[str]:
+    """Of which rows these sums tell whether they are finite."""
+    found = {ROWS_OF[of] for of in sums if of in ROWS_OF and of is not Of.A}
+    if Of.BIAS_GRADIENT in sums:
+        found.add("delta")  # an infinite δ makes its mean infinite
+    if found >= {"z", "delta"}:
+        found.add("slope")
+    return found
 
 
 # Sums that are kept

@@ -80,21 +80,23 @@ class Proposal:
     """The update an optimizer would make for the network's current gradient, made when it is first looked at.
 
     To be read under ``np.errstate(all="ignore")``.
+
+    Attributes:
+        rate: c, where Δθ = c ∇C and nothing else, before it is rounded to their type; else None.
     """
 
-    __slots__ = "_made", "_network", "_optimizer", "_state", "_when"
+    __slots__ = "_made", "_network", "_optimizer", "_state", "_when", "rate"
 
     def __init__(self, optimizer: SGD, network: Network, state: OptimizerState, step: int, total_steps: int) -> None:
         self._optimizer, self._network, self._state = optimizer, network, state
         self._when = step, total_steps
         self._made: Array | None = None
+        self.rate = optimizer.rate(step, total_steps) if optimizer.plain else None
 
     @property
     def factor(self) -> float | None:
-        """c, where Δθ = c ∇C and nothing else, so that its size is known before it is made."""
-        if not self._optimizer.plain:
-            return None
-        return float(self._network.grad.dtype.type(self._optimizer.rate(*self._when)))
+        """``rate`` in the type of the gradient: so the size of Δθ is known before it is made."""
+        return None if self.rate is None else float(self._network.grad.dtype.type(self.rate))
 
     def is_for(self, network: Network) -> bool:
         """Whether it is made of this network's gradient (and not of the one a shadow follows)."""
@@ -113,7 +115,11 @@ class Proposal:
         """
         network, update = self._network, self._made
         if update is None:
-            update = self._optimizer.fill(network, self._state, *self._when, network.grad)
+            update = network.grad
+            if self.rate is not None:
+                np.multiply(update, self.rate, update)
+            else:
+                update = self._optimizer.fill(network, self._state, *self._when, update)
         np.add(network.theta, update, network.theta)
 
 

@@ -214,6 +214,7 @@ class Places:
         live: [N], 0 for units with σ'(z) = 0 on every example and only for them.
         pieces: slopes of neighbours of one σ, by group.
         rest: such that belong to no group.
+        units: the pairs of each layer and member, one behind the other.
         most_cancelled: largest (Σa)²/Σa² of a layer and member of which ⟨a²⟩ − ⟨a⟩² is to be trusted, [L, 1...].
     """
 
@@ -237,18 +238,18 @@ class Places:
         self.rest = [SlopePiece.of(each, plan) for each in others]
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
         self._ones = np.ones(plan.batch_size, dtype)
-        self._units = Segments((plan.repeats * plan.batch_size).tolist())
+        self.units = Segments((plan.repeats * plan.batch_size).tolist())
         self._rows, self._flat, self._given = rows, flat, given
         self._stretches, self._groups = stretches, [(first, last) for first, last, _ in groups]
         self._orders: dict[frozenset[Of], Order] = {}
 
     def _products(self, of: Of, first: int, last: int) -> list[Product]:
+        if of in self._given:
+            return []
         if of in self._rows:
             x, members = self._rows[of].reshape(-1), self.plan.members
             of_units = None if of is Of.A else x
-            return self._units.products(x, of_units, self.sums[of].reshape(-1), first * members, last * members)
-        if of not in self._flat:
-            return []  # somebody else fills it in
+            return self.units.products(x, of_units, self.sums[of].reshape(-1), first * members, last * members)
         x, segments = self._flat[of]
         if of is Of.BIAS_GRADIENT:  # so few numbers that they can wait until all are there
             first, last = (0, 0) if first else (0, len(self.plan.numbers))

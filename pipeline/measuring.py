@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import repeat
 from typing import NamedTuple
 
@@ -48,9 +47,6 @@ def measure(moment: Moment, probes: Mapping[str, Probe], step: int, stopwatch: S
     return records
 
 
-_record = partial(tuple.__new__, Record)  # Record._make, in half the time: there is one for each step and probe
-
-
 def _records(name: str, geometric: bool, reading: Reading, steps: Sequence[int]) -> list[Record]:
     """One for each step; the reading's values are of all of them, [layers or 1, E...] for one step."""
     layers, found, part, bins, sparse = reading
@@ -58,7 +54,8 @@ def _records(name: str, geometric: bool, reading: Reading, steps: Sequence[int])
     values = np.array(found.reshape(shape).swapaxes(0, 1), dtype=np.float64, order="C")  # its own, to be kept for long
     probe = f"{name}_{part}" if part else name
     alike = (repeat(x) for x in (geometric, bins, sparse))
-    return [*map(_record, zip(steps, repeat(probe), repeat(layers), values, *alike, strict=False))]
+    fields = zip(steps, repeat(probe), repeat(layers), values, *alike, strict=False)
+    return [*map(tuple.__new__, repeat(Record), fields)]  # Record._make, in half the time: there are very many
 
 
 @dataclass
@@ -72,6 +69,7 @@ class _Page:
         noted: whether steps may be noted.
         tried: whether it is known that the probes ask for no more than is noted.
         capacity: of new notes; it grows with their use, for a page may be due but once.
+        patience: of the network for which notes were made last.
         notes: of the steps, by batch size.
         thin: how many times in a row so few steps were worked out together that noting them did not pay.
     """
@@ -82,6 +80,7 @@ class _Page:
     noted: bool
     tried: bool = False
     capacity: int = FEWEST
+    patience: Patience = NONE
     notes: dict[int, Notes] = field(default_factory=dict)
     thin: int = 0
 
@@ -118,11 +117,12 @@ class Ledger:
 
     def onlooker(self, names: Sequence[str]) -> Onlooker | None:
         """What is to look on when the gradient is taken of which these probes will be read."""
-        return self._page(names) if names else None
+        if not names:
+            return None
+        asked, page = self._asked
+        return page if names is asked else self._page(names)
 
     def _page(self, names: Sequence[str]) -> _Page:
-        if names is self._asked[0]:  # once for the pass, and once more for its measurement
-            return self._asked[1]
         key = tuple(names)
         if key not in self._pages:
             probes = {name: self._probes[name] for name in names}
@@ -143,7 +143,9 @@ class Ledger:
             if step > self._first and step - self._first >= _patience(moment.network).span:
                 self.settle()
             return []
-        page = self._page(names)
+        asked, page = self._asked  # for the pass, and now once more for its measurement
+        if names is not asked:
+            page = self._page(names)
         if page.noted and self._note(moment, page, step):
             return []
         self.settle()
@@ -157,16 +159,19 @@ class Ledger:
 
     def tell(self, before: int = sys.maxsize) -> Iterator[Record]:
         """The records that are ready, of steps before this one; whatever happens meanwhile, each is told once."""
-        while self._ready and self._ready[0].step < before:
-            yield self._ready.popleft()
+        ready = self._ready
+        while ready and ready[0].step < before:
+            yield ready.popleft()
 
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
-        size, patience = moment.network.batch_size, _patience(moment.network)
+        size = moment.network.batch_size
         notes = page.notes.get(size)
         if notes is None:
+            patience = _patience(moment.network)
             if not patience.capacity:
                 return False
             notes = page.notes[size] = self._new_notes(moment, page, patience.capacity)
+            page.patience = patience
         if not notes.note(moment, step):
             return False
         if not page.tried:
@@ -179,11 +184,11 @@ class Ledger:
         if page.lap is not None:
             page.lap("sums")
         full = len(notes.steps) == notes.capacity
-        if full or step - self._first >= patience.span:
+        if full or step - self._first >= page.patience.span:
             self.settle()
-        if full and notes.capacity == page.capacity < patience.capacity:  # they are worth more room
-            page.capacity *= 2
-            page.notes.pop(size, None)
+            if full and notes.capacity == page.capacity < page.patience.capacity:  # they are worth more room
+                page.capacity *= 2
+                page.notes.pop(size, None)
         return True
 
     def _new_notes(self, moment: Moment, page: _Page, most: int) -> Notes:
@@ -210,7 +215,9 @@ class Ledger:
         finally:  # if a probe fails, too
             self.add(found)
             if several:
-                self._ready = deque(sorted(self._ready, key=lambda record: record.step))
+                in_order = sorted(self._ready, key=lambda record: record.step)
+                self._ready.clear()
+                self._ready.extend(in_order)
 
     def _work_out(self, probes: Mapping[str, VitalProbe], notes: Notes, found: list[Record]) -> None:
         vitals, by_reading = notes.vitals(), list[list[Record]]()
