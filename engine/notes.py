@@ -32,6 +32,7 @@ from engine.vitals import Source, Vitals
 
 Lap = Callable[[str], None]
 MANY = 1024  # numbers: summing these takes longer than the call does
+FEW_OUTPUTS = 2**12  # a of layer L: few enough to be kept at every step
 FEWEST = 8  # steps that must have room together, if their rows are to be kept
 
 
@@ -363,26 +364,38 @@ def _seen_in(sums: frozenset[Of]) -> set[str]:
 class NotedSums(Notes):
     """The sums of up to K steps; those over units have to be trusted, too.
 
+    And, where they are few, the a of layer L: there ⟨a²⟩ − ⟨a⟩² cancels at many a step, for its outputs begin alike.
+
     Args:
         moment, wanted, capacity, of_update: as in :meth:`Notes.of`.
     """
 
     def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> None:
         super().__init__(moment, wanted, capacity, of_update)
-        places = Places.of(moment.network)
+        network, places = moment.network, Places.of(moment.network)
         self._plan, shape = places.plan, (capacity, *places.plan.shape)
         self._sums = np.ones((capacity, *places.sums.shape), places.dtype)
+        self._spread = {Of.A, Of.AA} <= wanted.sums
         self._lost, self._around = np.zeros(shape, bool), np.empty(shape)
         self._dead = np.empty((capacity, len(places.live)), bool)
         self._below = {fraction: np.empty(shape) for fraction in wanted.below}
+        self._a = network.rows.a[places.plan.parts[-1]]
+        self._top = self._spread and self._a.size <= FEW_OUTPUTS
+        self._many_a = aligned((capacity if self._top else 0, *self._a.shape), places.dtype)
+        self._many_a[...] = 1  # a step that is not there leaves nothing to mend
+        self.nbytes = self._many_a.nbytes
+        self._many = _of_many_a(network, self._many_a) if self._top else None
 
     @np.errstate(all="ignore")
     def _keep(self, network: Network, times: float) -> bool:
         sums, wanted, k = Sums.of(network), self.wanted, len(self.steps)
         if sums.wanted is not wanted or not sums.safe_times(times):
             return False  # or nobody had these sums taken
-        if {Of.A, Of.AA} <= wanted.sums:
+        if self._spread:
             self._lost[k] = lost = sums.cancelled()
+            if self._top:
+                self._many_a[k] = self._a
+                lost = lost[:-1]
             if some := sums.layers_with(lost):
                 self._around[k, some] = sums.variance_around(some)
         elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
@@ -396,9 +409,29 @@ class NotedSums(Notes):
 
     def _source(self) -> tuple[Plan, Source, int]:
         k = len(self.steps)
+        if self._many is not None and self._lost[:k, -1].any():
+            sums = Sums(self._many, Wanted(frozenset({Of.A, Of.AA})))
+            sums.see_activations(0)
+            self._around[:k, -1] = sums.variance()[0, :k]
         below = {fraction: counts[:k] for fraction, counts in self._below.items()}
         trusted = _Trusted(self._plan, self._sums[:k], self._lost[:k], self._around[:k], below, self._dead[:k])
         return self._plan, trusted, 1
+
+
+def _of_many_a(network: Network, a: Array) -> Places:
+    """For sums over the a of layer L at K steps: [K, n, B] with n units in the whole stack."""
+    plan = Plan(network.layers[-1:], (len(a), *network.ensemble), a.shape[-1])
+    rows = a.reshape(-1, a.shape[-1])
+    return Places(
+        plan,
+        a.dtype,
+        rows={Of.A: rows, Of.AA: rows},
+        flat={},
+        stretches=[(0, 1)],
+        groups=[],
+        others=[],
+        take_slopes=lambda: None,
+    )
 
 
 @dataclass(frozen=True)

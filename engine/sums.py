@@ -234,6 +234,7 @@ class Places:
         self.sums = np.ones((len(Of), *plan.shape), dtype)
         self.live = np.ones(plan.parts[-1].stop, dtype)
         self._below: dict[float, Array] = {}
+        self._room: Array | None = None
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
@@ -344,10 +345,18 @@ class Places:
             return 0
         if self.plan.small:
             return self.counted(piece, np.less(slope, bound))
-        counts = np.zeros(len(least))
+        counts, starts, ends = np.zeros(len(least)), piece.starts.tolist(), piece.ends.tolist()
+        rows = slice(starts[which[0]], ends[which[-1]])
+        flags = np.less(slope[rows], bound, self._flags(rows.stop - rows.start))
         for i in which:
-            counts[i] = np.count_nonzero(np.less(slope[piece.starts[i] : piece.ends[i]], bound))
+            counts[i] = np.count_nonzero(flags[starts[i] - rows.start : ends[i] - rows.start])
         return counts
+
+    def _flags(self, rows: int) -> Array:
+        """Room for one of each number in so many rows, made at first use: new room of that size would cost more."""
+        if self._room is None:
+            self._room = np.empty((self.plan.parts[-1].stop, self.plan.batch_size), bool)
+        return self._room[:rows]
 
     def counted(self, piece: SlopePiece, flags: Array) -> Array:
         """How many flags [rows of the piece, B] are set in each of its layers and members."""
@@ -374,7 +383,7 @@ class Sums:
     def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
         self.places, self.wanted, self._lap = places, wanted, lap
         self._up, self._down = places.products(wanted.sums)
-        self._rest_left = wanted.counts
+        self._rest_left = bool(wanted.counts and places.rest)
         self._reach: tuple[float, float] | None = None
 
     @classmethod
@@ -387,7 +396,7 @@ class Sums:
         """Anew."""
         if network.memo.get((Places, network.batch_size)) is not self.places:
             return self.wanted.begin(network, self._lap)
-        self._rest_left, self._reach = self.wanted.counts, None
+        self._rest_left, self._reach = bool(self.wanted.counts and self.places.rest), None
         return self
 
     def see_activations(self, stretch: int) -> None:
@@ -454,10 +463,10 @@ class Sums:
     def cancelled(self) -> Array:
         """Where ⟨a²⟩ − ⟨a⟩² has lost digits that matter, or ⟨a²⟩ cannot be trusted: [L, E...]."""
         places = self.places
-        sound = np.square(self.sum(Of.A)) < places.most_cancelled * self.sum(Of.AA)
+        sound: Array = np.square(self.sum(Of.A)) < places.most_cancelled * self._squares(Of.AA)
         if not (Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)):
             sound &= self.mean(Of.AA) < _LARGE[places.dtype.char]
-        return ~sound
+        return np.logical_not(sound, sound)
 
     @staticmethod
     def layers_with(flags: Array) -> slice | None:
