@@ -4,6 +4,7 @@ bare matrix products.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,19 +83,30 @@ def our_step(problem: Problem) -> Step:
     return step
 
 
-def our_probed_step(problem: Problem) -> Step:
-    """The same with every default probe in every layer (the gradient's norm is one of them)."""
-    network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state, names = config.optimizer.start(network), list(config.probes)
-    ledger = Ledger(config.probes, prompt=False, stopwatch=Stopwatch(None))
+def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
+    """A step as the pipeline takes it, with these probes (or none) in every layer.
 
-    def step() -> list[object]:
+    Forward, backward, what is measured, the records told, SGD update; and the gradient of the step before is kept for
+    probes that compare.
+    """
+    network, (x, y), config = problem.network(), problem.batch(), problem.config
+    state = config.optimizer.start(network)
+    ledger, names = Ledger(probes, prompt=False, stopwatch=Stopwatch(None)), list(probes)
+    comparing = any(p.needs_previous for p in probes.values())
+    previous = np.ones_like(network.grad) if comparing else None
+
+    def generators(use: int) -> list[np.random.Generator]:
+        return [np.random.default_rng(use)]
+
+    def step() -> None:
         network.gradient(x, y, config.cost, ledger.onlooker(names))
         proposal = config.optimizer.propose(network, state, 0, 1)
-        records: list[object] = [*ledger.take(Moment(network, proposal, y, config.cost), names, 0)]
+        ledger.take(Moment(network, proposal, y, config.cost, previous, generators), names, 0)
+        deque(ledger.tell(), maxlen=0)
+        if previous is not None:
+            previous[...] = network.grad
         with np.errstate(all="ignore"):
             proposal.apply()
-        return records
 
     return step
 

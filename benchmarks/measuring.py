@@ -14,7 +14,6 @@ import shlex  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections import deque  # noqa: E402
 from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -24,16 +23,13 @@ from rich.markdown import Markdown  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from benchmarks import report  # noqa: E402
-from benchmarks.contenders import Problem, cycle  # noqa: E402
+from benchmarks.contenders import Problem, cycle, measured_step  # noqa: E402
 from benchmarks.nets import DTYPES, NETS  # noqa: E402
 from benchmarks.timing import Step, Times, interleaved, median_with_interval  # noqa: E402
-from engine.moment import Moment  # noqa: E402
 from engine.probes import Probe  # noqa: E402
 from pipeline.composing import compose_run  # noqa: E402
 from pipeline.config import build  # noqa: E402
-from pipeline.measuring import Ledger  # noqa: E402
 from pipeline.single import single  # noqa: E402
-from pipeline.stopwatch import Stopwatch  # noqa: E402
 from pipeline.tracking import Store, TrackingConfig  # noqa: E402
 from pipeline.training import ready  # noqa: E402
 
@@ -46,34 +42,6 @@ PROMISED = {"essential": (1.05, 1.3), "standard": (1.15, 1.6)}  # for long steps
 def probes_of(preset: str) -> dict[str, Probe]:
     """The probes of a set that are meant to be read often; costly ones have a schedule of their own."""
     return {name: p for name, p in build(compose_run([f"probes={preset}"])).probes.items() if not p.costly}
-
-
-def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
-    """A step as the pipeline takes it, with these probes (or none) in every layer.
-
-    Forward, backward, what is measured, the records told, SGD update; and the gradient of the step before is kept for
-    probes that compare.
-    """
-    network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state = config.optimizer.start(network)
-    ledger, names = Ledger(probes, prompt=False, stopwatch=Stopwatch(None)), list(probes)
-    comparing = any(p.needs_previous for p in probes.values())
-    previous = np.ones_like(network.grad) if comparing else None
-
-    def generators(use: int) -> list[np.random.Generator]:
-        return [np.random.default_rng(use)]
-
-    def step() -> None:
-        network.gradient(x, y, config.cost, ledger.onlooker(names))
-        proposal = config.optimizer.propose(network, state, 0, 1)
-        ledger.take(Moment(network, proposal, y, config.cost, previous, generators), names, 0)
-        deque(ledger.tell(), maxlen=0)
-        if previous is not None:
-            previous[...] = network.grad
-        with np.errstate(all="ignore"):
-            proposal.apply()
-
-    return step
 
 
 def promised(preset: str, bare: float) -> float | None:

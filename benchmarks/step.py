@@ -21,7 +21,7 @@ from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from benchmarks import peer, report  # noqa: E402
-from benchmarks.contenders import Problem, bare_products, cycle, our_gradient, our_probed_step, our_step  # noqa: E402
+from benchmarks.contenders import Problem, bare_products, cycle, measured_step, our_gradient, our_step  # noqa: E402
 from benchmarks.nets import DTYPES, NETS, Net  # noqa: E402
 from benchmarks.timing import interleaved  # noqa: E402
 
@@ -44,7 +44,7 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
     steps = {
         report.BARE: bare_products(problem),
         report.OURS: our_step(problem),
-        report.PROBED: our_probed_step(problem),
+        report.PROBED: measured_step(problem, problem.config.probes),
     }
     way = None
     if peer.version():

@@ -151,7 +151,14 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
     often = ("schedule=every", f"activation={sigma}", f"dtype={dtype}", "replicates=2", "epochs=30")
     made = ready(config("data=iris", "architecture.hidden=[5,4]", *often, *overrides))
     expected = events(made, prompt=True)
-    for kind, room in ((NotedRows, KEPT_BYTES), (NotedSums, 0), (NotedRows, 200_000)):
+    ways: list[tuple[type[Notes], int, dict[str, int]]] = [
+        (NotedRows, KEPT_BYTES, {}),
+        (NotedRows, 200_000, {}),
+        (NotedRows, KEPT_BYTES, {"MANY": 1}),  # all sums are taken at once
+        (NotedSums, 0, {}),
+        (NotedSums, 0, {"FEW_OUTPUTS": 0}),
+    ]
+    for kind, room, limits in ways:
         count = [0]
 
         def counted(self: Notes, moment: Moment, step: int, count: list[int] = count, note: Any = kind.note) -> bool:
@@ -162,6 +169,8 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
         with monkeypatch.context() as patch:
             patch.setattr(kind, "note", counted)
             patch.setattr("pipeline.measuring.KEPT_BYTES", room)
+            for name, value in limits.items():
+                patch.setattr(f"engine.notes.{name}", value)
             found = events(made, prompt=False)
         assert [e[:2] for e in found] == [e[:2] for e in expected]
         same = found == expected  # too many to be shown
@@ -207,9 +216,12 @@ def any_run(draw: st.DrawFn) -> Run:
 
 
 @settings(max_examples=15, deadline=None)
-@given(any_run())
-def test_any_run_tells_the_same_whether_steps_are_noted_or_not(made: Run) -> None:
-    same = events(made, prompt=False) == events(made, prompt=True)
+@given(any_run(), st.sampled_from([1, 10**9]))
+def test_any_run_tells_the_same_whether_steps_are_noted_or_not(made: Run, many: int) -> None:
+    """Whether sums are taken at every step or of many steps at once, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.notes.MANY", many)
+        same = events(made, prompt=False) == events(made, prompt=True)
     assert same
 
 
