@@ -177,8 +177,8 @@ _FEW_ONES = 2**12  # numbers: up to so many BLAS is faster than NumPy, and its r
 
 
 @lru_cache(maxsize=64)
-def _ones(length: int, dtype: np.dtype[Any]) -> Array:
-    """Not to be written to."""
+def ones(length: int, dtype: np.dtype[Any]) -> Array:
+    """To sum by: a product with them is faster than NumPy's sum. Not to be written to."""
     made = aligned((length,), dtype)
     made[...] = 1
     made.flags.writeable = False
@@ -188,7 +188,7 @@ def _ones(length: int, dtype: np.dtype[Any]) -> Array:
 def _sum(x: Array, out: Array) -> Product:
     """Σ x over the last axis: [..., n] -> [...], each sum alone: by BLAS, as products with 1, or pairwise."""
     if x.shape[-1] <= _FEW_ONES:
-        return partial(np.vecdot, x, _ones(x.shape[-1], x.dtype), out)  # not dot: it knows other signs of 0
+        return partial(np.vecdot, x, ones(x.shape[-1], x.dtype), out)  # not dot: it knows other signs of 0
     return partial(np.add.reduce, x, axis=-1, out=out)
 
 

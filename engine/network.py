@@ -24,7 +24,17 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import CACHE_LINE, Array, Multiplier, Segments, aligned, constant, multiplier, multiplier_from_right
+from engine.arrays import (
+    CACHE_LINE,
+    Array,
+    Multiplier,
+    Segments,
+    aligned,
+    constant,
+    multiplier,
+    multiplier_from_right,
+    ones,
+)
 from engine.costs import Cost
 from engine.once import once
 
@@ -542,8 +552,7 @@ class Network:
                 operations += self._down(self.layers[i + 1], self.layers[i], B)
         operations += [
             partial(np.multiply, rows.delta[part], constant(1 / B, self.theta.dtype), share),  # δ/B
-            # ⟨δ_b⟩, not by BLAS: its old kernels look at where a row lies
-            partial(np.add.reduce, share, -1, None, mean_delta),
+            partial(np.vecdot, ones(B, self.theta.dtype), share, mean_delta),  # ⟨δ_b⟩, each row alone
         ]
         if self.members > 1:  # else the two lie in the same place
             operations += [

@@ -20,7 +20,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import Array, Product, Segments, extent, mended, root, within
+from engine.arrays import Array, Product, Segments, extent, mended, ones, root, within
 from engine.network import Layer, Network, Parameters, Sighting, Slopes, slices
 from engine.once import once
 
@@ -238,7 +238,7 @@ class Places:
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
-        self._ones = np.ones(plan.batch_size, dtype)
+        self._ones = ones(plan.batch_size, dtype)
         self.units = Segments((plan.repeats * plan.batch_size).tolist())
         self._rows, self._flat, self._given = rows, flat, given
         self._stretches, self._groups = stretches, [(first, last) for first, last, _ in groups]
