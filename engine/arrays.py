@@ -152,7 +152,7 @@ class Segments:
             if run < end:
                 entries = slice(self.slices[run].start, self.slices[end - 1].stop)
                 u, o = x[..., entries].reshape(*x.shape[:-1], -1, length), out[..., run:end]
-                found.append(_sum(u, o) if y is None else _dot(u, y[..., entries].reshape(u.shape), o))
+                found.append(summation(u, o) if y is None else _dot(u, y[..., entries].reshape(u.shape), o))
         return found
 
     def dots(self, x: Array, y: Array) -> Array:
@@ -185,10 +185,10 @@ def ones(length: int, dtype: np.dtype[Any]) -> Array:
     return made
 
 
-def _sum(x: Array, out: Array) -> Product:
+def summation(x: Array, out: Array) -> Product:
     """Σ x over the last axis: [..., n] -> [...], each sum alone: by BLAS, as products with 1, or pairwise."""
     if x.shape[-1] <= _FEW_ONES:
-        return partial(np.vecdot, x, ones(x.shape[-1], x.dtype), out)  # not dot: it knows other signs of 0
+        return partial(np.vecdot, ones(x.shape[-1], x.dtype), x, out)  # not dot: it knows other signs of 0
     return partial(np.add.reduce, x, axis=-1, out=out)
 
 

@@ -33,13 +33,13 @@ from engine.arrays import (
     constant,
     multiplier,
     multiplier_from_right,
-    ones,
+    summation,
 )
 from engine.costs import Cost
 from engine.once import once
 
-GROUP_BYTES = 2**19  # layers whose δ together take no more are handled together: others would leave the caches
 FEW_EXAMPLES = 16  # up to so many, BLAS multiplies float64 faster by rows
+GROUP_BYTES = 2**19  # layers whose δ together take no more are handled together: others would leave the caches
 STRETCH_BYTES = 2**17  # likewise, of the a of layers that forward goes through before somebody looks
 
 
@@ -552,7 +552,7 @@ class Network:
                 operations += self._down(self.layers[i + 1], self.layers[i], B)
         operations += [
             partial(np.multiply, rows.delta[part], constant(1 / B, self.theta.dtype), share),  # δ/B
-            partial(np.vecdot, ones(B, self.theta.dtype), share, mean_delta),  # ⟨δ_b⟩, each row alone
+            summation(share, mean_delta),  # ⟨δ_b⟩
         ]
         if self.members > 1:  # else the two lie in the same place
             operations += [

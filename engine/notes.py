@@ -5,7 +5,7 @@ In a small network it is not the numbers that make measuring dear but the calls.
 members of a stack. The values are those that each step would have given by itself, bit for bit (on CPUs whose sums do
 not depend on where numbers lie; BLAS kernels from before SSE4.2 look at that).
 
-Where even the numbers of a layer are few, they are kept, and the sums, too, are taken for many steps at once
+Where even the numbers of a layer are few, they are kept, and most sums, too, are taken for many steps at once
 (:class:`NotedRows`); else a step's sums are taken while it is in the cache, and only they are kept
 (:class:`NotedSums`).
 """
