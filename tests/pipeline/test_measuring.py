@@ -125,7 +125,7 @@ def events(made: Run, prompt: bool) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sigma", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("sigma", ["tanh", "relu", pytest.param("gelu", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("noted", "overrides"),
     [
