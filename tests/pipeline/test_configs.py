@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import REGRESSION, require, table
+from hydra import compose, initialize_config_dir
 from idx_files import write_idx
+from omegaconf import OmegaConf
 
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.composing import CONF, compose_run, compose_sweep
@@ -195,7 +197,32 @@ def test_cells_are_what_hydra_composes_one_by_one(swept: list[str], last: list[s
     cells = compose_sweep(swept)
     texts = last or [f"{key}={cells[-1].swept.get(key, value)}" for key, _, value in (t.partition("=") for t in swept)]
     assert len(cells) > 1
-    assert cells[-1].config == compose_run(texts)
+    assert cells[-1].config == compose_run(texts) == by_hydra(texts)
+
+
+def by_hydra(overrides: list[str]) -> Any:
+    """A config composed as Hydra's documentation does, with nothing kept from before."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", overrides=overrides), resolve=True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["experiment=smoke", "seed=3", "architecture.depth=3", "name=x"],
+        ["optimizer.momentum=0.5", "experiment=smoke", "optimizer=nesterov", "probes=full", "seed=4", "seed=5"],
+        ["activation=elu", "activation.alpha=0.5", "activation@output=identity", "cost=half_squared_error"],
+        ["+probe@probes.extra=gradient_norm", "~probes.gradient_norm", "epochs=2"],
+        ["init=given", "init.weights.values=[[[1,2]]]", "init.biases.values=[[[0.5]]]", "data={source:null}"],
+    ],
+)
+def test_a_run_is_what_hydra_composes_though_others_were_composed_before(overrides: list[str]) -> None:
+    """Choices from groups are composed once a process; a value that was set must not stay for the next config."""
+    before, expected = compose_run([]), by_hydra(overrides)
+    for _ in range(2):
+        assert compose_run(overrides) == expected
+    assert compose_run([]) == before
 
 
 def test_a_wrong_value_in_a_sweep_is_told_as_in_a_run() -> None:
