@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ from hydra._internal import defaults_list
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.default_element import InputDefault
 from hydra.core.plugins import Plugins
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
+from matplotlib.figure import Figure
 
 from pipeline import address, tracking
 from pipeline.composing import CONF
+from pipeline.tracking import RunLog
 
 # CI draws the same examples every time; people draw new ones.
 settings.register_profile("ci", derandomize=True)
@@ -44,9 +47,23 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[SLOW] = "1"
 
 
+# Of tests over all combinations of these, every value stays in the default tier, with another of the rest.
+COMBINATIONS = re.compile(
+    r"::test_steps_noted_and_worked_out_\w+\[.*-(tanh-float32|relu-float64|gelu-float32|overrides[1-9]-gelu-float64)\]"
+    r"|::test_replicate_k_has_the_records_of_the_run_alone\[(tanh-float32|relu-float64)\]"
+    r"|::test_measuring_everything_changes_nothing\[(sgd-float32|momentum-float64)\]"
+)
+FEWER = 3  # of hypothesis' examples, a run of the default tier draws one in so many
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    whole = any(os.environ.get(v) for v in TIERS["thorough"])
     for item in items:
+        if COMBINATIONS.search(item.nodeid):
+            item.add_marker(pytest.mark.thorough)
+        if isinstance(item, pytest.Function) and is_hypothesis_test(item.function) and not whole:
+            draw_fewer(item.function)
         if module := uses_what_its_module_shares(item):
             item.add_marker(pytest.mark.xdist_group(module))
     for tier, variables in TIERS.items():
@@ -56,6 +73,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if tier in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def draw_fewer(test: Any) -> None:
+    """As ``settings`` above it would; once, for the cases of a parametrised test are one function."""
+    if not hasattr(test, "drawn_fewer"):
+        old = test._hypothesis_internal_use_settings
+        test._hypothesis_internal_use_settings = settings(old, max_examples=max(old.max_examples // FEWER, 5))
+        test.drawn_fewer = True
 
 
 def uses_what_its_module_shares(item: pytest.Item) -> str | None:
@@ -120,6 +145,23 @@ def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     tracking._make_database = copy
     yield
     tracking._make_database = make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pictures_of_runs_are_laid_out_simply() -> Iterator[None]:
+    """To place their parts takes matplotlib longer than to draw them; CI has the time. Pages are left as they are."""
+    if os.environ.get(ALL):
+        yield
+        return
+    draw = RunLog.figure
+
+    def simply(self: RunLog, figure: Figure, name: str) -> None:
+        figure.set_layout_engine("none")
+        draw(self, figure, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "figure", simply)
+        yield
 
 
 @pytest.fixture(autouse=True)

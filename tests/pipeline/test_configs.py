@@ -30,9 +30,11 @@ from pipeline.training import run
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES if path.parent != Path()]
-LARGE = {  # of ten cells and more
-    "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010_jacobian", "mean_field",
-    "tanh_phases",
+LARGE = {  # of many cells or large ones; a sibling of each is small
+    "activation_scale", "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010",
+    "glorot_2010_jacobian", "he_2015", "isometry_linear_orthogonal", "isometry_relu_gaussian",
+    "isometry_relu_orthogonal", "isometry_tanh_orthogonal", "isometry_training_gaussian", "mean_field",
+    "mean_field_training", "tanh_phases",
 }  # fmt: skip
 EXPERIMENTS = [
     pytest.param(name, marks=pytest.mark.thorough) if name in LARGE else name
@@ -138,7 +140,12 @@ def test_files_are_short(path: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize(("group", "name"), [pytest.param(*o, id="-".join(o)) for o in OPTIONS if o[0] != "experiment"])
+def option(group: str, name: str) -> Any:
+    marks = [pytest.mark.thorough] if name == "fashion_mnist" else []  # takes seconds to read; mnist has its format
+    return pytest.param(group, name, id=f"{group}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("group", "name"), [option(*o) for o in OPTIONS if o[0] != "experiment"])
 def test_each_option_matches_its_signature_and_runs(group: str, name: str, files: Path) -> None:
     overrides, place = overrides_of(group, name, files)
     node = compose_run(overrides)
