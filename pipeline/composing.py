@@ -60,7 +60,7 @@ def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict
         ConfigError: Hydra's or OmegaConf's complaint in one line.
     """
     with _hydra():
-        return _resolved(_compose(_with_directory(overrides, config_dir)))
+        return _resolved(_Composer()(_with_directory(overrides, config_dir)))
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> list[Cell]:
@@ -75,7 +75,8 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
         with _one_line(given):
             parsed = parser.parse_overrides(list(given))
         fixed = [text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override()]
-        params = OmegaConf.to_container(_compose(fixed, hydra=True).hydra.sweeper.params or OmegaConf.create({}))
+        whole = _Composer(hydra=True)(fixed)
+        params = OmegaConf.to_container(whole.hydra.sweeper.params or OmegaConf.create({}))
         with _one_line(given):
             from_file = parser.parse_overrides([f"{k}={v}" for k, v in dict(params).items()])  # type: ignore[arg-type]
             (cells,) = BasicSweeper.split_arguments([*from_file, *parsed], max_batch_size=None)
@@ -83,7 +84,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
         for o in [*from_file, *parsed]:  # a fixed override on the command line beats the experiment's sweep
             if not o.is_sweep_override():
                 swept.pop(o.get_key_element(), None)
-        composer = _Composer(parser)
+        composer = _Composer()
         return [Cell(_values(cell, list(swept)), _resolved(composer(cell))) for cell in cells]
 
 
@@ -123,31 +124,39 @@ def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
 
 
 class _Composer:
-    """Composes cells that differ in values, and not in what was chosen from a group, once, for that takes its time.
+    """Composes configs that differ in values, and not in what was chosen from a group, once, for that takes its time.
 
-    The values are then set as Hydra sets them.
+    The values are then set as Hydra sets them. What was composed is kept for as long as the process lives: the trials
+    of a search differ in values, too.
     """
 
-    def __init__(self, parser: OverridesParser) -> None:
-        self._parser = parser
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+    def __init__(self, hydra: bool = False) -> None:
+        self._parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        self._hydra = hydra
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        with _one_line(overrides):
-            parsed = self._parser.parse_overrides(list(overrides))
-        whole = [o for o in parsed if not _is_value(o)]
-        if any(o.type != OverrideType.CHANGE or isinstance(o.value(), dict | list) for o in whole):
-            return _compose(overrides)  # their order may matter
-        choices = tuple(str(o.input_line) for o in whole)
         try:
-            if choices not in self._composed:
-                self._composed[choices] = _compose(choices)
-            config = copy.deepcopy(self._composed[choices])
+            parsed = self._parser.parse_overrides(list(overrides))
+            whole = [o for o in parsed if not _is_value(o)]
+            if any(o.is_sweep_override() for o in parsed) or not all(map(_is_choice, whole)):
+                return _compose(overrides, self._hydra)  # their order may matter
+            config = copy.deepcopy(_chosen(tuple(str(o.input_line) for o in whole), self._hydra))
             for o in filter(_is_value, parsed):
                 OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
         except (ConfigError, *COMPLAINTS):
-            return _compose(overrides)  # Hydra says better what is wrong
+            return _compose(overrides, self._hydra)  # Hydra says better what is wrong
         return config
+
+
+@lru_cache(maxsize=64)
+def _chosen(choices: tuple[str, ...], hydra: bool) -> DictConfig:
+    """What Hydra composes of choices from groups in this project's own folder; to be copied before it is changed."""
+    return _compose(choices, hydra)
+
+
+def _is_choice(override: Override) -> bool:
+    """Whether it chooses one option from a group, and no other place to look for them."""
+    return override.type == OverrideType.CHANGE and not isinstance(override.value(), dict | list)
 
 
 def _is_value(override: Override) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,14 @@ def provenance() -> Provenance:
         "blas.threads": _unique(str(p["num_threads"]) for p in blas),
     }
     tags |= {f"package.{name}": _version(name) for name in PACKAGES}
-    installed = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
-    return Provenance(tags, _git("diff", "HEAD") if commit else "", "\n".join(sorted(installed, key=str.lower)) + "\n")
+    return Provenance(tags, _git("diff", "HEAD") if commit else "", _installed())
+
+
+@cache
+def _installed() -> str:
+    """All packages, a line each; read once, for each run of a sweep has the same process."""
+    found = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
+    return "\n".join(sorted(found, key=str.lower)) + "\n"
 
 
 def cpu_features() -> str:

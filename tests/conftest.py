@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hydra._internal import defaults_list
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.default_element import InputDefault
+from hydra.core.plugins import Plugins
+from hypothesis import is_hypothesis_test, settings
+from matplotlib.figure import Figure
 
 from pipeline import address, tracking
+from pipeline.composing import CONF
+from pipeline.tracking import RunLog
 
 # CI draws the same examples every time; people draw new ones.
 settings.register_profile("ci", derandomize=True)
@@ -36,7 +47,25 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[SLOW] = "1"
 
 
+# Of tests over all combinations of these, every value stays in the default tier, with another of the rest.
+COMBINATIONS = re.compile(
+    r"::test_steps_noted_and_worked_out_\w+\[.*-(tanh-float32|relu-float64|gelu-float32|overrides[1-9]-gelu-float64)\]"
+    r"|::test_replicate_k_has_the_records_of_the_run_alone\[(tanh-float32|relu-float64)\]"
+    r"|::test_measuring_everything_changes_nothing\[(sgd-float32|momentum-float64)\]"
+)
+FEWER = 3  # of hypothesis' examples, a run of the default tier draws one in so many
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    whole = any(os.environ.get(v) for v in TIERS["thorough"])
+    for item in items:
+        if COMBINATIONS.search(item.nodeid):
+            item.add_marker(pytest.mark.thorough)
+        if isinstance(item, pytest.Function) and is_hypothesis_test(item.function) and not whole:
+            draw_fewer(item.function)
+        if module := uses_what_its_module_shares(item):
+            item.add_marker(pytest.mark.xdist_group(module))
     for tier, variables in TIERS.items():
         if any(os.environ.get(v) for v in variables):
             continue
@@ -44,6 +73,59 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if tier in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def draw_fewer(test: Any) -> None:
+    """As ``settings`` above it would; once, for the cases of a parametrised test are one function."""
+    if not hasattr(test, "drawn_fewer"):
+        old = test._hypothesis_internal_use_settings
+        test._hypothesis_internal_use_settings = settings(old, max_examples=max(old.max_examples // FEWER, 5))
+        test.drawn_fewer = True
+
+
+def uses_what_its_module_shares(item: pytest.Item) -> str | None:
+    """The file of a test with a fixture that is made once a module: one process runs them all, and makes it once."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    found = fixtures.name2fixturedefs.values() if fixtures is not None else ()
+    return item.path.stem if any(many[-1].scope == "module" for many in found) else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hydra_reads_each_file_once() -> Iterator[None]:
+    """Hydra reads its own files and ours anew for each config; here once, and it gets copies.
+
+    It also makes a map for interpolations at each entry of a defaults list; here where there is an interpolation. Both
+    take most of its time. CI leaves it as it is.
+    """
+    if os.environ.get(ALL):
+        yield
+        return
+    Plugins.instance()  # finds the kinds of sources
+    its, ours = (SourcesRegistry.instance().resolve(scheme) for scheme in ("pkg", "file"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("is_config", "is_group", "load_config"):
+            patch.setattr(its, name, _remembered(getattr(its, name), lambda source: True))
+        patch.setattr(ours, "load_config", _remembered(ours.load_config, lambda source: Path(source.path) == CONF))
+        make, resolve = defaults_list._create_interpolation_map, InputDefault._resolve_interpolation_impl
+        patch.setattr(defaults_list, "_create_interpolation_map", lambda *given: lambda: make(*given))
+        patch.setattr(
+            InputDefault, "_resolve_interpolation_impl", lambda self, known, value: resolve(self, known(), value)
+        )
+        yield
+
+
+def _remembered(method: Callable[..., Any], fixed: Callable[[Any], bool]) -> Callable[..., Any]:
+    """A method of a source of configs that asks the disk once for each path, where the files are fixed."""
+    known: dict[tuple[str, str], Any] = {}
+
+    def remembered(self: Any, config_path: str) -> Any:
+        if not fixed(self):
+            return method(self, config_path)
+        if (self.path, config_path) not in known:
+            known[self.path, config_path] = method(self, config_path)
+        return copy.deepcopy(known[self.path, config_path])
+
+    return remembered
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,6 +145,23 @@ def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     tracking._make_database = copy
     yield
     tracking._make_database = make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pictures_of_runs_are_laid_out_simply() -> Iterator[None]:
+    """To place their parts takes matplotlib longer than to draw them; CI has the time. Pages are left as they are."""
+    if os.environ.get(ALL):
+        yield
+        return
+    draw = RunLog.figure
+
+    def simply(self: RunLog, figure: Figure, name: str) -> None:
+        figure.set_layout_engine("none")
+        draw(self, figure, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "figure", simply)
+        yield
 
 
 @pytest.fixture(autouse=True)

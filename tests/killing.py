@@ -1,7 +1,8 @@
 """Runs commands in processes that are killed: ``killing.py WHAT KILLS SEED LONGEST WATCH OUTPUT ARGUMENT...``.
 
-Imports are paid for once: every trial is a fork of this process, a real process that runs the command from its first
-line and is killed with SIGKILL at a random moment (WHAT = driver), or one of its worker processes is (WHAT = worker).
+Imports and composing are paid for once: every trial is a fork of this process, a real process that runs the command
+from its first line and is killed with SIGKILL at a random moment (WHAT = driver), or one of its worker processes is
+(WHAT = worker).
 Every other trial waits for work to have begun first: for something new in the folder WATCH. After the last kill the
 command runs to its end.
 """
@@ -93,12 +94,11 @@ def main(what: str, kills: int, seed: int, longest: float, watch: str, output: P
 
     Prints how often it was killed, and how many seconds it took in the end.
     """
-    import mlflow  # noqa: F401
     import sqlalchemy  # noqa: F401
 
-    import pipeline.report
-    import pipeline.single
-    import pipeline.sweep  # noqa: F401
+    from pipeline.composing import compose_sweep
+
+    compose_sweep([a for a in argv if "=" in a])
 
     rng, killed = random.Random(seed), 0
     if what == "worker":

@@ -1,12 +1,16 @@
-"""What is in a store, to be compared."""
+"""Stores made quickly, and what is in a store, to be compared."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline import tracking
 from pipeline.tracking import Store, TrackingConfig, download
 
 SAME = ("sweep", "cell", "verdict", "config.sha256", "data.sha256", "chain.head")
@@ -18,6 +22,22 @@ def uri(folder: Path) -> str:
 
 def opened(folder: Path, address: str | None = None) -> Store:
     return Store.open(TrackingConfig(address or uri(folder), "gradvitals"))
+
+
+def empty(address: str) -> str:
+    """A store with nothing in it, for a command in a process of its own, which would take seconds to make one."""
+    tracking._make_database(address)
+    return address
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """Another folder with all that this one holds; the artifacts of its store are those in the copy."""
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    with contextlib.closing(sqlite3.connect(to / "store.db")) as database, database:
+        for column in ("experiments.artifact_location", "runs.artifact_uri"):
+            table, name = column.split(".")
+            database.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", (folder.as_uri(), to.as_uri()))
+    return to
 
 
 Points = list[tuple[str, int, float]]

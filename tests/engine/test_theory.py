@@ -245,7 +245,7 @@ def test_every_example_has_its_own_transient() -> None:
         q = [2 * by_scipy(square, v) + 0.01 for v in q]
 
 
-@pytest.mark.parametrize("depth", [6, 12, pytest.param(24, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("depth", [6, *(pytest.param(n, marks=pytest.mark.thorough) for n in (12, 24))])
 def test_random_networks_change_by_the_predicted_factors(depth: int) -> None:
     """q and ⟨‖δ‖²⟩ from an input far from q*: mean factor a layer, of arithmetic means over 40 seeds, within 2%.
 

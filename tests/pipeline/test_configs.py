@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import REGRESSION, require, table
+from hydra import compose, initialize_config_dir
 from idx_files import write_idx
+from omegaconf import OmegaConf
 
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.composing import CONF, compose_run, compose_sweep
@@ -28,9 +30,11 @@ from pipeline.training import run
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES if path.parent != Path()]
-LARGE = {  # of ten cells and more
-    "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010_jacobian", "mean_field",
-    "tanh_phases",
+LARGE = {  # of many cells or large ones; a sibling of each is small
+    "activation_scale", "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010",
+    "glorot_2010_jacobian", "he_2015", "isometry_linear_orthogonal", "isometry_relu_gaussian",
+    "isometry_relu_orthogonal", "isometry_tanh_orthogonal", "isometry_training_gaussian", "mean_field",
+    "mean_field_training", "tanh_phases",
 }  # fmt: skip
 EXPERIMENTS = [
     pytest.param(name, marks=pytest.mark.thorough) if name in LARGE else name
@@ -136,7 +140,12 @@ def test_files_are_short(path: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize(("group", "name"), [pytest.param(*o, id="-".join(o)) for o in OPTIONS if o[0] != "experiment"])
+def option(group: str, name: str) -> Any:
+    marks = [pytest.mark.thorough] if name == "fashion_mnist" else []  # takes seconds to read; mnist has its format
+    return pytest.param(group, name, id=f"{group}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("group", "name"), [option(*o) for o in OPTIONS if o[0] != "experiment"])
 def test_each_option_matches_its_signature_and_runs(group: str, name: str, files: Path) -> None:
     overrides, place = overrides_of(group, name, files)
     node = compose_run(overrides)
@@ -195,7 +204,32 @@ def test_cells_are_what_hydra_composes_one_by_one(swept: list[str], last: list[s
     cells = compose_sweep(swept)
     texts = last or [f"{key}={cells[-1].swept.get(key, value)}" for key, _, value in (t.partition("=") for t in swept)]
     assert len(cells) > 1
-    assert cells[-1].config == compose_run(texts)
+    assert cells[-1].config == compose_run(texts) == by_hydra(texts)
+
+
+def by_hydra(overrides: list[str]) -> Any:
+    """A config composed as Hydra's documentation does, with nothing kept from before."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", overrides=overrides), resolve=True)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["experiment=smoke", "seed=3", "architecture.depth=3", "name=x"],
+        ["optimizer.momentum=0.5", "experiment=smoke", "optimizer=nesterov", "probes=full", "seed=4", "seed=5"],
+        ["activation=elu", "activation.alpha=0.5", "activation@output=identity", "cost=half_squared_error"],
+        ["+probe@probes.extra=gradient_norm", "~probes.gradient_norm", "epochs=2"],
+        ["init=given", "init.weights.values=[[[1,2]]]", "init.biases.values=[[[0.5]]]", "data={source:null}"],
+    ],
+)
+def test_a_run_is_what_hydra_composes_though_others_were_composed_before(overrides: list[str]) -> None:
+    """Choices from groups are composed once a process; a value that was set must not stay for the next config."""
+    before, expected = compose_run([]), by_hydra(overrides)
+    for _ in range(2):
+        assert compose_run(overrides) == expected
+    assert compose_run([]) == before
 
 
 def test_a_wrong_value_in_a_sweep_is_told_as_in_a_run() -> None:

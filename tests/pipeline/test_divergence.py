@@ -140,7 +140,7 @@ def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
         (*DIABETES, "optimizer=momentum", rate(3), "seed=2", "dtype=float32"),
         (*RELU, "optimizer=momentum", rate(1.7e308), "init.biases.value=0.1"),
         (*DIABETES, rate(5), "architecture.hidden=[]"),
-        (*DIABETES, rate(3), "activation=relu"),
+        pytest.param((*DIABETES, rate(3), "activation=relu"), marks=pytest.mark.thorough),  # after thousands of steps
     ],
     ids=" ".join,
 )
@@ -202,7 +202,7 @@ def test_every_quantity_can_be_the_first(
     ("explosion", "keep", "often"),
     [
         ((*DIABETES, rate(1)), 3, True),
-        ((*DIABETES, rate(1)), 7, False),
+        pytest.param((*DIABETES, rate(1)), 7, False, marks=pytest.mark.thorough),
         ((*DIABETES, rate(1)), 200, False),
         ((*DIABETES, rate(2), "replicates=2"), 4, True),
         ((*DIABETES, rate(1e-9), *HUGE), 5, False),  # at step 0: none before it

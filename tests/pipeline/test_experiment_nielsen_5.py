@@ -41,6 +41,7 @@ def test_before_training(store: str, tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_the_original_runs_from_a_folder_of_idx_files(store: str, tmp_path: Path) -> None:
     """MNIST's format, made here: 1,100 random images of 6 × 6 pixels."""
     write_idx(tmp_path, np.random.default_rng(0), train=1100, test=50, side=6)

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from stored import empty
+
+from pipeline.__main__ import main
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -125,23 +128,28 @@ def command(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("how", ["--config-dir", pytest.param("hydra.searchpath", marks=pytest.mark.thorough)])
-def test_own_parts_run_in_a_sweep_and_reproduce(package: Path, how: str) -> None:
+def test_own_parts_run_in_a_sweep_and_reproduce(
+    package: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = (
         ["--config-dir", str(package / "conf")]
         if how == "--config-dir"
         else [f"hydra.searchpath=[file://{package / 'conf'}]"]
     )
-    uri = f"sqlite:///{package / 'x.db'}"
+    uri = empty(f"sqlite:///{package / 'x.db'}")
     done = command(package, "sweep", *CHOICES, f"tracking.uri={uri}", *place)
     assert done.returncode == 0, done.stderr + done.stdout
     line = next(line for line in done.stdout.splitlines() if "│ sine" in line)
     run_id = line.split("│")[-2].strip()
-    refused = command(package, "reproduce", run_id, "--uri", uri)
-    assert refused.returncode == 2
-    assert "package 'mine' is not allowed" in refused.stderr
-    again = command(package, "reproduce", run_id, "--uri", uri, "--allow", "mine")
-    assert again.returncode == 0, again.stderr + again.stdout
-    assert "identical" in again.stdout
+    monkeypatch.syspath_prepend(str(package))
+    assert main(["reproduce", run_id, "--uri", uri]) == 2
+    assert "package 'mine' is not allowed" in capsys.readouterr().err
+    assert "mine" not in sys.modules
+    try:
+        assert main(["reproduce", run_id, "--uri", uri, "--allow", "mine"]) == 0
+    finally:
+        sys.modules.pop("mine", None)
+    assert "identical" in capsys.readouterr().out
 
 
 def test_own_parts_pass_the_shipped_gradient_checks(package: Path) -> None:

@@ -40,8 +40,9 @@ from pipeline.training import ready
 from pipeline.untrusted import mapping_of, table_of
 
 SEED = int(os.environ.get("GRADVITALS_FUZZ", "0"))
-TIMES = 2 if os.environ.get("GRADVITALS_REQUIRE_ALL") else 1
-CASES = {"configs": 560, "texts": 150, "overrides": 40 * TIMES, "folders": 150 * TIMES, "tables": 100}
+TIMES = 4 if os.environ.get("GRADVITALS_REQUIRE_ALL") else 1
+CASES = {"configs": 140, "texts": 40, "overrides": 20, "folders": 75, "tables": 25, "artifacts": 3}
+CASES = {what: count * TIMES for what, count in CASES.items()}
 GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
 
 
@@ -354,7 +355,7 @@ def test_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Are
     artifacts = arena.inside / "artifacts"
     shutil.copytree(exported[1], artifacts)
     table = pd.read_parquet(exported[1] / "records.parquet")
-    for number in range(12):
+    for number in range(CASES["artifacts"]):
         rng = draw("store", number)
         hostile.records(rng, table).to_parquet(artifacts / "records.parquet", index=False)
         text = hostile.text(rng, hostile.config(rng, base, arena.mark))

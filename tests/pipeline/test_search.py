@@ -115,7 +115,7 @@ def go_on(study: Study, count: int = 1000) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.thorough)])
 def test_the_same_seed_asks_the_same(study: Callable[..., Study], sampler: str) -> None:
     first, again = (go_on(study(name, sampler=sampler, trials=12)) for name in "ab")
     assert len(first) == 12

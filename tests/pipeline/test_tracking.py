@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
+from stored import empty
 
 from pipeline.artifacts import flat_params
 from pipeline.config import digest
@@ -155,17 +155,20 @@ class Bomb(Elementwise):
 '''
 
 
-def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path) -> None:
+def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bombs.py").write_text(PACKAGE)
     (tmp_path / "conf" / "activation").mkdir(parents=True)
     (tmp_path / "conf" / "activation" / "bomb.yaml").write_text("_target_: bombs.Bomb\n")
-    command = [sys.executable, "-m", "pipeline", "sweep", "experiment=smoke", "activation=relu,bomb,tanh"]
-    command += [f"tracking.uri={uri(tmp_path)}", "--config-dir", str(tmp_path / "conf")]
-    environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "failed bomb" in done.stdout
-    assert "boom at training" in done.stdout
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides, console = ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={uri(tmp_path)}"], quiet()
+    try:
+        assert sweep(overrides, str(tmp_path / "conf"), quiet=True, console=console) == 1
+    finally:
+        sys.modules.pop("bombs", None)
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert "failed bomb" in told
+    assert "boom at training" in told
     assert {r.info.run_name: r.info.status for r in runs(tmp_path, "tags.kind = 'run'")} == {
         "relu": "FINISHED",
         "bomb": "FAILED",
@@ -178,7 +181,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
-    command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={uri(tmp_path)}"]
+    command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={empty(uri(tmp_path))}"]
     with subprocess.Popen(
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hears
     ) as process:

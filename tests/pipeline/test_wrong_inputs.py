@@ -353,8 +353,14 @@ def test_wrong_inputs_are_told_in_one_line(
 
 BY_PROCESS = [
     wrong_run("activation=sigmiod", says="activation=sigmiod: no such option; did you mean sigmoid?"),
-    wrong_run("optimizer.learning_rate=nan", says="optimizer.learning_rate=nan: must be >= 0 and finite"),
-    wrong_sweep("experiment=smoke", "seed=0,-1", says=("seed=-1: must be >= 0", "seed=-1)")),
+    pytest.param(
+        wrong_run("optimizer.learning_rate=nan", says="optimizer.learning_rate=nan: must be >= 0 and finite"),
+        marks=pytest.mark.thorough,
+    ),
+    pytest.param(
+        wrong_sweep("experiment=smoke", "seed=0,-1", says=("seed=-1: must be >= 0", "seed=-1)")),
+        marks=pytest.mark.thorough,
+    ),
     Wrong(("rnu",), ("'rnu'",)),
 ]
 
