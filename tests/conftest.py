@@ -148,16 +148,21 @@ def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _pictures_of_runs_are_laid_out_simply() -> Iterator[None]:
-    """To place their parts takes matplotlib longer than to draw them; CI has the time. Pages are left as they are."""
+def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
+    """They take longer than most runs; the first of each name is drawn, its parts placed simply, the others are blank.
+
+    CI draws them all. Pages, whose pictures are tested, are left as they are.
+    """
     if os.environ.get(ALL):
         yield
         return
-    draw = RunLog.figure
+    draw, drawn = RunLog.figure, set[str]()
 
     def simply(self: RunLog, figure: Figure, name: str) -> None:
-        figure.set_layout_engine("none")
-        draw(self, figure, name)
+        shown = Figure(figsize=(1, 1)) if name in drawn else figure
+        shown.set_layout_engine("none")
+        drawn.add(name)
+        draw(self, shown, name)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunLog, "figure", simply)
