@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,12 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[SLOW] = "1"
 
 
-# Of tests over all combinations of these, every value stays in the default tier, with another of the rest.
-COMBINATIONS = re.compile(
-    r"::test_steps_noted_and_worked_out_\w+\[.*-(tanh-float32|relu-float64|gelu-float32|overrides[1-9]-gelu-float64)\]"
-    r"|::test_replicate_k_has_the_records_of_the_run_alone\[(tanh-float32|relu-float64)\]"
-    r"|::test_measuring_everything_changes_nothing\[(sgd-float32|momentum-float64)\]"
-)
 FEWER = 3  # of hypothesis' examples, a run of the default tier draws one in so many
 
 
@@ -60,8 +53,6 @@ FEWER = 3  # of hypothesis' examples, a run of the default tier draws one in so 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     whole = any(os.environ.get(v) for v in TIERS["thorough"])
     for item in items:
-        if COMBINATIONS.search(item.nodeid):
-            item.add_marker(pytest.mark.thorough)
         if isinstance(item, pytest.Function) and is_hypothesis_test(item.function) and not whole:
             draw_fewer(item.function)
         if module := uses_what_its_module_shares(item):

@@ -27,6 +27,11 @@ def require(condition: bool, reason: str) -> None:
     pytest.skip(reason)
 
 
+def thorough(*cases: tuple[Any, ...]) -> list[Any]:
+    """Cases of a parametrised test for the tier of that name."""
+    return [pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
+
+
 def config(*overrides: str) -> Config:
     """The run's config, as the command would build it."""
     return build(compose_run(overrides))
