@@ -15,7 +15,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.default_element import InputDefault
 from hydra.core.plugins import Plugins
 from hypothesis import is_hypothesis_test, settings
-from matplotlib.figure import Figure
+from quick import once_of_each_kind
 
 from pipeline import address, tracking
 from pipeline.composing import CONF
@@ -140,23 +140,15 @@ def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session", autouse=True)
 def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
-    """They take longer than most runs; the first of each name is drawn, its parts placed simply, the others are blank.
+    """They take longer than most runs, so that others of the same name are blank.
 
     CI draws them all. Pages, whose pictures are tested, are left as they are.
     """
     if os.environ.get(ALL):
         yield
         return
-    draw, drawn = RunLog.figure, set[str]()
-
-    def simply(self: RunLog, figure: Figure, name: str) -> None:
-        shown = Figure(figsize=(1, 1)) if name in drawn else figure
-        shown.set_layout_engine("none")
-        drawn.add(name)
-        draw(self, shown, name)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLog, "figure", simply)
+        patch.setattr(RunLog, "figure", once_of_each_kind(RunLog.figure))
         yield
 
 

@@ -27,7 +27,13 @@ def chi_of_sigmoid() -> float:
 
 def test_sixty_sigmoid_layers_vanish_as_theory_says(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
-    overrides = ["experiment=vanish_60", "replicates=5", "architecture.width=150", f"tracking.uri={uri}"]
+    overrides = [
+        "experiment=vanish_60",
+        "replicates=5",
+        "architecture.width=150",
+        "data.subset=400",
+        f"tracking.uri={uri}",
+    ]
     assert single(overrides, None, True, Console(quiet=True)) == 0
     with sqlite3.connect(tmp_path / "x.db") as database:
         found = dict(database.execute("select key, value from latest_metrics where key like 'log10_random_cot%'"))
