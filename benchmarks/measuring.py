@@ -147,7 +147,7 @@ EXPLANATION = """\
 A step with a set of probes read *at every step*, over the same step with none: medians of ratios within a round, one
 thread. A run measures on a schedule, so its own cost is far smaller: see `overhead/...` among its metrics. `full` is
 without its costly probes (Jacobian spectra, sharpness, whole-pass units), which have a schedule of their own. Measured
-steps are worked out several at once, and every turn of the clock holds whole cycles of that. Promises in brackets are
+steps are worked out several at once, and every round holds whole cycles of that. Promises in brackets are
 for steps over 2 ms and for steps of 0.1 to 0.3 ms."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import timing
 from benchmarks.nets import DTYPES, NETS
 from benchmarks.report import BARE, OURS, PEER, PROBED, TUTORIAL, Row
 from benchmarks.timing import interleaved, median_with_interval
@@ -85,6 +87,16 @@ def test_turns_are_taken_alike() -> None:
     times = interleaved({name: lambda name=name: count(name) for name in counts}, 0.0, least_rounds=4)  # type: ignore[misc]
     assert {len(t) for t in times.values()} == {4}
     assert min(counts.values()) > 4
+
+
+@pytest.mark.parametrize(("long", "calls"), [(math.inf, 6 + 4 * (8 + 1)), (0.0, 6 + 4 * 8 * (1 + 1))])
+def test_a_round_holds_whole_cycles(long: float, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one turn or in several, each with a step more that is not timed; six steps tell how long one takes."""
+    monkeypatch.setattr(timing, "TURN", 0.0)
+    monkeypatch.setattr(timing, "LONG_TURN", long)
+    steps: list[int] = []
+    interleaved({"a": lambda: steps.append(0), "b": lambda: None}, 0.0, least_rounds=4, cycle=8)
+    assert len(steps) == calls
 
 
 @pytest.mark.thorough
