@@ -105,7 +105,7 @@ class Proposal:
     def apart(self) -> Array:
         """Δθ [E..., P], apart from the gradient."""
         if self._made is None:
-            self._made = self._optimizer.fill(self._network, self._state, *self._when, self._state.update)
+            self._made = self._fill(self._state.update)
         return self._made
 
     def apply(self) -> None:
@@ -113,14 +113,15 @@ class Proposal:
 
         If Δθ has not been made, it is written over the gradient: so it takes no room of its own in the caches.
         """
-        network, update = self._network, self._made
-        if update is None:
-            update = network.grad
-            if self.rate is not None:
-                np.multiply(update, self.rate, update)
-            else:
-                update = self._optimizer.fill(network, self._state, *self._when, update)
+        network = self._network
+        update = self._fill(network.grad) if self._made is None else self._made
         np.add(network.theta, update, network.theta)
+
+    def _fill(self, out: Array) -> Array:
+        """Δθ [E..., P], into ``out``."""
+        if self.rate is not None:
+            return np.multiply(self._network.grad, self.rate, out)
+        return self._optimizer.fill(self._network, self._state, *self._when, out)
 
 
 def factor_of(update: Array | Proposal, network: Network) -> float | None:
@@ -196,9 +197,6 @@ class SGD:
 
         Another rule overrides this one.
         """
-        rate = self.rate(step, total_steps)
-        if self.plain:
-            return np.multiply(network.grad, rate, out)
         if out is not network.grad:
             out[...] = network.grad
         if self.clipping is not None:
@@ -210,5 +208,5 @@ class SGD:
             state.velocity *= self.momentum
             state.velocity += out
             out[...] = out + self.momentum * state.velocity if self.nesterov else state.velocity
-        out *= rate
+        out *= self.rate(step, total_steps)
         return out
