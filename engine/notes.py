@@ -27,7 +27,7 @@ from engine.arrays import Array, Product, aligned, all_safe
 from engine.moment import Moment
 from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
-from engine.sums import ROWS_OF, NotThereError, Of, Places, Plan, Sums, Wanted, of_parameters, of_rows
+from engine.sums import ROWS_OF, NotThereError, Of, Places, Plan, Sums, Wanted, of_rows
 from engine.vitals import Source, Vitals
 
 Lap = Callable[[str], None]
@@ -70,7 +70,7 @@ class Notes(ABC):
             room: bytes for rows that are kept.
             lap: told when an onlooker begins ("step" is over) and ends ("sums" are).
         """
-        fitting = room // max(1, moment.network.rows.z.nbytes * len(_from(wanted)))
+        fitting = room // max(1, moment.network.rows.z.nbytes * len(_rows_for(wanted)))
         if fitting < min(FEWEST, capacity):
             return NotedSums(moment, wanted, capacity, of_update)
         return NotedRows(moment, wanted, capacity, of_update, lap, room)
@@ -170,7 +170,7 @@ class _Required(Source):
 # Rows that are kept
 
 
-def _from(wanted: Wanted, at_once: frozenset[Of] = frozenset()) -> tuple[str, ...]:
+def _rows_for(wanted: Wanted, at_once: frozenset[Of] = frozenset()) -> tuple[str, ...]:
     """Which rows what is wanted is made of, where these sums need none, and what lies between them."""
     names = {ROWS_OF[of] for of in wanted.sums - at_once if of in ROWS_OF}
     if wanted.counts:
@@ -198,7 +198,13 @@ def _at_once(wanted: Wanted, numbers: int, calls: int) -> frozenset[Of]:
 
 
 class _Slot(NamedTuple):
-    """A step's place: what takes its sums, where these are then, and where to put which rows."""
+    """A step's place.
+
+    Attributes:
+        products: what takes its sums.
+        squares: those of squares, flat, and what lies between them.
+        copies: where to put which rows: views [q, count, n·B] of neighbours of one size.
+    """
 
     products: list[Product]
     squares: Array
@@ -222,9 +228,9 @@ class NotedRows(Notes):
         self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool, lap: Lap | None, room: int = sys.maxsize
     ) -> None:
         network = moment.network
-        units, numbers = Places.of(network).units, network.rows.z.size
-        at_once = _at_once(wanted, numbers, units.calls)
-        names = _from(wanted, at_once)
+        self._of_step = Places.of(network)  # where its numbers lie
+        at_once = _at_once(wanted, network.rows.z.size, self._of_step.calls)
+        names = _rows_for(wanted, at_once)
         fitting = room // max(1, network.rows.z.nbytes * len(names))
         super().__init__(moment, wanted, min(capacity, _power_of_two(fitting)), of_update)
         self._lap, capacity = lap, self.capacity
@@ -234,8 +240,6 @@ class NotedRows(Notes):
         self._block, self._rest = network.rows.block[line], network.rest if wanted.counts else []
         self._given = Wanted(at_once)
         self._looks_at_rows = not set(names) <= _seen_in(at_once)
-        self._of_units = units, of_rows({"z": network.rows.z, "a": network.rows.a, "delta": network.rows.delta})
-        self._flat = of_parameters(network.theta, network.grad, network.parameters)
         self._sums = np.ones((capacity, len(Of), network.depth, *network.ensemble), network.theta.dtype)
 
         plan = Plan(network.layers, (capacity, *network.ensemble), self._batch_size)
@@ -300,15 +304,8 @@ class NotedRows(Notes):
         return seen
 
     def _slot(self, k: int) -> _Slot:
-        sums, products, (units, rows) = self._sums[k], list[Product](), self._of_units
-        of_layer = np.moveaxis(sums, 1, -1)
-        for of in sorted(self._given.sums):
-            if of in rows:
-                x = rows[of].reshape(-1)
-                products += units.products(x, None if of is Of.A else x, sums[of].reshape(-1))
-            else:
-                x, segments = self._flat[of]
-                products += segments.products(x, x, of_layer[of])
+        sums, depth = self._sums[k], len(self._of_step.plan.numbers)
+        products = [p for of in sorted(self._given.sums) for p in self._of_step.products_into(sums, of, 0, depth)]
         q, K, B = len(self._rows), self.capacity, self._batch_size
         copies, start = list[tuple[Array, Array]](), 0
         for size, count in self._runs if q else ():
@@ -380,11 +377,11 @@ class NotedSums(Notes):
         self._dead = np.empty((capacity, len(places.live)), bool)
         self._below = {fraction: np.empty(shape) for fraction in wanted.below}
         self._a = network.rows.a[places.plan.parts[-1]]
-        self._top = self._spread and self._a.size <= FEW_OUTPUTS
-        self._many_a = aligned((capacity if self._top else 0, *self._a.shape), places.dtype)
+        keeps = self._spread and self._a.size <= FEW_OUTPUTS
+        self._many_a = aligned((capacity if keeps else 0, *self._a.shape), places.dtype)
         self._many_a[...] = 1  # a step that is not there leaves nothing to mend
         self.nbytes = self._many_a.nbytes
-        self._many = _of_many_a(network, self._many_a) if self._top else None
+        self._many = _of_many_a(network, self._many_a) if keeps else None
 
     @np.errstate(all="ignore")
     def _keep(self, network: Network, times: float) -> bool:
@@ -393,7 +390,7 @@ class NotedSums(Notes):
             return False  # or nobody had these sums taken
         if self._spread:
             self._lost[k] = lost = sums.cancelled()
-            if self._top:
+            if self._many is not None:
                 self._many_a[k] = self._a
                 lost = lost[:-1]
             if some := sums.layers_with(lost):

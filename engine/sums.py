@@ -214,7 +214,7 @@ class Places:
         live: [N], 0 for units with σ'(z) = 0 on every example and only for them.
         pieces: slopes of neighbours of one σ, by group.
         rest: such that belong to no group.
-        units: the pairs of each layer and member, one behind the other.
+        calls: how many one sum over the units of all layers takes.
         most_cancelled: largest (Σa)²/Σa² of a layer and member of which ⟨a²⟩ − ⟨a⟩² is to be trusted, [L, 1...].
     """
 
@@ -239,22 +239,25 @@ class Places:
         self.rest = [SlopePiece.of(each, plan) for each in others]
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
         self._ones = ones(plan.batch_size, dtype)
-        self.units = Segments((plan.repeats * plan.batch_size).tolist())
+        self._units = Segments((plan.repeats * plan.batch_size).tolist())
+        self.calls = self._units.calls
         self._rows, self._flat, self._given = rows, flat, given
         self._stretches, self._groups = stretches, [(first, last) for first, last, _ in groups]
         self._orders: dict[frozenset[Of], Order] = {}
 
     def _products(self, of: Of, first: int, last: int) -> list[Product]:
-        if of in self._given:
-            return []
+        return [] if of in self._given else self.products_into(self.sums, of, first, last)
+
+    def products_into(self, sums: Array, of: Of, first: int, last: int) -> list[Product]:
+        """What puts one of the sums over the layers from first to before last into sums [7, L, E...]."""
         if of in self._rows:
             x, members = self._rows[of].reshape(-1), self.plan.members
             of_units = None if of is Of.A else x
-            return self.units.products(x, of_units, self.sums[of].reshape(-1), first * members, last * members)
+            return self._units.products(x, of_units, sums[of].reshape(-1), first * members, last * members)
         x, segments = self._flat[of]
         if of is Of.BIAS_GRADIENT:  # so few numbers that they can wait until all are there
             first, last = (0, 0) if first else (0, len(self.plan.numbers))
-        return segments.products(x, x, np.moveaxis(self.sums[of], 0, -1), first, last)
+        return segments.products(x, x, np.moveaxis(sums[of], 0, -1), first, last)
 
     @classmethod
     def of(cls, network: Network) -> Places:
@@ -361,8 +364,8 @@ class Places:
     def counted(self, piece: SlopePiece, flags: Array) -> Array:
         """How many flags [rows of the piece, B] are set in each of its layers and members."""
         if self.plan.small:
-            ones = (flags.view(np.int8).astype(self.dtype) @ self._ones).astype(np.float64)  # exact in any order
-            return np.asarray(np.add.reduceat(ones, piece.starts))
+            of_rows = (flags.view(np.int8).astype(self.dtype) @ self._ones).astype(np.float64)  # exact in any order
+            return np.asarray(np.add.reduceat(of_rows, piece.starts))
         ends = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
         return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
 
