@@ -38,7 +38,7 @@ def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: in
     while turns < cycle and cycle * once[names[0]] > LONG_TURN * turns:
         turns *= 2
     part = cycle // turns
-    repeats = {name: -(-max(1, round(TURN / seconds_)) // part) * part for name, seconds_ in once.items()}
+    repeats = {name: -(-max(1, round(TURN / lasts)) // part) * part for name, lasts in once.items()}
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
     gc.collect()
