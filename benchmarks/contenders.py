@@ -17,7 +17,7 @@ from engine.initializers import initialize
 from engine.moment import Moment
 from engine.network import Network
 from engine.probes import GradientNorm, Probe
-from engine.sums import Of, Places, Sums
+from engine.sums import Of, Sums
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
 from pipeline.measuring import Ledger
@@ -62,7 +62,7 @@ class Problem:
     def batch(self) -> tuple[Array, Array]:
         """x and y as the pipeline hands them over: columns are examples, a transposed view of rows."""
         y = np.eye(self.net.sizes[-1], dtype=self.dtype)[self.labels]
-        return self.rows[None].mT, y[None].mT
+        return self.rows[None].mT, np.ascontiguousarray(y.T)[None]
 
 
 def our_step(problem: Problem) -> Step:
@@ -71,7 +71,7 @@ def our_step(problem: Problem) -> Step:
     optimizer, cost, wanted = config.optimizer, config.cost, GradientNorm().wanted
     state = optimizer.start(network)
     network.forward(x)
-    sums = Sums(Places.of(network), wanted)
+    sums = Sums.along(network, wanted)
 
     @np.errstate(all="ignore")
     def step() -> list[list[float]]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from engine.arrays import Array, constant, zero_for
+from engine.arrays import Array, Operation, constant, extent, summation_of_columns, zero_for
 from engine.special import erf
 
 
@@ -27,6 +29,35 @@ class Piece(NamedTuple):
     left: float
     slope: float
     offset: float
+
+
+def put(function: Callable[..., Array], *args: Array, out: Array) -> Operation:
+    """What puts function(*args, out=out) into ``out``, also where it is an array of its own that a user's returns."""
+    if getattr(function, "__module__", None) == __name__:  # ours write there: no need to look
+        return partial(function, *args, out)
+    find = partial(function, *args, out=out)
+    return lambda: fill(out, find())
+
+
+def fill(out: Array, found: Array) -> None:
+    """Copy what was found, if it is not there already."""
+    if found is not out:
+        out[...] = found
+
+
+def done(prepare: Callable[..., Sequence[Operation]], *args: Array, out: Array | None) -> Array:
+    """What the operations that ``prepare(*args, out)`` makes ready leave in ``out``, done at once."""
+    if out is None:
+        out = np.empty(args[0].shape, args[0].dtype)
+    for operation in prepare(*args, out):
+        operation()
+    return out
+
+
+def _overrides(cls: type, plain: str, ready: str) -> bool:
+    """Whether the one method of this class is another's than the one that has it ready, and overrides that one's."""
+    first = next((each for each in cls.__mro__ if plain in vars(each) or ready in vars(each)), None)
+    return first is not None and ready not in vars(first)
 
 
 class Activation(ABC):
@@ -59,6 +90,20 @@ class Activation(ABC):
     def value(self, z: Array, out: Array | None = None) -> Array:
         """a = σ(z), written into ``out`` when given; shape of z."""
 
+    def prepare(self, z: Array, a: Array) -> Sequence[Operation]:
+        """What puts σ(z) into ``a``, made ready to be done again and again on the same arrays.
+
+        A call takes longer than the numbers of a small layer. Who has a faster way than calling ``value`` overrides
+        both; whoever overrides ``value`` alone gets this one back.
+        """
+        return [put(self.value, z, out=a)]
+
+    def __init_subclass__(cls) -> None:
+        """What a class has ready does not hold for another ``value`` that is derived from it."""
+        super().__init_subclass__()
+        if _overrides(cls, "value", "prepare"):
+            setattr(cls, "prepare", Activation.prepare)  # noqa: B010 (a method, which mypy lets nobody assign to)
+
     @abstractmethod
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
         """∂C/∂z = Jᵀ ∂C/∂a with J = ∂a/∂z; all [E..., n, B]. ``out`` must not be ``dC_da``."""
@@ -84,7 +129,10 @@ class Elementwise(Activation):
     kinks: ClassVar[tuple[float, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        """What a class says of its σ' does not hold for another one that is derived from it."""
+        """What a class says of its σ', or has ready, does not hold for another one that is derived from it."""
+        super().__init_subclass__()
+        if _overrides(cls, "derivative", "prepare_derivative"):
+            setattr(cls, "prepare_derivative", Elementwise.prepare_derivative)  # noqa: B010
         if "derivative" in cls.__dict__:
             for name in ("switches", "monotonic"):
                 if name not in cls.__dict__:
@@ -98,6 +146,10 @@ class Elementwise(Activation):
     @abstractmethod
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
         """σ'(z), given z and a = σ(z) (use whichever is cheaper); shape of z."""
+
+    def prepare_derivative(self, z: Array, a: Array, slope: Array) -> Sequence[Operation]:
+        """What puts σ'(z) into ``slope``, made ready: see :meth:`Activation.prepare`."""
+        return [put(self.derivative, z, a, out=slope)]
 
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
         """∂C/∂z = ∂C/∂a ⊙ σ'(z)."""
@@ -122,18 +174,27 @@ class Sigmoid(Elementwise):
     steepest = 0.25
 
     def value(self, z: Array, out: Array | None = None) -> Array:
-        s = np.negative(z, out)
-        np.exp(s, s)
-        np.add(s, constant(1, s.dtype), s)
-        return np.reciprocal(s, s)
+        return _logistic(z, out)
+
+    def prepare(self, z: Array, a: Array) -> Sequence[Operation]:
+        one = constant(1, a.dtype)
+        return [
+            partial(np.negative, z, a),
+            partial(np.exp, a, a),
+            partial(np.add, a, one, a),
+            partial(np.reciprocal, a, a),
+        ]
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
-        s = np.subtract(constant(1, a.dtype), a, out=out)
-        s *= a
-        return s
+        return done(partial(Sigmoid.prepare_derivative, self), z, a, out=out)
+
+    def prepare_derivative(self, z: Array, a: Array, slope: Array) -> Sequence[Operation]:
+        one = constant(1, a.dtype)
+        return [partial(np.subtract, one, a, slope), partial(np.multiply, slope, a, slope)]
 
 
-_logistic = Sigmoid().value
+def _logistic(z: Array, out: Array | None = None) -> Array:
+    return done(partial(Sigmoid.prepare, Sigmoid()), z, out=out)
 
 
 @dataclass(frozen=True)
@@ -147,9 +208,14 @@ class Tanh(Elementwise):
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.tanh(z, out=out)
 
+    def prepare(self, z: Array, a: Array) -> Sequence[Operation]:
+        return [partial(np.tanh, z, a)]
+
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
-        s = np.multiply(a, a, out=out)
-        return np.subtract(constant(1, s.dtype), s, out=s)
+        return done(partial(Tanh.prepare_derivative, self), z, a, out=out)
+
+    def prepare_derivative(self, z: Array, a: Array, slope: Array) -> Sequence[Operation]:
+        return [partial(np.multiply, a, a, slope), partial(np.subtract, constant(1, a.dtype), slope, slope)]
 
 
 @dataclass(frozen=True)
@@ -169,10 +235,14 @@ class Relu(Elementwise):
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.maximum(z, zero_for(z), out=out)
 
+    def prepare(self, z: Array, a: Array) -> Sequence[Operation]:
+        return [partial(np.maximum, z, zero_for(z), out=a)]
+
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
-        s = np.empty_like(z) if out is None else out
-        np.greater(z, constant(0, z.dtype), out=s)
-        return s
+        return done(partial(Relu.prepare_derivative, self), z, a, out=out)
+
+    def prepare_derivative(self, z: Array, a: Array, slope: Array) -> Sequence[Operation]:
+        return [partial(np.greater, z, constant(0, z.dtype), slope)]
 
 
 @dataclass(frozen=True)
@@ -419,6 +489,25 @@ class Identity(Elementwise):
         return s
 
 
+# By type, between which Σ_i e^{z_i} no term of it that matters has over- or underflown.
+_SOUND = {"f": (2.0**-10, 2.0**120), "d": (2.0**-10, 2.0**1000)}
+_SOUND |= {"F": _SOUND["f"], "D": _SOUND["d"]}
+
+
+def _shift(z: Array, a: Array, sums: Array) -> None:
+    """Put e^{z − max z} in place of a = e^z, and their sum, in the columns where the latter's is not sound."""
+    least, most = _SOUND[a.dtype.char]
+    lowest, highest = extent(sums.real)
+    if lowest >= least and highest <= most:
+        return
+    unsound = ~((sums.real >= least) & (sums.real <= most))
+    shifted = np.exp(z - np.maximum.reduce(z, axis=-2, keepdims=True))
+    of_columns = np.empty_like(sums)
+    summation_of_columns(shifted, of_columns)()
+    np.copyto(sums, of_columns, where=unsound)
+    np.copyto(a, shifted, where=unsound[..., None, :])
+
+
 @dataclass(frozen=True)
 class Softmax(Activation):
     """a_i = e^{z_i} / Σ_j e^{z_j} over the units of a layer; ∂a_i/∂z_j = a_i (δ_ij − a_j), not diagonal.
@@ -430,11 +519,18 @@ class Softmax(Activation):
     high: ClassVar[float] = 1.0
     normalised: ClassVar[bool] = True
 
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def value(self, z: Array, out: Array | None = None) -> Array:
-        a = np.subtract(z, np.maximum.reduce(z, axis=-2, keepdims=True), out=out)
-        np.exp(a, out=a)
-        a /= np.add.reduce(a, axis=-2, keepdims=True)
-        return a
+        return done(partial(Softmax.prepare, self), z, out=out)
+
+    def prepare(self, z: Array, a: Array) -> Sequence[Operation]:
+        sums = np.empty((*z.shape[:-2], z.shape[-1]), a.dtype)
+        return [
+            partial(np.exp, z, a),
+            summation_of_columns(a, sums),
+            partial(_shift, z, a, sums),
+            partial(np.divide, a, sums[..., None, :], a),
+        ]
 
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
         weighted = np.multiply(a, dC_da, out=out)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
+Operation = Callable[[], Any]  # a piece of an equation, on arrays that stay where they are
 FEW = 96  # numbers: below, a loop in Python beats NumPy's calls
 
 
@@ -139,14 +140,16 @@ class Segments:
         """How many calls the sums over all of them take."""
         return len(self._runs)
 
-    def products(self, x: Array, y: Array | None, out: Array, first: int = 0, last: int | None = None) -> list[Product]:
+    def products(
+        self, x: Array, y: Array | None, out: Array, first: int = 0, last: int | None = None
+    ) -> list[Operation]:
         """What takes the sums Σ x y over the stretches from ``first`` to before ``last``.
 
         Args:
             x, y: [..., P]; without a y, Σ x.
             out: [..., k], of all stretches: where to put the sums.
         """
-        found: list[Product] = []
+        found: list[Operation] = []
         for run, end, length in self._runs:
             run, end = max(run, first), end if last is None else min(end, last)
             if run < end:
@@ -170,9 +173,6 @@ class Segments:
         return root(self.dots(x, x), x.dtype, lambda i: x[..., self.slices[i]])
 
 
-Product = Callable[[], Any]  # takes sums of products and puts them where they belong
-
-
 _FEW_ONES = 2**12  # numbers: up to so many BLAS is faster than NumPy, and its rounding is not much worse
 
 
@@ -185,14 +185,21 @@ def ones(length: int, dtype: np.dtype[Any]) -> Array:
     return made
 
 
-def summation(x: Array, out: Array) -> Product:
+def summation(x: Array, out: Array) -> Operation:
     """Σ x over the last axis: [..., n] -> [...], each sum alone: by BLAS, as products with 1, or pairwise."""
     if x.shape[-1] <= _FEW_ONES:
         return partial(np.vecdot, ones(x.shape[-1], x.dtype), x, out)  # not dot: it knows other signs of 0
     return partial(np.add.reduce, x, axis=-1, out=out)
 
 
-def _dot(x: Array, y: Array, out: Array) -> Product:
+def summation_of_columns(x: Array, out: Array) -> Operation:
+    """Σ x over the last axis but one: [..., n, B] -> [..., B], each column alone."""
+    if x.ndim == 2 and _for_dot(x, 2):
+        return partial(ones(len(x), x.dtype).dot, x, out)
+    return partial(np.matmul, ones(x.shape[-2], x.dtype), x, out)
+
+
+def _dot(x: Array, y: Array, out: Array) -> Operation:
     """Σ x y over the last axis: [..., n] -> [...]."""
     if out.size == 1 and out.dtype.kind == "f":  # the same sum, and a shorter way to it
         return partial(x.reshape(-1).dot, y.reshape(-1), out.reshape(()))
@@ -226,7 +233,7 @@ def all_safe(squares: Array, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     """Whether all of these sums of squares can be trusted, and so many times as much of each."""
     if squares.size > FEW:
         return within(*extent(squares), dtype, times)
-    smallest, largest = _bounds(dtype, times)
+    smallest, largest = _BOUNDS[dtype.char] if times == 1.0 else _bounds(dtype, times)
     for square in squares.ravel().tolist():  # noqa: SIM110 (a generator takes half as long again)
         if not smallest <= square <= largest:
             return False
@@ -238,9 +245,15 @@ def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -
 
     Where a square of x of this dtype is out of bounds, that norm is taken anew, with scaling.
     """
-    result: Array = np.sqrt(squares.astype(np.float64, copy=False))
-    if all_safe(squares, dtype):
-        return result
+    result: Array = np.sqrt(squares if squares.dtype.char == "d" else squares.astype(np.float64))
+    if squares.size > FEW:
+        if all_safe(squares, dtype):
+            return result
+    else:
+        few = squares.ravel().tolist()
+        smallest, largest = _BOUNDS[dtype.char]
+        if not few or (min(few) >= smallest and max(few) <= largest):  # or NaN, whose root is NaN, too
+            return result
     trusted = safe(squares, dtype)
     for i in range(len(trusted)):
         unsafe = ~trusted[i]

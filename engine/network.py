@@ -23,11 +23,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from engine.activations import Activation, Elementwise
+from engine.activations import Activation, Elementwise, fill, put
 from engine.arrays import (
     CACHE_LINE,
     Array,
     Multiplier,
+    Operation,
     Segments,
     aligned,
     constant,
@@ -105,35 +106,23 @@ class Rows:
         return cls(**dict(zip(cls.ORDER, rows, strict=True)), mean_delta=np.empty(units, dtype), block=block)
 
 
-Operation = Callable[[], Any]  # a piece of an equation, on arrays that stay where they are
-
-
-def put(function: Callable[..., Array], *args: Array, out: Array) -> Operation:
-    """What puts function(*args, out=out) into ``out``, also where it is an array of its own that a user's returns."""
-    if getattr(function, "__module__", None) == Elementwise.__module__:  # ours write there: no need to look
-        return partial(function, *args, out)
-    find = partial(function, *args, out=out)
-    return lambda: fill(out, find())
-
-
-def fill(out: Array, found: Array) -> None:
-    """Copy what was found, if it is not there already."""
-    if found is not out:
-        out[...] = found
-
-
 class Slopes(NamedTuple):
     """Neighbouring layers of one σ: where their rows lie, what takes σ'(z), and where that is then, [N, B]."""
 
     sigma: Elementwise
     part: slice
-    take: Operation
+    operations: Sequence[Operation]
     slope: Array
 
     @classmethod
     def of(cls, sigma: Elementwise, part: slice, z: Array, a: Array, slope: Array) -> Slopes:
         """From all layers' z, a and room for σ'(z), [N, B]."""
-        return cls(sigma, part, put(sigma.derivative, z[part], a[part], out=slope[part]), slope[part])
+        return cls(sigma, part, sigma.prepare_derivative(z[part], a[part], slope[part]), slope[part])
+
+    def take(self) -> None:
+        """Take them."""
+        for operation in self.operations:
+            operation()
 
     def steepness(self) -> Array:
         """|σ'(z)|, when it has been taken."""
@@ -158,14 +147,52 @@ class Group(NamedTuple):
     Attributes:
         layers, slopes: those, and their σ'(z).
         operations: equations (2) to (6) of all of them, but for ∂C/∂W of layer 1.
-        times_share, dW: what makes that of the transposed input, where layer 1 is among them; else None.
     """
 
     layers: list[Layer]
     slopes: list[Slopes]
     operations: list[Operation]
-    times_share: Multiplier | None
-    dW: Array
+
+
+class Looks(NamedTuple):
+    """What an onlooker does on the way. None of it may ask for :meth:`Network.slope`.
+
+    Attributes:
+        up: with z and a of each of :attr:`Network.stretches`.
+        slopes: with σ'(z) of each of :attr:`Network.groups`, but for the rest.
+        down: with their δ, ∂C/∂W and ∂C/∂b.
+    """
+
+    up: Sequence[Sequence[Operation]]
+    slopes: Sequence[Sequence[Operation]]
+    down: Sequence[Sequence[Operation]]
+
+
+class Passes(NamedTuple):
+    """Both passes, one operation after the other, but for the four that depend on the input or on the targets.
+
+    Attributes:
+        rise: after W x of layer 1, to a^L.
+        fall: after the top layer's δ, to all gradients but ∂C/∂W of layer 1.
+        rest: after that.
+    """
+
+    rise: list[Operation]
+    fall: list[Operation]
+    rest: list[Operation]
+
+    @classmethod
+    def of(cls, stretches: Sequence[Stretch], groups: Sequence[Group], looks: Looks | None = None) -> Passes:
+        """Of a network's, with what an onlooker does on the way."""
+        nothing = [()] * max(len(stretches), len(groups))
+        up, slopes, down = looks or (nothing, nothing, nothing)
+        rise, fall = list[Operation](), list[Operation]()
+        for stretch, look in zip(stretches, up, strict=False):
+            rise += [*stretch.operations, *look]
+        for i, group in enumerate(groups):
+            fall += [operation for alike in group.slopes for operation in alike.operations]
+            fall += [*slopes[i], *group.operations, *(down[i] if i < len(groups) - 1 else ())]
+        return cls(rise, fall, list(down[len(groups) - 1]))
 
 
 class Bound(NamedTuple):
@@ -174,16 +201,21 @@ class Bound(NamedTuple):
     Attributes:
         rows, views: the rows, and the layers' views into them.
         times_input: makes W x of layer 1.
+        times_share, dW: what makes ∂C/∂W of layer 1 of the transposed input, and where that is then.
         stretches: the rest of the forward pass.
         groups: the backward pass, below the top layer's δ.
+        passes: the same, one operation after the other.
         slopes, rest: all slopes, and those that backward does not need.
     """
 
     rows: Rows
     views: list[dict[str, Array]]
     times_input: Callable[[Array], Any]
+    times_share: Multiplier
+    dW: Array
     stretches: list[Stretch]
     groups: list[Group]
+    passes: Passes
     slopes: list[Slopes]
     rest: list[Slopes]
 
@@ -196,16 +228,14 @@ class Onlooker(Protocol):
 
 
 class Sighting(Protocol):
-    """What an onlooker makes of the two passes. Not for :meth:`Network.slope`, until they are over."""
+    """What an onlooker makes of the two passes."""
 
-    def see_activations(self, stretch: int) -> None:
-        """The layers of this stretch (:attr:`Network.stretches`) have z and a."""
+    @property
+    def passes(self) -> Passes | None:
+        """Those of this network and batch size, with what it does on the way; None if that is nothing."""
 
-    def see_slopes(self, group: int) -> None:
-        """The layers of this group (:attr:`Network.groups`) have σ'(z), but for the rest."""
-
-    def see_gradients(self, group: int) -> None:
-        """They have δ, ∂C/∂W and ∂C/∂b."""
+    def over(self) -> None:
+        """Both passes are over."""
 
 
 def slices(lengths: Iterable[int]) -> list[slice]:
@@ -333,7 +363,6 @@ class Network:
         self.groups: list[Group]
         self.rest: list[Slopes]
         self._bound: Bound
-        self._x: Array  # of the last forward pass, without the axes of a stack of one
         self._untaken: list[Slopes]  # those that are not yet of the last forward pass
         self.batch_size = 0
         self.sighting: Sighting | None = None
@@ -345,14 +374,15 @@ class Network:
         The result is a buffer that the next pass with the same B overwrites. Infinities pass through silently. An x of
         another type is rounded to the network's first.
         """
-        self._rise(self._enter(x))
+        self._rise(self._enter(x), self._bound.passes.rise)
         return self.layers[-1].a
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward(self, y: Array, cost: Cost) -> Array:
         """Equations (1) to (6) for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) grad."""
         self.sighting = None
-        return self._backward(y, cost)
+        self._begin_backward(y, cost)
+        return self._fall(self._core(self.layers[0].a_in), self._bound.passes)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
@@ -365,47 +395,49 @@ class Network:
 
     def take_gradient(self, x: Array, y: Array, cost: Cost, onlooker: Onlooker | None = None) -> Array:
         """The same, to be called under ``np.errstate(all="ignore")``: for who has more to do there than this."""
-        x = self._enter(x)
-        sighting = onlooker.begin(self) if onlooker is not None else None
-        self._rise(x, sighting)
-        return self._backward(y, cost, sighting)
+        x, passes, sighting = self._enter(x), self._bound.passes, None
+        if onlooker is not None:
+            sighting = onlooker.begin(self)
+            passes = sighting.passes or passes
+        self._rise(x, passes.rise)
+        self._begin_backward(y, cost)
+        self._fall(x, passes)
+        if sighting is not None:
+            sighting.over()
+            self.sighting = sighting
+        return self.grad
 
     def _enter(self, x: Array) -> Array:
         """Make ready for this input; returns what is multiplied."""
-        if x.dtype != self.theta.dtype:
-            x = x.astype(self.theta.dtype, casting="same_kind")
+        dtype = self.theta.dtype
+        if x.dtype is not dtype and x.dtype != dtype:
+            x = x.astype(dtype, casting="same_kind")
         if x.shape[-1] != self.batch_size:
             self._bind(x.shape[-1])
         self._untaken = self._bound.slopes
         self.sighting = None
         self.layers[0].a_in = x
-        self._x = x = self._core(x)
-        return x
+        return self._core(x)
 
-    def _rise(self, x: Array, sighting: Sighting | None = None) -> None:
-        bound = self._bound
-        bound.times_input(x)
-        for i, (_, _, operations) in enumerate(bound.stretches):
-            for operation in operations:
-                operation()
-            if sighting is not None:
-                sighting.see_activations(i)
+    def _rise(self, x: Array, rise: Sequence[Operation]) -> None:
+        self._bound.times_input(x)
+        for operation in rise:
+            operation()
 
-    def _backward(self, y: Array, cost: Cost, sighting: Sighting | None = None) -> Array:
+    def _begin_backward(self, y: Array, cost: Cost) -> None:
         top = self.layers[-1]
         if cost.collapses_with is type(top.sigma):
             np.subtract(top.a, y, out=top.delta)  # (1) where ∂C/∂a ⊙ σ'(z) = a − y
         else:
             fill(top.dC_da, cost.gradient(top.a, y, out=top.dC_da))
             fill(top.delta, top.sigma.pull_back(top.z, top.a, top.dC_da, out=top.delta))  # (1)
-        return self._propagate(sighting)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward_from(self, delta: Array) -> Array:
         """Equations (2) to (6) from a given δ^L [E..., n_L, B] instead of a cost's; returns (overwrites) grad."""
         self.sighting = None
         self.layers[-1].delta[...] = delta
-        return self._propagate()
+        return self._fall(self._core(self.layers[0].a_in), self._bound.passes)
 
     def shadow(self, purpose: str) -> Network:
         """A network that shares θ with this one and nothing else: what it computes leaves this one as it is.
@@ -417,19 +449,13 @@ class Network:
             self._shadows[purpose] = made
         return self._shadows[purpose]
 
-    def _propagate(self, sighting: Sighting | None = None) -> Array:
-        for i, (_, slopes, operations, times_share, dW) in enumerate(self.groups):
-            for alike in slopes:
-                alike.take()
-            if sighting is not None:
-                sighting.see_slopes(i)
-            for operation in operations:
-                operation()
-            if times_share is not None:
-                times_share(self._x.mT, dW)  # (3)(6) of layer 1
-            if sighting is not None:
-                sighting.see_gradients(i)
-        self._untaken, self.sighting = self.rest, sighting
+    def _fall(self, x: Array, passes: Passes) -> Array:
+        for operation in passes.fall:
+            operation()
+        self._bound.times_share(x.mT, self._bound.dW)  # (3)(6) of layer 1
+        for operation in passes.rest:
+            operation()
+        self._untaken = self.rest
         return self.grad
 
     def slope(self) -> Array:
@@ -491,7 +517,10 @@ class Network:
         groups = [self._group(rows, which) for which in self._together(range(top, -1, -1), rows, GROUP_BYTES)]
         rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
         slopes = [*(alike for group in groups for alike in group.slopes), *rest]
-        return Bound(rows, views, times_input, stretches, groups, slopes, rest)
+        dW = self._core(self.layers[0].dW)
+        times_share = multiplier(self._core(self.layers[0].share), dW.shape[-1])
+        passes = Passes.of(stretches, groups)
+        return Bound(rows, views, times_input, times_share, dW, stretches, groups, passes, slopes, rest)
 
     def _times_input(self, B: int) -> tuple[Callable[[Array], Any], Array]:
         """What makes W x of layer 1, and where that is then."""
@@ -510,7 +539,7 @@ class Network:
             yield partial(multiplier(W, B), self._core(layer.a_in), z)  # W a
             Wa = z
         yield partial(np.add, Wa, b, z)  # + b
-        yield put(layer.sigma.value, z, out=a)  # a = σ(z)
+        yield from layer.sigma.prepare(z, a)  # a = σ(z)
 
     def _down(self, above: Layer, layer: Layer, B: int) -> Iterator[Operation]:
         """Equation (4)."""
@@ -559,11 +588,11 @@ class Network:
                 partial(np.copyto, layer.db, rows.mean_delta[self._parts[i]].reshape(layer.b.shape))  # (2)(5)
                 for i, layer in zip(which, layers, strict=True)
             ]
-        outers = [(multiplier(self._core(q.share), q.dW.shape[-1]), self._core(q.dW)) for q in layers]
-        for layer, (times_share, dW) in zip(layers, outers, strict=True):
+        for layer in layers:
             if layer is not self.layers[0]:
-                operations.append(partial(times_share, self._core(layer.a_in).mT, dW))  # (3)(6)
-        return Group(layers, slopes, operations, outers[-1][0] if which[-1] == 0 else None, outers[-1][1])
+                times_share = multiplier(self._core(layer.share), layer.dW.shape[-1])
+                operations.append(partial(times_share, self._core(layer.a_in).mT, self._core(layer.dW)))  # (3)(6)
+        return Group(layers, slopes, operations)
 
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -23,14 +22,13 @@ from weakref import ref
 
 import numpy as np
 
-from engine.arrays import Array, Product, aligned, all_safe
+from engine.arrays import Array, Operation, aligned, all_safe
 from engine.moment import Moment
 from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
-from engine.sums import ROWS_OF, NotThereError, Of, Places, Plan, Sums, Wanted, of_rows
+from engine.sums import ROWS_OF, Lap, NotThereError, Of, Places, Plan, Sums, Wanted, of_rows
 from engine.vitals import Source, Vitals
 
-Lap = Callable[[str], None]
 MANY = 1024  # numbers: summing these takes longer than the call does
 FEW_OUTPUTS = 2**12  # a of layer L: few enough to be kept at every step
 FEWEST = 8  # steps that must have room together, if their rows are to be kept
@@ -206,7 +204,7 @@ class _Slot(NamedTuple):
         copies: where to put which rows: views [q, count, n·B] of neighbours of one size.
     """
 
-    products: list[Product]
+    products: list[Operation]
     squares: Array
     copies: list[tuple[Array, Array]]
 
@@ -264,22 +262,16 @@ class NotedRows(Notes):
         )
         self._runs = [(size, len(list(alike))) for size, alike in groupby(layer.b.size for layer in network.layers)]
         self._slots: list[_Slot] = []  # made when first used: a page may be due but once
-        self._last = len(network.groups) - 1
+        self.passes = None
         self._seen: tuple[int, bool] | None = None  # into which slot a pass was put, and whether its rows are finite
 
     def sighting(self, network: Network) -> Sighting | None:
         """Itself."""
         return self if network is self._network() else None
 
-    def see_activations(self, stretch: int) -> None:
-        """Later."""
-
-    def see_slopes(self, group: int) -> None:
-        """Later."""
-
-    def see_gradients(self, group: int) -> None:
-        """All is done when the last group of layers has been there: these are small networks."""
-        if group != self._last or len(self.steps) == self.capacity:
+    def over(self) -> None:
+        """All is done when the passes are over: these are small networks."""
+        if len(self.steps) == self.capacity:
             return
         if self._lap is not None:
             self._lap("step")
@@ -329,10 +321,7 @@ class NotedRows(Notes):
         self.places.sums[given] = 1
         self.places.sums[given, :, :k] = np.moveaxis(self._sums[:k, given], 0, 2)
         sums = Sums(self.places, Wanted(self.wanted.sums | self._given.sums, self.wanted.below, self.wanted.live))
-        sums.see_activations(0)
-        sums.see_slopes(0)
-        sums.see_gradients(0)
-        return self.places.plan, sums, 0
+        return self.places.plan, sums.take(), 0
 
     def clear(self) -> None:
         """Begin anew."""
@@ -407,8 +396,7 @@ class NotedSums(Notes):
     def _source(self) -> tuple[Plan, Source, int]:
         k = len(self.steps)
         if self._many is not None and self._lost[:k, -1].any():
-            sums = Sums(self._many, Wanted(frozenset({Of.A, Of.AA})))
-            sums.see_activations(0)
+            sums = Sums(self._many, Wanted(frozenset({Of.A, Of.AA}))).take()
             self._around[:k, -1] = sums.variance()[0, :k]
         below = {fraction: counts[:k] for fraction, counts in self._below.items()}
         trusted = _Trusted(self._plan, self._sums[:k], self._lost[:k], self._around[:k], below, self._dead[:k])

@@ -113,9 +113,11 @@ class Proposal:
 
         If Δθ has not been made, it is written over the gradient: so it takes no room of its own in the caches.
         """
-        network = self._network
-        update = self._fill(network.grad) if self._made is None else self._made
-        np.add(network.theta, update, network.theta)
+        network, update = self._network, self._made
+        if update is None:
+            update = self._fill(network.grad)
+        theta = network.theta
+        np.add(theta, update, theta)
 
     def _fill(self, out: Array) -> Array:
         """Δθ [E..., P], into ``out``."""

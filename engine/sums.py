@@ -20,8 +20,8 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import Array, Product, Segments, extent, mended, ones, root, within
-from engine.network import Layer, Network, Parameters, Sighting, Slopes, slices
+from engine.arrays import Array, Operation, Segments, extent, mended, ones, root, within
+from engine.network import Layer, Looks, Network, Parameters, Passes, Rows, Slopes, slices
 from engine.once import once
 
 
@@ -35,6 +35,8 @@ class Of(IntEnum):
     GRADIENT = 4  # (∂C/∂W)²
     BIAS_GRADIENT = 5  # (∂C/∂b)²
     WEIGHTS = 6  # W²
+
+    __hash__ = int.__hash__  # that of enumerations is a function in Python, called with every look into a set
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,17 @@ class Wanted:
             any(w.live for w in wants),
         )
 
-    def begin(self, network: Network, lap: Callable[[str], None] | None = None) -> Sighting:
-        """The sums of this pass; who gives a ``lap`` is told what they cost (:class:`Sums`)."""
-        return Sums(Places.of(network), self, lap)
+    def begin(self, network: Network, lap: Lap | None = None) -> Sums:
+        """The sums of this pass; who gives a ``lap`` is told what they cost.
+
+        Args:
+            lap: told when looking begins ("step" is over) and ends ("sums" are).
+        """
+        key = Sums, network.batch_size, self, lap
+        sums: Sums | None = network.memo.get(key)
+        if sums is None:
+            sums = network.memo[key] = Sums.along(network, self, lap)
+        return sums.begin(network)
 
     @once
     def counts(self) -> bool:
@@ -178,17 +188,11 @@ _CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of
 _NEAR_LARGEST = 1e9  # times a square that is not large, and there is still room
 _LARGE = {"f": 1e37, "d": 1e300}
 
+Lap = Callable[[str], None]  # told what time was spent on since it was last called
 Flat = tuple[Array, Segments]  # a vector [..., P'] and where each layer's part of it lies
 
 
 _UP = frozenset({Of.A, Of.AA, Of.ZZ, Of.WEIGHTS})  # what the forward pass has at hand
-
-
-class Order(NamedTuple):
-    """What takes sums: those of what forward has at hand, stretch by stretch, then the others, group by group."""
-
-    up: list[list[Product]]
-    down: list[list[Product]]
 
 
 class NotThereError(LookupError):
@@ -243,12 +247,12 @@ class Places:
         self.calls = self._units.calls
         self._rows, self._flat, self._given = rows, flat, given
         self._stretches, self._groups = stretches, [(first, last) for first, last, _ in groups]
-        self._orders: dict[frozenset[Of], Order] = {}
+        self._alone: dict[Of, list[Operation]] = {}
 
-    def _products(self, of: Of, first: int, last: int) -> list[Product]:
+    def _products(self, of: Of, first: int, last: int) -> list[Operation]:
         return [] if of in self._given else self.products_into(self.sums, of, first, last)
 
-    def products_into(self, sums: Array, of: Of, first: int, last: int) -> list[Product]:
+    def products_into(self, sums: Array, of: Of, first: int, last: int) -> list[Operation]:
         """What puts one of the sums over the layers from first to before last into sums [7, L, E...]."""
         if of in self._rows:
             x, members = self._rows[of].reshape(-1), self.plan.members
@@ -286,21 +290,29 @@ class Places:
             )
         return made
 
-    def products(self, sums: frozenset[Of]) -> Order:
-        """What gives these sums, stretch by stretch and group by group.
+    def looks(self, wanted: Wanted) -> Looks:
+        """What gives what is wanted of the passes, stretch by stretch and group by group.
 
         Raises:
-            NotThereError: their numbers are not there.
+            NotThereError: the numbers for a sum are not there.
         """
-        if sums not in self._orders:
-            if missing := sums - self._rows.keys() - self._flat.keys() - self._given:
-                raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
-            up, down = (sorted(of for of in sums if (of in _UP) is rises) for rises in (True, False))
-            self._orders[sums] = Order(
-                [[p for of in up for p in self._products(of, *where)] for where in self._stretches],
-                [[p for of in down for p in self._products(of, *where)] for where in self._groups],
-            )
-        return self._orders[sums]
+        if missing := wanted.sums - self._rows.keys() - self._flat.keys() - self._given:
+            raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
+        up, down = (sorted(of for of in wanted.sums if (of in _UP) is rises) for rises in (True, False))
+        pieces = self.pieces if wanted.counts else [[] for _ in self._groups]
+        return Looks(
+            [[p for of in up for p in self._products(of, *where)] for where in self._stretches],
+            [[partial(self.count, piece, wanted.below, wanted.live) for piece in each] for each in pieces],
+            [[p for of in down for p in self._products(of, *where)] for where in self._groups],
+        )
+
+    def take(self, of: Of) -> None:
+        """One of the sums, of all layers."""
+        if of not in self._alone:
+            up, _, down = self.looks(Wanted(frozenset((of,))))
+            self._alone[of] = [*chain(*up, *down)]
+        for operation in self._alone[of]:
+            operation()
 
     def rows(self, of: Of, first: int, last: int) -> Array:
         """What is summed over units and examples, of layers from first to before last: [n, B]."""
@@ -370,24 +382,42 @@ class Places:
         return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
 
 
+def _timed(operations: Sequence[Operation], lap: Lap) -> list[Operation]:
+    return [partial(lap, "step"), *operations, partial(lap, "sums")] if operations else []
+
+
 class Sums:
     """The sums of one pass. To be read under ``np.errstate(all="ignore")``, before the network's next pass.
 
-    As an onlooker it begins anew with every pass: for who looks at all passes of one network and wants no others.
+    As an onlooker (:meth:`along`) it begins anew with every pass: for who looks at many passes of one network.
 
     Args:
         places: where the numbers lie.
-        wanted: what is taken while the passes go on, by stretches and groups.
-        lap: told when that begins ("step" is over) and ends ("sums" are), to know what it costs.
+        wanted: what has been taken when it is first asked.
+
+    Attributes:
+        passes: of the network, with what takes what is wanted.
     """
 
-    __slots__ = "_down", "_lap", "_reach", "_rest_left", "_up", "places", "wanted"
+    __slots__ = "_lap", "_reach", "_rest_left", "_rows", "_some_rest", "passes", "places", "wanted"
 
-    def __init__(self, places: Places, wanted: Wanted = NOTHING, lap: Callable[[str], None] | None = None) -> None:
-        self.places, self.wanted, self._lap = places, wanted, lap
-        self._up, self._down = places.products(wanted.sums)
-        self._rest_left = bool(wanted.counts and places.rest)
+    def __init__(self, places: Places, wanted: Wanted = NOTHING) -> None:
+        self.places, self.wanted = places, wanted
+        self.passes: Passes | None = None
+        self._lap: Lap | None = None
+        self._rows: Rows | None = None
+        self._rest_left = self._some_rest = bool(wanted.counts and places.rest)
         self._reach: tuple[float, float] | None = None
+
+    @classmethod
+    def along(cls, network: Network, wanted: Wanted, lap: Lap | None = None) -> Sums:
+        """For passes of a network, after a forward pass with batches of this size (see :meth:`Wanted.begin`)."""
+        sums = cls(Places.of(network), wanted)
+        looks = sums.places.looks(wanted)
+        if lap is not None:
+            looks = Looks(*([_timed(operations, lap) for operations in each] for each in looks))
+        sums.passes, sums._lap, sums._rows = Passes.of(network.stretches, network.groups, looks), lap, network.rows
+        return sums
 
     @classmethod
     def of(cls, network: Network) -> Sums:
@@ -395,34 +425,21 @@ class Sums:
         sighting = network.sighting
         return sighting if isinstance(sighting, Sums) else cls(Places.of(network))
 
-    def begin(self, network: Network) -> Sighting:
+    def begin(self, network: Network) -> Sums:
         """Anew."""
-        if network.memo.get((Places, network.batch_size)) is not self.places:
+        if network.rows is not self._rows:
             return self.wanted.begin(network, self._lap)
-        self._rest_left, self._reach = bool(self.wanted.counts and self.places.rest), None
+        self._rest_left, self._reach = self._some_rest, None
         return self
 
-    def see_activations(self, stretch: int) -> None:
-        """Take the sums that are wanted of what the forward pass has at hand."""
-        self._take(self._up[stretch])
+    def over(self) -> None:
+        """All has been taken on the way."""
 
-    def see_slopes(self, group: int) -> None:
-        """Count what is wanted to be counted."""
-        if self.wanted.counts:
-            below, live, pieces = self.wanted.below, self.wanted.live, self.places.pieces[group]
-            self._take(partial(self.places.count, piece, below, live) for piece in pieces)
-
-    def see_gradients(self, group: int) -> None:
-        """Take the other sums."""
-        self._take(self._down[group])
-
-    def _take(self, products: Iterable[Product]) -> None:
-        if self._lap is not None:
-            self._lap("step")
-        for product in products:
-            product()
-        if self._lap is not None:
-            self._lap("sums")
+    def take(self) -> Sums:
+        """What is wanted, at once, where there were no passes to look at; returns itself."""
+        for operation in chain(*chain(*self.places.looks(self.wanted))):
+            operation()
+        return self
 
     def safe_times(self, factor: float) -> bool:
         """Whether all sums of squares that were wanted can be trusted, and so many times as much of each."""
@@ -432,9 +449,7 @@ class Sums:
 
     def _squares(self, of: Of) -> Array:
         if of not in self.wanted.sums:
-            for products in chain(*self.places.products(frozenset((of,)))):
-                for product in products:
-                    product()
+            self.places.take(of)
         squares: Array = self.places.sums[of]
         return squares
 
@@ -448,7 +463,10 @@ class Sums:
 
     def norm(self, of: Of) -> Array:
         """√ of a sum of squares, safe at any magnitude: float64 [L, E...]."""
-        return root(self._squares(of), self.places.dtype, partial(self.places.vectors, of))
+        places = self.places
+        if of not in self.wanted.sums:
+            places.take(of)
+        return root(places.sums[of], places.dtype, partial(places.vectors, of))
 
     def mean_square(self, of: Of) -> Array:
         """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""

@@ -11,13 +11,13 @@ Source of the complex step: Squire & Trapp, "Using Complex Variables to Estimate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import Array
+from engine.arrays import Array, Operation
 from engine.costs import Cost
 from engine.network import Network
 
@@ -95,7 +95,8 @@ def _compare(part: str, got: Array, expected: Array, method: str) -> Check:
 def check_activation(sigma: Activation, rng: np.random.Generator, units: int = 5, examples: int = 40) -> Report:
     """Does ``pull_back`` agree with ``value``, and ``jacobian`` with both? z ~ N(0, 4), away from kinks by chance.
 
-    v·(Jᵀ u) = u·(d/dh σ(z + hv)) for random u, v. And is what has an ``out`` written to it?
+    v·(Jᵀ u) = u·(d/dh σ(z + hv)) for random u, v. And is what has an ``out`` written to it, and does what is made ready
+    by a method of its own do the same, also when its arrays have changed?
     """
     z, u, v = (2 * rng.standard_normal((units, examples)) for _ in range(3))
     forward, method = directional_derivative(sigma.value, z, v)
@@ -107,9 +108,13 @@ def check_activation(sigma: Activation, rng: np.random.Generator, units: int = 5
         _written(f"{name}.value", lambda out: sigma.value(z, out=out), a),
         _written(f"{name}.pull_back", lambda out: sigma.pull_back(z, a, u, out=out), sigma.pull_back(z, a, u)),
     ]
+    if type(sigma).prepare is not Activation.prepare:
+        written.append(_ready(f"{name}.prepare", sigma.prepare, (z,), a))
     if isinstance(sigma, Elementwise):
         slopes = sigma.derivative(z, a)
         written.append(_written(f"{name}.derivative", lambda out: sigma.derivative(z, a, out=out), slopes))
+        if type(sigma).prepare_derivative is not Elementwise.prepare_derivative:
+            written.append(_ready(f"{name}.prepare_derivative", sigma.prepare_derivative, (z, a), slopes))
     return Report(
         (
             _compare(f"{name}.pull_back", pulled, np.add.reduce(u * forward, axis=-2), method),
@@ -124,6 +129,17 @@ def _written(part: str, function: Callable[[Array], Array], expected: Array) -> 
     room = np.full_like(expected, np.nan)
     function(room)
     return _compare(f"{part} written to out", room, expected, "the same call without out")
+
+
+def _ready(part: str, prepare: Callable[..., Sequence[Operation]], args: Sequence[Array], expected: Array) -> Check:
+    """Whether what was made ready with other numbers in the same arrays finds the same."""
+    room, places = np.full_like(expected, np.nan), [np.full_like(x, 0.5) for x in args]
+    operations = prepare(*places, room)
+    for place, x in zip(places, args, strict=True):
+        place[...] = x
+    for operation in operations:
+        operation()
+    return _compare(part, room, expected, "the same call without out")
 
 
 def check_cost(cost: Cost, a: Array, y: Array, rng: np.random.Generator) -> Report:

@@ -276,6 +276,7 @@ class Trainer:
         self._batches = islice(_batches(run), self.step, None)
         self._total_steps = max(run.clock.last_step, 1)
         self._rooms: dict[tuple[int, ...], Array] = {}
+        self._targets = np.ascontiguousarray(run.data.y.T)  # [n_L, N]: a batch's then lie as the outputs do
 
     def compute(self, previous: Array | None, onlooker: Onlooker | None = None) -> Moment:
         """Forward and backward; the update is made when it is looked at, or applied.
@@ -285,9 +286,9 @@ class Trainer:
             onlooker: looks on when the gradient is taken.
         """
         run, network = self.run, self.network
-        config, data = run.config, run.data
+        config = run.config
         rows = self.rows = next(self._batches)
-        y = data.y[rows].mT
+        y = np.take(self._targets, rows, axis=1).swapaxes(0, 1)  # [R, n_L, B]
         network.gradient(self._batch(rows).mT, y, config.cost, onlooker)
         seed, step = config.seed, self.step
 

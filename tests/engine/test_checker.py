@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +14,7 @@ from parts import ELEMENTWISE, batch, name, network
 from engine import activations as act
 from engine import costs
 from engine.activations import Activation
-from engine.arrays import Array
+from engine.arrays import Array, Operation
 from engine.network import Network
 from engine.testing import Check, Report, check_activation, check_cost, check_network, directional_derivative
 
@@ -77,6 +79,53 @@ def test_every_slope_off_by_a_little_is_found(sigma: Activation) -> None:
         check_activation(Steeper(), np.random.default_rng(0)).require()
 
 
+class Stale(act.Sigmoid):
+    """Makes ready what holds for the numbers that are there at that time."""
+
+    def prepare(self, z: Array, a: Array) -> Sequence[Operation]:
+        return [partial(np.copyto, a, act.Sigmoid().value(z))]
+
+    def prepare_derivative(self, z: Array, a: Array, slope: Array) -> Sequence[Operation]:
+        return [partial(np.copyto, slope, act.Sigmoid().derivative(z, a))]
+
+
+def test_what_is_made_ready_wrongly_is_found() -> None:
+    checks = {c.part: c.passed for c in check_activation(Stale(), np.random.default_rng(0)).checks}
+    assert [part for part, passed in checks.items() if not passed] == ["Stale.prepare", "Stale.prepare_derivative"]
+
+
+class Doubled(act.Sigmoid):
+    """Another σ in place of one that has faster ways; they must not be taken for its own."""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.multiply(2, act.Sigmoid().value(z), out=out)
+
+    def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
+        return np.multiply(2, act.Sigmoid().derivative(z, a / 2), out=out)
+
+
+class HasDouble:
+    """The same, from a class that is no activation."""
+
+    value, derivative = Doubled.value, Doubled.derivative
+
+
+class Mixed(HasDouble, act.Sigmoid):
+    pass
+
+
+@pytest.mark.parametrize("sigma", [Doubled(), Mixed()], ids=name)
+def test_a_derived_activation_is_not_given_its_base_s_faster_way(sigma: Activation) -> None:
+    check_activation(sigma, np.random.default_rng(0)).require()
+    for derived in (sigma, type("Further", (type(sigma),), {})()):
+        net, plain = network([3, 4, 2], [derived, act.Tanh()]), network([3, 4, 2], [act.Sigmoid(), act.Tanh()])
+        x, _ = batch(net, 5)
+        net.forward(x)
+        plain.forward(x)
+        assert np.array_equal(net.layers[0].a, 2 * plain.layers[0].a)
+        assert np.array_equal(net.slope()[:4], 2 * plain.slope()[:4])
+
+
 @dataclass(frozen=True)
 class DiagonalSoftmax(act.Softmax):
     """The classic mistake: σ(1 − σ), as if softmax acted on each unit alone."""
@@ -88,7 +137,7 @@ class DiagonalSoftmax(act.Softmax):
 def test_a_softmax_without_its_off_diagonal_is_found() -> None:
     checks = {c.part: c.passed for c in check_activation(DiagonalSoftmax(), np.random.default_rng(0)).checks}
     assert [part for part, passed in checks.items() if not passed] == ["DiagonalSoftmax.pull_back"]
-    assert len(checks) == 4
+    assert len(checks) == 5
     net = network([3, 4], [DiagonalSoftmax()])
     x, y = batch(net, 5)
     with pytest.raises(AssertionError, match=r"layer 1 ∂C/∂W.*layer 1 ∂C/∂b"):

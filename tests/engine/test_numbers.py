@@ -35,6 +35,36 @@ from engine.probes import (
 from engine.special import erf
 
 
+@np.errstate(all="ignore")
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(1, 12), st.integers(1, 9)),
+    scale=st.floats(-3, 4),
+    shift=st.floats(-1e4, 1e4) | st.floats(-120, 120),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+def test_softmax_at_any_magnitude(seed: int, shape: tuple[int, int], scale: float, shift: float, dtype: str) -> None:
+    """Against extended precision; each example, and each member of a stack, as if it were alone."""
+    rng = np.random.default_rng(seed)
+    far = shift * rng.integers(-1, 2, (3, 1, shape[1]))
+    z: Array = (far + 10.0**scale * rng.standard_normal((3, *shape))).astype(dtype)
+    a = act.Softmax().value(z)
+    away = z.astype(np.longdouble) - z.max(axis=-2, keepdims=True)
+    exact = np.exp(away)
+    exact /= exact.sum(axis=-2, keepdims=True)
+    info = np.finfo(dtype)
+    bound = info.eps * (4 + shape[0] - away)  # of z − max z, e^z, their sum and the ratio
+    seen = exact > info.tiny / info.eps**2
+    assert (np.abs(a - exact) <= bound * exact)[seen].all()
+    assert (a[~seen] <= 2 * info.tiny / info.eps**2).all()
+    for k in range(3):
+        assert np.array_equal(act.Softmax().value(z[k]), a[k])
+        others = z[k].copy()
+        others[:, 1:] = 1e30
+        assert np.array_equal(act.Softmax().value(others)[:, 0], a[k, :, 0])
+
+
 def slow_norm(values: list[float]) -> float:
     """math.hypot scales by itself."""
     return math.hypot(*values)
