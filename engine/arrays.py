@@ -234,10 +234,8 @@ def all_safe(squares: Array, dtype: np.dtype[Any], times: float = 1.0) -> bool:
     if squares.size > FEW:
         return within(*extent(squares), dtype, times)
     smallest, largest = _BOUNDS[dtype.char] if times == 1.0 else _bounds(dtype, times)
-    for square in squares.ravel().tolist():  # noqa: SIM110 (a generator takes half as long again)
-        if not smallest <= square <= largest:
-            return False
-    return True
+    few = squares.ravel().tolist()
+    return not few or (min(few) >= smallest and max(few) <= largest and sum(few) >= 0)  # a sum with a NaN is NaN
 
 
 def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -> Array:

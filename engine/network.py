@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -166,6 +166,10 @@ class Looks(NamedTuple):
     up: Sequence[Sequence[Operation]]
     slopes: Sequence[Sequence[Operation]]
     down: Sequence[Sequence[Operation]]
+
+    def together(self) -> list[Operation]:
+        """All of it in order, for when both passes are over."""
+        return [*chain(*chain(*self))]
 
 
 class Passes(NamedTuple):

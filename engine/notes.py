@@ -31,6 +31,7 @@ from engine.vitals import Source, Vitals
 
 MANY = 1024  # numbers: summing these takes longer than the call does
 FEW_OUTPUTS = 2**12  # a of layer L: few enough to be kept at every step
+_SPREAD = Wanted(frozenset({Of.A, Of.AA}))  # what ⟨a²⟩ − ⟨a⟩² is made of
 FEWEST = 8  # steps that must have room together, if their rows are to be kept
 
 
@@ -260,6 +261,8 @@ class NotedRows(Notes):
             take_slopes=lambda: None,
             given=at_once,
         )
+        self._all = Wanted(wanted.sums | at_once, wanted.below, wanted.live)
+        self._sum_up = self.places.looks(self._all).together()
         self._runs = [(size, len(list(alike))) for size, alike in groupby(layer.b.size for layer in network.layers)]
         self._slots: list[_Slot] = []  # made when first used: a page may be due but once
         self.passes = None
@@ -273,17 +276,18 @@ class NotedRows(Notes):
         """All is done when the passes are over: these are small networks."""
         if len(self.steps) == self.capacity:
             return
-        if self._lap is not None:
-            self._lap("step")
+        if self._lap is None:
+            self._see()
+            return
+        self._lap("step")
         self._see()
-        if self._lap is not None:
-            self._lap("sums")
+        self._lap("sums")
 
     def _see(self) -> tuple[int, bool]:
-        self._seen, k, finite = None, len(self.steps), True
-        while k >= len(self._slots):
-            self._slots.append(self._slot(len(self._slots)))
-        products, _, copies = self._slots[k]
+        self._seen, k, finite, slots = None, len(self.steps), True, self._slots
+        while k >= len(slots):
+            slots.append(self._slot(len(slots)))
+        products, _, copies = slots[k]
         for product in products:
             product()
         for alike in self._rest:
@@ -320,8 +324,9 @@ class NotedRows(Notes):
         given, k = sorted(self._given.sums), len(self.steps)
         self.places.sums[given] = 1
         self.places.sums[given, :, :k] = np.moveaxis(self._sums[:k, given], 0, 2)
-        sums = Sums(self.places, Wanted(self.wanted.sums | self._given.sums, self.wanted.below, self.wanted.live))
-        return self.places.plan, sums.take(), 0
+        for operation in self._sum_up:
+            operation()
+        return self.places.plan, Sums(self.places, self._all), 0
 
     def clear(self) -> None:
         """Begin anew."""
@@ -371,6 +376,7 @@ class NotedSums(Notes):
         self._many_a[...] = 1  # a step that is not there leaves nothing to mend
         self.nbytes = self._many_a.nbytes
         self._many = _of_many_a(network, self._many_a) if keeps else None
+        self._sum_up = self._many.looks(_SPREAD).together() if self._many is not None else []
 
     @np.errstate(all="ignore")
     def _keep(self, network: Network, times: float) -> bool:
@@ -396,7 +402,9 @@ class NotedSums(Notes):
     def _source(self) -> tuple[Plan, Source, int]:
         k = len(self.steps)
         if self._many is not None and self._lost[:k, -1].any():
-            sums = Sums(self._many, Wanted(frozenset({Of.A, Of.AA}))).take()
+            for operation in self._sum_up:
+                operation()
+            sums = Sums(self._many, _SPREAD)
             self._around[:k, -1] = sums.variance()[0, :k]
         below = {fraction: counts[:k] for fraction, counts in self._below.items()}
         trusted = _Trusted(self._plan, self._sums[:k], self._lost[:k], self._around[:k], below, self._dead[:k])

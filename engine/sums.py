@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 from weakref import WeakMethod
 
@@ -309,8 +308,7 @@ class Places:
     def take(self, of: Of) -> None:
         """One of the sums, of all layers."""
         if of not in self._alone:
-            up, _, down = self.looks(Wanted(frozenset((of,))))
-            self._alone[of] = [*chain(*up, *down)]
+            self._alone[of] = self.looks(Wanted(frozenset((of,)))).together()
         for operation in self._alone[of]:
             operation()
 
@@ -434,12 +432,6 @@ class Sums:
 
     def over(self) -> None:
         """All has been taken on the way."""
-
-    def take(self) -> Sums:
-        """What is wanted, at once, where there were no passes to look at; returns itself."""
-        for operation in chain(*chain(*self.places.looks(self.wanted))):
-            operation()
-        return self
 
     def safe_times(self, factor: float) -> bool:
         """Whether all sums of squares that were wanted can be trusted, and so many times as much of each."""

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -157,10 +157,10 @@ class Ledger:
         """Records of this step from elsewhere, to be told after all before them."""
         self._ready.extend(records)
 
-    def tell(self, before: int = sys.maxsize) -> Iterator[Record]:
+    def tell(self, before: int | None = None) -> Iterator[Record]:
         """The records that are ready, of steps before this one; whatever happens meanwhile, each is told once."""
         ready = self._ready
-        while ready and ready[0].step < before:
+        while ready and (before is None or ready[0].step < before):
             yield ready.popleft()
 
     def _note(self, moment: Moment, page: _Page, step: int) -> bool:
@@ -228,8 +228,7 @@ class Ledger:
                     by_reading.append(_records(name, probe.geometric, of_steps, notes.steps))
                 self._stopwatch.lap(name)
         finally:
-            for of_step in zip(*by_reading, strict=True):
-                found += of_step
+            found.extend(chain.from_iterable(zip(*by_reading, strict=True)))
             notes.clear()
             self._stopwatch.lap("records")
 
