@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[Any]
 Operation = Callable[[], Any]  # a piece of an equation, on arrays that stay where they are
 FEW = 96  # numbers: below, a loop in Python beats NumPy's calls
+_FEW_TO_COMPARE = 256  # likewise, where the loop is that of ``min`` and ``max``
 
 
 CACHE_LINE = 64  # bytes
@@ -186,10 +187,25 @@ def ones(length: int, dtype: np.dtype[Any]) -> Array:
 
 
 def summation(x: Array, out: Array) -> Operation:
-    """Σ x over the last axis: [..., n] -> [...], each sum alone: by BLAS, as products with 1, or pairwise."""
-    if x.shape[-1] <= _FEW_ONES:
-        return partial(np.vecdot, ones(x.shape[-1], x.dtype), x, out)  # not dot: it knows other signs of 0
-    return partial(np.add.reduce, x, axis=-1, out=out)
+    """Σ x over the last axis: [..., n] -> [...], each sum alone: by BLAS, as products with 1, or pairwise.
+
+    Of many numbers by rows first, where they make up rows of one length.
+    """
+    n = x.shape[-1]
+    if n <= _FEW_ONES:
+        return partial(np.vecdot, ones(n, x.dtype), x, out)  # not dot: it knows other signs of 0
+    length = next((k for k in range(_FEW_ONES, 2**8, -1) if n % k == 0 and n // k <= _FEW_ONES), 0)
+    if not (length and x.flags.c_contiguous):
+        return partial(np.add.reduce, x, axis=-1, out=out)
+    rows = x.reshape(*x.shape[:-1], n // length, length)
+    sums = np.empty(rows.shape[:-1], x.dtype)
+    by_rows, of_rows = summation(rows, sums), summation(sums, out)
+
+    def both() -> None:
+        by_rows()
+        of_rows()
+
+    return both
 
 
 def summation_of_columns(x: Array, out: Array) -> Operation:
@@ -214,7 +230,7 @@ def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
 
 def extent(x: Array) -> tuple[float, float]:
     """The least and the largest of numbers that are not negative; NaN if any is. Of none: ∞ and −∞."""
-    if x.size > FEW:
+    if x.size > _FEW_TO_COMPARE:
         flat = x.reshape(-1)
         return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
     few = x.ravel().tolist()

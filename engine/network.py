@@ -41,6 +41,7 @@ from engine.once import once
 
 FEW_EXAMPLES = 16  # up to so many, BLAS multiplies float64 faster by rows
 GROUP_BYTES = 2**19  # layers whose δ together take no more are handled together: others would leave the caches
+PIECE_BYTES = 2**20  # of θ that an update goes through at once
 STRETCH_BYTES = 2**17  # likewise, of the a of layers that forward goes through before somebody looks
 
 
@@ -158,11 +159,13 @@ class Looks(NamedTuple):
     """What an onlooker does on the way. None of it may ask for :meth:`Network.slope`.
 
     Attributes:
-        up: with z and a of each of :attr:`Network.stretches`.
+        before: with W of each of :attr:`Network.stretches`, before it is multiplied (but of layer 1 right after).
+        up: with z and a of each.
         slopes: with σ'(z) of each of :attr:`Network.groups`, but for the rest.
         down: with their δ, ∂C/∂W and ∂C/∂b.
     """
 
+    before: Sequence[Sequence[Operation]]
     up: Sequence[Sequence[Operation]]
     slopes: Sequence[Sequence[Operation]]
     down: Sequence[Sequence[Operation]]
@@ -189,10 +192,10 @@ class Passes(NamedTuple):
     def of(cls, stretches: Sequence[Stretch], groups: Sequence[Group], looks: Looks | None = None) -> Passes:
         """Of a network's, with what an onlooker does on the way."""
         nothing = [()] * max(len(stretches), len(groups))
-        up, slopes, down = looks or (nothing, nothing, nothing)
+        before, up, slopes, down = looks or (nothing, nothing, nothing, nothing)
         rise, fall = list[Operation](), list[Operation]()
-        for stretch, look in zip(stretches, up, strict=False):
-            rise += [*stretch.operations, *look]
+        for i, stretch in enumerate(stretches):
+            rise += [*before[i], *stretch.operations, *up[i]]
         for i, group in enumerate(groups):
             fall += [operation for alike in group.slopes for operation in alike.operations]
             fall += [*slopes[i], *group.operations, *(down[i] if i < len(groups) - 1 else ())]
@@ -608,6 +611,18 @@ class Network:
         if self.members == 1:  # then the biases' gradients lie as the layers' rows do, and need no copy
             return replace(rows, mean_delta=self.grad.reshape(-1)[self.parameters.n_weights :])
         return rows
+
+    @once
+    def pieces(self) -> list[tuple[Array, Array]]:
+        """Pieces of θ and grad, flat and last first: so who goes through them ends where the next pass begins.
+
+        What has been changed last is then still in the cache, and a piece of the one is when the other's turn comes.
+        """
+        if not (self.theta.flags.c_contiguous and self.grad.flags.c_contiguous):
+            return [(self.theta, self.grad)]
+        theta, grad = self.theta.reshape(-1), self.grad.reshape(-1)
+        step = PIECE_BYTES // theta.itemsize
+        return [(theta[i : i + step], grad[i : i + step]) for i in reversed(range(0, theta.size, step))]
 
     @property
     def depth(self) -> int:

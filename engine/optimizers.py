@@ -113,11 +113,15 @@ class Proposal:
 
         If Δθ has not been made, it is written over the gradient: so it takes no room of its own in the caches.
         """
-        network, update = self._network, self._made
+        network, update, rate = self._network, self._made, self.rate
+        if update is None and rate is not None:
+            for theta, grad in network.pieces:
+                np.multiply(grad, rate, grad)
+                np.add(theta, grad, theta)
+            return
         if update is None:
             update = self._fill(network.grad)
-        theta = network.theta
-        np.add(theta, update, theta)
+        np.add(network.theta, update, network.theta)
 
     def _fill(self, out: Array) -> Array:
         """Δθ [E..., P], into ``out``."""

@@ -19,7 +19,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import Array, Operation, Segments, extent, mended, ones, root, within
+from engine.arrays import FEW, Array, Operation, Segments, extent, mended, ones, root, within
 from engine.network import Layer, Looks, Network, Parameters, Passes, Rows, Slopes, slices
 from engine.once import once
 
@@ -191,7 +191,10 @@ Lap = Callable[[str], None]  # told what time was spent on since it was last cal
 Flat = tuple[Array, Segments]  # a vector [..., P'] and where each layer's part of it lies
 
 
-_UP = frozenset({Of.A, Of.AA, Of.ZZ, Of.WEIGHTS})  # what the forward pass has at hand
+# What is at hand before the products of the forward pass (which are faster, too, when W has just been gone through),
+# after them, and in the backward pass.
+_BEFORE, _UP = frozenset({Of.WEIGHTS}), frozenset({Of.A, Of.AA, Of.ZZ})
+_DOWN = frozenset(Of) - _BEFORE - _UP
 
 
 class NotThereError(LookupError):
@@ -219,6 +222,7 @@ class Places:
         rest: such that belong to no group.
         calls: how many one sum over the units of all layers takes.
         most_cancelled: largest (Σa)²/Σa² of a layer and member of which ⟨a²⟩ − ⟨a⟩² is to be trusted, [L, 1...].
+        most: the same for each member, flat.
     """
 
     def __init__(
@@ -241,6 +245,7 @@ class Places:
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
+        self.most = np.broadcast_to(self.most_cancelled, plan.shape).ravel().tolist()
         self._ones = ones(plan.batch_size, dtype)
         self._units = Segments((plan.repeats * plan.batch_size).tolist())
         self.calls = self._units.calls
@@ -297,12 +302,17 @@ class Places:
         """
         if missing := wanted.sums - self._rows.keys() - self._flat.keys() - self._given:
             raise NotThereError(f"no numbers for the sums {sorted(of.name for of in missing)}")
-        up, down = (sorted(of for of in wanted.sums if (of in _UP) is rises) for rises in (True, False))
+
+        def products(sums: frozenset[Of], places: Sequence[tuple[int, int]]) -> list[list[Operation]]:
+            these = sorted(wanted.sums & sums)
+            return [[p for of in these for p in self._products(of, *where)] for where in places]
+
         pieces = self.pieces if wanted.counts else [[] for _ in self._groups]
         return Looks(
-            [[p for of in up for p in self._products(of, *where)] for where in self._stretches],
+            products(_BEFORE, self._stretches),
+            products(_UP, self._stretches),
             [[partial(self.count, piece, wanted.below, wanted.live) for piece in each] for each in pieces],
-            [[p for of in down for p in self._products(of, *where)] for where in self._groups],
+            products(_DOWN, self._groups),
         )
 
     def take(self, of: Of) -> None:
@@ -476,8 +486,12 @@ class Sums:
     def cancelled(self) -> Array:
         """Where ⟨a²⟩ − ⟨a⟩² has lost digits that matter, or ⟨a²⟩ cannot be trusted: [L, E...]."""
         places = self.places
+        safe = Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)
+        if safe and Of.A in self.wanted.sums and len(places.most) <= FEW:
+            both = zip(*places.sums[Of.A : Of.ZZ].reshape(2, -1).tolist(), places.most, strict=True)
+            return np.array([not a * a < most * aa for a, aa, most in both]).reshape(places.plan.shape)
         sound: Array = np.square(self.sum(Of.A)) < places.most_cancelled * self._squares(Of.AA)
-        if not (Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)):
+        if not safe:
             sound &= self.mean(Of.AA) < _LARGE[places.dtype.char]
         return np.logical_not(sound, sound)
 

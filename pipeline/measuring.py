@@ -32,7 +32,7 @@ class Patience(NamedTuple):
     span: int
 
 
-OF_SMALL, OF_LARGE, NONE = Patience(128, 256), Patience(FEWEST, 4 * FEWEST), Patience(0, 0)
+OF_SMALL, OF_LARGE, NONE = Patience(128, 256), Patience(2 * FEWEST, 4 * FEWEST), Patience(0, 0)
 
 
 @np.errstate(all="ignore")

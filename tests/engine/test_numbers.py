@@ -16,7 +16,7 @@ from engine import costs
 from engine import initializers as init
 from engine import learning_rates as rates
 from engine.activations import Activation
-from engine.arrays import Array, norm
+from engine.arrays import Array, norm, summation
 from engine.initializers import Initializer, Place
 from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
 from engine.probes import (
@@ -109,6 +109,24 @@ def test_norm_of_one_member_does_not_depend_on_the_others() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 5, 6)) * np.array([1.0, 1e-200, 1e200, np.nan])[:, None, None]
     assert np.array_equal(norm(x), [norm(m) for m in x], equal_nan=True)
+
+
+@pytest.mark.parametrize("n", [1, 7, 4096, 4097, 4099, 8192, 100352, 131072])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_of_any_length(n: int, dtype: str) -> None:
+    """As exact as adding one by one by rows of 4096 would be at worst; each as if it were alone."""
+    x = np.random.default_rng(n).random((3, n)).astype(dtype)
+    out = np.empty(3, dtype)
+    take = summation(x, out)
+    for _ in range(2):
+        take()
+        for row, found in zip(x, out, strict=True):
+            exact = math.fsum(row.tolist())
+            assert abs(float(found) - exact) <= (4096 + n / 4096) * np.finfo(dtype).eps * exact
+            alone = np.empty((), dtype)
+            summation(row, alone)()
+            assert alone == found
+        x *= 0.75
 
 
 def test_erf() -> None:

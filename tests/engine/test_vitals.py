@@ -27,7 +27,7 @@ from engine.network import Network
 from engine.observed import Layers
 from engine.optimizers import SGD, ClipGlobalNorm
 from engine.probes import Moment, Probe
-from engine.sums import Of, Wanted
+from engine.sums import Of, Sums, Wanted
 
 Index = tuple[int, ...]
 CONF = Path(__file__).parents[2] / "conf"
@@ -511,6 +511,26 @@ def test_spreads_of_all_but_equal_activations(dtype: str, bias: float, spread: f
     assert found == pytest.approx(expected, rel=1e-5 if dtype == "float32" else 1e-10, abs=0)
 
 
+@np.errstate(all="ignore")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ensemble", [(), (3,)])
+@pytest.mark.parametrize("odd", [1.0, 0.0, math.inf, math.nan])
+def test_where_few_means_cancel_is_where_many_do(
+    dtype: str, ensemble: Index, odd: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network([3, 4, 4, 2], [act.Tanh(), act.Tanh(), act.Identity()], ensemble, dtype)
+    net.layers[1].W[...] = 1e-5
+    net.layers[1].b[...] = 1
+    net.layers[2].b[..., 0, 0] = odd
+    x, y = batch(net, 9)
+    net.gradient(x, y, HALF, Wanted(frozenset(Of)))
+    few = Sums.of(net).cancelled()
+    monkeypatch.setattr("engine.sums.FEW", 0)
+    np.testing.assert_array_equal(few, Sums.of(net).cancelled(), strict=True)
+    assert few[1].all()
+    assert not few[0].any()
+
+
 def test_shares_below_a_slope_of_everybody_and_of_nobody() -> None:
     for sigma in (act.Relu(), act.Tanh(), act.Softmax()):
         net = network([3, 4, 2], [sigma, act.Softmax()])
@@ -552,10 +572,15 @@ def test_slopes_of_many_layers_at_once_are_those_of_each(sigmas: list[Activation
                 np.testing.assert_array_equal(slopes[8 * i : 8 * i + 8].reshape(2, 4, 5), expected)
 
 
-def test_an_update_is_the_same_however_it_is_applied() -> None:
-    """Made apart, or over the gradient."""
+@pytest.mark.parametrize("sizes", [(4, 3), (500, 400)])
+@pytest.mark.parametrize("strided", [False, True])
+def test_an_update_is_the_same_however_it_is_applied(sizes: tuple[int, int], strided: bool) -> None:
+    """Made apart, or over the gradient, in one piece or in several."""
     for apart in (True, False):
-        net, rng = Network((4, 3), [act.Tanh()], (2,)), np.random.default_rng(0)
+        room = np.zeros((2, (sizes[0] + 1) * sizes[1] + 5))
+        theta = room[:, :-5] if strided else room[:, 5:].copy()
+        net, rng = Network(sizes, [act.Tanh()], (2,), theta=theta), np.random.default_rng(0)
+        assert (len(net.pieces) > 1) is (sizes[0] == 500 and not strided)
         net.theta[...] = rng.standard_normal(net.theta.shape)
         net.grad[...] = rng.standard_normal(net.grad.shape)
         expected = net.theta + -0.1 * net.grad
