@@ -60,7 +60,7 @@ class Problem:
         return network
 
     def batch(self) -> tuple[Array, Array]:
-        """x and y as the pipeline hands them over: columns are examples, a transposed view of rows."""
+        """x and y as the pipeline hands them over: columns are examples, those of x a transposed view of rows."""
         y = np.eye(self.net.sizes[-1], dtype=self.dtype)[self.labels]
         return self.rows[None].mT, np.ascontiguousarray(y.T)[None]
 

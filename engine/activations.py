@@ -14,8 +14,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, NamedTuple
+from functools import lru_cache, partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class Piece(NamedTuple):
 
 def put(function: Callable[..., Array], *args: Array, out: Array) -> Operation:
     """What puts function(*args, out=out) into ``out``, also where it is an array of its own that a user's returns."""
-    if getattr(function, "__module__", None) == __name__:  # ours write there: no need to look
+    code = getattr(function, "__func__", function)
+    if getattr(code, "__globals__", None) is globals():  # ours write there: no need to look
         return partial(function, *args, out)
     find = partial(function, *args, out=out)
     return lambda: fill(out, find())
@@ -48,7 +49,7 @@ def fill(out: Array, found: Array) -> None:
 def done(prepare: Callable[..., Sequence[Operation]], *args: Array, out: Array | None) -> Array:
     """What the operations that ``prepare(*args, out)`` makes ready leave in ``out``, done at once."""
     if out is None:
-        out = np.empty(args[0].shape, args[0].dtype)
+        out = np.empty(np.shape(args[0]), np.result_type(args[0]))
     for operation in prepare(*args, out):
         operation()
     return out
@@ -489,14 +490,16 @@ class Identity(Elementwise):
         return s
 
 
-# By type, between which Σ_i e^{z_i} no term of it that matters has over- or underflown.
-_SOUND = {"f": (2.0**-10, 2.0**120), "d": (2.0**-10, 2.0**1000)}
-_SOUND |= {"F": _SOUND["f"], "D": _SOUND["d"]}
+@lru_cache(maxsize=16)
+def _sound(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Between which bounds of Σ_i e^{z_i} no term of it that matters has over- or underflown."""
+    info = np.finfo(dtype)
+    return max(2.0**-10, float(info.tiny / info.eps**2)), 2.0 ** min(info.maxexp - 8, 1000)
 
 
 def _shift(z: Array, a: Array, sums: Array) -> None:
     """Put e^{z − max z} in place of a = e^z, and their sum, in the columns where the latter's is not sound."""
-    least, most = _SOUND[a.dtype.char]
+    least, most = _sound(a.dtype)
     lowest, highest = extent(sums.real)
     if lowest >= least and highest <= most:
         return

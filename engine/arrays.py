@@ -209,7 +209,7 @@ def summation(x: Array, out: Array) -> Operation:
 
 
 def summation_of_columns(x: Array, out: Array) -> Operation:
-    """Σ x over the last axis but one: [..., n, B] -> [..., B], each column alone."""
+    """Σ x over the last axis but one: [..., n, B] -> [..., B], each array of a stack alone."""
     if x.ndim == 2 and _for_dot(x, 2):
         return partial(ones(len(x), x.dtype).dot, x, out)
     return partial(np.matmul, ones(x.shape[-2], x.dtype), x, out)

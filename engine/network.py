@@ -41,8 +41,8 @@ from engine.once import once
 
 FEW_EXAMPLES = 16  # up to so many, BLAS multiplies float64 faster by rows
 GROUP_BYTES = 2**19  # layers whose δ together take no more are handled together: others would leave the caches
-PIECE_BYTES = 2**20  # of θ that an update goes through at once
 STRETCH_BYTES = 2**17  # likewise, of the a of layers that forward goes through before somebody looks
+PIECE_BYTES = 2**20  # of θ that an update goes through at once
 
 
 @dataclass
@@ -334,7 +334,7 @@ class Network:
         rest: slopes that backward does not need.
         batch_size: B of the last forward pass.
         sighting: what the onlooker of the last pass made of it, if there was one and nothing was computed since.
-        memo: what others derive from the network's shape alone, and take once.
+        memo: what others derive from the network's shape and keep with it.
 
     Raises:
         ValueError: fewer than two sizes, a size below 1, or a number of activations other than L.

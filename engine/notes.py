@@ -381,7 +381,7 @@ class NotedSums(Notes):
     @np.errstate(all="ignore")
     def _keep(self, network: Network, times: float) -> bool:
         sums, wanted, k = Sums.of(network), self.wanted, len(self.steps)
-        if sums.wanted is not wanted or not sums.safe_times(times):
+        if (sums.wanted is not wanted and sums.wanted != wanted) or not sums.safe_times(times):
             return False  # or nobody had these sums taken
         if self._spread:
             self._lost[k] = lost = sums.cancelled()

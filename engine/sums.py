@@ -222,7 +222,7 @@ class Places:
         rest: such that belong to no group.
         calls: how many one sum over the units of all layers takes.
         most_cancelled: largest (Σa)²/Σa² of a layer and member of which ⟨a²⟩ − ⟨a⟩² is to be trusted, [L, 1...].
-        most: the same for each member, flat.
+        most: the same for each member, flat, where these are few.
     """
 
     def __init__(
@@ -245,7 +245,8 @@ class Places:
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
-        self.most = np.broadcast_to(self.most_cancelled, plan.shape).ravel().tolist()
+        few = math.prod(plan.shape) <= FEW
+        self.most = np.broadcast_to(self.most_cancelled, plan.shape).ravel().tolist() if few else []
         self._ones = ones(plan.batch_size, dtype)
         self._units = Segments((plan.repeats * plan.batch_size).tolist())
         self.calls = self._units.calls
@@ -487,7 +488,7 @@ class Sums:
         """Where ⟨a²⟩ − ⟨a⟩² has lost digits that matter, or ⟨a²⟩ cannot be trusted: [L, E...]."""
         places = self.places
         safe = Of.AA in self.wanted.sums and self.safe_times(_NEAR_LARGEST)
-        if safe and Of.A in self.wanted.sums and len(places.most) <= FEW:
+        if safe and Of.A in self.wanted.sums and places.most:
             both = zip(*places.sums[Of.A : Of.ZZ].reshape(2, -1).tolist(), places.most, strict=True)
             return np.array([not a * a < most * aa for a, aa, most in both]).reshape(places.plan.shape)
         sound: Array = np.square(self.sum(Of.A)) < places.most_cancelled * self._squares(Of.AA)

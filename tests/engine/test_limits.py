@@ -132,7 +132,8 @@ def test_values_stay_within_their_bounds(sigma: Activation, z: list[float]) -> N
     if sigma.normalised:
         assert float(a.sum()) == pytest.approx(1.0, rel=1e-15 * len(z))
         shifted = sigma.value(column - column.max())
-        assert np.array_equal(a, shifted)
+        info, away = np.finfo(a.dtype), column.max() - column
+        assert (np.abs(a - shifted) <= 2 * info.eps * (4 + len(z) + away) * a + info.tiny).all()
 
 
 @pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)

@@ -514,7 +514,7 @@ def test_spreads_of_all_but_equal_activations(dtype: str, bias: float, spread: f
 @np.errstate(all="ignore")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("ensemble", [(), (3,)])
-@pytest.mark.parametrize("odd", [1.0, 0.0, math.inf, math.nan])
+@pytest.mark.parametrize("odd", [1.0, 0.0, 1e9])
 def test_where_few_means_cancel_is_where_many_do(
     dtype: str, ensemble: Index, odd: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,30 @@ def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
         assert noted is None or (count[0] > 0) == noted, kind
 
 
+QUIET = "schedule@evaluation.schedule=first_and_last"  # an evaluation wants the records of all steps before it
+
+
+@pytest.mark.parametrize(("kind", "room"), [(NotedRows, KEPT_BYTES), (NotedSums, 0)])
+@pytest.mark.parametrize("rare", [(), ("+schedule@probe_schedules.coherence=sparse",)])
+def test_every_step_of_a_quiet_run_is_noted(
+    kind: type[Notes], room: int, rare: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a set of probes that is rarely due wants the very sums that another wants."""
+    made = ready(config("data=iris", "architecture.hidden=[5,4]", "schedule=every", "epochs=30", QUIET, *rare))
+    noted: list[bool] = []
+    plain = kind.note
+
+    def note(self: Notes, moment: Moment, step: int) -> bool:
+        noted.append(plain(self, moment, step))
+        return noted[-1]
+
+    monkeypatch.setattr(kind, "note", note)
+    monkeypatch.setattr("pipeline.measuring.KEPT_BYTES", room)
+    assert events(made, prompt=False)
+    assert len(noted) == made.clock.last_step + 1
+    assert all(noted)
+
+
 WILD = ("activation@output=identity", "cost=half_squared_error")
 
 

@@ -240,7 +240,7 @@ def test_first_difference() -> None:
     assert first_difference(table([1.0]), table([1.0], probe="coherence")) is not None
 
 
-CODE = "return np.subtract(constant(1, s.dtype), s, out=s)\n\n\n@dataclass(frozen=True)\nclass Relu"
+CODE = "partial(np.subtract, constant(1, a.dtype), slope, slope)]\n\n\n@dataclass(frozen=True)\nclass Relu"
 
 
 def edit(path: Path, old: str, new: str) -> None:
