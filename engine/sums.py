@@ -1,8 +1,8 @@
 """Sums over the numbers of every layer, most of them of squares, from which probes make norms and means.
 
 Sums cost little where the numbers lie in the cache, and much where they have to be fetched again. So who wants sums
-says which (:class:`Wanted`) before a gradient is taken; they are then taken a few layers at a time, right after the
-passes have been there (:class:`Sums`, an onlooker's sighting). Any other can be had later, with the same
+says which (:class:`Wanted`) before a gradient is taken; they are then taken a few layers at a time, when the
+passes are there (:class:`Sums`, an onlooker's sighting). Any other can be had later, with the same
 bits. In small networks calls cost more than the numbers in them: neighbouring layers of one size share a call, and
 what is done to the sums (roots, whether squares can be trusted) is done to all of them at once.
 """
