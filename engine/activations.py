@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from engine.arrays import Array, Operation, constant, extent, summation_of_columns, zero_for
+from engine.arrays import Array, Operation, constant, do, extent, summation_of_columns, zero_for
 from engine.special import erf
 
 
@@ -50,13 +50,12 @@ def done(prepare: Callable[..., Sequence[Operation]], *args: Array, out: Array |
     """What the operations that ``prepare(*args, out)`` makes ready leave in ``out``, done at once."""
     if out is None:
         out = np.empty(np.shape(args[0]), np.result_type(args[0]))
-    for operation in prepare(*args, out):
-        operation()
+    do(prepare(*args, out))
     return out
 
 
 def _overrides(cls: type, plain: str, ready: str) -> bool:
-    """Whether the one method of this class is another's than the one that has it ready, and overrides that one's."""
+    """Whether this class has its ``plain`` method from nearer by than the ``ready`` one, which then is another σ's."""
     first = next((each for each in cls.__mro__ if plain in vars(each) or ready in vars(each)), None)
     return first is not None and ready not in vars(first)
 

@@ -7,7 +7,7 @@ layer below, ``B`` examples, ``P`` parameters. Columns are examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
@@ -17,6 +17,14 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 Operation = Callable[[], Any]  # a piece of an equation, on arrays that stay where they are
+
+
+def do(operations: Iterable[Operation]) -> None:
+    """One after the other. (Where a step waits for every microsecond, the loop is written out.)"""
+    for operation in operations:
+        operation()
+
+
 FEW = 96  # numbers: below, a loop in Python beats NumPy's calls
 _FEW_TO_COMPARE = 256  # likewise, where the loop is that of ``min`` and ``max``
 
@@ -162,8 +170,7 @@ class Segments:
     def dots(self, x: Array, y: Array) -> Array:
         """Σ x y over each stretch: [..., P], [..., P] -> [k, ...], in their type."""
         sums = np.empty((*x.shape[:-1], len(self.slices)), x.dtype)
-        for product in self.products(x, y, sums):
-            product()
+        do(self.products(x, y, sums))
         return sums if sums.ndim == 1 else sums.transpose(-1, *range(x.ndim - 1))
 
     def norms(self, x: Array) -> Array:
@@ -194,18 +201,18 @@ def summation(x: Array, out: Array) -> Operation:
     n = x.shape[-1]
     if n <= _FEW_ONES:
         return partial(np.vecdot, ones(n, x.dtype), x, out)  # not dot: it knows other signs of 0
-    length = next((k for k in range(_FEW_ONES, 2**8, -1) if n % k == 0 and n // k <= _FEW_ONES), 0)
+    length = _row_length(n)
     if not (length and x.flags.c_contiguous):
         return partial(np.add.reduce, x, axis=-1, out=out)
     rows = x.reshape(*x.shape[:-1], n // length, length)
     sums = np.empty(rows.shape[:-1], x.dtype)
-    by_rows, of_rows = summation(rows, sums), summation(sums, out)
+    return partial(do, (summation(rows, sums), summation(sums, out)))
 
-    def both() -> None:
-        by_rows()
-        of_rows()
 
-    return both
+@lru_cache(maxsize=256)
+def _row_length(n: int) -> int:
+    """Into rows of which length so many numbers are parted, to be summed by BLAS; 0 if there is none that fits."""
+    return next((k for k in range(_FEW_ONES, 2**8, -1) if n % k == 0 and n // k <= _FEW_ONES), 0)
 
 
 def summation_of_columns(x: Array, out: Array) -> Operation:
@@ -260,14 +267,8 @@ def root(squares: Array, dtype: np.dtype[Any], summed: Callable[[int], Array]) -
     Where a square of x of this dtype is out of bounds, that norm is taken anew, with scaling.
     """
     result: Array = np.sqrt(squares if squares.dtype.char == "d" else squares.astype(np.float64))
-    if squares.size > FEW:
-        if all_safe(squares, dtype):
-            return result
-    else:
-        few = squares.ravel().tolist()
-        smallest, largest = _BOUNDS[dtype.char]
-        if not few or (min(few) >= smallest and max(few) <= largest):  # or NaN, whose root is NaN, too
-            return result
+    if all_safe(squares, dtype):
+        return result
     trusted = safe(squares, dtype)
     for i in range(len(trusted)):
         unsafe = ~trusted[i]

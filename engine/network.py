@@ -32,6 +32,7 @@ from engine.arrays import (
     Segments,
     aligned,
     constant,
+    do,
     multiplier,
     multiplier_from_right,
     summation,
@@ -122,8 +123,7 @@ class Slopes(NamedTuple):
 
     def take(self) -> None:
         """Take them."""
-        for operation in self.operations:
-            operation()
+        do(self.operations)
 
     def steepness(self) -> Array:
         """|σ'(z)|, when it has been taken."""

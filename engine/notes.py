@@ -22,7 +22,7 @@ from weakref import ref
 
 import numpy as np
 
-from engine.arrays import Array, Operation, aligned, all_safe
+from engine.arrays import Array, Operation, aligned, all_safe, do
 from engine.moment import Moment
 from engine.network import Network, Rows, Sighting, neighbours, slopes_of
 from engine.optimizers import factor_of
@@ -324,8 +324,7 @@ class NotedRows(Notes):
         given, k = sorted(self._given.sums), len(self.steps)
         self.places.sums[given] = 1
         self.places.sums[given, :, :k] = np.moveaxis(self._sums[:k, given], 0, 2)
-        for operation in self._sum_up:
-            operation()
+        do(self._sum_up)
         return self.places.plan, Sums(self.places, self._all), 0
 
     def clear(self) -> None:
@@ -402,8 +401,7 @@ class NotedSums(Notes):
     def _source(self) -> tuple[Plan, Source, int]:
         k = len(self.steps)
         if self._many is not None and self._lost[:k, -1].any():
-            for operation in self._sum_up:
-                operation()
+            do(self._sum_up)
             sums = Sums(self._many, _SPREAD)
             self._around[:k, -1] = sums.variance()[0, :k]
         below = {fraction: counts[:k] for fraction, counts in self._below.items()}

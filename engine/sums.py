@@ -19,7 +19,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
-from engine.arrays import FEW, Array, Operation, Segments, extent, mended, ones, root, within
+from engine.arrays import FEW, Array, Operation, Segments, do, extent, mended, ones, root, within
 from engine.network import Layer, Looks, Network, Parameters, Passes, Rows, Slopes, slices
 from engine.once import once
 
@@ -320,8 +320,7 @@ class Places:
         """One of the sums, of all layers."""
         if of not in self._alone:
             self._alone[of] = self.looks(Wanted(frozenset((of,)))).together()
-        for operation in self._alone[of]:
-            operation()
+        do(self._alone[of])
 
     def rows(self, of: Of, first: int, last: int) -> Array:
         """What is summed over units and examples, of layers from first to before last: [n, B]."""
@@ -466,10 +465,7 @@ class Sums:
 
     def norm(self, of: Of) -> Array:
         """√ of a sum of squares, safe at any magnitude: float64 [L, E...]."""
-        places = self.places
-        if of not in self.wanted.sums:
-            places.take(of)
-        return root(places.sums[of], places.dtype, partial(places.vectors, of))
+        return root(self._squares(of), self.places.dtype, partial(self.places.vectors, of))
 
     def mean_square(self, of: Of) -> Array:
         """Of what there is one of for each unit and example, safe at any magnitude: float64 [L, E...]."""

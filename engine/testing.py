@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.activations import Activation, Elementwise
-from engine.arrays import Array, Operation
+from engine.arrays import Array, Operation, do
 from engine.costs import Cost
 from engine.network import Network
 
@@ -137,8 +137,7 @@ def _ready(part: str, prepare: Callable[..., Sequence[Operation]], args: Sequenc
     operations = prepare(*places, room)
     for place, x in zip(places, args, strict=True):
         place[...] = x
-    for operation in operations:
-        operation()
+    do(operations)
     return _compare(part, room, expected, "the same call without out")
 
 
