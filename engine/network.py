@@ -54,7 +54,8 @@ class Layer:
         W, b: weights [E..., n, m] and biases [E..., n, 1], views into theta.
         dW, db: ∂C/∂W and ∂C/∂b, batch averages, views into grad.
         a_in, z, a: input, weighted input and activation of the last forward pass, [E..., n, B] (a_in has m rows).
-        dC_da, delta: ∂C/∂a and δ = ∂C/∂z of each example (not divided by B), from the last backward pass.
+        delta: δ = ∂C/∂z of each example (not divided by B), from the last backward pass.
+        dC_da, share: one place, for ∂C/∂a until δ is made of it and for δ/B then; layers use it in turn.
         diagonal: whether δ = ∂C/∂a ⊙ σ'(z), so that σ' of many layers can be taken at once.
     """
 
@@ -70,7 +71,7 @@ class Layer:
     dC_da: Array = field(init=False, repr=False)
     delta: Array = field(init=False, repr=False)
     slope: Array = field(init=False, repr=False)  # σ'(z), where δ needs it: not in layer L
-    share: Array = field(init=False, repr=False)  # δ/B
+    share: Array = field(init=False, repr=False)
     diagonal: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,21 +82,19 @@ class Layer:
 class Rows:
     """What a pass leaves behind, all layers' units one below the other: [N, B], with N units in the whole stack.
 
-    The layers' own z, a, dC_da, slope, delta and share [E..., n, B] are views into these, first layer first. Where an
-    equation treats every unit alike, one call serves many layers; in small networks calls cost more than the numbers in
-    them. mean_delta [N] is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or
-    ``backward`` needed. ``block`` [6, N·B and some room] holds all but mean_delta, in the order of ``ORDER``: what is
-    kept together lies together, and is copied at once (:class:`engine.notes.NotedRows`).
+    The layers' own z, a, slope and delta [E..., n, B] are views into these, first layer first. Where an equation treats
+    every unit alike, one call serves many layers; in small networks calls cost more than the numbers in them.
+    mean_delta [N] is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or ``backward``
+    needed. ``block`` [4, N·B and some room] holds all but mean_delta, in the order of ``ORDER``: what is kept together
+    lies together, and is copied at once (:class:`engine.notes.NotedRows`).
     """
 
-    ORDER: ClassVar[tuple[str, ...]] = ("slope", "a", "z", "delta", "share", "dC_da")
+    ORDER: ClassVar[tuple[str, ...]] = ("slope", "a", "z", "delta")
 
     slope: Array
     a: Array
     z: Array
     delta: Array
-    share: Array
-    dC_da: Array
     mean_delta: Array
     block: Array
 
@@ -147,11 +146,14 @@ class Group(NamedTuple):
 
     Attributes:
         layers, slopes: those, and their σ'(z).
-        operations: equations (2) to (6) of all of them, but for ∂C/∂W of layer 1.
+        before: the product of equation (4) of the first, before slopes are taken: a large one drives all else out of
+            the caches.
+        operations: the rest of equations (2) to (6) of all of them, but for ∂C/∂W of layer 1.
     """
 
     layers: list[Layer]
     slopes: list[Slopes]
+    before: list[Operation]
     operations: list[Operation]
 
 
@@ -197,7 +199,7 @@ class Passes(NamedTuple):
         for i, stretch in enumerate(stretches):
             rise += [*before[i], *stretch.operations, *up[i]]
         for i, group in enumerate(groups):
-            fall += [operation for alike in group.slopes for operation in alike.operations]
+            fall += [*group.before, *(operation for alike in group.slopes for operation in alike.operations)]
             fall += [*slopes[i], *group.operations, *(down[i] if i < len(groups) - 1 else ())]
         return cls(rise, fall, list(down[len(groups) - 1]))
 
@@ -328,7 +330,7 @@ class Network:
         theta, grad: all parameters and their gradient, flat: [E..., P].
         activations: σ of layers 1 ... L.
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
-        rows: the layers' z, a, dC_da, slope, delta and share in one array each, from the last pass.
+        rows: the layers' z, a, slope and delta in one array each, from the last pass.
         stretches: the layers that forward goes through before somebody looks.
         groups: the layers that backward takes together, top first.
         rest: slopes that backward does not need.
@@ -497,11 +499,11 @@ class Network:
         self._bound, self.batch_size = bound, batch_size
         self.rows, self.stretches, self.groups, self.rest = bound.rows, bound.stretches, bound.groups, bound.rest
 
-    def _views(self, rows: Rows, layer: Layer, part: slice) -> dict[str, Array]:
-        """What of a layer's attributes lies in these rows."""
+    def _views(self, rows: Rows, room: Array, layer: Layer, part: slice) -> dict[str, Array]:
+        """What of a layer's attributes lies in these rows, and in its room [n, B] for ∂C/∂a and δ/B."""
         shape = *layer.b.shape[:-1], rows.z.shape[-1]
-        names = ("z", "a", "dC_da", "slope", "delta", "share")
-        return {name: getattr(rows, name)[part].reshape(shape) for name in names}
+        found = {name: getattr(rows, name)[part].reshape(shape) for name in rows.ORDER}
+        return found | dict.fromkeys(("dC_da", "share"), room.reshape(shape))
 
     def _point(self, views: Sequence[dict[str, Array]]) -> None:
         for layer, of_layer in zip(self.layers, views, strict=True):
@@ -516,12 +518,17 @@ class Network:
 
     def _new_bound(self, rows: Rows) -> Bound:
         """All that belongs to these rows; the layers point at them."""
-        views = [self._views(rows, layer, part) for layer, part in zip(self.layers, self._parts, strict=True)]
-        self._point(views)
         B, top = rows.z.shape[-1], self.depth - 1
+        together = self._together(range(top, -1, -1), rows, GROUP_BYTES)
+        starts = {i: self._parts[which[-1]].start for which in together for i in which}
+        within = [slice(part.start - starts[i], part.stop - starts[i]) for i, part in enumerate(self._parts)]
+        room = aligned((max(part.stop for part in within), B), self.theta.dtype)  # for any of the groups
+        parts = zip(self.layers, self._parts, within, strict=True)
+        views = [self._views(rows, room[inner], layer, part) for layer, part, inner in parts]
+        self._point(views)
         times_input, Wx = self._times_input(B)
         stretches = [self._stretch(which, B, Wx) for which in self._together(range(self.depth), rows, STRETCH_BYTES)]
-        groups = [self._group(rows, which) for which in self._together(range(top, -1, -1), rows, GROUP_BYTES)]
+        groups = [self._group(rows, room, which) for which in together]
         rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
         slopes = [*(alike for group in groups for alike in group.slopes), *rest]
         dW = self._core(self.layers[0].dW)
@@ -575,17 +582,16 @@ class Network:
         operations = [operation for i in which for operation in self._up(self.layers[i], B, Wx)]
         return Stretch(which[0], which[-1] + 1, operations)
 
-    def _group(self, rows: Rows, which: Sequence[int]) -> Group:
-        """These layers, counted from 0 and top first."""
+    def _group(self, rows: Rows, room: Array, which: Sequence[int]) -> Group:
+        """These layers, counted from 0 and top first, with room for their ∂C/∂a and δ/B."""
         top, B = self.depth - 1, rows.z.shape[-1]
         part = slice(self._parts[which[-1]].start, self._parts[which[0]].stop)
         layers = [self.layers[i] for i in which]
         slopes = self._alike(rows, [i for i in reversed(which) if i != top and self.layers[i].diagonal])
-        share, mean_delta = rows.share[part], rows.mean_delta[part]
-        operations = list[Operation]()
-        for i in which:
-            if i != top:
-                operations += self._down(self.layers[i + 1], self.layers[i], B)
+        share, mean_delta = room[: part.stop - part.start], rows.mean_delta[part]
+        down = [operation for i in which if i != top for operation in self._down(self.layers[i + 1], self.layers[i], B)]
+        split = which[0] != top
+        before, operations = down[:split], down[split:]
         operations += [
             partial(np.multiply, rows.delta[part], constant(1 / B, self.theta.dtype), share),  # δ/B
             summation(share, mean_delta),  # ⟨δ_b⟩
@@ -599,7 +605,7 @@ class Network:
             if layer is not self.layers[0]:
                 times_share = multiplier(self._core(layer.share), layer.dW.shape[-1])
                 operations.append(partial(times_share, self._core(layer.a_in).mT, self._core(layer.dW)))  # (3)(6)
-        return Group(layers, slopes, operations)
+        return Group(layers, slopes, before, operations)
 
     def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
         """The slopes of these layers, in ascending order, neighbours of one σ at once."""

@@ -99,7 +99,7 @@ def lines(network: Network, y: Array, run: Run) -> Iterator[str]:
     yield "\n[bold]Backward, first world: gradients are columns, ⊙ σ'(z)[/bold]"
     collapsed = cost.collapses_with is type(top.sigma)
     for layer in reversed(network.layers):
-        yield from _backward(layer, network, collapsed)
+        yield from _backward(layer, network, None if collapsed else cost.gradient(top.a, y))
     yield "\n[bold]Backward, second world: gradients are rows, ∂a/∂z is a matrix[/bold]"
     for layer, row in zip(reversed(network.layers), reversed(rows), strict=True):
         yield from _second_world(layer, row, network.depth)
@@ -114,17 +114,17 @@ def _forward(layer: Layer) -> Iterator[str]:
     yield from _show(f"a^{i} = σ(z^{i})", layer.a)
 
 
-def _backward(layer: Layer, network: Network, collapsed: bool) -> Iterator[str]:
+def _backward(layer: Layer, network: Network, dC_da_top: Array | None) -> Iterator[str]:
     i, (n, m) = layer.number, layer.W.shape
-    if i == network.depth and collapsed:
+    if i == network.depth and dC_da_top is None:
         yield from _show(f"δ^{i} = a^{i} − y   (1), where cost and σ collapse", layer.delta)
-    elif i == network.depth:
-        yield from _show(f"∂C/∂a^{i}", layer.dC_da)
+    elif dC_da_top is not None and i == network.depth:
+        yield from _show(f"∂C/∂a^{i}", dC_da_top)
         yield from _show(f"δ^{i} = ∂C/∂a^{i} ⊙ σ'(z^{i})   (1)   (Jᵀ ∂C/∂a if σ is not element-wise)", layer.delta)
     else:
         above = network.layers[i]
         shape = f"[{n}×1] = [{n}×{len(above.W)}][{len(above.W)}×1]"
-        yield from _show(f"∂C/∂a^{i} = (W^{i + 1})ᵀ δ^{i + 1}   {shape}", layer.dC_da)
+        yield from _show(f"∂C/∂a^{i} = (W^{i + 1})ᵀ δ^{i + 1}   {shape}", dC_da(network, i))
         yield from _show(f"δ^{i} = (W^{i + 1})ᵀ δ^{i + 1} ⊙ σ'(z^{i})   (4)", layer.delta)
     tags = ("(2)", "(3)") if i == network.depth else ("(5)", "(6)")
     yield from _show(f"∂C/∂b^{i} = δ^{i}   {tags[0]}", layer.db)
@@ -153,6 +153,12 @@ def _show(name: str, matrix: Array) -> Iterator[str]:
     yield escape("\n".join(f"      {line}" for line in text.splitlines()))
 
 
+def dC_da(network: Network, number: int) -> Array:
+    """∂C/∂a of a hidden layer, (W^{l+1})ᵀ δ^{l+1} (4), after a backward pass: there δ/B has taken its place."""
+    above = network.layers[number]
+    return np.asarray(above.W.mT @ above.delta)
+
+
 def misprints(network: Network, printed: Mapping[str, Any]) -> list[Misprint]:
     """Every printed number that is off by more than one unit of its last decimal."""
     found = []
@@ -160,7 +166,8 @@ def misprints(network: Network, printed: Mapping[str, Any]) -> list[Misprint]:
         if quantity == "decimals":
             continue
         for number, matrix in by_layer.items():
-            right = getattr(network.layers[number - 1], quantity)
+            of_layer = network.layers[number - 1]
+            right = dC_da(network, number) if quantity == "dC_da" else getattr(of_layer, quantity)
             for entry, value in np.ndenumerate(np.array(matrix, dtype=np.float64)):
                 if abs(value - right[entry]) > 1.5 * 10.0 ** -printed["decimals"]:
                     found.append(Misprint(quantity, number, entry, float(value), float(right[entry])))

@@ -60,7 +60,7 @@ def test_worked_examples(example: dict[str, Any], factor: int) -> None:
         ):
             assert np.abs(got - factor * numbers(example[name_][i])).max() < 1e-12, name_
     below = numbers(example["WT_delta"])
-    assert np.abs(net.layers[0].dC_da[:, 0] - factor * below.reshape(-1)).max() < 1e-12
+    assert np.abs((net.layers[1].W.mT @ net.layers[1].delta)[:, 0] - factor * below.reshape(-1)).max() < 1e-12
 
 
 def test_the_sign_that_is_wrong_in_print() -> None:

@@ -312,7 +312,7 @@ def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> Non
             x, y = batch(net, 3 + step % 2, step)
             net.forward(x)
             net.backward(y, cost)
-        held = [measured.theta, measured.grad, *(v for la in measured.layers for v in (la.z, la.a, la.delta, la.dC_da))]
+        held = [measured.theta, measured.grad, *(v for la in measured.layers for v in (la.z, la.a, la.delta))]
         copies = [v.copy() for v in held]
         for layer in measured.layers:
             first, second = ([p(Observed(layer, layer.dW, False)) for p in probes] for _ in range(2))

@@ -118,7 +118,7 @@ def test_measuring_changes_nothing() -> None:
     net.forward(x)
     net.backward(y, costs.LogLikelihood())
     update = -0.1 * net.grad
-    arrays = [net.theta, net.grad, update, *(v for la in net.layers for v in (la.z, la.a, la.delta, la.dC_da, la.a_in))]
+    arrays = [net.theta, net.grad, update, *(v for la in net.layers for v in (la.z, la.a, la.delta, la.a_in))]
     before = [v.copy() for v in arrays]
     for layer, (dW, _) in zip(net.layers, net.parameters.views(update), strict=True):
         for probe in PROBES:
