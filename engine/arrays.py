@@ -25,8 +25,7 @@ def do(operations: Iterable[Operation]) -> None:
         operation()
 
 
-FEW = 96  # numbers: below, a loop in Python beats NumPy's calls
-_FEW_TO_COMPARE = 256  # likewise, where the loop is that of ``min`` and ``max``
+FEW = 48  # numbers: up to so many, a loop in Python beats NumPy's calls
 
 
 CACHE_LINE = 64  # bytes
@@ -237,7 +236,7 @@ def safe(squares: Array, dtype: np.dtype[Any]) -> Array:
 
 def extent(x: Array) -> tuple[float, float]:
     """The least and the largest of numbers that are not negative; NaN if any is. Of none: ∞ and −∞."""
-    if x.size > _FEW_TO_COMPARE:
+    if x.size > FEW:
         flat = x.reshape(-1)
         return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
     few = x.ravel().tolist()

@@ -363,12 +363,12 @@ class NotedSums(Notes):
     def __init__(self, moment: Moment, wanted: Wanted, capacity: int, of_update: bool) -> None:
         super().__init__(moment, wanted, capacity, of_update)
         network, places = moment.network, Places.of(moment.network)
-        self._plan, shape = places.plan, (capacity, *places.plan.shape)
+        self._places, shape = places, (capacity, *places.plan.shape)
         self._sums = np.ones((capacity, *places.sums.shape), places.dtype)
         self._spread = {Of.A, Of.AA} <= wanted.sums
         self._lost, self._around = np.zeros(shape, bool), np.empty(shape)
-        self._dead = np.empty((capacity, len(places.live)), bool)
-        self._below = {fraction: np.empty(shape) for fraction in wanted.below}
+        self._live = np.empty((capacity, len(places.live)), places.dtype)
+        self._below = {fraction: np.zeros((capacity, len(places.plan.starts))) for fraction in wanted.below}
         self._a = network.rows.a[places.plan.parts[-1]]
         keeps = self._spread and self._a.size <= FEW_OUTPUTS
         self._many_a = aligned((capacity if keeps else 0, *self._a.shape), places.dtype)
@@ -392,10 +392,11 @@ class NotedSums(Notes):
         elif Of.A in wanted.sums and not np.isfinite(sums.places.sums[Of.A]).all():
             return False
         self._sums[k] = sums.places.sums
-        for fraction, counts in self._below.items():
-            counts[k] = sums.below(fraction)
-        if wanted.live:
-            np.equal(sums.live(), 0, self._dead[k])
+        if wanted.counts:
+            counted = sums.counted()
+            self._live[k] = counted.live
+            for fraction, counts in self._below.items():
+                counts[k] = counted.counts(fraction)
         return True
 
     def _source(self) -> tuple[Plan, Source, int]:
@@ -405,8 +406,8 @@ class NotedSums(Notes):
             sums = Sums(self._many, _SPREAD)
             self._around[:k, -1] = sums.variance()[0, :k]
         below = {fraction: counts[:k] for fraction, counts in self._below.items()}
-        trusted = _Trusted(self._plan, self._sums[:k], self._lost[:k], self._around[:k], below, self._dead[:k])
-        return self._plan, trusted, 1
+        trusted = _Trusted(self._places, self._sums[:k], self._lost[:k], self._around[:k], below, self._live[:k])
+        return self._places.plan, trusted, 1
 
 
 def _of_many_a(network: Network, a: Array) -> Places:
@@ -430,19 +431,19 @@ class _Trusted(Source):
     """Of sums of k steps, all of which can be trusted.
 
     Attributes:
-        plan: of the layers at one step.
+        places: of one step.
         sums: [k, 7, L, E...].
         lost, around: where ⟨a²⟩ − ⟨a⟩² is lost, and ⟨(a − ⟨a⟩)²⟩ there: [k, L, E...].
-        counts: by fraction, pairs below it: [k, L, E...].
-        flags: units with σ'(z) = 0 on every example: [k, N].
+        counts: by fraction, pairs below it, but for σ that switch: [k, L · members].
+        live: 0 for units with σ'(z) = 0 on every example: [k, N].
     """
 
-    plan: Plan
+    places: Places
     sums: Array
     lost: Array
     around: Array
     counts: dict[float, Array]
-    flags: Array
+    live: Array
 
     def _sum(self, of: Of) -> Array:
         return self.sums[:, of].swapaxes(0, 1).astype(np.float64)
@@ -451,7 +452,7 @@ class _Trusted(Source):
         return np.sqrt(self._sum(of))
 
     def mean(self, of: Of) -> Array:
-        return np.asarray(self._sum(of) / self.plan.pairs[:, None])
+        return np.asarray(self._sum(of) / self.places.plan.pairs[:, None])
 
     def mean_square(self, of: Of) -> Array:
         return self.mean(of)
@@ -461,10 +462,11 @@ class _Trusted(Source):
         return np.where(lost, around, self.mean(Of.AA) - np.square(self.mean(Of.A)))
 
     def below(self, fraction: float) -> Array:
-        return self.counts[fraction].swapaxes(0, 1)
+        below = self.places.and_switched(fraction, self.counts[fraction], self.live)
+        return below.reshape(-1, *self.places.plan.shape).swapaxes(0, 1)
 
     def dead(self) -> Array:
-        dead, plan = self.flags, self.plan
+        dead, plan = self.live == 0, self.places.plan
         counts = np.zeros((len(dead), len(plan.starts)))
         if dead.any():
             counts = np.add.reduceat(dead.astype(np.float64), plan.starts, axis=1)

@@ -89,6 +89,12 @@ class Wanted:
 NOTHING = Wanted()
 
 
+def _together(ascending: list[int]) -> slice | list[int]:
+    """The same places, as a slice if they are neighbours."""
+    first, count = (ascending[0], len(ascending)) if ascending else (0, 0)
+    return slice(first, first + count) if ascending == [*range(first, first + count)] else ascending
+
+
 class Plan:
     """What follows from the shape of L layers alone: where their units, N with all members, lie in [N, B].
 
@@ -112,9 +118,7 @@ class Plan:
         self.batch_size = batch_size
         self.numbers = tuple([layer.number for layer in layers])
         self.sloped = [i for i, layer in enumerate(layers) if layer.sigma.elementwise]
-        first, count = (self.sloped[0], len(self.sloped)) if self.sloped else (0, 0)
-        where = slice(first, first + count) if self.sloped == [*range(first, first + count)] else self.sloped
-        self.with_slope = tuple([self.numbers[i] for i in self.sloped]), where
+        self.with_slope = tuple([self.numbers[i] for i in self.sloped]), _together(self.sloped)
         self.units: Array = np.array(units, dtype=np.float64).reshape(-1, *[1] * len(ensemble))
         self.pairs = self.units * batch_size
         self.parts = slices([n * self.members for n in units])
@@ -164,7 +168,6 @@ class SlopePiece(NamedTuple):
         which: their numbers among all layers and members.
         starts, ends: the rows of each layer and member, counted from the first of these.
         firsts: the first number of each.
-        pairs: of a unit and an example in each.
     """
 
     slopes: Slopes
@@ -172,15 +175,13 @@ class SlopePiece(NamedTuple):
     starts: Array
     ends: Array
     firsts: Array
-    pairs: Array
 
     @classmethod
     def of(cls, slopes: Slopes, plan: Plan) -> SlopePiece:
         """Of these neighbours."""
         which = slice(*np.searchsorted(plan.starts, (slopes.part.start, slopes.part.stop)).tolist())
         starts, units = plan.starts[which] - slopes.part.start, plan.repeats[which]
-        pairs = units * plan.batch_size
-        return cls(slopes, which, starts, starts + units, starts * plan.batch_size, pairs.astype(np.float64))
+        return cls(slopes, which, starts, starts + units, starts * plan.batch_size)
 
 
 _CANCELS = {"f": 0.03, "d": 1e-3}  # ⟨a²⟩ − ⟨a⟩² below this share of ⟨a²⟩ has lost digits that matter
@@ -217,7 +218,8 @@ class Places:
 
     Attributes:
         sums: [7, L, E...], in the order of :class:`Of`.
-        live: [N], 0 for units with σ'(z) = 0 on every example and only for them.
+        live: [N], 0 for units with σ'(z) = 0 on every example and only for them; where σ switches, the number of
+            examples that the unit is on at.
         pieces: slopes of neighbours of one σ, by group.
         rest: such that belong to no group.
         calls: how many one sum over the units of all layers takes.
@@ -244,6 +246,9 @@ class Places:
         self._room: Array | None = None
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
+        switches = [i.which for i in self.all_pieces() if i.slopes.sigma.switches]
+        self._switches = _together(sorted(i for which in switches for i in range(which.start, which.stop)))
+        self._some_switch = bool(switches)
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
         few = math.prod(plan.shape) <= FEW
         self.most = np.broadcast_to(self.most_cancelled, plan.shape).ravel().tolist() if few else []
@@ -312,7 +317,7 @@ class Places:
         return Looks(
             products(_BEFORE, self._stretches),
             products(_UP, self._stretches),
-            [[partial(self.count, piece, wanted.below, wanted.live) for piece in each] for each in pieces],
+            [[self._counting(piece, wanted) for piece in each] for each in pieces],
             products(_DOWN, self._groups),
         )
 
@@ -334,17 +339,26 @@ class Places:
             return x[..., segments.slices[i]]
         return self.rows(of, i, i + 1).reshape(*self.plan.ensemble, -1)
 
+    def _counting(self, piece: SlopePiece, wanted: Wanted) -> Operation:
+        """Puts what is wanted of these slopes where it belongs."""
+        if piece.slopes.sigma.switches and all(map(_tells_off, wanted.below)):
+            return self._counting_on(piece)
+        return partial(self.count, piece, wanted.below, wanted.live)
+
+    def _counting_on(self, piece: SlopePiece) -> Operation:
+        return partial(np.matmul, piece.slopes.slope, self._ones, self.live[piece.slopes.part])  # exact in any order
+
     def count(self, piece: SlopePiece, fractions: Iterable[float], live: bool) -> None:
         """Fill in the counts below these fractions and, if asked to, ``live``."""
         which, part, sigma, slope = piece.which, piece.slopes.part, piece.slopes.sigma, piece.slopes.steepness()
-        if sigma.switches and all(0 < fraction <= 1 for fraction in fractions):
-            on = np.matmul(slope, self._ones, out=self.live[part]).astype(np.float64, copy=False)
-            for fraction in fractions:
-                self.below(fraction)[which] = piece.pairs - np.add.reduceat(on, piece.starts)  # exact in any order
-            return
+        if sigma.switches:
+            self._counting_on(piece)()
+            fractions, live = [fraction for fraction in fractions if not _tells_off(fraction)], False
+            if not fractions:
+                return
         least = np.minimum.reduceat(slope.reshape(-1), piece.firsts)  # of each layer and member; NaN if any is
         for fraction in fractions:
-            self.below(fraction)[which] = self._counted_below(piece, slope, least, fraction * sigma.steepest)
+            self.counts(fraction)[which] = self._counted_below(piece, slope, least, fraction * sigma.steepest)
         if live and np.minimum.reduce(least) > 0:
             self.live[part] = 1
         elif live:
@@ -356,6 +370,18 @@ class Places:
 
     def below(self, fraction: float) -> Array:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|, where counted; else 0: [L · members]."""
+        return self.and_switched(fraction, self.counts(fraction), self.live)
+
+    def and_switched(self, fraction: float, counts: Array, live: Array) -> Array:
+        """:meth:`below`, where it is counted [..., L · members] but for σ that switch: of these ``live`` tells."""
+        if self._some_switch and _tells_off(fraction):
+            plan, which = self.plan, self._switches
+            on = np.add.reduceat(live.astype(np.float64, copy=False), plan.starts, axis=-1)  # exact in any order
+            counts[..., which] = (plan.repeats * plan.batch_size - on)[..., which]
+        return counts
+
+    def counts(self, fraction: float) -> Array:
+        """:meth:`below`, but for σ that switch."""
         if fraction not in self._below:
             self._below[fraction] = np.zeros(len(self.plan.starts))
         return self._below[fraction]
@@ -388,6 +414,11 @@ class Places:
             return np.asarray(np.add.reduceat(of_rows, piece.starts))
         ends = zip(piece.starts.tolist(), piece.ends.tolist(), strict=True)
         return np.array([np.count_nonzero(flags[start:end]) for start, end in ends])
+
+
+def _tells_off(fraction: float) -> bool:
+    """Whether, of slopes that are 0 or 1, those below this fraction are the ones that are 0."""
+    return 0 < fraction <= 1
 
 
 def _timed(operations: Sequence[Operation], lap: Lap) -> list[Operation]:
@@ -507,6 +538,11 @@ class Sums:
         left = plan.summed(np.add.reduce(away, axis=-1), first, last) / plan.pairs[some]  # the mean had been rounded
         away -= np.repeat(left.astype(places.dtype, copy=False).ravel(), repeats)[:, None]
         return plan.mean_square(away, np.vecdot(away, away), first, last)
+
+    def counted(self) -> Places:
+        """Where all counts are that were wanted."""
+        self._count_rest()
+        return self.places
 
     def below(self, fraction: float) -> Array:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: float64 [L, E...]."""
