@@ -70,7 +70,6 @@ class Layer:
     a: Array = field(init=False, repr=False)
     dC_da: Array = field(init=False, repr=False)
     delta: Array = field(init=False, repr=False)
-    slope: Array = field(init=False, repr=False)  # σ'(z), where δ needs it: not in layer L
     share: Array = field(init=False, repr=False)
     diagonal: bool = field(init=False, repr=False)
 
@@ -82,11 +81,11 @@ class Layer:
 class Rows:
     """What a pass leaves behind, all layers' units one below the other: [N, B], with N units in the whole stack.
 
-    The layers' own z, a, slope and delta [E..., n, B] are views into these, first layer first. Where an equation treats
-    every unit alike, one call serves many layers; in small networks calls cost more than the numbers in them.
-    mean_delta [N] is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or ``backward``
-    needed. ``block`` [4, N·B and some room] holds all but mean_delta, in the order of ``ORDER``: what is kept together
-    lies together, and is copied at once (:class:`engine.notes.NotedRows`).
+    The layers' own z, a and delta [E..., n, B] are views into these, first layer first. Where an equation treats every
+    unit alike, one call serves many layers; in small networks calls cost more than the numbers in them. mean_delta [N]
+    is ⟨δ_b⟩. In ``slope`` there is only what :meth:`Network.slope` has been asked for or ``backward`` left. ``block``
+    [4, N·B and some room] holds all but mean_delta, in the order of ``ORDER``: what is kept together lies together,
+    and is copied at once (:class:`engine.notes.NotedRows`).
     """
 
     ORDER: ClassVar[tuple[str, ...]] = ("slope", "a", "z", "delta")
@@ -145,7 +144,8 @@ class Group(NamedTuple):
     """Layers that backward takes together, top first.
 
     Attributes:
-        layers, slopes: those, and their σ'(z).
+        layers, slopes: those, and their σ'(z): of several groups each where δ will take its place, which keeps more of
+            all in the caches; of a single one in the rows.
         before: the product of equation (4) of the first, before slopes are taken: a large one drives all else out of
             the caches.
         operations: the rest of equations (2) to (6) of all of them, but for ∂C/∂W of layer 1.
@@ -163,7 +163,7 @@ class Looks(NamedTuple):
     Attributes:
         before: with W of each of :attr:`Network.stretches`, before it is multiplied (but of layer 1 right after).
         up: with z and a of each.
-        slopes: with σ'(z) of each of :attr:`Network.groups`, but for the rest.
+        slopes: with σ'(z) of each of :attr:`Network.groups`.
         down: with their δ, ∂C/∂W and ∂C/∂b.
     """
 
@@ -214,7 +214,9 @@ class Bound(NamedTuple):
         stretches: the rest of the forward pass.
         groups: the backward pass, below the top layer's δ.
         passes: the same, one operation after the other.
-        slopes, rest: all slopes, and those that backward does not need.
+        slopes: all of them, in the rows.
+        rest: those that backward does not leave there.
+        apart: those that it does not need.
     """
 
     rows: Rows
@@ -227,6 +229,7 @@ class Bound(NamedTuple):
     passes: Passes
     slopes: list[Slopes]
     rest: list[Slopes]
+    apart: list[Slopes]
 
 
 class Onlooker(Protocol):
@@ -330,10 +333,10 @@ class Network:
         theta, grad: all parameters and their gradient, flat: [E..., P].
         activations: σ of layers 1 ... L.
         layers: the layers 1 ... L, whose W, b, dW, db are views into theta and grad.
-        rows: the layers' z, a, slope and delta in one array each, from the last pass.
+        rows: the layers' z, a, σ'(z) and delta in one array each, from the last pass.
         stretches: the layers that forward goes through before somebody looks.
         groups: the layers that backward takes together, top first.
-        rest: slopes that backward does not need.
+        slopes, rest, apart: all slopes, those that backward does not leave in the rows, those that it does not need.
         batch_size: B of the last forward pass.
         sighting: what the onlooker of the last pass made of it, if there was one and nothing was computed since.
         memo: what others derive from the network's shape and keep with it.
@@ -370,7 +373,9 @@ class Network:
         self.rows: Rows
         self.stretches: list[Stretch]
         self.groups: list[Group]
+        self.slopes: list[Slopes]
         self.rest: list[Slopes]
+        self.apart: list[Slopes]
         self._bound: Bound
         self._untaken: list[Slopes]  # those that are not yet of the last forward pass
         self.batch_size = 0
@@ -423,7 +428,7 @@ class Network:
             x = x.astype(dtype, casting="same_kind")
         if x.shape[-1] != self.batch_size:
             self._bind(x.shape[-1])
-        self._untaken = self._bound.slopes
+        self._untaken = self.slopes
         self.sighting = None
         self.layers[0].a_in = x
         return self._core(x)
@@ -497,12 +502,13 @@ class Network:
         else:
             self._point(bound.views)
         self._bound, self.batch_size = bound, batch_size
-        self.rows, self.stretches, self.groups, self.rest = bound.rows, bound.stretches, bound.groups, bound.rest
+        self.rows, self.stretches, self.groups = bound.rows, bound.stretches, bound.groups
+        self.slopes, self.rest, self.apart = bound.slopes, bound.rest, bound.apart
 
     def _views(self, rows: Rows, room: Array, layer: Layer, part: slice) -> dict[str, Array]:
         """What of a layer's attributes lies in these rows, and in its room [n, B] for ∂C/∂a and δ/B."""
         shape = *layer.b.shape[:-1], rows.z.shape[-1]
-        found = {name: getattr(rows, name)[part].reshape(shape) for name in rows.ORDER}
+        found = {name: getattr(rows, name)[part].reshape(shape) for name in ("z", "a", "delta")}
         return found | dict.fromkeys(("dC_da", "share"), room.reshape(shape))
 
     def _point(self, views: Sequence[dict[str, Array]]) -> None:
@@ -528,13 +534,17 @@ class Network:
         self._point(views)
         times_input, Wx = self._times_input(B)
         stretches = [self._stretch(which, B, Wx) for which in self._together(range(self.depth), rows, STRETCH_BYTES)]
-        groups = [self._group(rows, room, which) for which in together]
-        rest = self._alike(rows, [i for i in range(self.depth) if i == top or not self.layers[i].diagonal])
-        slopes = [*(alike for group in groups for alike in group.slopes), *rest]
+        home = rows.slope if len(together) == 1 else rows.delta
+        groups = [self._group(rows, room, home, which) for which in together]
+        apart = self._alike(rows, rows.slope, [i for i in range(self.depth) if not self._needs_slope(i)])
+        if home is rows.slope:
+            slopes, rest = [*groups[0].slopes, *apart], apart
+        else:
+            slopes = rest = self._alike(rows, rows.slope, range(self.depth))
         dW = self._core(self.layers[0].dW)
         times_share = multiplier(self._core(self.layers[0].share), dW.shape[-1])
         passes = Passes.of(stretches, groups)
-        return Bound(rows, views, times_input, times_share, dW, stretches, groups, passes, slopes, rest)
+        return Bound(rows, views, times_input, times_share, dW, stretches, groups, passes, slopes, rest, apart)
 
     def _times_input(self, B: int) -> tuple[Callable[[Array], Any], Array]:
         """What makes W x of layer 1, and where that is then."""
@@ -555,12 +565,13 @@ class Network:
         yield partial(np.add, Wa, b, z)  # + b
         yield from layer.sigma.prepare(z, a)  # a = σ(z)
 
-    def _down(self, above: Layer, layer: Layer, B: int) -> Iterator[Operation]:
-        """Equation (4)."""
+    def _down(self, above: Layer, layer: Layer, slope: Array, B: int) -> Iterator[Operation]:
+        """Equation (4), with σ'(z)."""
         W, delta_above, dC_da = (self._core(x) for x in (above.W, above.delta, layer.dC_da))
         yield partial(multiplier(W.mT, B), delta_above, dC_da)  # (W^{l+1})ᵀ δ^{l+1}
         if layer.diagonal:
-            yield partial(np.multiply, dC_da, self._core(layer.slope), self._core(layer.delta))  # ⊙ σ'(z^l)
+            slope = self._core(slope.reshape(layer.delta.shape))
+            yield partial(np.multiply, dC_da, slope, self._core(layer.delta))  # ⊙ σ'(z^l)
         else:
             yield put(layer.sigma.pull_back, layer.z, layer.a, layer.dC_da, out=layer.delta)  # in its general form
 
@@ -582,14 +593,21 @@ class Network:
         operations = [operation for i in which for operation in self._up(self.layers[i], B, Wx)]
         return Stretch(which[0], which[-1] + 1, operations)
 
-    def _group(self, rows: Rows, room: Array, which: Sequence[int]) -> Group:
-        """These layers, counted from 0 and top first, with room for their ∂C/∂a and δ/B."""
+    def _needs_slope(self, i: int) -> bool:
+        """Whether equation (4) does, for the layer counted from 0."""
+        return i < self.depth - 1 and self.layers[i].diagonal
+
+    def _group(self, rows: Rows, room: Array, home: Array, which: Sequence[int]) -> Group:
+        """These layers, counted from 0 and top first; with room for their ∂C/∂a and δ/B and a home [N, B] for σ'(z)."""
         top, B = self.depth - 1, rows.z.shape[-1]
         part = slice(self._parts[which[-1]].start, self._parts[which[0]].stop)
         layers = [self.layers[i] for i in which]
-        slopes = self._alike(rows, [i for i in reversed(which) if i != top and self.layers[i].diagonal])
+        slopes = self._alike(rows, home, [i for i in reversed(which) if self._needs_slope(i)])
         share, mean_delta = room[: part.stop - part.start], rows.mean_delta[part]
-        down = [operation for i in which if i != top for operation in self._down(self.layers[i + 1], self.layers[i], B)]
+        down = list[Operation]()
+        for i in which:
+            if i != top:
+                down += self._down(self.layers[i + 1], self.layers[i], home[self._parts[i]], B)
         split = which[0] != top
         before, operations = down[:split], down[split:]
         operations += [
@@ -607,10 +625,10 @@ class Network:
                 operations.append(partial(times_share, self._core(layer.a_in).mT, self._core(layer.dW)))  # (3)(6)
         return Group(layers, slopes, before, operations)
 
-    def _alike(self, rows: Rows, which: Sequence[int]) -> list[Slopes]:
-        """The slopes of these layers, in ascending order, neighbours of one σ at once."""
+    def _alike(self, rows: Rows, home: Array, which: Sequence[int]) -> list[Slopes]:
+        """The slopes of these layers, in ascending order, neighbours of one σ at once, in their home [N, B]."""
         found = neighbours([self.layers[i] for i in which], [self._parts[i] for i in which])
-        return slopes_of(found, rows.z, rows.a, rows.slope)
+        return slopes_of(found, rows.z, rows.a, home)
 
     def _new_rows(self, batch_size: int) -> Rows:
         rows = Rows.of(self.members * sum(self.sizes[1:]), batch_size, self.theta.dtype)

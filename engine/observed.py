@@ -196,7 +196,7 @@ class Layers(Vitals):
     def _sloped_pieces(self) -> list[SlopePiece]:
         """Neighbours of the same element-wise σ, whose slopes are there."""
         self._slopes()
-        return self.sums.places.all_pieces()
+        return self.sums.places.all_pieces
 
     def share_near_linear(self, tolerance: float) -> Array:
         """Share of (unit, example) pairs with | |σ'(z)| − s | <= tolerance · s, s the slope where σ is linear."""

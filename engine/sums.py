@@ -211,17 +211,19 @@ class Places:
         rows: what is summed over units and examples, [N, B] (:func:`of_rows`).
         flat: what is summed over parameters (:func:`of_parameters`).
         stretches: layers, counted from 0, from first to before last, whose W, z and a are to be looked at together.
-        groups: such whose slopes and gradients are, and these slopes.
+        groups: such whose slopes and gradients are, and these slopes while they are there.
         others: slopes that belong to no group.
         take_slopes: sees to it that all slopes are there.
+        slopes: all of them, then; by default those of groups and the others.
         given: sums that somebody else fills in.
 
     Attributes:
         sums: [7, L, E...], in the order of :class:`Of`.
         live: [N], 0 for units with σ'(z) = 0 on every example and only for them; where σ switches, the number of
             examples that the unit is on at.
-        pieces: slopes of neighbours of one σ, by group.
+        pieces: slopes of neighbours of one σ, by group, while they are there.
         rest: such that belong to no group.
+        all_pieces: all of them, when they have been taken.
         calls: how many one sum over the units of all layers takes.
         most_cancelled: largest (Σa)²/Σa² of a layer and member of which ⟨a²⟩ − ⟨a⟩² is to be trusted, [L, 1...].
         most: the same for each member, flat, where these are few.
@@ -238,6 +240,7 @@ class Places:
         others: Sequence[Slopes],
         take_slopes: Callable[[], Any],
         given: frozenset[Of] = frozenset(),
+        slopes: Sequence[Slopes] | None = None,
     ) -> None:
         self.plan, self.dtype, self.take_slopes = plan, dtype, take_slopes
         self.sums = np.ones((len(Of), *plan.shape), dtype)
@@ -246,7 +249,10 @@ class Places:
         self._room: Array | None = None
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
-        switches = [i.which for i in self.all_pieces() if i.slopes.sigma.switches]
+        self.all_pieces = [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
+        if slopes is not None:
+            self.all_pieces = [SlopePiece.of(each, plan) for each in slopes]
+        switches = [i.which for i in self.all_pieces if i.slopes.sigma.switches]
         self._switches = _together(sorted(i for which in switches for i in range(which.start, which.stop)))
         self._some_switch = bool(switches)
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
@@ -295,8 +301,9 @@ class Places:
                 of_parameters(network.theta, network.grad, network.parameters),
                 [(stretch.first, stretch.last) for stretch in network.stretches],
                 groups,
-                network.rest,
+                network.apart,
                 take_slopes,
+                slopes=network.slopes,
             )
         return made
 
@@ -363,10 +370,6 @@ class Places:
             self.live[part] = 1
         elif live:
             np.matmul(slope, self._ones, out=self.live[part])  # in no particular order: 0 only where each is
-
-    def all_pieces(self) -> list[SlopePiece]:
-        """First those of groups, then the rest."""
-        return [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
 
     def below(self, fraction: float) -> Array:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|, where counted; else 0: [L · members]."""
@@ -548,7 +551,7 @@ class Sums:
         """Pairs of a unit and an example with |σ'(z)| < fraction · sup|σ'|: float64 [L, E...]."""
         self._count_rest()
         if fraction not in self.wanted.below:
-            self._count(self.places.all_pieces(), (fraction,), live=False)
+            self._count_all((fraction,), live=False)
         return self.places.below(fraction).reshape(self.places.plan.shape)
 
     def dead(self) -> Array:
@@ -562,15 +565,17 @@ class Sums:
         """0 for units with σ'(z) = 0 on every example and only for them: [N], to be read at once."""
         self._count_rest()
         if not self.wanted.live:
-            self._count(self.places.all_pieces(), (), live=True)
+            self._count_all((), live=True)
         return self.places.live
 
     def _count_rest(self) -> None:
         if self._rest_left:
             self._rest_left = False
-            self._count(self.places.rest, self.wanted.below, self.wanted.live)
+            for piece in self.places.rest:
+                piece.slopes.take()
+                self.places.count(piece, self.wanted.below, self.wanted.live)
 
-    def _count(self, pieces: Iterable[SlopePiece], fractions: Iterable[float], live: bool) -> None:
+    def _count_all(self, fractions: Iterable[float], live: bool) -> None:
         self.places.take_slopes()
-        for piece in pieces:
+        for piece in self.places.all_pieces:
             self.places.count(piece, fractions, live)
