@@ -146,8 +146,8 @@ class Group(NamedTuple):
     Attributes:
         layers, slopes: those, and their σ'(z): of several groups each where δ will take its place, which keeps more of
             all in the caches; of a single one in the rows.
-        before: the product of equation (4) of the first, before slopes are taken: a large one drives all else out of
-            the caches.
+        before: the first product of equation (4), before slopes are taken: a large one drives all else out of the
+            caches.
         operations: the rest of equations (2) to (6) of all of them, but for ∂C/∂W of layer 1.
     """
 
@@ -608,8 +608,7 @@ class Network:
         for i in which:
             if i != top:
                 down += self._down(self.layers[i + 1], self.layers[i], home[self._parts[i]], B)
-        split = which[0] != top
-        before, operations = down[:split], down[split:]
+        before, operations = down[:1], down[1:]
         operations += [
             partial(np.multiply, rows.delta[part], constant(1 / B, self.theta.dtype), share),  # δ/B
             summation(share, mean_delta),  # ⟨δ_b⟩
