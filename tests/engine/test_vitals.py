@@ -23,7 +23,7 @@ from engine.activations import Activation
 from engine.arrays import Array, norm
 from engine.exponents import INFINITE, NAN, SUBNORMAL, ZERO, exponent_counts, merge
 from engine.learning_rates import Constant
-from engine.network import Network
+from engine.network import Network, slices
 from engine.observed import Layers
 from engine.optimizers import SGD, ClipGlobalNorm
 from engine.probes import Moment, Probe
@@ -495,6 +495,46 @@ def test_what_is_summed_on_the_way_is_what_is_summed_afterwards(
     assert net.sighting is not None
     net.backward(y, HALF)
     assert net.sighting is None
+
+
+@pytest.mark.parametrize("ensemble", [(), (3,)])
+@pytest.mark.parametrize("room", [0, 1500])
+def test_how_layers_are_grouped_changes_no_bit(room: int, ensemble: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    sigmas = [act.Relu(), act.Relu(), act.Tanh(), act.Softmax(), act.Gelu(), act.Relu(), act.Sigmoid()]
+    wanted = Wanted.together([probe.wanted for probe in PROBES.values() if not probe.costly])
+
+    @np.errstate(all="ignore")
+    def found() -> tuple[int, list[Array]]:
+        net = network([5, 9, 8, 8, 4, 7, 9, 3], sigmas, ensemble)
+        x, y = batch(net, 12)
+        net.gradient(x, y, HALF, wanted)
+        sums = Sums.of(net)
+        values = [
+            net.grad,
+            *(layer.delta for layer in net.layers),
+            sums.live().copy(),
+            sums.below(0.3),
+            sums.below(2.0),
+        ]
+        net.slope()
+        for layer, part in zip(net.layers, slices([layer.b.size for layer in net.layers]), strict=True):
+            if isinstance(layer.sigma, act.Elementwise):
+                values.append(net.rows.slope[part].reshape(layer.z.shape))
+                np.testing.assert_array_equal(values[-1], layer.sigma.derivative(layer.z, layer.a))
+        now = Moment(
+            net, -net.grad, y, HALF, net.grad[..., ::-1], lambda use: [np.random.default_rng(use)] * net.members
+        )
+        fast = [probe for probe in PROBES.values() if not probe.costly]
+        return len(net.groups), [*values, *(reading.values for probe in fast for reading in probe.readings(now))]
+
+    one, together = found()
+    monkeypatch.setattr("engine.network.GROUP_BYTES", room)
+    monkeypatch.setattr("engine.network.STRETCH_BYTES", room)
+    many, apart = found()
+    assert one == 1
+    assert many > 2
+    for a, b in zip(together, apart, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
