@@ -242,7 +242,7 @@ class Relu(Elementwise):
         return done(partial(Relu.prepare_derivative, self), z, a, out=out)
 
     def prepare_derivative(self, z: Array, a: Array, slope: Array) -> Sequence[Operation]:
-        return [partial(np.greater, a, constant(0, a.dtype), slope)]  # a, which is at hand in the backward pass
+        return [partial(np.greater, z, constant(0, z.dtype), slope)]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from engine.arrays import Array
+from engine.costs import Cost
 from engine.jacobians import RowGradients, row_gradients
 from engine.network import Layer, Network
 from pipeline import config as configs
@@ -97,9 +98,9 @@ def lines(network: Network, y: Array, run: Run) -> Iterator[str]:
         yield from _forward(layer)
     yield f"C = {float(network.cost(y, cost)[0]):.10g}"
     yield "\n[bold]Backward, first world: gradients are columns, ⊙ σ'(z)[/bold]"
-    collapsed = cost.collapses_with is type(top.sigma)
+    dC_da_top = _dC_da_top(top, y, cost)
     for layer in reversed(network.layers):
-        yield from _backward(layer, network, None if collapsed else cost.gradient(top.a, y))
+        yield from _backward(layer, network, dC_da_top)
     yield "\n[bold]Backward, second world: gradients are rows, ∂a/∂z is a matrix[/bold]"
     for layer, row in zip(reversed(network.layers), reversed(rows), strict=True):
         yield from _second_world(layer, row, network.depth)
@@ -153,6 +154,13 @@ def _show(name: str, matrix: Array) -> Iterator[str]:
     yield escape("\n".join(f"      {line}" for line in text.splitlines()))
 
 
+@np.errstate(all="ignore")
+def _dC_da_top(top: Layer, y: Array, cost: Cost) -> Array | None:
+    """∂C/∂a of layer L; None where nobody needs it: cost and σ collapse."""
+    return None if cost.collapses_with is type(top.sigma) else cost.gradient(top.a, y)
+
+
+@np.errstate(all="ignore")
 def dC_da(network: Network, number: int) -> Array:
     """∂C/∂a of a hidden layer, (W^{l+1})ᵀ δ^{l+1} (4), after a backward pass: there δ/B has taken its place."""
     above = network.layers[number]

@@ -126,6 +126,17 @@ def test_a_derived_activation_is_not_given_its_base_s_faster_way(sigma: Activati
         assert np.array_equal(net.slope()[:4], 2 * plain.slope()[:4])
 
 
+class Raised(act.Relu):
+    """Only its values are others than those of what it is derived from."""
+
+    def value(self, z: Array, out: Array | None = None) -> Array:
+        return np.add(act.Relu().value(z), 1, out=out)
+
+
+def test_a_rectifier_that_is_raised_has_the_slope_of_one() -> None:
+    check_activation(Raised(), np.random.default_rng(0)).require()
+
+
 @dataclass(frozen=True)
 class DiagonalSoftmax(act.Softmax):
     """The classic mistake: σ(1 − σ), as if softmax acted on each unit alone."""
