@@ -469,7 +469,8 @@ class Network:
         self._bound.times_share(x.mT, self._bound.dW)  # (3)(6) of layer 1
         for operation in passes.rest:
             operation()
-        self._untaken = self.rest
+        if self.rest is not self.slopes:  # else what is in the rows is left as it is
+            self._untaken = self.rest
         return self.grad
 
     def slope(self) -> Array:

@@ -249,8 +249,9 @@ class Places:
         self._room: Array | None = None
         self.pieces = [[SlopePiece.of(each, plan) for each in slopes] for _, _, slopes in groups]
         self.rest = [SlopePiece.of(each, plan) for each in others]
-        self.all_pieces = [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
-        if slopes is not None:
+        if slopes is None:
+            self.all_pieces = [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
+        else:
             self.all_pieces = [SlopePiece.of(each, plan) for each in slopes]
         switches = [i.which for i in self.all_pieces if i.slopes.sigma.switches]
         self._switches = _together(sorted(i for which in switches for i in range(which.start, which.stop)))
