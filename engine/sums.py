@@ -253,9 +253,9 @@ class Places:
             self.all_pieces = [*(piece for pieces in self.pieces for piece in pieces), *self.rest]
         else:
             self.all_pieces = [SlopePiece.of(each, plan) for each in slopes]
-        switches = [i.which for i in self.all_pieces if i.slopes.sigma.switches]
-        self._switches = _together(sorted(i for which in switches for i in range(which.start, which.stop)))
-        self._some_switch = bool(switches)
+        switching = [piece.which for piece in self.all_pieces if piece.slopes.sigma.switches]
+        which = sorted(i for each in switching for i in range(each.start, each.stop))
+        self._switches = _together(which) if which else None
         self.most_cancelled = (1 - _CANCELS[dtype.char]) * plan.pairs
         few = math.prod(plan.shape) <= FEW
         self.most = np.broadcast_to(self.most_cancelled, plan.shape).ravel().tolist() if few else []
@@ -377,9 +377,12 @@ class Places:
         return self.and_switched(fraction, self.counts(fraction), self.live)
 
     def and_switched(self, fraction: float, counts: Array, live: Array) -> Array:
-        """:meth:`below`, where it is counted [..., L · members] but for σ that switch: of these ``live`` tells."""
-        if self._some_switch and _tells_off(fraction):
-            plan, which = self.plan, self._switches
+        """:meth:`below`, from counts [..., L · members] but for σ that switch: of these ``live`` [..., N] tells.
+
+        The counts are completed in place; a leading axis is one of steps.
+        """
+        plan, which = self.plan, self._switches
+        if which is not None and _tells_off(fraction):
             on = np.add.reduceat(live.astype(np.float64, copy=False), plan.starts, axis=-1)  # exact in any order
             counts[..., which] = (plan.repeats * plan.batch_size - on)[..., which]
         return counts
