@@ -1,27 +1,24 @@
-"""Our side: the step as who uses the engine would write it, with every default probe as the pipeline takes it, and the
+"""Our side: the engine's step, the step as the pipeline measures it, the same step written inline by hand, and the
 bare matrix products.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.nets import Net
 from benchmarks.timing import Step
-from engine.arrays import Array, aligned
+from engine.arrays import Array, norm
 from engine.initializers import initialize
-from engine.moment import Moment
 from engine.network import Network
-from engine.probes import GradientNorm, Probe
-from engine.sums import Of, Sums
+from engine.probes import Probe, traits_of
+from engine.probes import Step as TrainingStep
 from pipeline.composing import compose_run
 from pipeline.config import Config, build
-from pipeline.measuring import Ledger
-from pipeline.stopwatch import Stopwatch
+from pipeline.measuring import measure
 
 # So low that thousands of steps on one batch leave the numbers as they are: nothing converges, dies or underflows.
 LEARNING_RATE = 1e-5
@@ -48,14 +45,13 @@ class Problem:
         """The problem in this dtype; the numbers are the same in both, up to rounding."""
         overrides = [f"activation={net.activation}", f"dtype={dtype}", f"optimizer.learning_rate={LEARNING_RATE}"]
         rng = np.random.default_rng(0)
-        rows = aligned((net.batch, net.sizes[0]), dtype)
-        rows[...] = rng.random(rows.shape)
+        rows = rng.random((net.batch, net.sizes[0])).astype(dtype)
         labels = rng.integers(net.sizes[-1], size=net.batch)
         return cls(net, build(compose_run(overrides)), dtype, rows, labels)
 
     def network(self) -> Network:
         """A fresh stack of one, as the pipeline makes it for ``replicates=1``; equal every time."""
-        network = Network(self.net.sizes, self.config.activations(len(self.net.sizes) - 1), (1,), self.dtype)
+        network = Network.mlp(self.net.sizes, self.config.activations(len(self.net.sizes) - 1), (1,), self.dtype)
         initialize(network, self.config.init.weights, self.config.init.biases, [np.random.default_rng(1)])
         return network
 
@@ -66,18 +62,16 @@ class Problem:
 
 
 def our_step(problem: Problem) -> Step:
-    """Forward, backward, SGD update, ‖∂C/∂W‖ of every layer."""
-    network, (x, y), config = problem.network(), problem.batch(), problem.config
-    optimizer, cost, wanted = config.optimizer, config.cost, GradientNorm().wanted
-    state = optimizer.start(network)
-    network.forward(x)
-    sums = Sums.along(network, wanted)
+    """Forward, backward, SGD update, ‖∂C/∂W‖ of every layer, with the engine."""
+    network, (x, y), cost, optimizer = problem.network(), problem.batch(), problem.config.cost, problem.config.optimizer
+    velocity = optimizer.start(network)
 
-    @np.errstate(all="ignore")
-    def step() -> list[list[float]]:
-        network.take_gradient(x, y, cost, sums)
-        norms: list[list[float]] = sums.norm(Of.GRADIENT).tolist()
-        optimizer.propose(network, state, 0, 1).apply()
+    def step() -> list[Array]:
+        network.forward(x)
+        network.backward(y, cost)
+        norms = [norm(layer.dW) for layer in network.layers]
+        optimizer.propose(network, velocity, 0, 1)
+        network.theta += network.update
         return norms
 
     return step
@@ -86,36 +80,95 @@ def our_step(problem: Problem) -> Step:
 def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
     """A step as the pipeline takes it, with these probes (or none) in every layer.
 
-    Forward, backward, what is measured, the records told, SGD update; and the gradient of the step before is kept for
+    Forward, backward, the proposed update, the records of all probes; the gradient of the step before is kept for
     probes that compare.
     """
     network, (x, y), config = problem.network(), problem.batch(), problem.config
-    state = config.optimizer.start(network)
-    ledger, names = Ledger(probes, prompt=False, stopwatch=Stopwatch(None)), list(probes)
-    comparing = any(p.needs_previous for p in probes.values())
+    velocity = config.optimizer.start(network)
+    comparing = any(traits_of(probe).needs_previous for probe in probes.values())
     previous = np.ones_like(network.grad) if comparing else None
 
     def generators(use: int) -> list[np.random.Generator]:
         return [np.random.default_rng(use)]
 
     def step() -> None:
-        network.gradient(x, y, config.cost, ledger.onlooker(names))
-        proposal = config.optimizer.propose(network, state, 0, 1)
-        ledger.take(Moment(network, proposal, y, config.cost, previous, generators), names, 0)
-        deque(ledger.tell(), maxlen=0)
+        network.forward(x)
+        network.backward(y, config.cost)
+        config.optimizer.propose(network, velocity, 0, 1)
+        if probes:
+            measure(TrainingStep(network, y, config.cost, previous, generators), probes, 0)
         if previous is not None:
             previous[...] = network.grad
-        with np.errstate(all="ignore"):
-            proposal.apply()
+        network.theta += network.update
 
     return step
 
 
-def cycle(problem: Problem, probes: Mapping[str, Probe]) -> int:
-    """After how many measured steps all that belongs to them has been done: they are worked out several at once."""
-    network, (x, _) = problem.network(), problem.batch()
+def inline_step(problem: Problem) -> Step:
+    """The same step as :func:`our_step`, written inline in NumPy by hand: a softmax network, arrays made beforehand."""
+    network, rate = problem.network(), problem.config.optimizer.learning_rate
+    x, y = (v[0] for v in problem.batch())
+    size = x.shape[-1]
     network.forward(x)
-    return Ledger(probes, prompt=False, stopwatch=Stopwatch(None)).together(network, list(probes))
+    W, b, dW, db = ([getattr(layer, name)[0].copy() for layer in network.layers] for name in ("W", "b", "dW", "db"))
+    z, a, delta, slope, average, update = (
+        [np.empty_like(v) for v in like] for like in [[layer.z[0] for layer in network.layers]] * 5 + [W]
+    )
+    inputs = [x, *a[:-1]]
+    forward, derivative = BY_HAND[problem.net.activation]
+    top = len(W) - 1
+
+    @np.errstate(all="ignore")
+    def step() -> list[float]:
+        for i in range(top + 1):
+            np.matmul(W[i], inputs[i], out=z[i])
+            np.add(z[i], b[i], out=z[i])
+            if i < top:
+                forward(z[i], a[i])
+        np.exp(z[top] - z[top].max(axis=0), out=a[top])
+        np.divide(a[top], a[top].sum(axis=0), out=a[top])
+        np.subtract(a[top], y, out=delta[top])
+        for i in range(top, -1, -1):
+            np.multiply(delta[i], 1 / size, out=average[i])
+            np.add.reduce(average[i], axis=1, keepdims=True, out=db[i])
+            np.matmul(average[i], inputs[i].T, out=dW[i])
+            if i:
+                np.matmul(W[i].T, delta[i], out=delta[i - 1])
+                derivative(z[i - 1], a[i - 1], slope[i - 1])
+                np.multiply(delta[i - 1], slope[i - 1], out=delta[i - 1])
+        norms = [float(np.sqrt(np.vdot(g, g))) for g in dW]
+        for i in range(top + 1):
+            np.multiply(dW[i], -rate, out=update[i])
+            np.add(W[i], update[i], out=W[i])
+            db[i] *= -rate
+            np.add(b[i], db[i], out=b[i])
+        return norms
+
+    return step
+
+
+def _sigmoid(z: Array, a: Array) -> None:
+    np.negative(z, out=a)
+    np.exp(a, out=a)
+    np.add(a, 1, out=a)
+    np.reciprocal(a, out=a)
+
+
+def _sigmoid_slope(z: Array, a: Array, out: Array) -> None:
+    np.subtract(1, a, out=out)
+    np.multiply(out, a, out=out)
+
+
+def _tanh_slope(z: Array, a: Array, out: Array) -> None:
+    np.multiply(a, a, out=out)
+    np.subtract(1, out, out=out)
+
+
+BY_HAND: dict[str, tuple[Callable[..., object], Callable[..., object]]] = {
+    "sigmoid": (_sigmoid, _sigmoid_slope),
+    "tanh": (np.tanh, _tanh_slope),
+    "relu": (lambda z, a: np.maximum(z, 0, out=a), lambda z, a, out: np.greater(z, 0, out=out)),
+}
 
 
 def bare_products(problem: Problem) -> Step:
@@ -123,7 +176,7 @@ def bare_products(problem: Problem) -> Step:
     network, (x, y) = problem.network(), problem.batch()
     network.forward(x)
     network.backward(y, problem.config.cost)
-    layers = [(q.W[0], q.a_in[0], q.z[0], q.dC_da[0], q.delta[0], q.dW[0]) for q in network.layers]
+    layers = [(q.W[0], q.a_in[0], q.z[0], np.empty_like(q.z[0]), q.delta[0], q.dW[0]) for q in network.layers]
 
     def step() -> None:
         for W, a_in, z, _, _, _ in layers:

@@ -1,10 +1,10 @@
 """Cost functions C(a, y) of one example and their gradients, side by side.
 
-The derivation uses two quadratic costs, Σ(a−y)² up to section 2.4 and ½‖a−y‖² from 2.5 on; they are two classes here,
-never one with a silent factor. A cost may name the activation with which equation (1) collapses to δ^L = a − y; the
-network then uses exactly that, and takes the value from z, where saturated outputs lose nothing.
+The derivation uses two quadratic costs, Σ(a−y)² up to section 2.4 and ½‖a−y‖² from 2.5 on; they are two classes here.
+A cost may name the activation with which equation (1) collapses to δ^L = a − y. :meth:`Cost.delta` then returns exactly
+that, and :meth:`Cost.of_output` computes the value from z, where saturated outputs keep all digits.
 
-To add one, derive from :class:`Cost` and let :func:`engine.testing.check_cost` compare the two.
+To add one, derive from :class:`Cost` and let :func:`engine.gradient_check.check_cost` compare the two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.arrays import Array
 
 
 class Cost(ABC):
-    """C per example: a and y are [E..., n, B], values [E..., B].
+    """C of each example: a and y are [E..., n, B], values [E..., B].
 
     Attributes:
         collapses_with: the output activation for which δ^L = a − y exactly, if any.
@@ -39,17 +39,31 @@ class Cost(ABC):
 
     @abstractmethod
     def value(self, a: Array, y: Array) -> Array:
-        """C of every example, [E..., B]."""
+        """Compute C of every example, [E..., B]."""
 
     @abstractmethod
-    def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
-        """∂C/∂a of every example, not divided by the batch size: [E..., n, B]."""
+    def gradient(self, a: Array, y: Array) -> Array:
+        """Compute ∂C/∂a of every example, not divided by the batch size: [E..., n, B]."""
+
+    def delta(self, sigma: Activation, z: Array, a: Array, y: Array, out: Array | None = None) -> Array:
+        """Compute δ^L = Jᵀ ∂C/∂a, equation (1), for outputs a = σ(z); exactly a − y where cost and σ collapse.
+
+        Args:
+            out: where the result may be written, [E..., n, B].
+        """
+        if self.collapses_with is type(sigma):
+            return np.subtract(a, y, out=out)
+        return sigma.pull_back(z, a, self.gradient(a, y), out=out)
+
+    def of_output(self, sigma: Activation, z: Array, a: Array, y: Array) -> Array:
+        """Compute C of every example, [E..., B], for outputs a = σ(z); from z where cost and σ collapse."""
+        return self.value_from_z(z, y) if self.collapses_with is type(sigma) else self.value(a, y)
 
     def value_from_z(self, z: Array, y: Array) -> Array:
-        """C from the weighted input, where the output activation is :attr:`collapses_with`: [E..., B].
+        """Compute C from the weighted input z [E..., n, B] of an output layer :attr:`collapses_with`: [E..., B].
 
         Raises:
-            NotImplementedError: a cost that names no such activation is never asked.
+            NotImplementedError: the cost collapses with no activation.
         """
         raise NotImplementedError(f"{type(self).__name__} names no activation it collapses with")
 
@@ -59,12 +73,10 @@ class SquaredError(Cost):
     """C = Σ_j (a_j − y_j)², ∂C/∂a = 2(a − y). Source: the derivation, sections 1.1 to 2.4."""
 
     def value(self, a: Array, y: Array) -> Array:
-        return np.add.reduce((a - y) ** 2, axis=-2)
+        return np.add.reduce(np.square(a - y), axis=-2)
 
-    def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
-        g = np.subtract(a, y, out=out)
-        g *= 2
-        return g
+    def gradient(self, a: Array, y: Array) -> Array:
+        return 2 * (a - y)
 
 
 @dataclass(frozen=True)
@@ -72,10 +84,10 @@ class HalfSquaredError(Cost):
     """C = ½‖a − y‖², ∂C/∂a = a − y. Source: the derivation, sections 2.5 to 5."""
 
     def value(self, a: Array, y: Array) -> Array:
-        return np.add.reduce((a - y) ** 2, axis=-2) / 2
+        return np.add.reduce(np.square(a - y), axis=-2) / 2
 
-    def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
-        return np.subtract(a, y, out=out)
+    def gradient(self, a: Array, y: Array) -> Array:
+        return a - y
 
 
 def _inside(a: Array) -> tuple[float, float]:
@@ -103,13 +115,10 @@ class CrossEntropy(Cost):
         terms = y * np.log(np.maximum(a, smallest)) + (1 - y) * np.log1p(-np.minimum(a, largest))
         return -np.add.reduce(terms, axis=-2)
 
-    def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
+    def gradient(self, a: Array, y: Array) -> Array:
         smallest, largest = _inside(a)
         inside = np.minimum(np.maximum(a, smallest), largest)
-        g = np.subtract(inside, y, out=out)
-        g /= inside
-        g /= 1 - inside
-        return g
+        return (inside - y) / inside / (1 - inside)
 
     def value_from_z(self, z: Array, y: Array) -> Array:
         return np.add.reduce(np.logaddexp(z, 0) - y * z, axis=-2)
@@ -132,10 +141,8 @@ class LogLikelihood(Cost):
     def value(self, a: Array, y: Array) -> Array:
         return -np.add.reduce(y * np.log(np.maximum(a, _inside(a)[0])), axis=-2)
 
-    def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
-        g = np.negative(y, out=out)
-        g /= np.maximum(a, _inside(a)[0])
-        return g
+    def gradient(self, a: Array, y: Array) -> Array:
+        return -y / np.maximum(a, _inside(a)[0])
 
     def value_from_z(self, z: Array, y: Array) -> Array:
         highest = z.max(axis=-2, keepdims=True)

@@ -1,6 +1,6 @@
-"""Initial weights and biases. Each is a distribution with a known variance, so that theory can read it.
+"""Initial weights and biases. Each is a distribution with a known variance, which theory reads.
 
-``sample`` draws in float64 whatever the run's type, so float32 and float64 runs start from the same numbers.
+``sample`` always draws in float64, so float32 and float64 runs start from the same numbers.
 fan_in = m and fan_out = n are those of the layer W [n, m], for its biases b [n, 1] as well.
 """
 
@@ -20,8 +20,8 @@ from engine.network import Network
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a draw is for: the layer's number, the matrix's shape (W [n, m] or b [n, 1]) and the layer's fans."""
+class ParameterShape:
+    """The parameter to draw: its layer's number, its shape (W [n, m] or b [n, 1]) and the layer's fans."""
 
     layer: int
     shape: tuple[int, int]
@@ -33,18 +33,18 @@ class Initializer(ABC):
     """A distribution over matrices [n, k] with independent (or rotation-invariant) entries.
 
     Attributes:
-        random: whether it is one, and not a choice of numbers.
+        random: whether it is a distribution, and not a choice of numbers.
     """
 
     random: ClassVar[bool] = True
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
-        """Mean square of an entry (its variance, for the centred ones)."""
+        """Return the mean square of an entry (its variance, if it is centred)."""
 
     @abstractmethod
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        """One draw, float64 [n, k]."""
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        """Draw one matrix, float64 [n, k]."""
 
 
 LARGEST = 1e150  # its square is a number
@@ -58,15 +58,15 @@ def _positive(name: str, value: float, allow_zero: bool = False) -> None:
 class _Normal(Initializer):
     """N(0, variance)."""
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        return rng.standard_normal(place.shape) * math.sqrt(self.variance(place.fan_in, place.fan_out))
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        return rng.standard_normal(parameter.shape) * math.sqrt(self.variance(parameter.fan_in, parameter.fan_out))
 
 
 class _Uniform(Initializer):
     """U(−r, r) with r = √(3 variance)."""
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        return (2 * rng.random(place.shape) - 1) * math.sqrt(3 * self.variance(place.fan_in, place.fan_out))
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        return (2 * rng.random(parameter.shape) - 1) * math.sqrt(3 * self.variance(parameter.fan_in, parameter.fan_out))
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ class Orthogonal(Initializer):
     def variance(self, fan_in: int, fan_out: int) -> float:
         return self.gain**2 / max(fan_in, fan_out)
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        n, m = place.shape
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        n, m = parameter.shape
         q, r = np.linalg.qr(rng.standard_normal((max(n, m), min(n, m))))
         q = q * np.sign(np.diagonal(r))
         return self.gain * (q if n >= m else q.T)
@@ -220,8 +220,8 @@ class TruncatedNormal(Initializer):
         density = math.exp(-(self.cut**2) / 2) / math.sqrt(2 * math.pi)
         return self.std**2 * (1 - 2 * self.cut * density / math.erf(self.cut / math.sqrt(2)))
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        draw = rng.standard_normal(place.shape)
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        draw = rng.standard_normal(parameter.shape)
         while (outside := np.abs(draw) > self.cut).any():
             draw[outside] = rng.standard_normal(int(outside.sum()))
         return self.std * draw
@@ -241,8 +241,8 @@ class Constant(Initializer):
     def variance(self, fan_in: int, fan_out: int) -> float:
         return self.value**2
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        return np.full(place.shape, self.value)
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        return np.full(parameter.shape, self.value)
 
 
 @dataclass(frozen=True)
@@ -256,40 +256,52 @@ class Given(Initializer):
     values: Sequence[Sequence[Sequence[float]]]
 
     def variance(self, fan_in: int, fan_out: int) -> float:
-        """NaN: given numbers have no distribution."""
+        """Return NaN: given numbers have no distribution."""
         return math.nan
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
-        """The matrix of the place's layer.
+    def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+        """Return the matrix of the parameter's layer.
 
         Raises:
             ValueError: no such layer, or another shape.
         """
-        if place.layer > len(self.values):
-            raise ValueError(f"values holds {len(self.values)} matrices, but the network has a layer {place.layer}")
+        if parameter.layer > len(self.values):
+            raise ValueError(f"values holds {len(self.values)} matrices, but the network has a layer {parameter.layer}")
         try:
-            matrix = np.array(self.values[place.layer - 1], dtype=np.float64)
+            matrix = np.array(self.values[parameter.layer - 1], dtype=np.float64)
         except ValueError as ragged:
-            raise ValueError(f"values[{place.layer - 1}]: rows must have equal lengths") from ragged
-        if matrix.shape != place.shape:
+            raise ValueError(f"values[{parameter.layer - 1}]: rows must have equal lengths") from ragged
+        if matrix.shape != parameter.shape:
             raise ValueError(
-                f"values[{place.layer - 1}] is {matrix.shape}, but layer {place.layer} needs {place.shape}"
+                f"values[{parameter.layer - 1}] is {matrix.shape}, but layer {parameter.layer} needs {parameter.shape}"
             )
         return matrix
 
 
 def initialize(
-    network: Network, weights: Initializer, biases: Initializer, rngs: Sequence[np.random.Generator]
+    network: Network,
+    weights: Initializer | Sequence[Initializer],
+    biases: Initializer | Sequence[Initializer],
+    rngs: Sequence[np.random.Generator],
 ) -> None:
     """Draw W and b of every layer; member k of the stack takes all its numbers from rngs[k] (weights before biases).
 
+    Args:
+        weights, biases: one initialiser for all members, or one per member.
+        rngs: one generator per member.
+
     Raises:
-        ValueError: as many generators as members are needed; given values must fit.
+        ValueError: not one generator or initialiser per member; given values that do not fit.
     """
-    if len(rngs) != network.members:
-        raise ValueError(f"{len(rngs)} generators for {network.members} networks: one each")
-    for member, rng in zip(np.ndindex(network.ensemble), rngs, strict=True):
+    members = list(np.ndindex(network.ensemble))
+    of_weights, of_biases = (
+        [one] * len(members) if isinstance(one, Initializer) else list(one) for one in (weights, biases)
+    )
+    for name, found in (("generators", rngs), ("initialisers", of_weights), ("initialisers", of_biases)):
+        if len(found) != len(members):
+            raise ValueError(f"{len(found)} {name} for {len(members)} networks: one each")
+    for k, member in enumerate(members):
         for layer in network.layers:
-            n, m = layer.W.shape[-2:]
-            layer.W[member] = weights.sample(rng, Place(layer.number, (n, m), fan_in=m, fan_out=n))
-            layer.b[member] = biases.sample(rng, Place(layer.number, (n, 1), fan_in=m, fan_out=n))
+            n, m = layer.n_out, layer.n_in
+            layer.W[member] = of_weights[k].sample(rngs[k], ParameterShape(layer.number, (n, m), fan_in=m, fan_out=n))
+            layer.b[member] = of_biases[k].sample(rngs[k], ParameterShape(layer.number, (n, 1), fan_in=m, fan_out=n))

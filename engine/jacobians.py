@@ -6,19 +6,23 @@ Here gradients are rows and ∂a/∂z is the full Jacobian, so the chain rule re
     δ^l = δ^{l+1} · ∂z^{l+1}/∂a^l · ∂a^l/∂z^l                1×m = (1×n)(n×m)(m×m)
     ∂C/∂W^l = δ^l · ∂z^l/∂W^l                                1×nm = (1×n)(n×nm)
 
-It is slow on purpose: the oracle for :mod:`engine.network`, the maker of the input-output Jacobian, and a teaching
-trace. All functions read a network after a forward pass; nothing in it is changed.
+It is slow on purpose: an oracle for :mod:`engine.network`, the source of the input-output Jacobian, and a teaching
+trace. All functions read a network after a forward pass and change nothing in it. A block that is no Dense layer enters
+with its own Jacobian, δ · ∂a/∂a_in; a residual block with 1 + s ∂f/∂x.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.arrays import Array
 from engine.costs import Cost
-from engine.network import Layer, Network
+from engine.blocks import Block
+from engine.network import Dense, Network
+from engine.residual import Residual
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,13 @@ class RowGradients:
     db: Array
 
 
-def activation_jacobian(layer: Layer) -> Array:
-    """∂a/∂z of every example: [E..., B, n, n]; diagonal for an element-wise σ, full for softmax."""
+def activation_jacobian(layer: Dense) -> Array:
+    """Return ∂a/∂z of every example: [E..., B, n, n]; diagonal for an element-wise σ, full for softmax."""
     return layer.sigma.jacobian(layer.z, layer.a)
 
 
-def weight_jacobian(layer: Layer) -> Array:
-    """∂z/∂W with W flattened row by row: [E..., B, n, n·m]; ∂z_i/∂W_jk = a_k where i = j, else 0."""
+def weight_jacobian(layer: Dense) -> Array:
+    """Return ∂z/∂W with W flattened row by row: [E..., B, n, n·m]; ∂z_i/∂W_jk = a_k where i = j, else 0."""
     a = np.swapaxes(layer.a_in, -1, -2)
     n, m = layer.W.shape[-2], a.shape[-1]
     same_unit = np.eye(n, dtype=a.dtype)[:, :, None]
@@ -54,39 +58,43 @@ def weight_jacobian(layer: Layer) -> Array:
 
 
 def row_gradients(network: Network, y: Array, cost: Cost) -> list[RowGradients]:
-    """Every gradient of the last forward pass by products of explicit Jacobians; layers 1 ... L in order."""
-    top = network.layers[-1]
-    columns = cost.gradient(top.a, y)
-    dC_da = np.swapaxes(columns, -1, -2)[..., None, :]
+    """Compute every gradient of the last forward pass by products of explicit Jacobians; layers 1 ... L in order."""
+    top = network.output
+    dC_da = np.swapaxes(cost.gradient(top.a, y), -1, -2)[..., None, :]
     found: list[RowGradients] = []
-    for layer in reversed(network.layers):
-        da_dz = activation_jacobian(layer)
-        delta = dC_da @ da_dz
-        dW = (delta @ weight_jacobian(layer)).mean(axis=-3)
-        db = delta.mean(axis=-3)
-        found.append(RowGradients(dC_da, da_dz, delta, dW.reshape(layer.W.shape), db))
-        dC_da = delta @ layer.W[..., None, :, :]
+    _carry_down(network.blocks, dC_da, found)
     return found[::-1]
 
 
-def layer_jacobian(layer: Layer) -> Array:
-    """∂a^l/∂a^{l−1} = ∂a/∂z · W of every example: [E..., B, n, m]."""
-    return activation_jacobian(layer) @ layer.W[..., None, :, :]
+def _carry_down(blocks: Sequence[Block], dC_da: Array, found: list[RowGradients]) -> Array:
+    """Carry ∂C/∂a [E..., B, 1, n] through blocks to their input; add the gradients of the layers met, top first."""
+    for block in reversed(blocks):
+        if isinstance(block, Dense):
+            da_dz = activation_jacobian(block)
+            delta = dC_da @ da_dz
+            dW = (delta @ weight_jacobian(block)).mean(axis=-3).reshape(block.W.shape)
+            found.append(RowGradients(dC_da, da_dz, delta, dW, delta.mean(axis=-3)))
+            dC_da = delta @ block.W[..., None, :, :]
+        elif isinstance(block, Residual):
+            dC_da = dC_da + _carry_down(block.blocks, block.scale * dC_da, found)
+        else:
+            dC_da = dC_da @ block.jacobian()
+    return dC_da
 
 
 def input_output_jacobian(network: Network, output: str = "a") -> Array:
-    """∂a^L/∂x (or ∂z^L/∂x) of every example: [E..., B, n_L, n_0], the product of all layer Jacobians.
+    """Return ∂a^L/∂x (or ∂z^L/∂x) of every example: [E..., B, n_L, n_0], the product of all layer Jacobians.
 
     Args:
         output: "a" for the activations of the last layer, "z" for its weighted inputs.
 
     Raises:
-        ValueError: any other ``output``.
+        ValueError: another ``output``, or a block without a Jacobian.
     """
     if output not in ("a", "z"):
         raise ValueError(f"output={output!r}: must be 'a' or 'z'")
-    last = network.layers[-1]
-    product = layer_jacobian(last) if output == "a" else last.W[..., None, :, :]
-    for layer in reversed(network.layers[:-1]):
-        product = product @ layer_jacobian(layer)
+    top = network.output
+    product = top.jacobian() if output == "a" else top.W[..., None, :, :]
+    for block in reversed(network.blocks[:-1]):
+        product = product @ block.jacobian()
     return product

@@ -5,6 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from engine.activations import Activation
+from engine.blocks import Block
+from engine.network import Dense
 
 
 class Architecture(ABC):
@@ -17,6 +22,13 @@ class Architecture(ABC):
         Raises:
             ValueError: the architecture cannot carry such data.
         """
+
+    def blocks(self, sizes: Sequence[int], activations: Sequence[Activation]) -> list[Block]:
+        """The network's blocks for these layer sizes and the activations of layers 1 ... L: Dense layers only.
+
+        Override this for other blocks; the layers keep their numbers, sizes and activations.
+        """
+        return [Dense(m, n, sigma) for (m, n), sigma in zip(pairwise(sizes), activations, strict=True)]
 
 
 DEEPEST = 100_000

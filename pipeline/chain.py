@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from engine.arrays import Array
-from engine.network import Network, Parameters
+from engine.arrays import Array, norm
+from engine.blocks import Block, Parameter, flatten
+from engine.network import Dense, Network
 from pipeline.schedules import Agenda, Clock, FirstAndLast, Schedule
-from pipeline.training import Run
+from pipeline.training import Run, blocks_of
 
 CHAIN_FILE = "chain.parquet"
 HEAD_TAG, NORMS_TAG = "chain.head", "chain.norms"
@@ -38,27 +39,25 @@ class Layout:
     Args:
         sizes: units of the layers, input first.
         dtype: NumPy's letter code with the byte order, "<f8".
+        others: names of the parameters that are not W or b of a layer, in forward order.
     """
 
     sizes: tuple[int, ...]
     dtype: str
+    others: tuple[str, ...] = ()
 
     def names(self) -> list[Name]:
         """(layer, quantity) in the order in which a step computes: the batch, θ, then ∇C from the top layer down."""
         layers = range(1, len(self.sizes))
         forward: list[Name] = [(layer, quantity) for layer in layers for quantity in ("W", "b")]
         backward: list[Name] = [(layer, quantity) for layer in reversed(layers) for quantity in ("dW", "db")]
-        return [(None, ROWS), *forward, *backward]
-
-    def places(self) -> list[int]:
-        """Where each name but the first lies among the stretches of θ and then of ∇C."""
-        depth = len(self.sizes) - 1
-        first = {"W": 0, "b": depth, "dW": 2 * depth, "db": 3 * depth}
-        return [first[quantity] + layer - 1 for layer, quantity in self.names() if layer is not None]
+        others: list[Name] = [(None, f"{d}{name}") for d in ("", "d") for name in self.others]
+        return [(None, ROWS), *forward, *backward, *others]
 
     def genesis(self) -> bytes:
         """The link before the first: of sizes and type, which the bytes themselves do not tell."""
-        about = json.dumps({"chain": 1, "dtype": self.dtype, "sizes": list(self.sizes)}, sort_keys=True)
+        facts = {"chain": 1, "dtype": self.dtype, "sizes": list(self.sizes)}
+        about = json.dumps(facts | ({"others": list(self.others)} if self.others else {}), sort_keys=True)
         return hashlib.blake2b(about.encode(), digest_size=LINK_SIZE).digest()
 
 
@@ -94,12 +93,12 @@ class Chain:
     def __init__(
         self, run: Run, schedule: Schedule, ends: bool = True, start: int = 0, state: Mapping[str, Any] | None = None
     ) -> None:
-        self.layout = Layout(tuple(run.sizes), np.dtype(run.config.dtype).str)
+        others = tuple(name for name, _ in _other_parameters(blocks_of(run)))
+        self.layout = Layout(tuple(run.sizes), np.dtype(run.config.dtype).str, others)
         self._replicates = run.config.replicates
         # in a stack, rows of several replicates' data lie one below the other
         self._first = np.minimum(run.data.train.min(axis=1), run.data.test.min(axis=1, initial=len(run.data.x)))
-        self._segments = Parameters(self.layout.sizes).segments
-        self._places = self.layout.places()
+        self._count = len(self.layout.names())
         self._agenda = _agenda(schedule, run.clock, ends, start)
         self._steps: list[int] = []
         self._digests: list[Array] = []  # uint8 [R, Q, DIGEST] each
@@ -115,15 +114,13 @@ class Chain:
     @np.errstate(all="ignore")
     def see(self, step: int, network: Network, rows: Array) -> None:
         """Add a link for each replicate."""
-        norms = np.full((self._replicates, len(self._places) + 1), np.nan)
-        norms[:, 1:] = np.concatenate([self._segments.norms(x) for x in (network.theta, network.grad)])[self._places].T
+        arrays = _arrays(network)
+        norms = np.full((self._replicates, self._count), np.nan)
+        norms[:, 1:] = np.stack([norm(x, axes=1) for x in arrays], axis=-1)
         digests = np.empty((*norms.shape, DIGEST), dtype=np.uint8)
-        slices = self._segments.slices
         for k in range(self._replicates):
-            theta, grad = network.theta[k], network.grad[k]
-            stretches = [x[part] for x in (theta, grad) for part in slices]
             batch = np.ascontiguousarray(rows[k] - self._first[k], dtype="<i8")
-            for q, part in enumerate([batch, *(stretches[place] for place in self._places)]):
+            for q, part in enumerate([batch, *(x[k] for x in arrays)]):
                 lost = q > 0 and norms[k, q] != norms[k, q]
                 digests[k, q] = np.frombuffer(_digest(_one_nan(part) if lost else part), dtype=np.uint8)
         self._add(step, digests, norms)
@@ -147,7 +144,7 @@ class Chain:
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
         if state["genesis"] != self.layout.genesis().hex():
             raise ValueError("the chain kept is of other layers or another type")
-        shape = (self._replicates, len(self._places) + 1)
+        shape = (self._replicates, self._count)
         for step, digests, norms in zip(state["steps"], state["digests"], state["norms"], strict=True):
             seen = np.frombuffer(bytes.fromhex(digests), dtype=np.uint8).reshape(*shape, DIGEST)
             self._add(int(step), seen, np.frombuffer(bytes.fromhex(norms), dtype="<f8").reshape(shape))
@@ -192,6 +189,24 @@ def _agenda(schedule: Schedule, clock: Clock, ends: bool, start: int) -> Agenda:
     if ends:
         schedules["ends"] = FirstAndLast()
     return Agenda(schedules, clock, start)
+
+
+def _other_parameters(blocks: Sequence[Block]) -> list[tuple[str, Parameter]]:
+    """Parameters that are not W or b of a Dense layer, with their names."""
+    numbered = enumerate(flatten(blocks))
+    return [
+        (f"block_{i}.{p.name}", p) for i, block in numbered if not isinstance(block, Dense) for p in block.parameters
+    ]
+
+
+def _arrays(network: Network) -> list[Array]:
+    """The flat parameters and gradients [R, size] in the order of :meth:`Layout.names`."""
+    forward = [parameter for layer in network.layers for parameter in layer.parameters]
+    backward = [parameter for layer in reversed(network.layers) for parameter in layer.parameters]
+    others = [parameter for _, parameter in _other_parameters(network.blocks)]
+    theta, grad = network.theta, network.grad
+    parts = [(theta, forward), (grad, backward), (theta, others), (grad, others)]
+    return [flat[:, parameter.place] for flat, parameters in parts for parameter in parameters]
 
 
 def _digest(part: Array) -> bytes:

@@ -155,6 +155,7 @@ class Checkpoints:
         arrays: dict[str, Array] = {}
         for i, snapshot in enumerate([state.now, *state.recent]):
             arrays |= {f"theta_{i}": snapshot.theta, f"velocity_{i}": snapshot.velocity}
+            arrays |= {f"state_{i}_{name}": array for name, array in snapshot.state.items()}
         if state.previous is not None:
             arrays["previous"] = state.previous
         told = []
@@ -208,7 +209,7 @@ class Checkpoints:
 
 def _saved(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Saved:
     steps = about["steps"]
-    now, *recent = [Snapshot(s, arrays[f"theta_{i}"], arrays[f"velocity_{i}"]) for i, s in enumerate(steps)]
+    now, *recent = [_snapshot(arrays, i, step) for i, step in enumerate(steps)]
     harmless = tuple((str(probe), int(k)) for probe, k in about["harmless"])
     state = State(now, arrays.get("previous"), tuple(about["living"]), harmless, tuple(recent))
     records: list[Record] = []
@@ -220,3 +221,9 @@ def _saved(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) 
         for i, (count, finding, heads) in enumerate(about["divergences"])
     ]
     return Saved(state, records, divergences, about["extra"])
+
+
+def _snapshot(arrays: Mapping[str, Array], i: int, step: int) -> Snapshot:
+    prefix = f"state_{i}_"
+    state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return Snapshot(step, arrays[f"theta_{i}"], arrays[f"velocity_{i}"], state)

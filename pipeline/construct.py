@@ -12,9 +12,10 @@ import importlib
 import inspect
 import json
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pydantic
 
 from pipeline.errors import ConfigError, did_you_mean
@@ -47,11 +48,12 @@ def construct(kind: Any, node: Any, key: str, trusted: Collection[str] | None = 
         ConfigError: anything that does not fit.
     """
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType) and type(None) in arguments:
-        if node is None:
+    if origin in (Union, types.UnionType):
+        if node is None and type(None) in arguments:
             return None
-        rest = [a for a in arguments if a is not type(None)]
-        return construct(rest[0] if len(rest) == 1 else Union[tuple(rest)], node, key, trusted)
+        rest = [a for a in arguments if a is not type(None) and get_origin(a) is not np.ndarray]  # arrays: Python only
+        if len(rest) < len(arguments):
+            return construct(rest[0] if len(rest) == 1 else Union[tuple(rest)], node, key, trusted)
     if isinstance(node, Mapping) and "_target_" in node:
         return _call_target(kind, node, key, trusted)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
@@ -64,7 +66,7 @@ def construct(kind: Any, node: Any, key: str, trusted: Collection[str] | None = 
                 f"{key}={_show(node)}: must be a mapping with {', '.join(inspect.signature(kind).parameters)}"
             )
         return _call(kind, kind, node, key, trusted)
-    if inspect.isabstract(kind):
+    if inspect.isabstract(kind) or origin is Callable:
         raise ConfigError(f"{key}={_show(node)}: must name an option of its group, a mapping with _target_")
     return _plain(kind, node, key)
 
@@ -96,53 +98,68 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
     if trusted is not None and path.partition(".")[0] in OWN_PACKAGES:
         _check_part(target, kind, f"{place}={path}")
     expected = kind if isinstance(kind, type) else get_origin(kind)
-    of_function = getattr(expected, "of_function", None)  # a plain callable may stand for a part (a probe)
-    if isinstance(expected, type) and isinstance(target, type) and not issubclass(target, expected) and not of_function:
-        raise ConfigError(f"{place}={path}: must be {_article(expected.__name__)}")
+    if isinstance(expected, type) and isinstance(target, type) and not issubclass(target, expected):
+        raise ConfigError(f"{place}={path}: must be {_described(expected)}")
     rest = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
+    if expected is Callable and bool(node.get("_partial_", False)) == isinstance(target, type):
+        raise ConfigError(f"{place}={path}: add _partial_: true for a function, and only for a function")
     if node.get("_partial_", False):
-        unknown = next((n for n in rest if n not in inspect.signature(target).parameters), None)
-        if unknown is not None:
-            raise ConfigError(
-                f"{key}.{unknown}: unknown key{did_you_mean(unknown, inspect.signature(target).parameters)}"
-            )
-        result: Any = functools.partial(target, **rest)
-    else:
-        result = _call(target, kind, rest, key, trusted)
+        return _partial(target, kind, rest, key, trusted)
+    result = _call(target, kind, rest, key, trusted)
     if isinstance(expected, type) and not isinstance(result, expected):
-        if of_function is None or not callable(result):
-            raise ConfigError(f"{key}._target_={node['_target_']}: must be {_article(expected.__name__)}")
-        return of_function(result)
+        raise ConfigError(f"{key}._target_={node['_target_']}: must be {_described(expected)}")
     return result
 
 
+def _partial(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
+    """The function with these arguments filled in, so that as many are left as ``kind`` (a Callable) has."""
+    arguments = _arguments(target, node, key, trusted)
+    missing: list[Any] = [None] * len(get_args(kind)[0]) if get_origin(kind) is Callable else []
+    try:
+        inspect.signature(target).bind(*missing, **arguments)
+    except TypeError as wrong:
+        raise ConfigError(f"{key}: {target.__name__} must take {len(missing)} argument ({one_line(wrong)})") from wrong
+    return functools.partial(target, **arguments) if arguments else target
+
+
 def _check_part(target: Any, kind: Any, what: str) -> None:
-    """Of ours, a config that is not trusted may name the parts a key is made for, and call nothing else.
+    """Check that a config that is not trusted names, of our own packages, only the parts that a key is made for.
 
     Raises:
-        ConfigError: a function, or a class of another kind: one that writes a file, say.
+        ConfigError: a class of another kind, such as one that writes a file, or a function that is no probe.
     """
     expected = kind if isinstance(kind, type) else get_origin(kind)
-    if not isinstance(expected, type) or not isinstance(target, type) or not issubclass(target, expected):
-        raise ConfigError(f"{what}: must be {_article(getattr(expected, '__name__', 'part of a config'))}")
+    if expected is Callable:
+        fits = hasattr(target, "traits")  # what declares a probe
+    else:
+        fits = isinstance(expected, type) and isinstance(target, type) and issubclass(target, expected)
+    if not fits:
+        raise ConfigError(f"{what}: must be {_described(expected)}")
 
 
 def _call(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
     """``target(**node)``, its arguments constructed by the annotations of its parameters."""
     parameters = inspect.signature(target).parameters
     prefix = f"{key}." if key else ""
-    for name in node:
-        if name not in parameters:
-            raise ConfigError(f"{prefix}{name}: unknown key{did_you_mean(str(name), parameters)}")
+    arguments = _arguments(target, node, key, trusted)
     absent = [n for n, p in parameters.items() if p.default is p.empty and n not in node]
     if absent:
         raise ConfigError(f"{prefix}{absent[0]}: is missing")
-    hints = get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
-    arguments = {n: construct(hints.get(n, Any), v, f"{prefix}{n}", trusted) for n, v in node.items()}
     try:
         return target(**arguments)
     except ValueError as wrong:
         raise ConfigError(f"{prefix}{one_line(wrong)}") from wrong
+
+
+def _arguments(target: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> dict[str, Any]:
+    """The arguments in ``node``, constructed by the annotations of the target's parameters."""
+    parameters = inspect.signature(target).parameters
+    prefix = f"{key}." if key else ""
+    for name in node:
+        if name not in parameters:
+            raise ConfigError(f"{prefix}{name}: unknown key{did_you_mean(str(name), parameters)}")
+    hints = get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+    return {n: construct(hints.get(n, Any), v, f"{prefix}{n}", trusted) for n, v in node.items()}
 
 
 def locate(path: str, key: str, trusted: Collection[str] | None) -> Any:
@@ -179,7 +196,10 @@ def _plugins(module: types.ModuleType) -> list[str]:
     ]
 
 
-def _article(name: str) -> str:
+def _described(expected: Any) -> str:
+    if expected is Callable:
+        return "a probe"
+    name = getattr(expected, "__name__", "part of a config")
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.arrays import Array
-from engine.moment import Moment
-from engine.network import Layer
+from engine.network import Dense
+from engine.probes import Step
 from pipeline.records import Record
 
 
@@ -72,12 +72,9 @@ class Divergence:
 
 
 @np.errstate(all="ignore")
-def first_non_finite(moment: Moment, replicate: int, step: int) -> Finding | None:
-    """The first non-finite value of a replicate in the order of computing; None if there is none.
-
-    The moment's update must be separate from its network's grad.
-    """
-    for layer, quantity, operation, value, operands in _computed(moment, replicate):
+def first_non_finite(computed: Step, replicate: int, step: int) -> Finding | None:
+    """The first non-finite value of a replicate in the order of computing; None if there is none."""
+    for layer, quantity, operation, value, operands in _computed(computed, replicate):
         wrong = int(np.count_nonzero(~np.isfinite(value)))
         if wrong:
             sizes = {name: float(np.abs(x).max()) for name, x in operands.items()}
@@ -88,32 +85,30 @@ def first_non_finite(moment: Moment, replicate: int, step: int) -> Finding | Non
 Computed = tuple[int | None, str, str, Array, Mapping[str, Array]]
 
 
-def _computed(moment: Moment, k: int) -> Iterator[Computed]:
+def _computed(step: Step, k: int) -> Iterator[Computed]:
     """Everything a step computes for member k, in order: layer, quantity, operation, value, operands."""
-    network, layers = moment.network, moment.network.layers
+    network, layers = step.network, step.network.layers
     for layer in layers:
         a_in = layer.a_in[k] if layer.a_in.ndim > 2 else layer.a_in
         yield layer.number, "z", "W a + b", layer.z[k], {"W": layer.W[k], "a": a_in, "b": layer.b[k]}
         yield layer.number, "a", "σ(z)", layer.a[k], {"z": layer.z[k]}
     top = layers[-1]
-    if moment.y is not None and moment.cost is not None:
-        yield None, "C", "C(a, y)", network.cost(moment.y, moment.cost)[k], {"a": top.a[k], "z": top.z[k]}
+    if step.y is not None and step.cost is not None:
+        yield None, "C", "C(a, y)", network.cost(step.y, step.cost)[k], {"a": top.a[k], "z": top.z[k]}
     yield top.number, "δ", "∂C/∂z", top.delta[k], {"a": top.a[k], "z": top.z[k]}
     for layer, above in zip(layers[-2::-1], layers[:0:-1], strict=True):
         yield layer.number, "δ", "Wᵀδ ⊙ σ'(z)", layer.delta[k], {"W": above.W[k], "δ": above.delta[k]}
     for layer in reversed(layers):
         yield from _gradients(layer, k)
-    parts = zip(layers, network.parameters.views(moment.update), strict=True)
-    for layer, (dW, db) in parts:
-        for quantity, x, change, slope in (("W", layer.W, dW, layer.dW), ("b", layer.b, db, layer.db)):
-            name = f"∂C/∂{quantity}"
-            made = f"the optimizer's step from {name}"
-            yield layer.number, f"Δ{quantity}", made, change[k], {name: slope[k]}
-            new = x[k] + change[k]
-            yield layer.number, quantity, f"{quantity} + Δ{quantity}", new, {quantity: x[k], f"Δ{quantity}": change[k]}
+    for layer in layers:
+        for parameter in layer.parameters:
+            name, x, change = parameter.name, parameter.value[k], parameter.update[k]
+            made = f"the optimizer's step from ∂C/∂{name}"
+            yield layer.number, f"Δ{name}", made, change, {f"∂C/∂{name}": parameter.grad[k]}
+            yield layer.number, name, f"{name} + Δ{name}", x + change, {name: x, f"Δ{name}": change}
 
 
-def _gradients(layer: Layer, k: int) -> Iterator[Computed]:
+def _gradients(layer: Dense, k: int) -> Iterator[Computed]:
     a_in = layer.a_in[k] if layer.a_in.ndim > 2 else layer.a_in
     yield layer.number, "∂C/∂b", "⟨δ⟩", layer.db[k], {"δ": layer.delta[k]}
     yield layer.number, "∂C/∂W", "⟨δ aᵀ⟩", layer.dW[k], {"δ": layer.delta[k], "a": a_in}

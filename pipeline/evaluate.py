@@ -32,7 +32,7 @@ def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple
     for start in range(0, count, CHUNK):
         chosen = rows[:, start : start + CHUNK]
         y = data.y[chosen].mT
-        a = network.forward(data.x[chosen].mT)
+        a = network.forward(data.x[chosen].mT, training=False)
         total += _sum(network.cost(y, config.cost)[..., None, :])
         if data.classes is None:
             with np.errstate(over="ignore", invalid="ignore"):

@@ -231,9 +231,7 @@ class _Execution:
 
         start = saved.state if saved else None
         keeping = self.stopwatch, self.chain, self.checkpoints, start
-        records = train(
-            self.run, stepped, self._diverged, *keeping, on_trace=lambda step: beat(), prompt=self.doom.looks
-        )
+        records = train(self.run, stepped, self._diverged, *keeping, on_trace=lambda step: beat())
         try:
             for record in records:
                 self._take(record)

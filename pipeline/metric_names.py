@@ -11,7 +11,7 @@ from pipeline.training import Run
 
 ALWAYS = ("non_finite_values", "diverged_fraction", "diverged_at_step", "overhead/all_probes")
 THEORY = ("theory_residual", "theory_log10_delta_rms", "theory_log10_z_mean_square")
-STRETCHES = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints", "sums", "records")
+STRETCHES = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")
 
 
 def check_metric(metric: str, run: Run, key: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.activations import Elementwise
 from engine.arrays import Array
 from engine.theory import Profile, profile
 from pipeline.training import Run
@@ -64,7 +65,7 @@ def expect(run: Run) -> Expectation | None:
     """
     config, sizes = run.config, run.sizes
     sigmas = config.activations(len(sizes) - 1)
-    if not all(sigma.elementwise for sigma in sigmas[:-1]) or not config.init.weights.random:
+    if not all(isinstance(sigma, Elementwise) for sigma in sigmas[:-1]) or not config.init.weights.random:
         return None
     fans = list(pairwise(sizes))
     weights = [config.init.weights.variance(m, n) for m, n in fans]

@@ -19,7 +19,7 @@ from rich.markup import escape
 from engine.arrays import Array
 from engine.costs import Cost
 from engine.jacobians import RowGradients, row_gradients
-from engine.network import Layer, Network
+from engine.network import Dense, Network
 from pipeline import config as configs
 from pipeline.composing import compose_run
 from pipeline.errors import ConfigError
@@ -76,8 +76,7 @@ def trace(overrides: Sequence[str], config_dir: str | None, console: Console) ->
 def _pass(run: Run) -> tuple[Network, Array]:
     """The network of the first replicate after a pass over the first example of its first batch, and the target."""
     stack = build_network(run)
-    network = Network(stack.sizes, [layer.sigma for layer in stack.layers], (), stack.theta.dtype)
-    network.theta[...] = stack.theta[0]
+    network = Network([block.twin() for block in stack.blocks], (), stack.dtype, stack.theta[0])
     row = first_batch(run)[0, :1]
     y = run.data.y[row].mT
     network.forward(run.data.x[row].mT)
@@ -103,11 +102,11 @@ def lines(network: Network, y: Array, run: Run) -> Iterator[str]:
         yield from _backward(layer, network, dC_da_top)
     yield "\n[bold]Backward, second world: gradients are rows, ∂a/∂z is a matrix[/bold]"
     for layer, row in zip(reversed(network.layers), reversed(rows), strict=True):
-        yield from _second_world(layer, row, network.depth)
+        yield from _second_world(layer, row, len(network.layers))
     yield f"largest difference between the two worlds: {_largest_difference(network, rows):.1e}"
 
 
-def _forward(layer: Layer) -> Iterator[str]:
+def _forward(layer: Dense) -> Iterator[str]:
     i, (n, m) = layer.number, layer.W.shape
     yield from _show(f"W^{i}", layer.W)
     yield from _show(f"b^{i}", layer.b)
@@ -115,11 +114,11 @@ def _forward(layer: Layer) -> Iterator[str]:
     yield from _show(f"a^{i} = σ(z^{i})", layer.a)
 
 
-def _backward(layer: Layer, network: Network, dC_da_top: Array | None) -> Iterator[str]:
+def _backward(layer: Dense, network: Network, dC_da_top: Array | None) -> Iterator[str]:
     i, (n, m) = layer.number, layer.W.shape
-    if i == network.depth and dC_da_top is None:
+    if i == len(network.layers) and dC_da_top is None:
         yield from _show(f"δ^{i} = a^{i} − y   (1), where cost and σ collapse", layer.delta)
-    elif dC_da_top is not None and i == network.depth:
+    elif dC_da_top is not None and i == len(network.layers):
         yield from _show(f"∂C/∂a^{i}", dC_da_top)
         yield from _show(f"δ^{i} = ∂C/∂a^{i} ⊙ σ'(z^{i})   (1)   (Jᵀ ∂C/∂a if σ is not element-wise)", layer.delta)
     else:
@@ -127,12 +126,12 @@ def _backward(layer: Layer, network: Network, dC_da_top: Array | None) -> Iterat
         shape = f"[{n}×1] = [{n}×{len(above.W)}][{len(above.W)}×1]"
         yield from _show(f"∂C/∂a^{i} = (W^{i + 1})ᵀ δ^{i + 1}   {shape}", dC_da(network, i))
         yield from _show(f"δ^{i} = (W^{i + 1})ᵀ δ^{i + 1} ⊙ σ'(z^{i})   (4)", layer.delta)
-    tags = ("(2)", "(3)") if i == network.depth else ("(5)", "(6)")
+    tags = ("(2)", "(3)") if i == len(network.layers) else ("(5)", "(6)")
     yield from _show(f"∂C/∂b^{i} = δ^{i}   {tags[0]}", layer.db)
     yield from _show(f"∂C/∂W^{i} = δ^{i} (a^{i - 1})ᵀ   {tags[1]}   [{n}×{m}] = [{n}×1][1×{m}]", layer.dW)
 
 
-def _second_world(layer: Layer, row: RowGradients, depth: int) -> Iterator[str]:
+def _second_world(layer: Dense, row: RowGradients, depth: int) -> Iterator[str]:
     i, (n, m) = layer.number, layer.W.shape
     how = "" if i == depth else f" = δ^{i + 1} · W^{i + 1}"
     yield from _show(f"∂C/∂a^{i}{how}", row.dC_da[0])
@@ -155,7 +154,7 @@ def _show(name: str, matrix: Array) -> Iterator[str]:
 
 
 @np.errstate(all="ignore")
-def _dC_da_top(top: Layer, y: Array, cost: Cost) -> Array | None:
+def _dC_da_top(top: Dense, y: Array, cost: Cost) -> Array | None:
     """∂C/∂a of layer L; None where nobody needs it: cost and σ collapse."""
     return None if cost.collapses_with is type(top.sigma) else cost.gradient(top.a, y)
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -20,17 +19,17 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.arrays import Array, aligned
+from engine.arrays import Array
+from engine.blocks import Block
 from engine.initializers import initialize
-from engine.moment import Moment
-from engine.network import Network, Onlooker
-from engine.optimizers import OptimizerState, Proposal
+from engine.network import Network
+from engine.probes import Step, traits_of
 from pipeline.config import Config, check_data
 from pipeline.data.prepare import Data, DataConfig, prepare
 from pipeline.divergence import Divergence, first_non_finite
 from pipeline.errors import ConfigError
 from pipeline.evaluate import CHUNK, evaluate
-from pipeline.measuring import Ledger, measure
+from pipeline.measuring import measure
 from pipeline.records import Record, non_finite
 from pipeline.schedules import Agenda, Clock
 from pipeline.stopwatch import Stopwatch
@@ -105,13 +104,18 @@ def build_network(run: Run) -> Network:
         ConfigError: initial values that do not fit the network.
     """
     config = run.config
-    network = Network(run.sizes, config.activations(len(run.sizes) - 1), (config.replicates,), config.dtype)
+    network = Network(blocks_of(run), (config.replicates,), config.dtype)
     fresh = Streams.of(config.seed, config.replicates).initialisation
     try:
         initialize(network, config.init.weights, config.init.biases, fresh)
     except ValueError as wrong:
         raise ConfigError(f"init: {wrong}") from wrong
     return network
+
+
+def blocks_of(run: Run) -> list[Block]:
+    """The blocks of the run's network, without parameters yet."""
+    return run.config.architecture.blocks(run.sizes, run.config.activations(len(run.sizes) - 1))
 
 
 def run(config: Config) -> Iterator[Record]:
@@ -128,79 +132,53 @@ def train(
     keeper: Keeper | None = None,
     start: State | None = None,
     on_trace: Callable[[int], None] = lambda step: None,
-    prompt: bool = False,
 ) -> Iterator[Record]:
-    """Records of a run made ready.
+    """Train, and yield each record at its step.
 
     Args:
-        on_step: told each step that has begun (progress).
-        on_divergence: told each replicate that has diverged, before the records of the step at which that was found.
-        stopwatch: told what each stretch of time was spent on: "step", "sums", a probe's name, "records", "evaluation",
-            "watch", "chain" or "checkpoints".
+        run: ready to train.
+        on_step: called with the step number before each step.
+        on_divergence: called for each replicate that has diverged, before the records of that step.
+        stopwatch: receives the time spent on "step", each probe, "evaluation", "watch", "chain" and "checkpoints".
         witness: shown θ, ∇C and the batch at the steps it asks for.
-        keeper: given the state of training at the steps it asks for, when all records of earlier steps are out.
-        start: a kept state to go on from, bit for bit; records of earlier steps are not made again.
-        on_trace: told each step that is trained again to find out how a divergence began (a sign of life).
-        prompt: whether every record is wanted at its step (:class:`pipeline.measuring.Ledger`).
+        keeper: given the state of training at the steps it asks for, after all records of earlier steps.
+        start: a kept state to resume from, bit for bit; records of earlier steps are not made again.
+        on_trace: called with each step that is repeated to find how a divergence began (a sign of life).
     """
     config, clock = run.config, run.clock
     stopwatch = stopwatch or Stopwatch(None)
     trainer, watch = Trainer(run, start.now if start else None), Watch(run, start, on_trace)
     schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
-    comparing_schedules = {n: s for n, s in schedules.items() if config.probes[n].needs_previous}
+    comparing_schedules = {n: s for n, s in schedules.items() if traits_of(config.probes[n]).needs_previous}
     agenda = Agenda(schedules, clock, trainer.step)
     comparing = Agenda(comparing_schedules, clock, trainer.step)
     evaluations = Agenda({"": config.evaluation.schedule}, clock, trainer.step)
     previous = start.previous if start else None
-    ledger = Ledger(config.probes, prompt, stopwatch)
-    try:
-        for step in range(trainer.step, clock.last_step + 1):
-            if keeper is not None and keeper.due(step):
-                ledger.settle()
-                yield from ledger.tell()
-                keeper.keep(State(trainer.snapshot(), previous, *watch.state()))
-                stopwatch.lap("checkpoints")
-            on_step(step)
-            names = agenda.due(step)
-            comparing.due(step)
-            compared_next = comparing.upcoming == step + 1
-            witnessed = witness is not None and witness.due(step)
-            watch.begin(trainer)
-            moment = trainer.compute(previous, ledger.onlooker(names))
-            previous = trainer.network.grad.copy() if compared_next else None
-            stopwatch.lap("step")
-            found = ledger.take(moment, names, step)
-            if witness is not None and witnessed:
-                witness.see(step, trainer.network, trainer.rows)
-                stopwatch.lap("chain")
-            if evaluations.due(step):
-                ledger.settle()
-                scores = list(evaluate(trainer.network, run.data, config, step))
-                ledger.add(scores)
-                found += scores
-                stopwatch.lap("evaluation")
-            divergences = watch.look(trainer, found)
-            if divergences:
-                stopwatch.lap("watch")
-                ledger.settle()
-                yield from ledger.tell(before=step)
-                for divergence in divergences:
-                    on_divergence(divergence)
-            stopwatch.lap("watch")
-            yield from ledger.tell()
-            if config.divergence.stop and not watch.living:
-                break
-            if step < clock.last_step:
-                trainer.apply()
-    except GeneratorExit:
-        raise
-    except BaseException:  # what was measured before it came is told all the same
-        with suppress(Exception):
-            ledger.settle()
-        yield from ledger.tell()
-        raise
-    ledger.settle()
-    yield from ledger.tell()
+    for step in range(trainer.step, clock.last_step + 1):
+        if keeper is not None and keeper.due(step):
+            keeper.keep(State(trainer.snapshot(), previous, *watch.state()))
+            stopwatch.lap("checkpoints")
+        on_step(step)
+        comparing.due(step)
+        watch.begin(trainer)
+        computed = trainer.compute(previous)
+        previous = trainer.network.grad.copy() if comparing.upcoming == step + 1 else None
+        stopwatch.lap("step")
+        records = measure(computed, {name: config.probes[name] for name in agenda.due(step)}, step, stopwatch)
+        if witness is not None and witness.due(step):
+            witness.see(step, trainer.network, trainer.rows)
+            stopwatch.lap("chain")
+        if evaluations.due(step):
+            records += evaluate(trainer.network, run.data, config, step)
+            stopwatch.lap("evaluation")
+        for divergence in watch.look(trainer, records):
+            on_divergence(divergence)
+        stopwatch.lap("watch")
+        yield from records
+        if config.divergence.stop and not watch.living:
+            break
+        if step < clock.last_step:
+            trainer.apply()
 
 
 class Witness(Protocol):
@@ -225,11 +203,19 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that training depends on at one step."""
+    """All that training depends on at one step.
+
+    Attributes:
+        step: updates made before.
+        theta: parameters, [R, P].
+        velocity: the optimizer's memory.
+        state: arrays of the network's blocks that are no parameters, by name (running statistics).
+    """
 
     step: int
     theta: Array
     velocity: Array
+    state: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -254,60 +240,50 @@ class Trainer:
     """The state of training, one step at a time: ``compute`` the update, then ``apply`` it.
 
     Args:
-        start: where to begin, the initialisation by default; from there it goes on bit for bit as it once did.
+        run: ready to train.
+        start: where to begin, the initialisation by default; training resumes from it bit for bit.
 
     Attributes:
+        network: the stack of replicates.
+        step: the number of the next step.
         rows: row numbers of the batch computed last, [R, B].
-        proposal: its update.
     """
 
     rows: Array
-    proposal: Proposal
 
     def __init__(self, run: Run, start: Snapshot | None = None) -> None:
         self.run = run
         self.network = build_network(run)
-        self.optimizer: OptimizerState = run.config.optimizer.start(self.network)
+        self.velocity = run.config.optimizer.start(self.network)
         self.step = 0
         if start is not None:
             self.step = start.step
             self.network.theta[...] = start.theta
-            self.optimizer.velocity[...] = start.velocity
+            self.velocity[...] = start.velocity
+            for name, array in self.network.state().items():
+                array[...] = start.state[name]
         self._batches = islice(_batches(run), self.step, None)
         self._total_steps = max(run.clock.last_step, 1)
-        self._rooms: dict[tuple[int, ...], Array] = {}
-        self._targets = np.ascontiguousarray(run.data.y.T)  # [n_L, N]: a batch's then lie as the outputs do
 
-    def compute(self, previous: Array | None, onlooker: Onlooker | None = None) -> Moment:
-        """Forward and backward; the update is made when it is looked at, or applied.
+    def compute(self, previous: Array | None) -> Step:
+        """Run forward and backward pass on the next batch, and propose the update.
 
         Args:
             previous: the gradient of the step before, for probes that compare.
-            onlooker: looks on when the gradient is taken.
         """
-        run, network = self.run, self.network
-        config = run.config
+        data, network, config = self.run.data, self.network, self.run.config
         rows = self.rows = next(self._batches)
-        y = np.take(self._targets, rows, axis=1).swapaxes(0, 1)  # [R, n_L, B]
-        network.gradient(self._batch(rows).mT, y, config.cost, onlooker)
+        y = data.y[rows].mT
+        network.forward(data.x[rows].mT)
+        network.backward(y, config.cost)
+        config.optimizer.propose(network, self.velocity, self.step, self._total_steps)
         seed, step = config.seed, self.step
-
-        self.proposal = config.optimizer.propose(network, self.optimizer, step, self._total_steps)
 
         def generators(use: int) -> list[np.random.Generator]:
             keys = [np.random.SeedSequence(seed + k, spawn_key=(3, step, use)) for k in range(config.replicates)]
             return [np.random.default_rng(key) for key in keys]
 
-        return Moment(network, self.proposal, y, config.cost, previous, generators, self._inputs)
-
-    def _batch(self, rows: Array) -> Array:
-        """The inputs of these rows [R, B], as rows [R, B, n_0] that last until the next batch."""
-        x = self.run.data.x
-        if rows.shape not in self._rooms:
-            self._rooms[rows.shape] = aligned((*rows.shape, x.shape[-1]), x.dtype)
-        room = self._rooms[rows.shape]
-        np.take(x, rows, axis=0, out=room, mode="clip")  # none is outside; "raise" would copy once more
-        return room
+        return Step(network, y, config.cost, previous, generators, self._inputs)
 
     def _inputs(self) -> Iterator[Array]:
         data = self.run.data
@@ -317,13 +293,15 @@ class Trainer:
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def apply(self) -> None:
-        """θ ← θ + Δθ; after this nobody may look at the moment computed last."""
-        self.proposal.apply()
+        """θ ← θ + Δθ."""
+        self.network.theta += self.network.update
+        self.network.update_state()
         self.step += 1
 
     def snapshot(self) -> Snapshot:
         """A copy of all that the rest of training depends on."""
-        return Snapshot(self.step, self.network.theta.copy(), self.optimizer.velocity.copy())
+        state = {name: array.copy() for name, array in self.network.state().items()}
+        return Snapshot(self.step, self.network.theta.copy(), self.velocity.copy(), state)
 
 
 class Watch:
@@ -393,17 +371,17 @@ class Watch:
 
     def _train_again(self, suspects: Collection[int], start: Snapshot | None, until: int) -> list[Divergence]:
         config = self.run.config
-        probes = {n: p for n, p in config.probes.items() if not p.costly}
+        probes = {name: probe for name, probe in config.probes.items() if not traits_of(probe).costly}
         trainer = Trainer(self.run, start)
         last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
         previous, divergences, left = None, [], sorted(suspects)
         while trainer.step <= until and left:
             self._on_trace(trainer.step)
-            moment = trainer.compute(previous)
+            computed = trainer.compute(previous)
             previous = trainer.network.grad.copy()
-            last.append(measure(moment, probes, trainer.step))
+            last.append(measure(computed, probes, trainer.step))
             for k in list(left):
-                finding = first_non_finite(moment, k, trainer.step)
+                finding = first_non_finite(computed, k, trainer.step)
                 if finding is not None:
                     left.remove(k)
                     divergences.append(Divergence(finding, [record for step in last for record in step]))

@@ -83,7 +83,7 @@ TARGETS = [
     "engine.activations.Activation",
     "engine.activations.Tanh",
     "engine.costs.CrossEntropy",
-    "engine.testing.check",
+    "engine.gradient_check.check",
     "pipeline.page.write",
     "pipeline.packing.write",
     "pipeline.__main__.main",

@@ -1,30 +1,82 @@
-"""What a probe is: it reads a moment of training and gives numbers, without changing anything."""
+"""What a probe is, and what it reads: a layer or a whole training step, without changing anything.
+
+A probe is a function of a :class:`Layer` that returns one value per member of the ensemble, [E...], or None where the
+layer has no such quantity. A few probes need more than a layer; they are functions of a :class:`Step` that return
+:class:`Measurement` values. All are called under ``np.errstate(all="ignore")``: infinities and NaNs are findings.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from engine.activations import Elementwise
 from engine.arrays import Array
-from engine.moment import Moment
-from engine.observed import Layers, Observed
-from engine.sums import NOTHING, Of, Wanted
-from engine.vitals import Vitals
+from engine.costs import Cost
+from engine.network import Dense, Network
+
+Probe = Callable[[Any], Any]  # Layer -> [E...] or None, or Step -> list of Measurements
+Function = TypeVar("Function", bound=Callable[..., Any])
+GROUP_BYTES = 2**18  # of each array of layers that are read together: more would leave the caches
 
 
-class Reading(NamedTuple):
-    """What a probe found at one moment.
+class Traits(NamedTuple):
+    """What a run must know of a probe.
 
     Attributes:
-        layers: the numbers of the layers it was taken in, or () for a quantity of the whole network.
+        geometric: replicates are averaged as logarithms (magnitudes that span decades) or as they are.
+        of_step: the probe reads a :class:`Step`, not a :class:`Layer`.
+        stackable: the probe reduces over the last axes only, so it may receive several layers of one shape at once.
+        needs_previous: it reads :attr:`Step.previous_grad`.
+        costly: it takes far longer than a step and is left out when the last steps before a divergence are replayed.
+    """
+
+    geometric: bool = False
+    of_step: bool = False
+    stackable: bool = False
+    needs_previous: bool = False
+    costly: bool = False
+
+
+def layer_probe(geometric: bool = False) -> Callable[[Function], Function]:
+    """Declare a function of a layer that reduces over the last axes only. (An undeclared function is a probe, too.)"""
+    return _declare(Traits(geometric=geometric, stackable=True))
+
+
+def step_probe(
+    geometric: bool = False, needs_previous: bool = False, costly: bool = False
+) -> Callable[[Function], Function]:
+    """Declare a function of a :class:`Step`."""
+    return _declare(Traits(geometric, True, False, needs_previous, costly))
+
+
+def _declare(traits: Traits) -> Callable[[Function], Function]:
+    def declare(function: Function) -> Function:
+        setattr(function, "traits", traits)  # noqa: B010 (a function has attributes, which mypy does not know)
+        return function
+
+    return declare
+
+
+def traits_of(probe: Probe) -> Traits:
+    """Return what was declared of a probe; of an undeclared function the defaults."""
+    declared: Traits = getattr(probe.func if isinstance(probe, partial) else probe, "traits", Traits())
+    return declared
+
+
+class Measurement(NamedTuple):
+    """What a probe measured at one step.
+
+    Attributes:
+        layers: the numbers of the layers, or () for a quantity of the whole network.
         values: [len(layers) or 1, E...], or [len(layers) or 1, E..., K] with ``bins``.
-        part: of several quantities of one probe, which; "" for the only one.
-        bins: what the last axis of values runs over (exponents of a histogram, ranks of a spectrum), or None.
-        sparse: whether bins with 0 are only there because others are not, and need not be kept (a histogram).
+        part: the name of this quantity, for a probe that measures several; else "".
+        bins: the labels of the last axis of values (exponents of a histogram, ranks of a spectrum), or None.
+        sparse: whether bins with 0 may be left out of the records (a histogram).
     """
 
     layers: tuple[int, ...]
@@ -34,137 +86,133 @@ class Reading(NamedTuple):
     sparse: bool = False
 
 
-class Probe(ABC):
-    """A measurement.
+class Layer:
+    """A Dense layer as a probe reads it. All arrays are read-only.
+
+    Where k consecutive layers of one shape are read together, every array has a leading axis of length k.
 
     Attributes:
-        geometric: whether replicates are averaged as logarithms (magnitudes that span decades) or as they are.
-        needs_previous: whether it reads :attr:`engine.moment.Moment.previous_grad`.
-        costly: whether it takes far longer than a step, so that it is left out when the last steps before a divergence
-            are measured again.
+        numbers: the number of the layer, or of each of them.
+        sigma: σ.
+        W, b, dW, db: weights [E..., n, m], biases [E..., n, 1] and their gradients.
+        W_update, b_update: the optimizer's proposed ΔW and Δb.
+        a_in, z, a, delta: input [E..., m, B]; z, a and δ [E..., n, B].
     """
 
-    geometric: ClassVar[bool] = False
-    needs_previous: ClassVar[bool] = False
-    costly: ClassVar[bool] = False
+    W: Array
+    b: Array
+    dW: Array
+    db: Array
+    W_update: Array
+    b_update: Array
+    a_in: Array
+    z: Array
+    a: Array
+    delta: Array
+
+    def __init__(self, layers: Sequence[Dense]) -> None:
+        self._layers = layers
+        self.numbers = tuple(layer.number for layer in layers)
+        self.sigma = layers[0].sigma
+        self.n_in, self.n_out, self.batch_size = layers[0].n_in, layers[0].n_out, layers[0].z.shape[-1]
+
+    def __getattr__(self, name: str) -> Array:
+        """Read an array of the layer at its first use."""
+        if name not in Layer.__annotations__:
+            raise AttributeError(f"a layer has no {name}")
+        arrays = [_array(layer, name) for layer in self._layers]
+        array = arrays[0].view() if len(arrays) == 1 else np.stack(arrays)
+        array.flags.writeable = False
+        vars(self)[name] = array
+        return array
 
     @property
-    def wanted(self) -> Wanted:
-        """What it will ask of :class:`engine.sums.Sums`, so that it can be taken on the way; it may ask for more."""
-        return NOTHING
+    def number(self) -> int:
+        """The number of the layer, 1 ... L."""
+        (number,) = self.numbers
+        return number
 
-    @abstractmethod
-    def readings(self, moment: Moment) -> list[Reading]:
-        """What it finds; empty where it has no meaning. Called under ``np.errstate(all="ignore")``."""
-
-    @staticmethod
-    def of_function(function: Callable[[Observed], Array | None]) -> Probe:
-        """The probe that a plain function of a layer stands for."""
-        return FunctionProbe(function)
-
-
-class LayerProbe(Probe):
-    """A measurement of one layer at a time: the kind to derive from."""
-
-    @abstractmethod
-    def __call__(self, layer: Observed) -> Array | None:
-        """The value of every member of the stack, [E...], or None where the layer has no such quantity."""
-
-    def readings(self, moment: Moment) -> list[Reading]:
-        """Layer by layer."""
-        found = {o.layer.number: value for o in moment.observed if (value := self(o)) is not None}
-        return [Reading(tuple(found), np.array(list(found.values()), dtype=np.float64))] if found else []
+    @cached_property
+    def slope(self) -> Array | None:
+        """σ'(z) of every unit and example [E..., n, B]; None where σ is not element-wise."""
+        if not isinstance(self.sigma, Elementwise):
+            return None
+        slope = self.sigma.derivative(self.z, self.a).astype(self.z.dtype, copy=False).view()
+        slope.flags.writeable = False
+        return slope
 
 
-@dataclass(frozen=True)
-class FunctionProbe(LayerProbe):
-    """A plain function of a layer, averaged geometrically if it has an attribute ``geometric`` that says so."""
-
-    function: Callable[[Observed], Array | None]
-
-    @property
-    def geometric(self) -> bool:  # type: ignore[override]
-        """What the function says."""
-        return bool(getattr(self.function, "geometric", False))
-
-    def __call__(self, layer: Observed) -> Array | None:
-        return self.function(layer)
+def _array(layer: Dense, name: str) -> Array:
+    if name.endswith("_update"):
+        return next(p.update for p in layer.parameters if p.name == name[0])
+    array: Array = getattr(layer, name)
+    ensemble = layer.z.shape[:-2]
+    return array if array.shape[:-2] == ensemble else np.broadcast_to(array, (*ensemble, *array.shape[-2:]))
 
 
-class SharedProbe(LayerProbe):
-    """A probe that reads what :class:`engine.observed.Layers` has, of all layers at once."""
-
-    @abstractmethod
-    def read(self, layers: Layers) -> Array:
-        """The values of all layers, [L, E...]."""
-
-    @np.errstate(all="ignore")
-    def __call__(self, layer: Observed) -> Array:
-        return np.asarray(self.read(layer.layers)[layer.index])
-
-    def readings(self, moment: Moment) -> list[Reading]:
-        return [Reading(moment.layers.numbers, self.read(moment.layers))]
+def _no_generators(use: int) -> list[np.random.Generator]:
+    raise LookupError("this step has no randomness to give: Step(..., generators=...)")
 
 
-class SlopeProbe(LayerProbe):
-    """The same for what needs a σ'(z): layers whose σ is not element-wise have no value."""
-
-    @abstractmethod
-    def read(self, layers: Layers) -> Array:
-        """The values of all layers, [L, E...]; anything where there is no slope."""
-
-    @np.errstate(all="ignore")
-    def __call__(self, layer: Observed) -> Array | None:
-        return np.asarray(self.read(layer.layers)[layer.index]) if layer.has_slope else None
-
-    def readings(self, moment: Moment) -> list[Reading]:
-        layers = moment.layers
-        return [Reading(*layers.of_sloped(self.read(layers)))] if layers.plan.sloped else []
+def _no_inputs() -> Iterator[Array]:
+    raise LookupError("this step has no data to give: Step(..., inputs=...)")
 
 
-class VitalProbe(Probe):
-    """A probe that needs no more than :class:`engine.vitals.Vitals`, so that many steps can be read at once.
-
-    One that asks for more than it says is measured step by step: slower, but right.
+@dataclass(eq=False)
+class Step:
+    """One training step, after ``backward`` and before the update is added.
 
     Attributes:
-        sums: those it asks for.
-        of_update: whether it asks for the size of the update.
+        network: its ``update`` is the proposed Δθ.
+        y: targets of the batch, [E..., n_L, B].
+        cost: C.
+        previous_grad: the gradient of the step before, [E..., P]; None if there is none, or if no probe needs it.
+        generators: for a use of randomness (any number), one fresh generator per member.
+        inputs: a whole pass over the data, in batches of inputs [E..., n_0, B'].
     """
 
-    sums: ClassVar[frozenset[Of]] = frozenset()
-    of_update: ClassVar[bool] = False
+    network: Network
+    y: Array | None = None
+    cost: Cost | None = None
+    previous_grad: Array | None = None
+    generators: Callable[[int], list[np.random.Generator]] = _no_generators
+    inputs: Callable[[], Iterator[Array]] = _no_inputs
 
-    @property
-    def wanted(self) -> Wanted:
-        """Its sums."""
-        return Wanted(self.sums)
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The layers 1 ... L."""
+        return [Layer([layer]) for layer in self.network.layers]
 
-    @abstractmethod
-    def found(self, vitals: Vitals) -> list[Reading]:
-        """What it finds; its values have all axes of the vitals."""
+    @cached_property
+    def groups(self) -> list[Layer]:
+        """The same layers; consecutive small ones of one shape and σ together."""
+        groups: list[list[Dense]] = []
+        for layer in self.network.layers:
+            fits = GROUP_BYTES // max(layer.W.nbytes, layer.z.nbytes)
+            last = groups[-1] if groups else []
+            if last and len(last) < fits and last[0].W.shape == layer.W.shape and last[0].sigma is layer.sigma:
+                last.append(layer)
+            else:
+                groups.append([layer])
+        return [Layer(group) for group in groups]
 
-    def readings(self, moment: Moment) -> list[Reading]:
-        return self.found(moment.layers)
+    def normal(self, use: int, shape: tuple[int, ...]) -> Array:
+        """Draw standard normal numbers [E..., *shape] in the network's dtype, each member's from its own generator."""
+        drawn = [generator.standard_normal(shape) for generator in self.generators(use)]
+        return np.array(drawn).reshape(*self.network.ensemble, *shape).astype(self.network.dtype)
 
 
-class SharedVitalProbe(VitalProbe, SharedProbe):
-    """A probe that reads one of the vitals of all layers."""
-
-    @abstractmethod
-    def read(self, layers: Vitals) -> Array:
-        """The values of all layers, [L, E...]."""
-
-    def found(self, vitals: Vitals) -> list[Reading]:
-        return [Reading(vitals.numbers, self.read(vitals))]
-
-
-class SlopeVitalProbe(VitalProbe, SlopeProbe):
-    """A probe that reads one of the vitals of all layers with a σ'(z)."""
-
-    @abstractmethod
-    def read(self, layers: Vitals) -> Array:
-        """The values of all layers, [L, E...]; anything where there is no slope."""
-
-    def found(self, vitals: Vitals) -> list[Reading]:
-        return [Reading(*vitals.of_sloped(self.read(vitals)))] if vitals.plan.sloped else []
+@np.errstate(all="ignore")
+def measure(step: Step, probe: Probe) -> list[Measurement]:
+    """Apply a probe to a step: all that it measures there."""
+    traits = traits_of(probe)
+    if traits.of_step:
+        return list(probe(step))
+    numbers: list[int] = []
+    values: list[Array] = []
+    for layer in step.groups if traits.stackable else step.layers:
+        value = probe(layer)
+        if value is not None:
+            numbers += layer.numbers
+            values += list(value) if len(layer.numbers) > 1 else [value]
+    return [Measurement(tuple(numbers), np.array(values, dtype=np.float64))] if numbers else []

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.moment import Moment
-from engine.probes.base import Probe, Reading
+from engine.probes.base import Measurement, Probe, Step, Traits, measure, traits_of
+
+_COTANGENT = 1
 
 
 @dataclass(frozen=True)
-class RandomCotangent(Probe):
-    """What ``probe`` finds when δ^L ~ N(0, 1) takes the place of the cost's error.
+class RandomCotangent:
+    """What ``probe`` measures when δ^L ~ N(0, 1) takes the place of the cost's error.
 
     The backward pass of theory, without what the cost adds: δ^L of all examples alike in size, and independent of the
-    weights. Drawn anew at each step from the run's own seed; training does not notice.
+    weights. Drawn afresh at each step from the run's own seed; training is not affected.
 
     Args:
-        probe: whose readings are taken.
+        probe: the probe to apply. One that compares with the step before has no value here.
     """
 
     probe: Probe
 
     @property
-    def geometric(self) -> bool:  # type: ignore[override]
-        """As the probe's."""
-        return self.probe.geometric
+    def traits(self) -> Traits:
+        """Those of the probe, applied to a step."""
+        return traits_of(self.probe)._replace(of_step=True, stackable=False)
 
-    @property
-    def needs_previous(self) -> bool:  # type: ignore[override]
-        """As the probe's; it finds no gradient of the step before under the same cotangent, and gives no reading."""
-        return self.probe.needs_previous
-
-    @property
-    def costly(self) -> bool:  # type: ignore[override]
-        """As the probe's."""
-        return self.probe.costly
-
-    def readings(self, moment: Moment) -> list[Reading]:
-        return self.probe.readings(moment.under_random_cotangent)
+    def __call__(self, step: Step) -> list[Measurement]:
+        network = step.network
+        twin = network.twin("random cotangent")
+        twin.forward(network.x)
+        twin.backward_from(step.normal(_COTANGENT, network.output.delta.shape[-2:]))
+        twin.update[...] = network.update
+        return measure(Step(twin, generators=step.generators, inputs=step.inputs), self.probe)

@@ -9,15 +9,14 @@ import numpy as np
 
 from engine.arrays import Array, norm
 from engine.costs import Cost
-from engine.moment import Moment
 from engine.network import Network
-from engine.probes.base import Probe, Reading
+from engine.probes.base import Measurement, Step, Traits
 
 _START = 2
 
 
 @dataclass(frozen=True)
-class Sharpness(Probe):
+class Sharpness:
     """λ_max of ∂²C/∂θ² on the batch. Gradient descent with rate η is stable along it while η < 2/λ_max.
 
     Power iteration on Hessian-vector products Hv = (∇C(θ + εv) − ∇C(θ − εv))/(2ε), in float64. It converges to the
@@ -34,7 +33,7 @@ class Sharpness(Probe):
     iterations: int
     tolerance: float
     parameters: int
-    costly: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(of_step=True, costly=True)
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -44,20 +43,21 @@ class Sharpness(Probe):
         if self.parameters < 1:
             raise ValueError(f"parameters={self.parameters}: must be >= 1")
 
-    def readings(self, moment: Moment) -> list[Reading]:
+    def __call__(self, step: Step) -> list[Measurement]:
         """One value for the whole network; none for a network with too many parameters, or without targets."""
-        network = moment.network
-        if moment.cost is None or moment.y is None or network.parameters.count > self.parameters:
+        network = step.network
+        count = network.theta.shape[-1]
+        if step.cost is None or step.y is None or count > self.parameters:
             return []
-        hessian = Hessian(network, moment.x, moment.y, moment.cost)
-        start = moment.normal(_START, (network.parameters.count,)).astype(np.float64)
+        hessian = Hessian(network, network.x, step.y, step.cost)
+        start = step.normal(_START, (count,)).astype(np.float64)
         zero = np.zeros(network.ensemble)
         extreme = self._power(hessian, start, zero)
         shift = np.where(extreme < 0, extreme, 0.0)
         if (shift < 0).any():
             second = self._power(hessian, start, shift) + shift
             extreme = np.where(shift < 0, second, extreme)
-        return [Reading((), extreme[None])]
+        return [Measurement((), extreme[None])]
 
     def _power(self, hessian: Hessian, start: Array, shift: Array) -> Array:
         """The eigenvalue of largest magnitude of H − shift·I, [E...]. A member that has converged is left alone."""
@@ -83,10 +83,10 @@ class Hessian:
     def __init__(self, network: Network, x: Array, y: Array, cost: Cost) -> None:
         self.theta = network.theta.astype(np.float64)
         self.x, self.y, self.cost = x.astype(np.float64), y.astype(np.float64), cost
-        self.net = Network(network.sizes, network.activations, network.ensemble, np.float64, self.theta.copy())
+        self.net = network.like(self.theta.copy())
 
     def times(self, v: Array) -> Array:
-        """Hv by central differences: the error is of the order of ε² and of rounding/ε, balanced by ε."""
+        """Compute Hv by central differences: the error is of the order of ε² and of rounding/ε, balanced by ε."""
         scale = np.maximum(np.abs(self.theta).max(axis=-1), 1.0)[..., None]
         step = 1e-5 * scale / np.maximum(np.abs(v).max(axis=-1), 1e-300)[..., None]
         return np.asarray((self._gradient(step * v) - self._gradient(-step * v)) / (2 * step))

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from engine.exponents import exponent_counts
-from engine.moment import Moment
-from engine.probes.base import Probe, Reading
+from engine.probes.base import Measurement, Step, Traits
+
+Quantity = Literal["gradient", "delta", "activation", "weight"]
 
 
 @dataclass(frozen=True)
-class ExponentHistogram(Probe):
+class ExponentHistogram:
     """Counts by exponent (:mod:`engine.exponents`) of one quantity of each layer.
 
     Args:
         of: "gradient" (∂C/∂W), "delta", "activation" or "weight".
     """
 
-    of: Literal["gradient", "delta", "activation", "weight"]
+    of: Quantity
+    traits: ClassVar[Traits] = Traits(of_step=True)
 
     def __post_init__(self) -> None:
-        if self.of not in ("gradient", "delta", "activation", "weight"):
+        if self.of not in get_args(Quantity):
             raise ValueError(f"of={self.of!r}: must be 'gradient', 'delta', 'activation' or 'weight'")
 
-    def readings(self, moment: Moment) -> list[Reading]:
-        """One of all layers; bins that a layer does not use are 0."""
-        layers = moment.layers
-        ensemble = moment.network.ensemble
-        count, members = len(layers.numbers), moment.network.members
-        if self.of in ("delta", "activation"):
-            rows = layers.delta if self.of == "delta" else layers.a
-            group = np.repeat(np.arange(count * members), layers.plan.repeats)[:, None]  # layer by layer, then member
-        else:
-            vector = layers.grad if self.of == "gradient" else layers.theta
-            parameters = layers.parameters
-            rows = vector[..., : parameters.n_weights].reshape(members, -1)
-            lengths = [part.stop - part.start for part in parameters.weight_segments.slices]
-            group = np.repeat(members * np.arange(count), lengths) + np.arange(members)[:, None]
-        bins, counts = exponent_counts(rows, group, count * members)
-        values = counts.astype(np.float64).reshape(count, *ensemble, len(bins))
-        return [Reading(layers.numbers, values, bins=bins, sparse=True)]
+    def __call__(self, step: Step) -> list[Measurement]:
+        """One measurement of all layers; bins that a layer does not use are 0."""
+        name = {"gradient": "dW", "delta": "delta", "activation": "a", "weight": "W"}[self.of]
+        ensemble, numbers = step.network.ensemble, tuple(layer.number for layer in step.layers)
+        rows = [getattr(layer, name).reshape(*ensemble, -1).reshape(-1) for layer in step.layers]
+        members = step.network.members
+        sizes = np.repeat([len(row) // members for row in rows], members)
+        group = np.repeat(np.arange(len(sizes)), sizes)  # layer by layer, then member by member
+        bins, counts = exponent_counts(np.concatenate(rows), group, len(sizes))
+        values = counts.astype(np.float64).reshape(len(numbers), *ensemble, len(bins))
+        return [Measurement(numbers, values, bins=bins, sparse=True)]

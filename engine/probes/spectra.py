@@ -8,19 +8,19 @@ from typing import ClassVar
 import numpy as np
 
 from engine.arrays import Array
-from engine.jacobians import input_output_jacobian, layer_jacobian
-from engine.moment import Moment
-from engine.probes.base import Probe, Reading
+from engine.jacobians import input_output_jacobian
+from engine.network import Network
+from engine.probes.base import Measurement, Step, Traits
 
 
 def spectrum(jacobians: Array) -> Array:
-    """Singular values, descending, of [..., n, m] -> [..., min(n, m)]; NaN for a matrix that is not finite."""
-    finite = np.asarray(np.isfinite(jacobians).all(axis=(-2, -1), keepdims=True))
-    values: Array = np.linalg.svd(np.where(finite, jacobians, 0), compute_uv=False)
-    return np.where(finite[..., 0], values, np.nan)
+    """Compute the singular values, descending, of [..., n, m] -> [..., min(n, m)]; NaN where a matrix is not finite."""
+    finite = np.asarray(np.isfinite(jacobians.reshape(*jacobians.shape[:-2], -1)).all(axis=-1))
+    values: Array = np.linalg.svd(np.where(finite[..., None, None], jacobians, 0), compute_uv=False)
+    return np.where(finite[..., None], values, np.nan)
 
 
-def _readings(numbers: tuple[int, ...], spectra: list[Array]) -> list[Reading]:
+def _measurements(numbers: tuple[int, ...], spectra: list[Array]) -> list[Measurement]:
     """Mean, max, min and condition over examples, and all values.
 
     Args:
@@ -29,33 +29,32 @@ def _readings(numbers: tuple[int, ...], spectra: list[Array]) -> list[Reading]:
     """
     spectra = [values.astype(np.float64) for values in spectra]
     parts = {
-        "mean": [values.mean(axis=(-2, -1)) for values in spectra],
+        "mean": [values.reshape(*values.shape[:-2], -1).mean(axis=-1) for values in spectra],
         "max": [values[..., 0].max(axis=-1) for values in spectra],
         "min": [values[..., -1].min(axis=-1) for values in spectra],
         "condition": [(values[..., 0] / values[..., -1]).max(axis=-1) for values in spectra],
     }
-    found = [Reading(numbers, np.stack(values), part) for part, values in parts.items()]
+    found = [Measurement(numbers, np.stack(values), part) for part, values in parts.items()]
     for i, values in enumerate(spectra):
         together = values.reshape(*values.shape[:-2], -1)
-        found.append(Reading(numbers[i : i + 1], together[None], "spectrum", tuple(range(together.shape[-1]))))
+        found.append(Measurement(numbers[i : i + 1], together[None], "spectrum", tuple(range(together.shape[-1]))))
     return found
 
 
 @dataclass(frozen=True)
-class _Spectrum(Probe):
+class _Spectrum:
     examples: int
-    geometric: ClassVar[bool] = True
-    costly: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(geometric=True, of_step=True, costly=True)
 
     def __post_init__(self) -> None:
         if self.examples < 1:
             raise ValueError(f"examples={self.examples}: must be >= 1")
 
-    def _first(self, moment: Moment) -> Moment:
-        """The moment with the first few examples of its batch alone."""
-        shadow = moment.network.shadow("few examples")
-        shadow.forward(moment.x[..., : self.examples])
-        return Moment(shadow, moment.proposed)
+    def _first_examples(self, step: Step) -> Network:
+        """A twin after a forward pass over the first few examples of the batch."""
+        twin = step.network.twin("few examples")
+        twin.forward(step.network.x[..., : self.examples], training=False)
+        return twin
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ class LayerJacobianSpectrum(_Spectrum):
         examples: how many.
     """
 
-    def readings(self, moment: Moment) -> list[Reading]:
-        layers = self._first(moment).network.layers
-        return _readings(moment.layers.numbers, [spectrum(layer_jacobian(layer)) for layer in layers])
+    def __call__(self, step: Step) -> list[Measurement]:
+        layers = self._first_examples(step).layers
+        return _measurements(tuple(x.number for x in layers), [spectrum(layer.jacobian()) for layer in layers])
 
 
 @dataclass(frozen=True)
@@ -84,5 +83,5 @@ class InputOutputJacobianSpectrum(_Spectrum):
         examples: how many.
     """
 
-    def readings(self, moment: Moment) -> list[Reading]:
-        return _readings((), [spectrum(input_output_jacobian(self._first(moment).network, "z"))])
+    def __call__(self, step: Step) -> list[Measurement]:
+        return _measurements((), [spectrum(input_output_jacobian(self._first_examples(step), "z"))])

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from engine import activations as act
 from engine.activations import Elementwise
 from engine.arrays import Array
-from engine.network import Network
+from engine.network import Dense, Network
 from engine.theory import Profile, profile
 
 PAGE = Path(__file__).parents[2] / "docs" / "theory.md"
@@ -109,11 +109,11 @@ def measure(width: int, depth: int, seeds: int, progress: Progress) -> dict[Cell
     task = progress.add_task(f"width {width}, depth {depth}", total=len(parts) * len(cells))
     for number, members in parts:
         rng = np.random.default_rng([width, depth, number])
-        blank = Network([width] * (depth + 1), cells[0].activations(), (members,), np.float32)
+        blank = Network(_blocks(width, cells[0]), (members,), np.float32)
         drawn = rng.standard_normal(blank.theta.shape, np.float32)
         top = rng.standard_normal((members, width, EXAMPLES), np.float32)
         for cell in cells:
-            net = Network(blank.sizes, cell.activations(), (members,), np.float32, blank.theta)
+            net = Network(_blocks(width, cell), (members,), np.float32, blank.theta)
             found[cell].append(one(net, drawn, cell.weight_variance, x, top))
             progress.advance(task)
     size = np.square(x, dtype=np.float64).sum(axis=0)
@@ -122,10 +122,14 @@ def measure(width: int, depth: int, seeds: int, progress: Progress) -> dict[Cell
     }
 
 
+def _blocks(width: int, cell: Cell) -> list[Dense]:
+    return [Dense(width, width, sigma) for sigma in cell.activations()]
+
+
 def one(net: Network, drawn: Array, weight_variance: float, x: Array, top: Array) -> Squares:
     """A stack with the drawn numbers for parameters, on the inputs x, from δ^L = top."""
-    weights = net.parameters.n_weights
-    np.multiply(drawn[:, :weights], math.sqrt(weight_variance / net.sizes[0]), out=net.theta[:, :weights])
+    weights = net.n_weights
+    np.multiply(drawn[:, :weights], math.sqrt(weight_variance / net.blocks[0].n_in), out=net.theta[:, :weights])
     np.multiply(drawn[:, weights:], math.sqrt(BIAS_VARIANCE), out=net.theta[:, weights:])
     net.forward(x)
     net.backward_from(top)

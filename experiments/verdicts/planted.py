@@ -18,7 +18,7 @@ import numpy as np
 from engine import activations, initializers
 from engine.activations import Elementwise
 from engine.arrays import Array
-from engine.initializers import Initializer, Place
+from engine.initializers import Initializer, ParameterShape
 from engine.probes import Sharpness
 from engine.special import erf
 from engine.theory import Profile, profile
@@ -84,7 +84,7 @@ class OneLayer(Initializer):
         """NaN: it differs from layer to layer."""
         return math.nan
 
-    def sample(self, rng: np.random.Generator, place: Place) -> Array:
+    def sample(self, rng: np.random.Generator, place: ParameterShape) -> Array:
         """The biases."""
         found = np.zeros(place.shape)
         if place.layer == self.layer:

@@ -28,8 +28,7 @@ def passed(node: Mapping[str, Any]) -> Network:
     """The run's network at initialisation, after a pass over its one example."""
     run = ready(configs.build(node))
     stack = build_network(run)
-    network = Network(stack.sizes, stack.activations, (), stack.theta.dtype)
-    network.theta[...] = stack.theta[0]
+    network = Network([block.twin() for block in stack.blocks], (), stack.dtype, stack.theta[0])
     rows = first_batch(run)[0]
     network.forward(run.data.x[rows].mT)
     network.backward(run.data.y[rows].mT, run.config.cost)
@@ -73,7 +72,7 @@ def figure(results: Sequence[Result]) -> Figure:
         for axes, result in zip(drawn.subplots(1, 2), results, strict=False):
             network = passed(result.node)
             _compare(axes, network, printed[result.sweep])
-            sizes = ", ".join(map(str, network.sizes))
+            sizes = ", ".join(str(n) for n in (network.layers[0].n_in, *(layer.n_out for layer in network.layers)))
             axes.set_title(f"{result.sweep.replace('_', ' ')}, [{sizes}]: gradients of C", fontsize=10)
     return drawn
 

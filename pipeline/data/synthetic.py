@@ -97,7 +97,7 @@ class Teacher(Source):
 
     def load(self, rng: np.random.Generator) -> Table:
         sigmas: list[Activation] = [self.activation] * len(self.hidden)
-        teacher = Network([self.inputs, *self.hidden, self.outputs], [*sigmas, Identity()])
+        teacher = Network.mlp([self.inputs, *self.hidden, self.outputs], [*sigmas, Identity()])
         initialize(teacher, GaussianFanIn(self.weight_std), Constant(0.0), [rng])
         x = rng.standard_normal((self.examples, self.inputs))
         return Table(x, teacher.forward(x.T).T.copy(), classes=None)

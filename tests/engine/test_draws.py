@@ -11,11 +11,11 @@ from parts import name, network
 from engine import activations as act
 from engine import initializers as init
 from engine.arrays import Array
-from engine.initializers import Initializer, Place
+from engine.initializers import Initializer, ParameterShape
 from engine.network import Network
 
 FAN_IN, FAN_OUT = 200, 300
-PLACE = Place(1, (FAN_OUT, FAN_IN), FAN_IN, FAN_OUT)
+PLACE = ParameterShape(1, (FAN_OUT, FAN_IN), FAN_IN, FAN_OUT)
 NORMAL: list[Initializer] = [
     init.Gaussian(0.3),
     init.GaussianFanIn(2.0),
@@ -86,7 +86,7 @@ def test_truncated_normal_draws(cut: float) -> None:
 def test_orthogonal_draws(shape: tuple[int, int]) -> None:
     """All singular values are the gain; the mean square is then the claimed one exactly."""
     n, m = shape
-    q = init.Orthogonal(1.7).sample(np.random.default_rng(0), Place(1, shape, m, n))
+    q = init.Orthogonal(1.7).sample(np.random.default_rng(0), ParameterShape(1, shape, m, n))
     assert q.shape == shape
     assert np.abs(np.linalg.svd(q, compute_uv=False) - 1.7).max() < 1e-14
     assert np.mean(q**2) == pytest.approx(init.Orthogonal(1.7).variance(m, n), rel=1e-14)
@@ -94,7 +94,7 @@ def test_orthogonal_draws(shape: tuple[int, int]) -> None:
 
 def test_orthogonal_draws_are_uniform() -> None:
     """Mezzadri 2007: without the sign fix the diagonal has a preferred sign; with it E q_ij = 0 and E (tr Q)² = 1."""
-    rng, place = np.random.default_rng(0), Place(1, (3, 3), 3, 3)
+    rng, place = np.random.default_rng(0), ParameterShape(1, (3, 3), 3, 3)
     draws = np.array([init.Orthogonal(1.0).sample(rng, place) for _ in range(4000)])
     assert np.abs(draws.mean(axis=0)).max() < 5 * math.sqrt(1 / 3 / 4000)
     traces = np.trace(draws, axis1=1, axis2=2)
@@ -105,26 +105,26 @@ def test_orthogonal_draws_are_uniform() -> None:
 
 def test_the_fans_of_each_layer() -> None:
     """fan_in is the layer below and fan_out the layer itself, for its biases too; weights are drawn before biases."""
-    asked: list[Place] = []
+    asked: list[ParameterShape] = []
 
     class Recorder(init.Constant):
-        def sample(self, rng: np.random.Generator, place: Place) -> Array:
+        def sample(self, rng: np.random.Generator, place: ParameterShape) -> Array:
             asked.append(place)
             return super().sample(rng, place)
 
-    net = Network([5, 4, 3], [act.Tanh()] * 2)
+    net = Network.mlp([5, 4, 3], [act.Tanh()] * 2)
     init.initialize(net, Recorder(1.0), Recorder(2.0), [np.random.default_rng(0)])
     assert asked == [
-        Place(1, (4, 5), 5, 4),
-        Place(1, (4, 1), 5, 4),
-        Place(2, (3, 4), 4, 3),
-        Place(2, (3, 1), 4, 3),
+        ParameterShape(1, (4, 5), 5, 4),
+        ParameterShape(1, (4, 1), 5, 4),
+        ParameterShape(2, (3, 4), 4, 3),
+        ParameterShape(2, (3, 1), 4, 3),
     ]
     assert net.theta.tolist() == [1.0] * 32 + [2.0] * 7
 
 
 def test_given_matrices_reach_every_member_and_other_shapes_are_refused() -> None:
-    net = Network([2, 2, 1], [act.Sigmoid()] * 2, (3,))
+    net = Network.mlp([2, 2, 1], [act.Sigmoid()] * 2, (3,))
     weights, biases = init.Given([[[1, 2], [3, 4]], [[5, 6]]]), init.Given([[[7], [8]], [[9]]])
     init.initialize(net, weights, biases, [np.random.default_rng(k) for k in range(3)])
     assert net.theta.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]] * 3
@@ -133,7 +133,7 @@ def test_given_matrices_reach_every_member_and_other_shapes_are_refused() -> Non
         init.initialize(network([2, 3, 1], [act.Tanh()] * 2), weights, biases, [np.random.default_rng(0)])
     with pytest.raises(ValueError, match="holds 2 matrices, but the network has a layer 3"):
         init.initialize(
-            Network([2, 2, 1, 1], [act.Tanh()] * 3), weights, init.Constant(0.0), [np.random.default_rng(0)]
+            Network.mlp([2, 2, 1, 1], [act.Tanh()] * 3), weights, init.Constant(0.0), [np.random.default_rng(0)]
         )
 
 

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ALL, ELEMENTWISE, ENSEMBLES, PAIRS, batch, name, network
+from parts import ALL, BLOCKS, ELEMENTWISE, ENSEMBLES, PAIRS, batch, block_network, name, network
 
 from engine import activations as act
 from engine import costs
 from engine.activations import Activation
 from engine.arrays import Array
 from engine.costs import Cost
+from engine.gradient_check import check_activation, check_cost, check_network
 from engine.initializers import Constant, Orthogonal, initialize
 from engine.jacobians import activation_jacobian, input_output_jacobian, row_gradients
-from engine.network import Network
-from engine.testing import check_activation, check_cost, check_network
+from engine.network import Dense, Network
+from engine.normalisation import BatchNorm, LayerNorm
+from engine.residual import Residual
 
 EXAMPLES: dict[str, Any] = json.loads((Path(__file__).parent / "worked_examples.json").read_text())["examples"]
 
@@ -36,7 +38,7 @@ def numbers(text: Any) -> Array:
 def test_worked_examples(example: dict[str, Any], factor: int) -> None:
     """Every intermediate number of both examples, from 40-digit arithmetic, in both worlds and for both costs."""
     weights = [numbers(w) for w in example["W"]]
-    net = Network([weights[0].shape[1], *(w.shape[0] for w in weights)], [act.Sigmoid()] * len(weights))
+    net = Network.mlp([weights[0].shape[1], *(w.shape[0] for w in weights)], [act.Sigmoid()] * len(weights))
     for layer, w, b in zip(net.layers, weights, example["b"], strict=True):
         layer.W[...], layer.b[...] = w, numbers(b)
     cost: Cost = costs.HalfSquaredError() if factor == 1 else costs.SquaredError()
@@ -116,8 +118,8 @@ class WrongCost(costs.Cost):
     def value(self, a: Array, y: Array) -> Array:
         return np.add.reduce((a - y) ** 2, axis=-2)
 
-    def gradient(self, a: Array, y: Array, out: Array | None = None) -> Array:
-        return np.subtract(a, y, out=out)
+    def gradient(self, a: Array, y: Array) -> Array:
+        return a - y
 
 
 def test_the_checks_catch_what_is_wrong_and_say_where() -> None:
@@ -129,8 +131,8 @@ def test_the_checks_catch_what_is_wrong_and_say_where() -> None:
     net = network([3, 4, 4, 2], [act.Tanh(), WrongTanh(), act.Identity()])
     x, y = batch(net, 6)
     report = check_network(net, x, y, costs.SquaredError(), rng)
-    wrong = {check.part.split()[1] for check in report.checks if not check.passed}
-    assert wrong == {"1", "2"}  # the wrong σ' sits in layer 2 and spoils all below it; layer 3 is right
+    wrong = {check.part for check in report.checks if not check.passed}
+    assert wrong == {f"layer 2 (WrongTanh) ∂C/∂{part}" for part in ("a_in", "W", "b")}
 
 
 def loops(net: Network, x: Array, y: Array, factor: float) -> list[tuple[list[list[float]], list[float]]]:
@@ -199,8 +201,7 @@ def test_input_output_jacobian_against_complex_steps(sigma: Activation, output: 
     x, _ = batch(net, 2)
     net.forward(x)
     jacobian = input_output_jacobian(net, output)
-    twin = Network(net.sizes, [layer.sigma for layer in net.layers], dtype=np.complex128)
-    twin.theta[...] = net.theta
+    twin = net.like(net.theta.astype(np.complex128))
     for k in range(4):
         nudged = x.astype(complex)
         nudged[k] += 1e-30j
@@ -214,7 +215,7 @@ def test_input_output_jacobian_against_complex_steps(sigma: Activation, output: 
 
 def test_an_orthogonal_linear_network_keeps_every_norm() -> None:
     """Saxe et al. 2014: all singular values of the input-output Jacobian are 1, ‖δ‖ and ‖a‖ never change."""
-    net = Network([60] * 31, [act.Identity()] * 30)
+    net = Network.mlp([60] * 31, [act.Identity()] * 30)
     initialize(net, Orthogonal(1.0), Constant(0.0), [np.random.default_rng(0)])
     x, y = batch(net, 4)
     net.forward(x)
@@ -242,12 +243,56 @@ def test_views_share_memory_with_theta_and_grad() -> None:
         assert np.shares_memory(layer.dW, net.grad)
     net.theta[...] = 7
     assert all((layer.W == 7).all() and (layer.b == 7).all() for layer in net.layers)
-    assert sum(layer.W[0, 0].size for layer in net.layers) == net.parameters.n_weights
+    assert sum(layer.W[0, 0].size for layer in net.layers) == net.n_weights
 
 
 @pytest.mark.parametrize(
-    ("sizes", "sigmas"), [([3], []), ([3, 0], [act.Tanh()]), ([3, 2], []), ([3, 2], [act.Tanh()] * 2)]
+    ("blocks", "message"),
+    [
+        (lambda: [], "the last one must be a Dense layer"),
+        (lambda: [Dense(3, 2, act.Tanh()), LayerNorm(2, 1e-5, learned=True)], "the last one must be a Dense layer"),
+        (lambda: [Dense(3, 2, act.Tanh()), Dense(3, 2, act.Tanh())], "2 outputs are followed by a block of 3 inputs"),
+        (lambda: [Dense(3, 0, act.Tanh())], "n_out=0: must be >= 1"),
+        (lambda: [Residual([Dense(3, 2, act.Tanh())])], "must have as many outputs as inputs"),
+        (lambda: [Residual([Dense(3, 3, act.Tanh())], math.inf)], "scale=inf: must be finite"),
+        (lambda: [LayerNorm(3, 0.0, learned=True)], "epsilon=0.0: must be > 0"),
+        (lambda: [BatchNorm(3, 1e-5, 1.5, learned=True)], r"momentum=1.5: must be in \(0, 1\]"),
+    ],
 )
-def test_impossible_networks_are_refused(sizes: list[int], sigmas: list[Activation]) -> None:
-    with pytest.raises(ValueError, match=r"sizes=|activations for"):
-        Network(sizes, sigmas)
+def test_impossible_networks_are_refused(blocks: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Network(blocks())
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_every_block_inside_a_network(kind: str, ensemble: tuple[int, ...]) -> None:
+    """Gradients of input and parameters of each block, by itself and in the whole, for a stack as well."""
+    for sigma in (act.Tanh(), act.Gelu(), act.Relu()):
+        net = block_network([kind, "dense", kind], (4, 5, 3), sigma, act.Softmax(), ensemble)
+        x, y = batch(net, 7)
+        parts = check_network(net, x, y, costs.LogLikelihood(), np.random.default_rng(1)).require().checks
+        assert len(parts) >= len(net.modules) + len(net.parameters) + 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from([kind for kind in BLOCKS if "batch" not in kind]), min_size=1, max_size=4),
+    pair=st.sampled_from(PAIRS),
+    hidden=st.sampled_from(ELEMENTWISE),
+    ensemble=st.sampled_from(ENSEMBLES),
+    seed=st.integers(0, 999),
+)
+def test_the_second_world_equals_the_first_for_blocks(
+    kinds: list[str], pair: tuple[Activation, Cost], hidden: Activation, ensemble: tuple[int, ...], seed: int
+) -> None:
+    """By the explicit Jacobians of residual blocks and layer norm."""
+    output, cost = pair
+    net = block_network(kinds, (3, 4, 2), hidden, output, ensemble, seed=seed)
+    x, y = batch(net, 5, seed)
+    net.forward(x)
+    net.backward(y, cost)
+    scale = max(1.0, float(np.abs(net.grad).max()))
+    for layer, row in zip(net.layers, row_gradients(net, y, cost), strict=True):
+        assert np.abs(layer.dW - row.dW).max() < 1e-12 * scale
+        assert np.abs(layer.db - row.db.mT).max() < 1e-12 * scale

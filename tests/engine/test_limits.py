@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network
+from parts import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network, views
 
 import engine
 from engine import activations as act
@@ -20,18 +20,18 @@ from engine.activations import Activation
 from engine.arrays import Array
 from engine.network import Network
 from engine.probes import (
-    ActivationMean,
-    ActivationStd,
-    BiasGradientNorm,
-    Coherence,
-    DeadFraction,
-    DeltaRms,
-    GradientNorm,
-    LayerProbe,
-    Observed,
+    Layer,
+    Probe,
     SaturatedFraction,
-    UpdateToWeight,
-    ZMeanSquare,
+    activation_mean,
+    activation_std,
+    bias_gradient_norm,
+    coherence,
+    dead_fraction,
+    delta_rms,
+    gradient_norm,
+    update_to_weight,
+    z_mean_square,
 )
 from engine.special import erf
 
@@ -68,7 +68,7 @@ def test_log_likelihood_from_z_against_the_math_module(z: list[float], target: i
 )
 def test_a_network_with_saturated_outputs_still_learns(sigma: Activation, cost: costs.Cost, dtype: str) -> None:
     """W = 800, x = ±1: outputs are 0 or 1 in either type, the cost is z itself and δ^L = a − y is not 0."""
-    net = Network([1, 2], [sigma], dtype=dtype)
+    net = Network.mlp([1, 2], [sigma], dtype=dtype)
     net.layers[0].W[...] = [[800.0], [-800.0]]
     x: Array = np.array([[1.0, -1.0]], dtype)
     y: Array = np.array([[0.0, 0.0], [1.0, 1.0]], dtype)  # wrong in example 0, right in example 1
@@ -145,7 +145,7 @@ def test_no_slope_is_steeper_than_claimed(sigma: Activation, z: float) -> None:
     assert abs(float(sigma.derivative(point, sigma.value(point))[0, 0])) <= sigma.steepest * 1.0001
 
 
-def slow(net: Network, layer: int, k: tuple[int, ...], update: Array) -> dict[LayerProbe, float]:
+def slow(net: Network, layer: int, k: tuple[int, ...], update: Array) -> dict[Probe, float]:
     """Every probe of one member by lists and the math module."""
     la = net.layers[layer]
     deltas = la.delta[k].T.tolist()
@@ -155,14 +155,14 @@ def slow(net: Network, layer: int, k: tuple[int, ...], update: Array) -> dict[La
     square = math.fsum(v * v for d in deltas for v in d) / count
     center = math.fsum(a) / len(a)
     return {
-        GradientNorm(): math.hypot(*la.dW[k].ravel().tolist()),
-        BiasGradientNorm(): math.hypot(*mean),
-        DeltaRms(): math.sqrt(square),
-        Coherence(): math.fsum(v * v for v in mean) / square,
-        ZMeanSquare(): math.fsum(v * v for v in z) / len(z),
-        ActivationMean(): center,
-        ActivationStd(): math.sqrt(math.fsum((v - center) ** 2 for v in a) / len(a)),
-        UpdateToWeight(): math.hypot(*update[k].ravel().tolist()) / math.hypot(*la.W[k].ravel().tolist()),
+        gradient_norm: math.hypot(*la.dW[k].ravel().tolist()),
+        bias_gradient_norm: math.hypot(*mean),
+        delta_rms: math.sqrt(square),
+        coherence: math.fsum(v * v for v in mean) / square,
+        z_mean_square: math.fsum(v * v for v in z) / len(z),
+        activation_mean: center,
+        activation_std: math.sqrt(math.fsum((v - center) ** 2 for v in a) / len(a)),
+        update_to_weight: math.hypot(*update[k].ravel().tolist()) / math.hypot(*la.W[k].ravel().tolist()),
     }
 
 
@@ -192,9 +192,9 @@ def test_probes_against_a_slow_twin(
     x, y = batch(net, examples, seed)
     net.forward(x)
     net.backward(y, costs.LogLikelihood())
-    updates = net.parameters.views(np.random.default_rng(seed).standard_normal(net.theta.shape))
-    for i, (layer, (update, _)) in enumerate(zip(net.layers, updates, strict=True)):
-        observed = Observed(layer, update, False)
+    net.update[...] = np.random.default_rng(seed).standard_normal(net.theta.shape)
+    for i, (layer, (update, _)) in enumerate(zip(net.layers, views(net, net.update), strict=True)):
+        observed = Layer([layer])
         for k in np.ndindex(ensemble):
             if not layer.delta[k].any():
                 continue  # nothing came through the rectifiers: see the test of dead layers
@@ -205,13 +205,13 @@ def test_probes_against_a_slow_twin(
                 assert float(measured[k]) == pytest.approx(expected, rel=1e-11, abs=1e-14), probe
         if i == 2:
             assert SaturatedFraction(threshold)(observed) is None
-            assert DeadFraction()(observed) is None
+            assert dead_fraction(observed) is None
             continue
         kind = type(hidden).__name__
         for k in np.ndindex(ensemble):
             pairs = [zip(*both, strict=True) for both in zip(layer.z[k].tolist(), layer.a[k].tolist(), strict=True)]
             slopes = [[SLOPES[kind](z, a) for z, a in row] for row in pairs]
-            flat, dead = SaturatedFraction(threshold)(observed), DeadFraction()(observed)
+            flat, dead = SaturatedFraction(threshold)(observed), dead_fraction(observed)
             assert flat is not None
             assert dead is not None
             below = sum(v < threshold * TOP[kind] for row in slopes for v in row)
@@ -227,13 +227,13 @@ def test_ratios_of_tiny_errors_are_not_lost(scale: float) -> None:
     net.forward(x)
     net.backward(y, costs.HalfSquaredError())
     layer = net.layers[0]
-    before = Observed(layer, layer.dW, False)
-    rms, coherence = float(DeltaRms()(before)), float(Coherence()(before))
+    before = Layer([layer])
+    rms, agreement = float(delta_rms(before)), float(coherence(before))
     layer.delta *= scale
     layer.db *= scale
-    after = Observed(layer, layer.dW, False)
-    assert float(DeltaRms()(after)) == pytest.approx(rms * scale, rel=1e-13)
-    assert float(Coherence()(after)) == pytest.approx(coherence, rel=1e-12)
+    after = Layer([layer])
+    assert float(delta_rms(after)) == pytest.approx(rms * scale, rel=1e-13)
+    assert float(coherence(after)) == pytest.approx(agreement, rel=1e-12)
 
 
 class Fold(act.Elementwise):
@@ -251,13 +251,13 @@ class Fold(act.Elementwise):
 
 def test_slopes_of_both_signs_neither_cancel_nor_count_as_flat() -> None:
     """σ' = 1 on one example and −1 on the other: the unit is alive, and nothing is saturated."""
-    net = Network([1, 2, 1], [Fold(), act.Identity()])
+    net = Network.mlp([1, 2, 1], [Fold(), act.Identity()])
     net.theta[...] = 1.0
     net.layers[0].b[...] = [[0.0], [-1.0]]  # z = ±1 in unit 0; 0 and −2 in unit 1
     net.forward(np.array([[1.0, -1.0]]))
     net.backward(np.zeros((1, 2)), costs.SquaredError())
-    seen = Observed(net.layers[0], net.layers[0].dW, False)
-    dead, flat = DeadFraction()(seen), SaturatedFraction(0.5)(seen)
+    seen = Layer([net.layers[0]])
+    dead, flat = dead_fraction(seen), SaturatedFraction(0.5)(seen)
     assert dead is not None
     assert flat is not None
     assert (float(dead), float(flat)) == (0.0, 0.25)
@@ -270,7 +270,7 @@ def test_two_thresholds_of_one_layer_do_not_mix() -> None:
     net.forward(x)
     net.backward(y, costs.LogLikelihood())
     layer = net.layers[0]
-    seen, thresholds, found = Observed(layer, layer.dW, False), (0.9, 0.1, 0.5, 0.9), []
+    seen, thresholds, found = Layer([layer]), (0.9, 0.1, 0.5, 0.9), []
     for threshold in thresholds:
         share = SaturatedFraction(threshold)(seen)
         assert share is not None
@@ -286,7 +286,7 @@ def test_means_of_float32_activations_are_as_right_as_a_sum_of_one_unit() -> Non
     net.forward(x)
     net.backward(y, costs.CrossEntropy())
     layer = net.layers[0]
-    mean = ActivationMean()(Observed(layer, layer.dW, True))
+    mean = activation_mean(Layer([layer]))
     for k in range(2):
         assert float(mean[k]) == pytest.approx(math.fsum(layer.a[k].ravel().tolist()) / 60_000, rel=300 * 2**-24)
 
@@ -300,12 +300,13 @@ def test_coherence_lies_between_0_and_1_and_is_1_for_equal_examples(examples: in
         net.forward(inputs)
         net.backward(targets, costs.SquaredError())
         for layer in net.layers:
-            assert least <= float(Coherence()(Observed(layer, layer.dW, False))) <= 1 + 1e-14
+            assert least <= float(coherence(Layer([layer]))) <= 1 + 1e-14
 
 
 def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> None:
     """A run that is measured twice a step ends where the unmeasured run ends."""
-    cost, probes = costs.LogLikelihood(), [*slow_probes(), SaturatedFraction(0.1), DeadFraction()]
+    cost = costs.LogLikelihood()
+    probes: list[Probe] = [*slow_probes(), SaturatedFraction(0.1), dead_fraction]
     measured, plain = (network([4, 6, 5, 3], [act.Gelu(), act.Relu(), act.Softmax()], (2,)) for _ in range(2))
     for step in range(4):
         for net in (measured, plain):
@@ -315,7 +316,7 @@ def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> Non
         held = [measured.theta, measured.grad, *(v for la in measured.layers for v in (la.z, la.a, la.delta))]
         copies = [v.copy() for v in held]
         for layer in measured.layers:
-            first, second = ([p(Observed(layer, layer.dW, False)) for p in probes] for _ in range(2))
+            first, second = ([p(Layer([layer])) for p in probes] for _ in range(2))
             for one, two in zip(first, second, strict=True):
                 assert (one is None) == (two is None)
                 assert one is None or (two is not None and np.array_equal(one, two, equal_nan=True))
@@ -325,16 +326,16 @@ def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> Non
         assert np.array_equal(measured.theta, plain.theta)
 
 
-def slow_probes() -> list[LayerProbe]:
+def slow_probes() -> list[Probe]:
     return [
-        GradientNorm(),
-        BiasGradientNorm(),
-        DeltaRms(),
-        Coherence(),
-        ZMeanSquare(),
-        ActivationMean(),
-        ActivationStd(),
-        UpdateToWeight(),
+        gradient_norm,
+        bias_gradient_norm,
+        delta_rms,
+        coherence,
+        z_mean_square,
+        activation_mean,
+        activation_std,
+        update_to_weight,
     ]
 
 

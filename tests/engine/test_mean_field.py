@@ -43,7 +43,7 @@ def test_tanh_nets_follow_chi(sigma_w2: float) -> None:
     chi = theory(sigma_w2, 0.05)
     assert chi == pytest.approx(PUBLISHED[sigma_w2], abs=1e-4)
     width, depth, seeds = 300, 40, 5
-    net = Network([width] * (depth + 1), [act.Tanh()] * depth, (seeds,))
+    net = Network.mlp([width] * (depth + 1), [act.Tanh()] * depth, (seeds,))
     rngs = [np.random.default_rng(k) for k in range(seeds)]
     initialize(net, MeanFieldWeights(sigma_w2), MeanFieldBiases(0.05), rngs)
     x = np.random.default_rng(9).standard_normal((width, 20))
@@ -57,7 +57,7 @@ def test_tanh_nets_follow_chi(sigma_w2: float) -> None:
 
 def test_he_relu_nets_keep_delta() -> None:
     """χ = σ_w²/2 = 1 exactly for ReLU; over 20 layers of 400 units and 20 seeds the drift a layer is below 1%."""
-    net = Network([400] * 21, [act.Relu()] * 20, (20,))
+    net = Network.mlp([400] * 21, [act.Relu()] * 20, (20,))
     initialize(net, HeNormal(), Constant(0.0), [np.random.default_rng(k) for k in range(20)])
     net.forward(np.random.default_rng(0).standard_normal((400, 8)))
     net.backward(np.zeros((400, 8)), Cotangent(2))
@@ -67,7 +67,7 @@ def test_he_relu_nets_keep_delta() -> None:
 
 def test_batch_averages_shrink_where_nothing_vanishes() -> None:
     """He ReLU, 30 layers, B = 256, one cotangent for all examples: δ_b keeps its size, ⟨δ_b⟩ falls: only averaging."""
-    net = Network([100] * 31, [*[act.Relu()] * 29, act.Identity()], (20,))
+    net = Network.mlp([100] * 31, [*[act.Relu()] * 29, act.Identity()], (20,))
     initialize(net, HeNormal(), Constant(0.0), [np.random.default_rng(k) for k in range(20)])
     net.forward(np.random.default_rng(3).standard_normal((100, 256)))
     net.backward(np.zeros((100, 256)), Cotangent(4, shared=True))

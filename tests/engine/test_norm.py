@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from engine.arrays import Array, aligned, norm
+from engine.arrays import Array, norm
 
 ANY64 = st.floats(allow_nan=False, allow_infinity=False, width=64)
 ANY32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -115,15 +115,3 @@ def test_norm_leaves_its_argument_alone() -> None:
     norm(x)
     norm(x, axes=1)
     assert np.array_equal(x, before)
-
-
-@given(st.lists(st.integers(1, 40), max_size=3), st.sampled_from([np.float32, np.float64, np.complex128]))
-def test_an_aligned_array_begins_with_a_cache_line(shape: list[int], dtype: type) -> None:
-    x = aligned(tuple(shape), dtype)
-    assert x.shape == tuple(shape)
-    assert x.dtype == dtype
-    assert x.ctypes.data % 64 == 0
-    assert x.flags.c_contiguous
-    assert not x.any()
-    x[...] = 1
-    assert x.sum() == x.size

@@ -163,7 +163,7 @@ def test_plain_loops_find_the_same_numbers(
 def test_the_engine_has_the_sign_that_the_print_has_not() -> None:
     """δ¹ of the second unit of example 2 is +0.0252 from forward and backward; the derivation prints −0.0226."""
     data = json.loads((Path(__file__).parent / "worked_examples.json").read_text())["examples"]["example_2_[2,3,2]"]
-    net = Network([2, 3, 2], [act.Sigmoid()] * 2)
+    net = Network.mlp([2, 3, 2], [act.Sigmoid()] * 2)
     for layer, W, b in zip(net.layers, data["W"], data["b"], strict=True):
         layer.W[...], layer.b[...] = np.array(W, float), np.array(b, float)
     net.forward(np.array(data["input"], float))

@@ -12,10 +12,10 @@ from engine import activations as act
 from engine import costs
 from engine.activations import Activation
 from engine.arrays import Array
+from engine.gradient_check import directional_derivative
 from engine.initializers import Constant, Orthogonal, initialize
-from engine.jacobians import input_output_jacobian, layer_jacobian, row_gradients, weight_jacobian
+from engine.jacobians import input_output_jacobian, row_gradients, weight_jacobian
 from engine.network import Network
-from engine.testing import directional_derivative
 
 
 def relative(got: Array, expected: Array) -> float:
@@ -76,8 +76,7 @@ def test_input_output_jacobians_of_every_activation(sigma: Activation, ensemble:
         assert jacobian.shape == (*ensemble, 3, 3, 4)
 
         def forward(inputs: Array, output: str = output) -> Array:
-            twin = Network(net.sizes, [layer.sigma for layer in net.layers], ensemble, inputs.dtype)
-            twin.theta[...] = net.theta
+            twin = net.like(net.theta.astype(inputs.dtype))
             twin.forward(inputs)
             return np.array(getattr(twin.layers[-1], output))
 
@@ -92,7 +91,7 @@ def test_weight_and_layer_jacobians_entry_by_entry() -> None:
     net.forward(x)
     for layer in net.layers:
         n, m = layer.W.shape[-2:]
-        dz_dW, da_da = weight_jacobian(layer).reshape(2, 5, n, n, m), layer_jacobian(layer)
+        dz_dW, da_da = weight_jacobian(layer).reshape(2, 5, n, n, m), layer.jacobian()
         for e, b, i, j, k in np.ndindex(2, 5, n, n, m):
             assert dz_dW[e, b, i, j, k] == (layer.a_in[e, k, b] if i == j else 0.0)
         for e, b, i, k in np.ndindex(2, 5, n, m):
@@ -107,7 +106,7 @@ def test_weight_and_layer_jacobians_entry_by_entry() -> None:
 @pytest.mark.parametrize("sizes", [[40] * 21, [20, 30, 40, 50]], ids=["square", "widening"])
 def test_orthogonal_linear_stacks_are_isometries(sizes: list[int]) -> None:
     """Wider and wider orthogonal layers keep ‖a‖ and every singular value; square ones keep ‖δ‖ as well."""
-    net = Network(sizes, [act.Identity()] * (len(sizes) - 1), (3,))
+    net = Network.mlp(sizes, [act.Identity()] * (len(sizes) - 1), (3,))
     initialize(net, Orthogonal(1.0), Constant(0.0), [np.random.default_rng(k) for k in range(3)])
     x, y = batch(net, 4)
     net.forward(x)

@@ -1,129 +1,320 @@
-"""A member of a stack is bit-identical to the same network alone, whatever is done to both."""
+"""A member of a stack has, byte for byte, the numbers of the same network alone, whatever is done to both."""
 
 from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ELEMENTWISE, PAIRS, batch, member, network
+from parts import (
+    BLOCKS,
+    ELEMENTWISE,
+    PAIRS,
+    PROBES,
+    batch,
+    block_network,
+    gradient,
+    measured,
+    member,
+    network,
+    step_alone,
+    step_of,
+)
 
+import engine
 from engine import activations as act
 from engine import costs
 from engine.activations import Activation
-from engine.arrays import Array
+from engine.arrays import Array, PerMember
 from engine.costs import Cost
+from engine.initializers import Constant as ConstantWeights
+from engine.initializers import Gaussian, GaussianFanIn, Orthogonal, initialize
 from engine.learning_rates import Constant, Cosine
-from engine.network import Network
+from engine.network import Dense, Network
 from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer, Clipping
-from engine.probes import (
-    ActivationMean,
-    ActivationStd,
-    BiasGradientNorm,
-    Coherence,
-    DeadFraction,
-    DeltaRms,
-    GradientNorm,
-    LayerProbe,
-    Observed,
-    SaturatedFraction,
-    UpdateToWeight,
-    ZMeanSquare,
-)
+from engine.probes import step_probe, traits_of
 
-PROBES: list[LayerProbe] = [
-    GradientNorm(),
-    BiasGradientNorm(),
-    DeltaRms(),
-    Coherence(),
-    ZMeanSquare(),
-    ActivationMean(),
-    ActivationStd(),
-    SaturatedFraction(0.05),
-    DeadFraction(),
-    UpdateToWeight(),
-]
-OPTIMIZERS = [
-    SGD(0.3, 0.0, False, 0.0, None, Constant()),
-    SGD(0.1, 0.9, False, 0.0, None, Cosine(0.1)),
-    SGD(0.1, 0.9, True, 0.01, ClipGlobalNorm(0.5), Constant()),
-    SGD(0.1, 0.0, False, 0.1, ClipPerLayer(0.2), Constant()),
-]
+FAST = {key: probe for key, probe in PROBES.items() if not traits_of(probe).costly}
+SPECIAL = [0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 1e-45]
 
 
-def train(net: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD) -> list[Array]:
-    """Everything a few steps leave behind."""
-    state, seen = optimizer.start(net), []
+def each(values: PerMember, k: int) -> PerMember:
+    """A hyperparameter of member k."""
+    return values if isinstance(values, float) else float(values.reshape(-1)[k])
+
+
+def optimizer_of(optimizer: SGD, k: int) -> SGD:
+    """The optimizer of member k alone."""
+    clipping = optimizer.clipping
+    if isinstance(clipping, ClipGlobalNorm | ClipPerLayer):
+        clipping = type(clipping)(each(clipping.max_norm, k))
+    rate, momentum, decay = (each(v, k) for v in (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay))
+    return SGD(rate, momentum, optimizer.nesterov, decay, clipping, optimizer.learning_rate_schedule)
+
+
+@np.errstate(all="ignore")
+def trained(net: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD) -> Iterator[Array]:
+    """All arrays that a few steps of training produce, and an evaluation at the end."""
+    velocity = optimizer.start(net)
     for step, (x, y) in enumerate(batches):
         net.forward(x)
         net.backward(y, cost)
-        update = optimizer.update(net, state, step, len(batches))
-        for layer, (dW, _) in zip(net.layers, net.parameters.views(update), strict=True):
-            observed = Observed(layer, dW, layer.number == net.depth)
-            values = [probe(observed) for probe in PROBES]
-            seen += [np.array(v) for v in values if v is not None]
-            seen += [layer.z.copy(), layer.a.copy(), layer.delta.copy(), layer.dW.copy(), layer.db.copy()]
-        seen.append(net.cost(y, cost))
-        net.theta += update
-        seen.append(net.theta.copy())
-    return seen
+        optimizer.propose(net, velocity, step, len(batches))
+        for layer in net.layers:
+            yield from (layer.z, layer.a, layer.delta)
+        yield from (net.cost(y, cost), net.grad, net.update)
+        net.theta += net.update
+        net.update_state()
+        yield from (net.theta, *net.state().values())
+    yield net.forward(batches[0][0], training=False)
+
+
+def same(stacked: Array, index: tuple[int, ...], alone: Array) -> bool:
+    """Whether a member has these bytes; one NaN is as good as another."""
+    values, own = stacked[index], alone
+    return np.where(np.isnan(values), np.nan, values).tobytes() == np.where(np.isnan(own), np.nan, own).tobytes()
+
+
+def assert_equals_a_loop(
+    stack: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD, shared: bool = False
+) -> None:
+    """Train a stack, and each of its members alone; compare the bytes of all arrays."""
+    members = [(k, index, member(stack, index)) for k, index in enumerate(np.ndindex(stack.ensemble))]
+    together = [array.copy() for array in trained(stack, batches, cost, optimizer)]
+    for k, index, net in members:
+        own = batches if shared else [(x[index], y[index]) for x, y in batches]
+        alone = trained(net, own, cost, optimizer_of(optimizer, k))
+        assert all(same(stacked, index, array) for stacked, array in zip(together, alone, strict=True))
+
+
+@st.composite
+def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD:
+    """Each hyperparameter one number, or one per member."""
+
+    def value(low: float, high: float) -> PerMember:
+        if draw(st.booleans()):
+            return draw(st.floats(low, high))
+        count = int(np.prod(ensemble))
+        return np.array(draw(st.lists(st.floats(low, high), min_size=count, max_size=count))).reshape(ensemble)
+
+    momentum = value(0.1, 0.95) if draw(st.booleans()) else 0.0
+    decay = value(0.001, 0.1) if draw(st.booleans()) else 0.0
+    clipping: Clipping | None = None
+    if (kind := draw(st.sampled_from([None, ClipGlobalNorm, ClipPerLayer]))) is not None:
+        clipping = kind(value(0.01, 2.0))
+    nesterov = bool(np.any(momentum)) and draw(st.booleans())
+    return SGD(value(0.0, 0.5), momentum, nesterov, decay, clipping, draw(st.sampled_from([Constant(), Cosine(0.1)])))
+
+
+@settings(max_examples=90, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(["float64", "float32"]), seed=st.integers(0, 99))
+def test_stack_equals_loop_for_random_networks(data: st.DataObject, dtype: str, seed: int) -> None:
+    """Dense layers of any activation, cost and batch, every optimizer, one hyperparameter or one per member."""
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=5))
+    hidden, (output, cost) = data.draw(st.sampled_from(ELEMENTWISE)), data.draw(st.sampled_from(PAIRS))
+    ensemble = data.draw(st.sampled_from([(1,), (3,), (2, 2)]))
+    stack = network(sizes, [*[hidden] * (len(sizes) - 2), output], ensemble, dtype, seed)
+    rows = [
+        batch(stack, size, seed + i)
+        for i, size in enumerate(data.draw(st.lists(st.integers(1, 33), min_size=1, max_size=3)))
+    ]
+    # as the pipeline passes them: examples are rows in memory, transposed
+    batches = [(np.ascontiguousarray(x.mT).mT, np.ascontiguousarray(y.mT).mT) for x, y in rows]
+    assert_equals_a_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(["float64", "float32"]), seed=st.integers(0, 99))
+def test_stack_equals_loop_for_random_blocks(data: st.DataObject, dtype: str, seed: int) -> None:
+    """Residual and normalisation blocks in any order, and their state."""
+    kinds = data.draw(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
+    hidden, (output, cost) = data.draw(st.sampled_from(ELEMENTWISE)), data.draw(st.sampled_from(PAIRS))
+    ensemble = data.draw(st.sampled_from([(1,), (3,), (2, 2)]))
+    sizes = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5)))
+    stack = block_network(kinds, sizes, hidden, output, ensemble, dtype, seed)
+    batches = [
+        batch(stack, examples, seed + i)
+        for i, examples in enumerate(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
+    ]
+    assert_equals_a_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 7, 129, 257, 300]), min_size=2, max_size=4),
+    examples=st.sampled_from([1, 2, 8, 128, 129, 260]),
+    hidden=st.sampled_from([act.Tanh(), act.Relu(), act.Gelu()]),
+    ensemble=st.sampled_from([(1,), (2,), (5,), (2, 2)]),
+    dtype=st.sampled_from(["float64", "float32"]),
+    shared=st.booleans(),
+    rows=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_stack_equals_loop_for_wide_layers(
+    sizes: list[int],
+    examples: int,
+    hidden: Activation,
+    ensemble: tuple[int, ...],
+    dtype: str,
+    shared: bool,
+    rows: bool,
+    seed: int,
+) -> None:
+    """Sizes at which BLAS and NumPy change their ways; one input for all or one each; examples as columns or rows."""
+    stack = network(sizes, [*[hidden] * (len(sizes) - 2), act.Softmax()], ensemble, dtype, seed)
+    first = (0,) * len(ensemble)
+    batches = []
+    for k in range(2):
+        x, y = (v[first] if shared else v for v in batch(stack, examples, seed + k))
+        x, y = (np.ascontiguousarray(v.mT).mT if rows else np.ascontiguousarray(v) for v in (x, y))
+        batches.append((x, y))
+    optimizer = SGD(0.1, 0.9, True, 0.01, ClipPerLayer(0.1), Constant())
+    assert_equals_a_loop(stack, batches, costs.LogLikelihood(), optimizer, shared)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5),
-    sizes_of_batches=st.lists(st.integers(1, 33), min_size=1, max_size=3),
+    sizes=st.lists(st.sampled_from([1, 2, 5, 9, 33]), min_size=2, max_size=5),
     hidden=st.sampled_from(ELEMENTWISE),
-    pair=st.sampled_from(PAIRS),
-    optimizer=st.sampled_from(OPTIMIZERS),
     ensemble=st.sampled_from([(1,), (3,), (2, 2)]),
+    examples=st.sampled_from([1, 2, 9, 40]),
     dtype=st.sampled_from(["float64", "float32"]),
-    seed=st.integers(0, 99),
+    extreme=st.tuples(st.sampled_from([1.0, 0.0, 1e-200, 1e30, 1e160, np.inf, np.nan]), st.sampled_from([None, 1])),
+    seed=st.integers(0, 999),
 )
-def test_a_stack_equals_a_loop_bitwise(
+def test_every_probe_measures_in_a_stack_what_it_measures_alone(
     sizes: list[int],
-    sizes_of_batches: list[int],
     hidden: Activation,
-    pair: tuple[Activation, Cost],
-    optimizer: SGD,
     ensemble: tuple[int, ...],
+    examples: int,
     dtype: str,
+    extreme: tuple[float, int | None],
     seed: int,
 ) -> None:
-    output, cost = pair
-    stack = network(sizes, [*[hidden] * (len(sizes) - 2), output], ensemble, dtype, seed)
-    alone = {index: member(stack, index) for index in np.ndindex(ensemble)}
-    rows = [batch(stack, size, seed + i) for i, size in enumerate(sizes_of_batches)]
-    # as the pipeline hands them over: rows in memory, transposed
-    batches = [tuple(np.ascontiguousarray(v.mT).mT for v in pair_) for pair_ in rows]
-    together = train(stack, [(x, y) for x, y in batches], cost, optimizer)
-    for index, net in alone.items():
-        one = train(net, [(x[index], y[index]) for x, y in batches], cost, optimizer)
-        for stacked, single in zip(together, one, strict=True):
-            assert np.array_equal(stacked[index], single, equal_nan=True)
+    """Also where one member has died, overflowed or vanished; and no array of the network changes."""
+    net = network(sizes, [*[hidden] * (len(sizes) - 2), act.Softmax()], ensemble, dtype, seed)
+    with np.errstate(all="ignore"):
+        net.theta.reshape(net.members, -1)[0, : extreme[1]] *= np.dtype(dtype).type(extreme[0])
+        step = step_of(net, *batch(net, examples, seed), costs.LogLikelihood(), seed)
+        arrays = [net.theta, net.grad, net.update, *(v for x in net.layers for v in (x.z, x.a, x.delta, x.a_in))]
+        before = [x.tobytes() for x in arrays]
+        for k in np.ndindex(ensemble):
+            assert measured(step, PROBES, k) == measured(step_alone(step, k), PROBES)
+        assert before == [x.tobytes() for x in arrays]
 
 
-def test_a_shared_input_is_the_same_input_for_all() -> None:
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_members_longer_than_a_buffer_of_numpy_do_not_mix(dtype: str) -> None:
+    """A reduction that casts works through 8192 numbers at a time, whichever member they belong to."""
+    net = network([2, 5003, 3], [act.Tanh(), act.Softmax()], (5,), dtype)
+    step = step_of(net, *batch(net, 3), costs.LogLikelihood())
+    for k in np.ndindex(5):
+        assert measured(step, FAST, k) == measured(step_alone(step, k), FAST)
+
+
+def test_grouped_layers_measure_what_single_layers_measure() -> None:
+    """Nine layers of one shape are read in one call; the values are those of each layer."""
+    sigmas = [act.Tanh()] * 8
+    net = network([4, *[6] * 8, 2], [*sigmas, act.Softmax()], (2,))
+    for layer in net.layers[:8]:
+        layer.sigma = sigmas[0]
+    step = step_of(net, *batch(net, 5), costs.LogLikelihood())
+    assert [group.numbers for group in step.groups] == [(1,), (2, 3, 4, 5, 6, 7, 8), (9,)]
+
+    def one_by_one(key: str) -> dict[int, bytes]:
+        with np.errstate(all="ignore"):
+            values = {layer.number: FAST[key](layer) for layer in step.layers}
+        return {number: np.asarray(value).tobytes() for number, value in values.items() if value is not None}
+
+    @step_probe()
+    def nothing(step: object) -> list[object]:
+        return []
+
+    for key in (key for key, probe in FAST.items() if traits_of(probe).stackable):
+        ((numbers, _, values),) = measured(step, {key: FAST[key]}, ())[key]
+        assert values == b"".join(one_by_one(key).values())
+        assert list(numbers) == list(one_by_one(key))
+    assert measured(step, {"nothing": nothing}) == {"nothing": []}
+
+
+def test_shared_input_is_the_same_input_for_all() -> None:
     stack = network([5, 4, 3], [act.Tanh(), act.Softmax()], (3,))
     x, y = batch(network([5, 4, 3], [act.Tanh(), act.Softmax()]), 6)
-    stack.forward(x)
-    shared = stack.backward(y, costs.LogLikelihood()).copy()
-    stack.forward(np.stack([x] * 3))
-    assert np.array_equal(shared, stack.backward(np.stack([y] * 3), costs.LogLikelihood()))
+    shared = gradient(stack, x, y, costs.LogLikelihood()).copy()
+    assert np.array_equal(shared, gradient(stack, np.stack([x] * 3), np.stack([y] * 3), costs.LogLikelihood()))
 
 
-def test_measuring_changes_nothing() -> None:
-    net = network([5, 8, 8, 3], [act.Relu(), act.Gelu(), act.Softmax()], (2,))
-    x, y = batch(net, 9)
-    net.forward(x)
-    net.backward(y, costs.LogLikelihood())
-    update = -0.1 * net.grad
-    arrays = [net.theta, net.grad, update, *(v for la in net.layers for v in (la.z, la.a, la.delta, la.a_in))]
-    before = [v.copy() for v in arrays]
-    for layer, (dW, _) in zip(net.layers, net.parameters.views(update), strict=True):
-        for probe in PROBES:
-            probe(Observed(layer, dW, False))
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, before, strict=True))
+def test_values_do_not_depend_on_where_a_member_sits() -> None:
+    """Odd sizes put the members at every alignment; the same member in every place has the same bytes."""
+    stack = network([13, 37, 11, 3], [act.Tanh(), act.Silu(), act.Softmax()], (9,), "float32")
+    stack.theta[...] = stack.theta[0]
+    x, y = (v[0] for v in batch(stack, 19))
+    optimizer = SGD(0.2, 0.9, True, 0.1, ClipPerLayer(0.1), Constant())
+    for array in trained(stack, [(x, y)] * 3, costs.LogLikelihood(), optimizer):
+        assert all(same(array, (k,), array[0]) for k in range(9))
+
+
+@pytest.mark.parametrize("ensemble", [(4,), (2, 2)])
+def test_each_member_has_its_own_generator_and_initialiser(ensemble: tuple[int, ...]) -> None:
+    """Member k of a stack starts as the network of generator k and initialiser k, whatever the others are."""
+    seeds, kinds = (7, 3, 9, 1), [GaussianFanIn(1.0), Gaussian(0.3), Orthogonal(1.2), GaussianFanIn(2.0)]
+    stack = Network.mlp([5, 4, 3], [act.Tanh()] * 2, ensemble)
+    initialize(stack, kinds, ConstantWeights(0.1), [np.random.default_rng(k) for k in seeds])
+    for index, seed, kind in zip(np.ndindex(ensemble), seeds, kinds, strict=True):
+        alone = Network.mlp([5, 4, 3], [act.Tanh()] * 2)
+        initialize(alone, kind, ConstantWeights(0.1), [np.random.default_rng(seed)])
+        assert same(stack.theta, index, alone.theta)
+    with pytest.raises(ValueError, match="one each"):
+        initialize(stack, kinds[:2], ConstantWeights(0.0), [np.random.default_rng(k) for k in seeds])
+
+
+@pytest.mark.parametrize("sizes_of_batches", [[7, 3, 7, 1, 3, 7]])
+def test_other_batch_sizes_leave_no_trace(sizes_of_batches: list[int]) -> None:
+    used = network([4, 6, 3], [act.Gelu(), act.Softmax()], (2,))
+    for k, size in enumerate(sizes_of_batches):
+        x, y = batch(used, size, k)
+        fresh = network([4, 6, 3], [act.Gelu(), act.Softmax()], (2,))
+        assert np.array_equal(gradient(used, x, y, costs.LogLikelihood()), gradient(fresh, x, y, costs.LogLikelihood()))
+        assert used.batch_size == size
+        assert np.array_equal(used.cost(y, costs.LogLikelihood()), fresh.cost(y, costs.LogLikelihood()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([1, 2, 5]), min_size=2, max_size=4),
+    examples=st.sampled_from([1, 2, 5]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 99),
+)
+def test_zeros_keep_their_signs_in_products_of_vectors(sizes: list[int], examples: int, dtype: str, seed: int) -> None:
+    stack = network(sizes, [act.Relu()] * (len(sizes) - 1), (2,), dtype=dtype, seed=seed)
+    rng = np.random.default_rng(seed)
+    stack.theta[rng.random(stack.theta.shape) < 0.2] = 0
+    x, y = batch(stack, examples, seed)
+    x[rng.random(x.shape) < 0.2] = rng.choice(SPECIAL)
+    assert_equals_a_loop(stack, [(x, y)], costs.SquaredError(), SGD(0.1, 0.0, False, 0.0, None, Constant()))
+
+
+@pytest.mark.parametrize("lies", ["every second", "repeated", "turned", "wide rows"])
+@pytest.mark.parametrize("units", [1, 20])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_layout_of_an_input_in_memory_does_not_matter(lies: str, units: int, dtype: str) -> None:
+    net = network([30, units, 10], [act.Tanh(), act.Softmax()], (2,), dtype=dtype)
+    rng = np.random.default_rng(0)
+    wide, column = rng.random((2, 60, 24)).astype(dtype), rng.random((2, 30, 1)).astype(dtype)
+    x = {
+        "every second": wide[:, ::2, ::2],
+        "repeated": np.broadcast_to(column, (2, 30, 12)),
+        "turned": np.ascontiguousarray(wide[:, :30, :12].mT).mT,
+        "wide rows": wide[:, :30, :12],
+    }[lies]
+    y = rng.random((2, 10, 12)).astype(dtype)
+    together = gradient(net, x, y, costs.HalfSquaredError()).copy()
+    assert same(together, (1,), gradient(member(net, (1,)), x[1], y[1], costs.HalfSquaredError()))
 
 
 @pytest.mark.parametrize("clipping", [ClipGlobalNorm(1e-3), ClipPerLayer(1e-3)], ids=["global", "per_layer"])
@@ -135,7 +326,38 @@ def test_a_diverged_member_leaves_the_others_alone(clipping: Clipping) -> None:
     stack.theta[0] = np.inf
     stack.theta[1, 5] = np.nan
     x, y = batch(stack, 8)
-    train(stack, [(x, y)] * 4, costs.HalfSquaredError(), optimizer)
-    train(alone, [(x[2], y[2])] * 4, costs.HalfSquaredError(), optimizer)
+    for _ in trained(stack, [(x, y)] * 4, costs.HalfSquaredError(), optimizer):
+        pass
+    for _ in trained(alone, [(x[2], y[2])] * 4, costs.HalfSquaredError(), optimizer):
+        pass
     assert np.array_equal(stack.theta[2], alone.theta)
     assert np.isfinite(alone.theta).all()
+
+
+@pytest.mark.parametrize("sgd", ["momentum", "weight_decay"])
+def test_a_term_is_on_for_all_members_or_for_none(sgd: str) -> None:
+    values: dict[str, PerMember] = {"momentum": 0.0, "weight_decay": 0.0, sgd: np.array([0.0, 0.1])}
+    with pytest.raises(ValueError, match=rf"^{sgd}=.*: must be 0 for all members or for none"):
+        SGD(0.1, values["momentum"], False, values["weight_decay"], None, Constant())
+
+
+PASSES = ["network", "residual", "normalisation", "costs", "optimizers", "probes/*"]
+
+
+def test_passes_and_probes_keep_the_rules_of_a_stack() -> None:
+    """No einsum, no reduction over two axes at once, no square by the power operator."""
+    folder = Path(engine.__file__).parent
+    for path in (path for name in PASSES for path in folder.glob(f"{name}.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.Attribute) and node.attr == "einsum"), path
+            assert not (isinstance(node, ast.keyword) and node.arg == "axis" and isinstance(node.value, ast.Tuple)), (
+                path
+            )
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+                assert ast.unparse(node.right) != "2", path
+
+
+def test_dense_layers_in_blocks_are_numbered_from_the_input() -> None:
+    net = block_network(["nested residual", "dense"], (4, 5, 2), act.Tanh(), act.Softmax())
+    assert [layer.number for layer in net.layers] == [1, 2, 3, 4, 5, 6]
+    assert all(isinstance(layer, Dense) for layer in net.layers)

@@ -17,7 +17,7 @@ from scipy.special import binom, digamma, erfc, ndtr, polygamma
 from engine import activations as act
 from engine.activations import Elementwise
 from engine.arrays import Array
-from engine.network import Network
+from engine.network import Dense, Network
 from engine.theory import MeanField, critical_weight_variance, expectation, moments, profile
 from engine.theory.mean_field import _root
 
@@ -252,19 +252,20 @@ def test_random_networks_change_by_the_predicted_factors(depth: int) -> None:
     120 cells with 6 other sets of seeds: 1.6% at most; smooth rectifiers at σ_w² = 2 to 3 need greater width (docs).
     """
     n, seeds, rng = 200, 40, np.random.default_rng(depth)
-    first = Network([n] * (depth + 1), [act.Tanh()] * depth, (seeds,), "float32")
-    drawn, cut = rng.standard_normal(first.theta.shape, np.float32), first.parameters.n_weights
+    first = Network.mlp([n] * (depth + 1), [act.Tanh()] * depth, (seeds,), "float32")
+    drawn, cut = rng.standard_normal(first.theta.shape, np.float32), first.n_weights
     x, top = (rng.standard_normal(shape, np.float32) for shape in ((n, 10), (seeds, n, 10)))
     x *= 0.5
     for sigma, variance in product(WIDE, (0.5, 1.0, 1.5, 3.0, 4.0)):
-        net = Network(first.sizes, [sigma] * depth, (seeds,), "float32", first.theta)
+        net = Network([Dense(n, n, sigma) for _ in range(depth)], (seeds,), "float32", first.theta)
         np.multiply(drawn[:, :cut], math.sqrt(variance / n), out=net.theta[:, :cut])
         np.multiply(drawn[:, cut:], math.sqrt(0.05), out=net.theta[:, cut:])
         net.forward(x)
         net.backward_from(top)
         q, bottom = (np.square(a, dtype=float).mean() for a in (net.layers[-1].z, net.layers[0].delta))
         ratio = bottom / np.square(top, dtype=float).mean()
-        theory = profile(net.sizes, net.activations, [variance / n] * depth, [0.05] * depth, np.square(x).sum(axis=0))
+        sizes, square = [n] * (depth + 1), np.square(x).sum(axis=0)
+        theory = profile(sizes, [sigma] * depth, [variance / n] * depth, [0.05] * depth, square)
         factor = math.exp(np.log(theory.chi[:-1]).mean())
         assert ratio ** (1 / (depth - 1)) == pytest.approx(factor, rel=0.02), (sigma, variance)
         assert (q / theory.z_mean_square[-1]) ** (1 / depth) == pytest.approx(1, rel=0.02), (sigma, variance)
@@ -285,9 +286,9 @@ def test_ln_delta_varies_over_initialisations_as_predicted(sigma: Elementwise, g
     """
     assert [exact_log_variance(n, True) for n in (50, 100)] == pytest.approx([0.1082, 0.0519], abs=5e-5)
     n, depth, logs, rng = 50, 6, [], np.random.default_rng(0)
-    net = Network([n] * (depth + 1), [sigma] * depth, (500,), "float32")
+    net = Network.mlp([n] * (depth + 1), [sigma] * depth, (500,), "float32")
     for _ in range(6):
-        weights = net.theta[:, : net.parameters.n_weights]
+        weights = net.theta[:, : net.n_weights]
         np.multiply(rng.standard_normal(weights.shape, np.float32), math.sqrt(gain / n), out=weights)
         net.forward(rng.standard_normal((500, n, 1), np.float32))
         net.backward_from(rng.standard_normal((500, n, 1), np.float32))
@@ -295,7 +296,7 @@ def test_ln_delta_varies_over_initialisations_as_predicted(sigma: Elementwise, g
         logs.extend(np.log(bottom / top).tolist())
     squares = np.square(np.array(logs) - np.mean(logs))
     error = float(squares.std()) / math.sqrt(len(logs))
-    predicted = profile(net.sizes, net.activations, [gain / n] * depth, [0.0] * depth, np.ones(1))
+    predicted = profile([n] * (depth + 1), [sigma] * depth, [gain / n] * depth, [0.0] * depth, np.ones(1))
     first = float(predicted.log_variance[:-1].sum())
     assert squares.mean() == pytest.approx((depth - 1) * exact_log_variance(n, gain == 2), abs=4 * error)
     assert squares.mean() == pytest.approx(first, abs=4 * error + 5 / n * first)

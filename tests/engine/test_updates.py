@@ -68,8 +68,8 @@ def test_a_few_steps_against_the_formulas(
     for step, g in enumerate(gradients):
         net.grad[...] = g
         before = net.theta.copy()
-        update = optimizer.update(net, state, step, 4)
-        assert update is state.update
+        update = optimizer.propose(net, state, step, 4)
+        assert update is net.update
         assert np.array_equal(net.theta, before)  # the optimizer proposes, it does not step
         assert np.array_equal(net.grad, g)
         net.theta += update
@@ -92,7 +92,7 @@ def test_clipping_keeps_directions_and_holds_its_bound(bound: float, exponent: i
     g = np.random.default_rng(seed).standard_normal(17) * 10.0**exponent
     for clipping, groups in ((ClipGlobalNorm(bound), [list(range(17))]), (ClipPerLayer(bound), LAYERS)):
         short = g.copy()
-        clipping.clip(short, net.parameters)
+        clipping.clip(short, net)
         for group in groups:
             before, after = math.hypot(*g[group]), math.hypot(*short[group])
             assert after == pytest.approx(min(before, bound), rel=1e-14)
@@ -108,7 +108,7 @@ def test_a_gradient_that_is_a_finding_is_not_clipped_away(bad: float) -> None:
     g[3] = bad
     for clipping, untouched in ((ClipGlobalNorm(0.1), list(range(17))), (ClipPerLayer(0.1), LAYERS[0])):
         short = g.copy()
-        clipping.clip(short, net.parameters)
+        clipping.clip(short, net)
         assert np.array_equal(short[untouched], g[untouched], equal_nan=True)
 
 
@@ -118,7 +118,7 @@ def test_plain_sgd_is_one_product() -> None:
     net.grad[...] = np.random.default_rng(0).standard_normal(net.grad.shape)
     for rate in (0.3, 0.0):
         optimizer = SGD(rate, 0.0, False, 0.0, None, Constant())
-        assert np.array_equal(optimizer.update(net, optimizer.start(net), 0, 1), -rate * net.grad)
+        assert np.array_equal(optimizer.propose(net, optimizer.start(net), 0, 1), -rate * net.grad)
 
 
 def test_momentum_starts_from_rest_and_reaches_its_limit() -> None:
@@ -127,7 +127,7 @@ def test_momentum_starts_from_rest_and_reaches_its_limit() -> None:
     net.grad[...] = 1.0
     optimizer = SGD(1.0, 0.5, False, 0.0, None, Constant())
     state = optimizer.start(net)
-    seen = [float(optimizer.update(net, state, k, 40)[0]) for k in range(40)]
+    seen = [float(optimizer.propose(net, state, k, 40)[0]) for k in range(40)]
     assert seen[:3] == [-1.0, -1.5, -1.75]
     assert seen[-1] == pytest.approx(-2.0, rel=1e-11)
 
@@ -138,8 +138,8 @@ def test_updates_keep_the_type(dtype: str) -> None:
     net.grad[...] = 1.0
     optimizer = SGD(0.1, 0.9, True, 0.1, ClipPerLayer(0.5), WarmUp(2, Cosine(0.0)))
     state = optimizer.start(net)
-    assert optimizer.update(net, state, 0, 5).dtype == dtype
-    assert state.velocity.dtype == dtype
+    assert optimizer.propose(net, state, 0, 5).dtype == dtype
+    assert state.dtype == dtype
 
 
 def test_learning_rate_schedules_stay_between_their_ends() -> None:

@@ -19,7 +19,7 @@ from helpers import REGRESSION, Table, config, records, table
 from test_tracking import quiet, runs, store, uri
 
 from engine.arrays import Array
-from engine.probes import Observed, Probe
+from engine.probes import Layer, traits_of
 from pipeline.config import Config
 from pipeline.divergence import Divergence, DivergenceConfig
 from pipeline.records import Record, tidy
@@ -215,7 +215,7 @@ def test_the_last_steps_are_what_measuring_every_step_gives(explosion: tuple[str
     base = (*explosion, "probes=full", "epochs=10", f"divergence.keep_steps={keep}")
     whole = records(*base, "schedule=every", "divergence.stop=false")
     c = config(*base, *(("schedule=every",) if often else RARE))
-    vitals = [name for name, probe in c.probes.items() if not probe.costly]
+    vitals = [name for name, probe in c.probes.items() if not traits_of(probe).costly]
     _, found, _ = trained(c)
     assert len(found) == c.replicates
     for _, divergence in found.values():
@@ -266,12 +266,12 @@ def test_it_ends_when_all_have_diverged_and_goes_on_if_told_to() -> None:
 # Not everything infinite has diverged
 
 
-def infinite(layer: Observed) -> Array:
-    return np.full(layer.layer.W.shape[:-2], np.inf if layer.layer.number == 2 else np.nan)
+def infinite(layer: Layer) -> Array:
+    return np.full(layer.W.shape[:-2], np.inf if layer.number == 2 else np.nan)
 
 
-def spike(layer: Observed) -> Array:
-    size = np.linalg.norm(layer.layer.W, axis=(-2, -1))
+def spike(layer: Layer) -> Array:
+    size = np.linalg.norm(layer.W, axis=(-2, -1))
     return np.where((size > 38) & (size < 39), np.inf, 1.0)  # by trial: at step 90 of replicate 0 of ALL alone
 
 
@@ -287,11 +287,11 @@ def test_a_probe_that_is_infinite_is_no_divergence(harmless: tuple[str, ...], in
     c = config(*harmless, "schedule=every", "divergence.keep_steps=2")
     asked: list[int] = []
 
-    def own(layer: Observed) -> Array:
-        asked.append(layer.layer.number)
+    def own(layer: Layer) -> Array:
+        asked.append(layer.number)
         return infinite(layer)
 
-    made, found, steps = trained(replace(c, probes={**c.probes, "own": Probe.of_function(own)}))
+    made, found, steps = trained(replace(c, probes={**c.probes, "own": own}))
     assert not found
     assert len(steps) == ready(c).clock.last_step + 1
     lost = {name for (_, name), (_, values) in table(made).items() if not np.isfinite(values).all()}
@@ -304,7 +304,7 @@ def test_a_probe_that_is_infinite_is_no_divergence(harmless: tuple[str, ...], in
 def test_an_infinite_probe_does_not_blind_the_watch() -> None:
     """One replicate has diverged, then (at step 90) a probe of the other is infinite, then the other diverges at 93."""
     c = config(*ALL, "replicates=2", "divergence.keep_steps=50", *RARE[1:])
-    for probes in (c.probes, {**c.probes, "spike": Probe.of_function(spike)}):
+    for probes in (c.probes, {**c.probes, "spike": spike}):
         _, found, _ = trained(replace(c, probes=probes))
         assert [found[k][0] for k in range(2)] == [93, 6]
 

@@ -155,7 +155,7 @@ def test_own_parts_run_in_a_sweep_and_reproduce(
 def test_own_parts_pass_the_shipped_gradient_checks(package: Path) -> None:
     code = (
         "import numpy as np, mine\n"
-        "from engine.testing import check_activation, check_cost\n"
+        "from engine.gradient_check import check_activation, check_cost\n"
         "rng = np.random.default_rng(0)\n"
         "check_activation(mine.Sine(1.5), rng).require()\n"
         "check_cost(mine.Quartic(), rng.standard_normal((3, 5)), rng.standard_normal((3, 5)), rng).require()\n"

@@ -8,33 +8,25 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import config, records, table, thorough
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_tracking import quiet, runs, store, uri
 
 from engine import probes
 from engine.arrays import Array
 from engine.exponents import ZERO
-from engine.notes import NotedRows, NotedSums, Notes
-from engine.optimizers import Proposal
-from engine.probes import Moment, Observed, Probe, Reading, VitalProbe
-from engine.sums import NOTHING, Of, Wanted
-from engine.vitals import Vitals
-from pipeline import measuring
-from pipeline.divergence import Divergence
-from pipeline.measuring import KEPT_BYTES, OF_LARGE, OF_SMALL, Ledger
+from engine.probes import Layer, Probe
 from pipeline.records import Record, tidy
 from pipeline.schedules import Agenda, At, Clock, EachEpoch, Every, FirstAndLast, Logarithmic, Schedule
 from pipeline.single import single
 from pipeline.stopwatch import Stopwatch
 from pipeline.tracking import download
-from pipeline.training import Run, State, Trainer, build_network, ready, run, train
+from pipeline.training import State, Trainer, build_network, ready, run, train
 
 FULL = ("data=iris", "activation=tanh", "architecture.hidden=[5,4]", "epochs=5", "probes=full")
 SCHEDULES: list[Schedule] = [Every(3), Logarithmic(3), EachEpoch(), FirstAndLast(), At((0, 4, 7, 1000))]
@@ -107,254 +99,32 @@ def test_a_run_without_end_starts_at_once() -> None:
         assert first.step == 0
 
 
-# Many steps at once
-
-
-def events(made: Run, prompt: bool) -> list[tuple[Any, ...]]:
-    """All that training tells, in order."""
-    told: list[tuple[Any, ...]] = []
-
-    def diverged(divergence: Divergence) -> None:
-        told.append(("diverged", divergence.finding, [r.values.tobytes() for r in divergence.last_steps]))
-
-    for record in train(made, on_divergence=diverged, prompt=prompt):
-        values = record.values
-        rest = record.geometric, record.bins, record.sparse
-        told.append((record.step, record.probe, record.layers, values.shape, values.dtype.char, values.tobytes(), rest))
-    return told
-
-
-@pytest.mark.parametrize(
-    ("sigma", "dtype"),
-    [
-        *(("tanh", "float64"), ("relu", "float32"), ("gelu", "float64")),
-        *thorough(("tanh", "float32"), ("relu", "float64"), ("gelu", "float32")),
-    ],
-)
-@pytest.mark.parametrize(
-    ("noted", "overrides"),
-    [
-        (True, ()),
-        (
-            True,
-            (
-                "learning_rate_schedule@optimizer.learning_rate_schedule=cosine",
-                "batching.last=keep",
-                "batching.size=50",
-            ),
-        ),
-        (True, ("optimizer=momentum", "~probes.update_to_weight", "schedule@evaluation.schedule=first_and_last")),
-        (False, ("optimizer=momentum",)),  # the update's size is not known before it is made
-        (True, ("+schedule@probe_schedules.delta_rms=each_epoch", "+schedule@probe_schedules.coherence=sparse")),
-        (True, ("activation@output=identity", "cost=half_squared_error", "optimizer.learning_rate=1e3")),
-        (None, ("init.biases.value=-5",)),  # dead units, sums of squares that are 0: noted or not
-    ],
-)
-def test_steps_noted_and_worked_out_together_are_those_measured_one_by_one(
-    noted: bool | None, overrides: tuple[str, ...], sigma: str, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    often = ("schedule=every", f"activation={sigma}", f"dtype={dtype}", "replicates=2", "epochs=30")
-    made = ready(config("data=iris", "architecture.hidden=[5,4]", *often, *overrides))
-    expected = events(made, prompt=True)
-    ways: list[tuple[type[Notes], int, dict[str, int]]] = [
-        (NotedRows, KEPT_BYTES, {}),
-        (NotedRows, 200_000, {}),
-        (NotedRows, KEPT_BYTES, {"MANY": 1}),  # all sums are taken at once
-        (NotedSums, 0, {}),
-        (NotedSums, 0, {"FEW_OUTPUTS": 0}),
-    ]
-    for kind, room, limits in ways:
-        count = [0]
-
-        def counted(self: Notes, moment: Moment, step: int, count: list[int] = count, note: Any = kind.note) -> bool:
-            done = bool(note(self, moment, step))
-            count[0] += done
-            return done
-
-        with monkeypatch.context() as patch:
-            patch.setattr(kind, "note", counted)
-            patch.setattr("pipeline.measuring.KEPT_BYTES", room)
-            for name, value in limits.items():
-                patch.setattr(f"engine.notes.{name}", value)
-            found = events(made, prompt=False)
-        assert [e[:2] for e in found] == [e[:2] for e in expected]
-        same = found == expected  # too many to be shown
-        assert same
-        assert noted is None or (count[0] > 0) == noted, kind
-
-
-QUIET = "schedule@evaluation.schedule=first_and_last"  # an evaluation wants the records of all steps before it
-
-
-@pytest.mark.parametrize(("kind", "room"), [(NotedRows, KEPT_BYTES), (NotedSums, 0)])
-@pytest.mark.parametrize("rare", [(), ("+schedule@probe_schedules.coherence=sparse",)])
-def test_every_step_of_a_quiet_run_is_noted(
-    kind: type[Notes], room: int, rare: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where a set of probes that is rarely due wants the very sums that another wants."""
-    made = ready(config("data=iris", "architecture.hidden=[5,4]", "schedule=every", "epochs=30", QUIET, *rare))
-    noted: list[bool] = []
-    plain = kind.note
-
-    def note(self: Notes, moment: Moment, step: int) -> bool:
-        noted.append(plain(self, moment, step))
-        return noted[-1]
-
-    monkeypatch.setattr(kind, "note", note)
-    monkeypatch.setattr("pipeline.measuring.KEPT_BYTES", room)
-    assert events(made, prompt=False)
-    assert len(noted) == made.clock.last_step + 1
-    assert all(noted)
-
-
-WILD = ("activation@output=identity", "cost=half_squared_error")
-
-
-@st.composite
-def any_run(draw: st.DrawFn) -> Run:
-    """Of any probes at any steps, some of which diverge."""
-    options = {
-        "architecture.hidden": ["[5,4]", "[3]", "[6,6]"],
-        "replicates": ["1", "3"],
-        "epochs": ["4", "30"],
-        "activation": ["tanh", "relu", "gelu", "identity"],
-        "dtype": ["float32", "float64"],
-        "optimizer": ["sgd", "momentum"],
-        "batching.last": ["keep", "drop"],
-        "batching.size": ["32", "50"],
-        "divergence.stop": ["true", "false"],
-        "divergence.keep_steps": ["1", "20"],
-    }
-    chosen = [f"{key}={draw(st.sampled_from(values))}" for key, values in options.items()]
-    rate = draw(st.sampled_from([(), (*WILD, "optimizer.learning_rate=1e3"), (*WILD, "optimizer.learning_rate=3")]))
-    weights = draw(
-        st.sampled_from([(), *(("init=constant", f"init.weights.value={v}") for v in ("0", "1e-25", "2e38"))])
-    )
-    c = config("data=iris", "probes=full", *chosen, *rate, *weights)
-    vital = [name for name, probe in c.probes.items() if isinstance(probe, VitalProbe)]
-    names = draw(
-        st.sampled_from([vital, ["delta_ratio"], ["z_mean_square"]]) | st.sets(st.sampled_from(vital), min_size=1)
-    )
-    c = replace(c, probes={name: c.probes[name] for name in names}, probe_schedules={})
-    schedule = st.sampled_from(
-        [Every(1), Every(7), Every(100), Logarithmic(5), EachEpoch(), FirstAndLast(), At((3, 50))]
-    )
-    own = draw(st.dictionaries(st.sampled_from([*c.probes]), schedule, max_size=2))
-    evaluation = replace(c.evaluation, schedule=draw(schedule))
-    return ready(replace(c, schedule=draw(schedule), probe_schedules=own, evaluation=evaluation))
-
-
-@settings(max_examples=15, deadline=None)
-@given(any_run(), st.sampled_from([1, 10**9]))
-def test_any_run_tells_the_same_whether_steps_are_noted_or_not(made: Run, many: int) -> None:
-    """Whether sums are taken at every step or of many steps at once, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.notes.MANY", many)
-        same = events(made, prompt=False) == events(made, prompt=True)
-    assert same
-
-
-def test_a_value_that_is_not_finite_though_every_sum_is_is_told_at_once() -> None:
-    """0/0 of δ below a saturated σ: only that tells of the z that was not finite."""
-    wild = ("init=constant", "init.weights.value=2e38", "dtype=float32", "data.standardise=false", "epochs=3")
-    saturated = ("activation=sigmoid", "activation@output=sigmoid", "cost=half_squared_error")
-    base = config("data=iris", "architecture.hidden=[5,5]", "probes=full", "schedule=every", *RARE, *wild, *saturated)
-    only = {"delta_ratio": base.probes["delta_ratio"]}
-    made = ready(replace(base, probes=only, probe_schedules={}))
-    found = events(made, prompt=False)
-    assert any(event[0] == "diverged" for event in found)
-    same = found == events(made, prompt=True)
-    assert same
-
-
-@pytest.mark.parametrize("rate", [1e-38, 1e-30, 1e30])
-def test_updates_too_small_or_too_large_to_be_squared_have_their_size(rate: float) -> None:
-    """Whether a step is noted depends on the size of its update, too."""
-    overrides = ("dtype=float32", f"optimizer.learning_rate={rate}", "schedule=every", "epochs=1")
-    base = config("data=iris", "architecture.hidden=[5,4]", *overrides)
-    made = ready(replace(base, probes={"update_norm": probes.UpdateNorm()}))
-    trainer = Trainer(made)
-    proposal = trainer.compute(None).proposed
-    assert isinstance(proposal, Proposal)
-    with np.errstate(all="ignore"):
-        update = proposal.apart().astype(np.float64)
-    expected = [np.linalg.norm(w[0]) for w in trainer.network.parameters.weights(update)]
-    for prompt in (True, False):
-        found = next(r for r in train(made, prompt=prompt) if r.probe == "update_norm")
-        assert found.values[:, 0] == pytest.approx(expected, rel=1e-6, abs=0)
-
-
-def test_what_was_tried_with_one_size_of_batches_holds_for_others() -> None:
-    """Of the small last batches the rows are kept, of the others the sums alone."""
-    base = config("data=iris", "architecture.hidden=[40,40,40]", "batching.size=100", "batching.last=keep", "epochs=30")
-    more = {"saturated_fraction": base.probes["saturated_fraction"], "own": OWN["below"]}
-    made = ready(replace(base, probes=more, schedule=At(tuple(range(1, 60)))))
-    same = events(made, prompt=False) == events(made, prompt=True)
-    assert same
-
-
-def test_many_sets_of_probes_that_are_seldom_due_take_little_memory() -> None:
-    base, peaks = config("data=iris", "architecture.hidden=[30,30]", "epochs=60"), []
-    primes = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
-    made = ready(replace(base, probe_schedules={n: Every(p) for n, p in zip(base.probes, primes, strict=True)}))
-    for prompt in (True, True, False):
-        tracemalloc.start()
-        for _ in train(made, prompt=prompt):
-            pass
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[2] < peaks[1] + 8 * 2**20
-
-
-@pytest.mark.parametrize("between", ["settle", "another probe", "another pass"])
-def test_whatever_comes_between_a_pass_and_its_measurement_a_step_has_its_own_values(between: str) -> None:
-    base = config("data=iris", "architecture.hidden=[5,4]")
-    few = {name: base.probes[name] for name in ("delta_rms", "z_mean_square", "saturated_fraction", "gradient_norm")}
-    every = {**few, "own": Probe.of_function(lambda layer: layer.dW_update.sum(axis=(-2, -1)))}
-
-    def told(prompt: bool) -> list[tuple[int, str, bytes]]:
-        trainer = Trainer(ready(replace(base, probes=every, probe_schedules={})))
-        ledger = Ledger(every, prompt, Stopwatch(None))
-        for step in range(9):
-            moment = trainer.compute(None, ledger.onlooker([*few]))
-            if step == 5 and between == "settle":
-                ledger.settle()
-            if step == 5 and between == "another probe":
-                ledger.take(moment, ["own"], step)
-            if step == 5 and between == "another pass":
-                trainer.network.backward_from(np.ones_like(trainer.network.layers[-1].delta))
-            ledger.take(moment, [*few], step)
-            trainer.apply()
-        ledger.settle()
-        return [(r.step, r.probe, r.values.tobytes()) for r in ledger.tell()]
-
-    same = told(prompt=False) == told(prompt=True)
-    assert same
+# At its step
 
 
 Seen = list[tuple[int, str, bytes]]
 
 
 def seen_until(training: Iterator[Record], failure: type[BaseException]) -> Seen:
-    """What training tells before it fails."""
+    """What training yields before it fails."""
     found: Seen = []
     with pytest.raises(failure):
         found.extend((r.step, r.probe, r.values.tobytes()) for r in training)
     return found
 
 
-@pytest.mark.parametrize("where", ["step", "probe", "vital", "evaluation"])
-def test_what_was_measured_before_training_failed_is_not_lost(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, read = config("data=iris", "schedule=every", "schedule@evaluation.schedule=first_and_last", "epochs=5"), [0]
+def test_every_record_comes_at_its_step() -> None:
+    begun: list[int] = []
+    for record in train(ready(config("data=iris", "epochs=3", "schedule=every")), on_step=begun.append):
+        assert record.step == begun[-1]
+    assert len(begun) == 10
 
-    class Failing(probes.DeltaRms):
-        def read(self, layers: Vitals) -> Array:
-            read.append(layers.delta_rms.ndim)
-            if read.count(3) > 2:  # first it is tried, then the first step is told with its scores
-                raise KeyboardInterrupt
-            return layers.delta_rms
 
-    def own(layer: Observed) -> Array | None:
+@pytest.mark.parametrize("where", ["step", "probe", "evaluation"])
+def test_records_of_earlier_steps_survive_a_failure(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = config("data=iris", "schedule=every", "schedule@evaluation.schedule=first_and_last", "epochs=5")
+
+    def own(layer: Layer) -> Array | None:
         raise KeyboardInterrupt
 
     def on_step(step: int) -> None:
@@ -363,28 +133,27 @@ def test_what_was_measured_before_training_failed_is_not_lost(where: str, monkey
 
     whole = [(r.step, r.probe, r.values.tobytes()) for r in train(ready(base))]
     if where == "probe":
-        more: dict[str, Probe] = {**base.probes, "own": Probe.of_function(own)}
+        more: dict[str, Probe] = {**base.probes, "own": own}
         base = replace(base, probes=more, probe_schedules={"own": At((7,))})
-    if where == "vital":
-        base = replace(base, probes={**base.probes, "own": Failing()})
     if where == "evaluation":
         base = replace(base, evaluation=replace(base.evaluation, schedule=At((7,))))
         monkeypatch.setattr("pipeline.training.evaluate", lambda *_: own(None))  # type: ignore[arg-type]
-    found = [seen for seen in seen_until(train(ready(base), on_step), KeyboardInterrupt) if seen[1] != "own"]
-    told = {step for step, *_ in found}
-    unscored = {"evaluation": range(99), "vital": [max(told)]}.get(where, [])
-    same = found == [s for s in whole if s[0] in told and not (s[0] in unscored and s[1].startswith(("cost", "acc")))]
-    assert same
-    assert told >= set(range(7))
+    found = seen_until(train(ready(base), on_step), KeyboardInterrupt)
+    expected = [s for s in whole if s[0] < 7]
+    if where == "evaluation":
+        expected = [s for s in expected if not s[1].startswith(("cost", "acc"))]
+    assert found == expected
 
 
-def test_records_are_not_kept_back_when_nothing_more_is_measured() -> None:
-    begun: list[int] = []
-    base = config("data=iris", "epochs=300", "schedule@evaluation.schedule=first_and_last")
-    for record in train(ready(replace(base, schedule=At((3, 9, 900)))), on_step=begun.append):
-        if record.step == 9:
-            assert begun[-1] == 3 + OF_SMALL.span
-            return
+@pytest.mark.parametrize("rate", [1e-38, 1e-30, 1e30])
+def test_updates_too_small_or_too_large_to_be_squared_have_their_size(rate: float) -> None:
+    overrides = ("dtype=float32", f"optimizer.learning_rate={rate}", "schedule=every", "epochs=1")
+    base = config("data=iris", "architecture.hidden=[5,4]", *overrides)
+    made = ready(replace(base, probes={"update_norm": probes.update_norm}))
+    network = Trainer(made).compute(None).network
+    expected = [np.linalg.norm(layer.parameters[0].update[0].astype(np.float64)) for layer in network.layers]
+    found = next(r for r in train(made) if r.probe == "update_norm")
+    assert found.values[:, 0] == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 def test_at_a_checkpoint_all_records_of_earlier_steps_are_out() -> None:
@@ -407,87 +176,6 @@ def test_at_a_checkpoint_all_records_of_earlier_steps_are_out() -> None:
     for state, told in kept:
         rest = [(r.step, r.probe, r.values.tobytes()) for r in train(made, start=state)]
         assert rest == whole[told:]
-
-
-class Own(VitalProbe):
-    """Reads something; says nothing or too little of it."""
-
-    def __init__(self, read: Callable[[Vitals], list[Reading]], wanted: Wanted = NOTHING, update: bool = False) -> None:
-        self._read, self._wanted = read, wanted
-        self.of_update = update  # type: ignore[misc]
-
-    @property
-    def wanted(self) -> Wanted:
-        return self._wanted
-
-    def found(self, vitals: Vitals) -> list[Reading]:
-        return self._read(vitals)
-
-
-class Twice(probes.DeltaRms):
-    """Of its own in another way."""
-
-    def readings(self, moment: Moment) -> list[Reading]:
-        return [Reading(layers, 2 * values) for layers, values, *_ in super().readings(moment)]
-
-
-OWN: dict[str, Probe] = {
-    "unsaid": Own(lambda v: [Reading(v.numbers, v.gradient_norm)]),
-    "update": Own(lambda v: [Reading(v.numbers, v.update_norm)], Wanted(frozenset({Of.GRADIENT}))),
-    "variance": Own(lambda v: [Reading(v.numbers, v.activation_variance)], Wanted(frozenset({Of.A}))),
-    "dead": Own(lambda v: [Reading(v.numbers, v.dead_fraction)]),
-    "below": Own(lambda v: [Reading(v.numbers, v.share_below(0.5))]),
-    "numbers": Own(lambda v: [Reading(v.numbers, np.abs(v.weight_norm))], Wanted(frozenset({Of.WEIGHTS}))),
-    "parts": Own(lambda v: [Reading(v.numbers, v.delta_rms * k, part=str(k)) for k in (1, 2)]),
-    "bins": Own(
-        lambda v: [Reading(v.numbers, np.stack([v.weight_norm, v.weight_norm + 1], -1), bins=(3, 4))],
-        Wanted(frozenset({Of.WEIGHTS})),
-    ),
-    "whole": Own(lambda v: [Reading((), v.weight_norm.sum(axis=0, keepdims=True))], Wanted(frozenset({Of.WEIGHTS}))),
-    "single": Own(lambda v: [Reading(v.numbers, v.weight_norm.astype("f4"))], Wanted(frozenset({Of.WEIGHTS}))),
-    "view": Own(lambda v: [Reading(v.numbers, v.activation_variance)], Wanted(frozenset({Of.A, Of.AA}))),
-    "layers": Own(lambda v: [Reading((1,), v.layers[0].W[None, :, 0, 0])]),  # type: ignore[attr-defined]
-    "twice": Twice(),
-}
-
-
-@pytest.mark.parametrize("hidden", ["[5,4]", "[]"])
-@pytest.mark.parametrize("which", [*OWN, ""])
-def test_probes_of_ones_own_are_measured_right_whatever_they_say(which: str, hidden: str) -> None:
-    """In a net without an element-wise layer, too."""
-    base = config("data=iris", f"architecture.hidden={hidden}", "activation=relu", "schedule=every", "replicates=2")
-    if which:
-        base = replace(base, probes={**base.probes, which: OWN[which]} if which == "parts" else {which: OWN[which]})
-    same = events(ready(base), prompt=False) == events(ready(base), prompt=True)
-    assert same
-
-
-@pytest.mark.parametrize("more", [(), ("weight_norm",)])
-def test_means_that_are_not_finite_are_seen_at_once(more: tuple[str, ...]) -> None:
-    wild = ("activation=identity", "activation@output=identity", "cost=half_squared_error", "dtype=float32")
-    base = config("data=iris", "probes=full", *wild, "optimizer.learning_rate=1e3", "schedule=every")
-    only = {name: base.probes[name] for name in ("activation_mean", *more)}
-    made = ready(replace(base, probes=only, probe_schedules={}))
-    same = events(made, prompt=False) == events(made, prompt=True)
-    assert same
-
-
-@pytest.mark.parametrize("huge", [False, True])
-def test_records_of_large_networks_come_soon_and_of_huge_ones_at_once(
-    huge: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There the numbers, more than the calls, are what takes time."""
-    if huge:
-        monkeypatch.setattr(measuring, "HUGE", measuring.SMALL)
-    rarely = ("schedule@evaluation.schedule=first_and_last", "epochs=90", "dtype=float32")
-    base = config("schedule=every", "architecture.hidden=[1500,300]", "batching.size=10", *rarely)
-    for every, most in ((1, OF_LARGE.capacity - 1), (15, OF_LARGE.span)):
-        seen, late = list[int](), set[int]()
-        for record in train(ready(replace(base, schedule=Every(every))), on_step=seen.append):
-            late.add(seen[-1] - record.step)
-            if record.step >= 3 * OF_LARGE.span // (4 if every == 1 else 1):
-                break
-        assert max(late) == (0 if huge else most)
 
 
 # It changes nothing
@@ -562,14 +250,14 @@ def test_a_stopwatch_accounts_for_all_time() -> None:
     clock, begun, found = FakeClock(), list[int](), 0
     stopwatch, slow, told = Stopwatch(clock), clock.taking(1000), clock.taking(10**6)
 
-    def probe(layer: Observed) -> Array | None:
+    def probe(layer: Layer) -> Array | None:
         return slow(layer)  # no reading
 
     def on_step(step: int) -> None:
         begun.append(step)
         clock.now += 1
 
-    c = replace(base, probes={**base.probes, "own": Probe.of_function(probe)})
+    c = replace(base, probes={**base.probes, "own": probe})
     clock.now += 0.5  # before the first step
     for _ in train(ready(c), on_step, told, stopwatch):
         clock.now += 0.25
@@ -584,7 +272,6 @@ def test_a_stopwatch_accounts_for_all_time() -> None:
         "watch": 10**6 + 3000 * len(begun),  # the last steps, here all, are measured again
         "tracking": 0.25 * found,
         "evaluation": 0,
-        "sums": 0,
         **dict.fromkeys(base.probes, 0),
     }
 
@@ -595,12 +282,12 @@ def test_a_logged_run_says_what_measuring_cost(tmp_path: Path) -> None:
     overhead = {k.partition("/")[2]: v for k, v in of.data.metrics.items() if k.startswith("overhead/")}
     probes = set(config(*FULL).probes)
     other = {"evaluation", "watch", "tracking", "files", "chain"}
-    assert set(overhead) == probes | other | {"all_probes", "sums"}
+    assert set(overhead) == probes | other | {"all_probes"}
     assert all(share > 0 for share in overhead.values())
-    assert overhead["all_probes"] == pytest.approx(sum(overhead[name] for name in probes | {"sums"}))
+    assert overhead["all_probes"] == pytest.approx(sum(overhead[name] for name in probes))
     text = download(store(tmp_path), of.info.run_id, "run.log", tmp_path).read_text()
     assert f"on top of that, in % of it: probes {100 * overhead['all_probes']:.1f}" in text
-    for name in probes | other | {"sums"}:
+    for name in probes | other:
         assert f"{name:<32} {100 * overhead[name]:6.2f} %" in text
 
 

@@ -243,7 +243,7 @@ def test_params_are_flat_scalars_with_stable_names() -> None:
     node = {
         "seed": 1,
         "activation": {"_target_": "engine.activations.LeakyRelu", "alpha": 0.1},
-        "probes": {"x": {"_target_": "engine.probes.DeltaRms"}},
+        "probes": {"x": {"_target_": "engine.probes.delta_rms"}},
         "layer_activations": {},
         "tracking": {"uri": None},
     }
