@@ -49,10 +49,12 @@ class Problem:
         labels = rng.integers(net.sizes[-1], size=net.batch)
         return cls(net, build(compose_run(overrides)), dtype, rows, labels)
 
-    def network(self) -> Network:
-        """A fresh stack of one, as the pipeline makes it for ``replicates=1``; equal every time."""
-        network = Network.mlp(self.net.sizes, self.config.activations(len(self.net.sizes) - 1), (1,), self.dtype)
-        initialize(network, self.config.init.weights, self.config.init.biases, [np.random.default_rng(1)])
+    def network(self, replicates: int = 1) -> Network:
+        """A fresh stack as the pipeline makes it, equal every time."""
+        sigmas = self.config.activations(len(self.net.sizes) - 1)
+        network = Network.mlp(self.net.sizes, sigmas, (replicates,), self.dtype)
+        rngs = [np.random.default_rng(1 + k) for k in range(replicates)]
+        initialize(network, self.config.init.weights, self.config.init.biases, rngs)
         return network
 
     def batch(self) -> tuple[Array, Array]:
@@ -77,19 +79,20 @@ def our_step(problem: Problem) -> Step:
     return step
 
 
-def measured_step(problem: Problem, probes: Mapping[str, Probe]) -> Step:
+def measured_step(problem: Problem, probes: Mapping[str, Probe], replicates: int = 1) -> Step:
     """A step as the pipeline takes it, with these probes (or none) in every layer.
 
     Forward, backward, the proposed update, the records of all probes; the gradient of the step before is kept for
     probes that compare.
     """
-    network, (x, y), config = problem.network(), problem.batch(), problem.config
+    network, config = problem.network(replicates), problem.config
+    x, y = (np.repeat(v.mT, replicates, axis=0).mT for v in problem.batch())
     velocity = config.optimizer.start(network)
     comparing = any(traits_of(probe).needs_previous for probe in probes.values())
     previous = np.ones_like(network.grad) if comparing else None
 
     def generators(use: int) -> list[np.random.Generator]:
-        return [np.random.default_rng(use)]
+        return [np.random.default_rng(use)] * replicates
 
     def step() -> None:
         network.forward(x)
@@ -136,7 +139,7 @@ def inline_step(problem: Problem) -> Step:
                 np.matmul(W[i].T, delta[i], out=delta[i - 1])
                 derivative(z[i - 1], a[i - 1], slope[i - 1])
                 np.multiply(delta[i - 1], slope[i - 1], out=delta[i - 1])
-        norms = [float(np.sqrt(np.vdot(g, g))) for g in dW]
+        norms = [float(np.linalg.norm(g)) for g in dW]
         for i in range(top + 1):
             np.multiply(dW[i], -rate, out=update[i])
             np.add(W[i], update[i], out=W[i])

@@ -14,22 +14,26 @@ class Net:
         sizes: units per layer, input first.
         activation: of the hidden layers, an option of conf/activation.
         batch: B.
-        promised: a step takes at most 1/promised of PyTorch's time.
+        against: what a step is compared with, "tutorial" or "PyTorch" (its fastest way).
+        promised: the other's time over ours, at least.
+        over_bare: our time over the bare products, at most; None for no promise.
     """
 
     name: str
     sizes: tuple[int, ...]
     activation: str
     batch: int
+    against: str
     promised: float
+    over_bare: float | None
 
 
 NETS = (
-    Net("784-30-10", (784, 30, 10), "sigmoid", 10, 4.0),
-    Net("784-30×4-10", (784, *[30] * 4, 10), "sigmoid", 10, 4.0),
-    Net("64-10×20-10", (64, *[10] * 20, 10), "relu", 32, 4.0),
-    Net("64-64×50-10", (64, *[64] * 50, 10), "tanh", 64, 1.0),
-    Net("784-256×10-10", (784, *[256] * 10, 10), "relu", 128, 1.0),
-    Net("784-1024×3-10", (784, *[1024] * 3, 10), "relu", 128, 1.0),
+    Net("784-30-10", (784, 30, 10), "sigmoid", 10, "tutorial", 3.5, None),
+    Net("784-30×4-10", (784, *[30] * 4, 10), "sigmoid", 10, "tutorial", 3.5, None),
+    Net("64-10×20-10", (64, *[10] * 20, 10), "relu", 32, "tutorial", 3.5, None),
+    Net("64-64×50-10", (64, *[64] * 50, 10), "tanh", 64, "PyTorch", 1.0, None),
+    Net("784-256×10-10", (784, *[256] * 10, 10), "relu", 128, "PyTorch", 1.0, 1.15),
+    Net("784-1024×3-10", (784, *[1024] * 3, 10), "relu", 128, "PyTorch", 1.0, 1.15),
 )
 DTYPES = ("float32", "float64")

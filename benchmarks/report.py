@@ -15,10 +15,12 @@ from benchmarks.nets import Net
 from benchmarks.timing import median_with_interval
 from pipeline.provenance import provenance
 
-BARE, OURS, PROBED, PEER, TUTORIAL = "bare", "ours", "probed", "PyTorch", "tutorial"
+BARE, INLINE, OURS, PROBED = "bare", "inline", "ours", "probed"
+PEER, TUTORIAL = "PyTorch", "tutorial"
 PEER_BARE = "bare PyTorch"
-COLUMNS = ("net", "hidden σ", "B", "dtype", BARE, OURS, PROBED, PEER, TUTORIAL)
-RATIOS = ((TUTORIAL, OURS), (PEER, OURS), (PEER, PROBED), (OURS, BARE), (PEER_BARE, BARE))
+COLUMNS = ("net", "hidden σ", "B", "dtype", BARE, INLINE, OURS, PROBED, PEER, TUTORIAL)
+RATIOS = ((TUTORIAL, OURS), (PEER, OURS), (OURS, INLINE), (OURS, BARE), (PROBED, OURS), (PEER_BARE, BARE))
+OVER_INLINE = 1.25
 HEADINGS = (*COLUMNS, *(f"{a} / {b}" for a, b in RATIOS), "claims")
 
 
@@ -48,23 +50,25 @@ class Row:
 
     def failures(self) -> list[str]:
         """Claims that this row disproves: the whole interval lies on the wrong side."""
-        claims = ((TUTORIAL, OURS, self.net.promised), (PEER, OURS, 1.0), (PEER, PROBED, 1.0))
-        wrong = []
-        for other, contender, promised in claims:
-            ratio = self.ratio(other, contender)
-            if ratio is not None and ratio[2] < promised:
-                wrong.append(f"{other} / {contender} {ratio[0]:.2f} < {promised:g}")
+        net, wrong = self.net, []
+        ratio = self.ratio(net.against, OURS)
+        if ratio is not None and ratio[2] < net.promised:
+            wrong.append(f"{net.against} / ours {ratio[0]:.2f} < {net.promised:g}")
+        for other, most in ((INLINE, OVER_INLINE), (BARE, net.over_bare)):
+            ratio = self.ratio(OURS, other)
+            if most is not None and ratio is not None and ratio[1] > most:
+                wrong.append(f"ours / {other} {ratio[0]:.2f} > {most:g}")
         return wrong
 
     def verdict(self) -> str:
         """In a word, or the claims that failed."""
-        if self.way is None:
-            return "not checked"
+        if self.way is None and not self.failures():
+            return "not compared with PyTorch"
         return "; ".join(self.failures()) or "pass"
 
     def cells(self) -> list[str]:
         """The row as text, under ``HEADINGS``."""
-        times = [self.microseconds(c) for c in (BARE, OURS, PROBED, PEER, TUTORIAL)]
+        times = [self.microseconds(c) for c in (BARE, INLINE, OURS, PROBED, PEER, TUTORIAL)]
         ratios = [f"{r[0]:.2f}" if (r := self.ratio(a, b)) else "-" for a, b in RATIOS]
         net = self.net
         return [net.name, net.activation, str(net.batch), self.dtype, *times, *ratios, self.verdict()]
@@ -119,7 +123,8 @@ ratios are medians of the ratios within a round, so load from elsewhere cancels.
 initial weights; before the clock starts, our gradients and PyTorch's are compared.
 
 - **bare**: the matrix products W a, Wᵀ δ and δ aᵀ of every layer into buffers, nothing else. The floor.
-- **ours**: forward, backward, SGD update, ‖∂C/∂W‖ of every layer.
+- **inline**: the same step as ours, written inline in NumPy by hand: arrays made beforehand, no class, no stack.
+- **ours**: forward, backward, SGD update, ‖∂C/∂W‖ of every layer, with the engine, for a stack of one network.
 - **probed**: the same with every default probe (`conf/probes/standard.yaml`) in every layer. A run measures on a
   schedule, so this is the price of a measured step, not of every step.
 - **PyTorch**: eager, `nn.Linear` stack, `CrossEntropyLoss`, `torch.optim.SGD`, norms of the weights' gradients; the
@@ -130,6 +135,11 @@ initial weights; before the clock starts, our gradients and PyTorch's are compar
   start that nothing written in NumPy can make up for."""
 
 CLAIMS = """\
-Claims: a step is never slower than PyTorch's fastest, with every default probe still not slower, and on the three
-smallest nets at least 4 times as fast as the tutorial's. A row fails where the whole 95 % interval of a median ratio
-lies below its claim."""
+Claims: on the three smallest nets at least 3.5 times as fast as the tutorial's step; on the others never slower than
+PyTorch's fastest; at most 1.25 times the inline step everywhere; at most 1.15 times the bare products on the two
+largest. A row fails where the whole 95 % interval of a median ratio lies on the wrong side of its claim.
+
+A row that only less readable code could keep is not kept. What our step adds to the inline one is a fixed number of
+microseconds: method calls, silenced floating-point warnings (`np.errstate`), norms that neither overflow nor underflow,
+and an update that is proposed before it is added. It shows in steps of a few hundred microseconds and nowhere else;
+small networks train in stacks, where it is paid once for all members."""

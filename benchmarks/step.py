@@ -21,7 +21,7 @@ from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 from benchmarks import peer, report  # noqa: E402
-from benchmarks.contenders import Problem, bare_products, cycle, measured_step, our_gradient, our_step  # noqa: E402
+from benchmarks.contenders import Problem, bare_products, inline_step, measured_step, our_gradient, our_step  # noqa: E402
 from benchmarks.nets import DTYPES, NETS, Net  # noqa: E402
 from benchmarks.timing import interleaved  # noqa: E402
 
@@ -43,6 +43,7 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
     problem = Problem.of(net, dtype)
     steps = {
         report.BARE: bare_products(problem),
+        report.INLINE: inline_step(problem),
         report.OURS: our_step(problem),
         report.PROBED: measured_step(problem, problem.config.probes),
     }
@@ -52,8 +53,7 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
         steps[report.PEER_BARE] = peer.peer_products(problem)
         steps[report.TUTORIAL] = peer.tutorial_step(problem)
         way, steps[report.PEER] = peer.fastest_peer_step(problem, seconds / 4, peer.WAYS[:1] if quick else peer.WAYS)
-    rounds, whole = (1, 1) if quick else (15, cycle(problem, problem.config.probes))
-    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, rounds, whole), way)
+    return report.Row(net, dtype, interleaved(steps, seconds * 3 / 4, 1 if quick else 15), way)
 
 
 def _require_same_work(problem: Problem) -> None:

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 Step = Callable[[], object]
 Times = dict[str, NDArray[np.float64]]  # seconds per step of each contender in each round
 TURN = 2e-3  # seconds a turn aims at: far above the clock's resolution
-LONG_TURN = 50e-3  # seconds from where a cycle is gone through in several turns: foreign load changes meanwhile
 
 
-def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: int, cycle: int = 1) -> Times:
+def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: int) -> Times:
     """Seconds per step of each contender in each round, for about so many seconds in all.
 
     Each turn begins with one untimed step, which brings the contender's arrays back into the caches. Who begins a
@@ -30,15 +29,10 @@ def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: in
         contenders: what each does in a step, by name; the first is the one that the others are compared with.
         seconds: in all, about.
         least_rounds: rounds, even if that takes longer.
-        cycle: after how many steps, a power of two, each has done all that it does: a round holds whole cycles.
     """
     once = {name: _once(step) for name, step in contenders.items()}
     names = list(contenders)
-    turns = 1
-    while turns < cycle and cycle * once[names[0]] > LONG_TURN * turns:
-        turns *= 2
-    part = cycle // turns
-    repeats = {name: -(-max(1, round(TURN / lasts)) // part) * part for name, lasts in once.items()}
+    repeats = {name: max(1, round(TURN / lasts)) for name, lasts in once.items()}
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
     gc.collect()
@@ -46,12 +40,8 @@ def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: in
     try:
         while len(times[names[0]]) < least_rounds or time.perf_counter() < end:
             names.append(names.pop(0))
-            spent = dict.fromkeys(names, 0.0)
-            for _ in range(turns):
-                for name in names:
-                    spent[name] += _turn(contenders[name], repeats[name])
             for name in names:
-                times[name].append(spent[name] / turns)
+                times[name].append(_turn(contenders[name], repeats[name]))
     finally:
         gc.enable()
     return {name: np.array(values) for name, values in times.items()}

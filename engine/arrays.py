@@ -15,13 +15,12 @@ Array = NDArray[Any]
 PerMember = float | Array  # a hyperparameter: one number, or one per member of the ensemble [E...]
 
 
-def per_member(value: PerMember, dtype: np.dtype[Any], axes: int) -> Array:
-    """Cast a hyperparameter to ``dtype`` and append ``axes`` axes of length 1, so that it broadcasts.
+def per_member(value: PerMember, dtype: np.dtype[Any]) -> PerMember:
+    """Make a hyperparameter broadcast against flat vectors [E..., P] of this dtype.
 
-    A member of a stack gets the number that the same network alone gets: the cast comes first.
+    An array [E...] is cast first, so that a member gets the number that the same network alone gets.
     """
-    found = np.asarray(value).astype(dtype)
-    return found.reshape(*found.shape, *[1] * axes) if found.ndim else found
+    return value.astype(dtype)[..., None] if isinstance(value, np.ndarray) else value
 
 
 def stored(result: Array, out: Array) -> Array:
@@ -51,8 +50,8 @@ def norm(x: Array, axes: int = 2) -> Array:
     squares = np.asarray(np.vecdot(flat, flat))
     smallest, largest = _EXACT_SQUARES[flat.dtype.char]
     result = np.asarray(np.sqrt(squares, dtype=np.float64))
-    exact = (squares >= smallest) & (squares <= largest)
-    if not exact.all():
+    if not all(smallest <= square <= largest for square in squares.ravel().tolist()):
+        exact = (squares >= smallest) & (squares <= largest)
         result[~exact] = _scaled_norm(flat[~exact].astype(np.float64))
     return result
 

@@ -115,7 +115,7 @@ class Block(ABC):
         """Read the state of another block, of the same kind and ensemble, instead of one of its own."""
         self._state = other._state
 
-    def update_state(self) -> None:
+    def update_state(self) -> None:  # noqa: B027 (most blocks have no state)
         """Advance the state by the last forward pass of training; the training loop calls this once a step."""
 
 

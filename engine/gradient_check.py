@@ -196,7 +196,7 @@ def _along(
     directions: int,
     place: slice = slice(None),
 ) -> Check:
-    """Compare a gradient of f [E...] at x with derivatives along random directions, inside ``place`` of the last axis."""
+    """Compare a gradient of f [E...] at x with derivatives along random directions within ``place``."""
     got, expected, methods = [], [], []
     for _ in range(directions):
         v = np.zeros_like(x)

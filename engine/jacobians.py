@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.arrays import Array
-from engine.costs import Cost
 from engine.blocks import Block
+from engine.costs import Cost
 from engine.network import Dense, Network
 from engine.residual import Residual
 

@@ -8,7 +8,7 @@
 
 Shapes: W [E..., n, m], b [E..., n, 1], a [E..., n, B]; E... are the ensemble axes (none for a single network), n the
 units of the layer, m those of the layer below, B the examples, which are columns. δ is kept per example; gradients are
-averages over the batch (section 1.6). Every member of a stack has, byte for byte, the numbers of the same network alone.
+averages over the batch (section 1.6). A member of a stack has, byte for byte, the numbers of the same network alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -157,11 +156,14 @@ class Network:
     def backward(self, y: Array, cost: Cost) -> Array:
         """Compute ∂C/∂θ for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) ``grad``."""
         top = self.output
-        return self.backward_from(cost.delta(top.sigma, top.z, top.a, y, out=top.delta))  # (1)
+        return self._carry_down(cost.delta(top.sigma, top.z, top.a, y, out=top.delta))  # (1)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward_from(self, delta: Array) -> Array:
         """Compute ∂C/∂θ from a given δ^L [E..., n_L, B]; returns (overwrites) ``grad``."""
+        return self._carry_down(delta)
+
+    def _carry_down(self, delta: Array) -> Array:
         self.output.backward_from(delta)
         for above, block in pairwise(reversed(self.blocks)):
             block.backward(above.input_gradient())

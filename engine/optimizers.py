@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,13 @@ class SGD:
         if self.nesterov and not np.any(momentum):
             raise ValueError("nesterov=True: needs momentum > 0, got momentum=0")
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether Δθ = −η f(t) ∇C."""
+        return self.clipping is None and not np.any(self.weight_decay) and not np.any(self.momentum)
+
     def start(self, network: Network) -> Array:
-        """Return the optimizer's memory before the first step: the velocity v = 0, [E..., P] (empty without momentum)."""
+        """Return the velocity before the first step, v = 0: [E..., P], empty without momentum."""
         return np.zeros(network.theta.shape if np.any(self.momentum) else (0,), network.dtype)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -115,17 +121,17 @@ class SGD:
         """
         g = network.update
         rate = -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)
-        rate = per_member(rate, g.dtype, axes=1)
-        if self.clipping is None and not np.any(self.weight_decay) and not velocity.size:
+        rate = per_member(rate, g.dtype)
+        if self._is_plain:
             return np.multiply(network.grad, rate, out=g)
         g[...] = network.grad
         if self.clipping is not None:
             self.clipping.clip(g, network)
         if np.any(self.weight_decay):
             weights = slice(0, network.n_weights)
-            g[..., weights] += per_member(self.weight_decay, g.dtype, axes=1) * network.theta[..., weights]
+            g[..., weights] += per_member(self.weight_decay, g.dtype) * network.theta[..., weights]
         if velocity.size:
-            momentum = per_member(self.momentum, g.dtype, axes=1)
+            momentum = per_member(self.momentum, g.dtype)
             velocity *= momentum
             velocity += g
             g[...] = g + momentum * velocity if self.nesterov else velocity

@@ -104,6 +104,8 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
     if expected is Callable and bool(node.get("_partial_", False)) == isinstance(target, type):
         raise ConfigError(f"{place}={path}: add _partial_: true for a function, and only for a function")
     if node.get("_partial_", False):
+        if expected is not Callable:
+            raise ConfigError(f"{place}={path}: must be {_described(expected)}, without _partial_")
         return _partial(target, kind, rest, key, trusted)
     result = _call(target, kind, rest, key, trusted)
     if isinstance(expected, type) and not isinstance(result, expected):
@@ -114,7 +116,7 @@ def _call_target(kind: Any, node: Mapping[str, Any], key: str, trusted: Collecti
 def _partial(target: Any, kind: Any, node: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
     """The function with these arguments filled in, so that as many are left as ``kind`` (a Callable) has."""
     arguments = _arguments(target, node, key, trusted)
-    missing: list[Any] = [None] * len(get_args(kind)[0]) if get_origin(kind) is Callable else []
+    missing = [None] * len(get_args(kind)[0])
     try:
         inspect.signature(target).bind(*missing, **arguments)
     except TypeError as wrong:

@@ -138,7 +138,8 @@ def measured(step: Step, probes_: dict[str, Probe], k: tuple[int, ...] = ()) -> 
     """What each probe measures in one member, as bytes; bins of histograms that are 0 are left out."""
 
     def of_member(m: Measurement) -> Any:
-        values = np.where(np.isnan(m.values), np.nan, m.values)[(slice(None), *k)]  # one NaN is as good as another
+        place: Any = (slice(None), *k)
+        values = np.where(np.isnan(m.values), np.nan, m.values)[place]  # one NaN is as good as another
         if m.bins is None:
             return m.layers, m.part, values.tobytes()
         kept = (values != 0).any(axis=0) if m.sparse else slice(None)

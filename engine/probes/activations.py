@@ -67,7 +67,7 @@ class SaturatedFraction:
     """
 
     threshold: float
-    traits: ClassVar[Traits] = Traits(stackable=True)
+    traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
         _require_fraction("threshold", self.threshold)
@@ -99,7 +99,7 @@ class NearLinearFraction:
     """
 
     tolerance: float
-    traits: ClassVar[Traits] = Traits(stackable=True)
+    traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
         _require_fraction("tolerance", self.tolerance)

@@ -7,7 +7,7 @@ layer has no such quantity. A few probes need more than a layer; they are functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +21,6 @@ from engine.network import Dense, Network
 
 Probe = Callable[[Any], Any]  # Layer -> [E...] or None, or Step -> list of Measurements
 Function = TypeVar("Function", bound=Callable[..., Any])
-GROUP_BYTES = 2**18  # of each array of layers that are read together: more would leave the caches
 
 
 class Traits(NamedTuple):
@@ -30,28 +29,26 @@ class Traits(NamedTuple):
     Attributes:
         geometric: replicates are averaged as logarithms (magnitudes that span decades) or as they are.
         of_step: the probe reads a :class:`Step`, not a :class:`Layer`.
-        stackable: the probe reduces over the last axes only, so it may receive several layers of one shape at once.
         needs_previous: it reads :attr:`Step.previous_grad`.
         costly: it takes far longer than a step and is left out when the last steps before a divergence are replayed.
     """
 
     geometric: bool = False
     of_step: bool = False
-    stackable: bool = False
     needs_previous: bool = False
     costly: bool = False
 
 
 def layer_probe(geometric: bool = False) -> Callable[[Function], Function]:
-    """Declare a function of a layer that reduces over the last axes only. (An undeclared function is a probe, too.)"""
-    return _declare(Traits(geometric=geometric, stackable=True))
+    """Declare a function of a layer. An undeclared function is a probe, too, with the default traits."""
+    return _declare(Traits(geometric=geometric))
 
 
 def step_probe(
     geometric: bool = False, needs_previous: bool = False, costly: bool = False
 ) -> Callable[[Function], Function]:
     """Declare a function of a :class:`Step`."""
-    return _declare(Traits(geometric, True, False, needs_previous, costly))
+    return _declare(Traits(geometric, True, needs_previous, costly))
 
 
 def _declare(traits: Traits) -> Callable[[Function], Function]:
@@ -89,10 +86,9 @@ class Measurement(NamedTuple):
 class Layer:
     """A Dense layer as a probe reads it. All arrays are read-only.
 
-    Where k consecutive layers of one shape are read together, every array has a leading axis of length k.
-
     Attributes:
-        numbers: the number of the layer, or of each of them.
+        number: l, from 1 to L.
+        n_in, n_out, batch_size: m, n and B.
         sigma: σ.
         W, b, dW, db: weights [E..., n, m], biases [E..., n, 1] and their gradients.
         W_update, b_update: the optimizer's proposed ΔW and Δb.
@@ -110,34 +106,27 @@ class Layer:
     a: Array
     delta: Array
 
-    def __init__(self, layers: Sequence[Dense]) -> None:
-        self._layers = layers
-        self.numbers = tuple(layer.number for layer in layers)
-        self.sigma = layers[0].sigma
-        self.n_in, self.n_out, self.batch_size = layers[0].n_in, layers[0].n_out, layers[0].z.shape[-1]
+    def __init__(self, layer: Dense) -> None:
+        self._layer = layer
+        self.number, self.sigma = layer.number, layer.sigma
+        self.n_in, self.n_out, self.batch_size = layer.n_in, layer.n_out, layer.z.shape[-1]
 
     def __getattr__(self, name: str) -> Array:
         """Read an array of the layer at its first use."""
         if name not in Layer.__annotations__:
             raise AttributeError(f"a layer has no {name}")
-        arrays = [_array(layer, name) for layer in self._layers]
-        array = arrays[0].view() if len(arrays) == 1 else np.stack(arrays)
+        array = _array(self._layer, name).view()
         array.flags.writeable = False
         vars(self)[name] = array
         return array
-
-    @property
-    def number(self) -> int:
-        """The number of the layer, 1 ... L."""
-        (number,) = self.numbers
-        return number
 
     @cached_property
     def slope(self) -> Array | None:
         """σ'(z) of every unit and example [E..., n, B]; None where σ is not element-wise."""
         if not isinstance(self.sigma, Elementwise):
             return None
-        slope = self.sigma.derivative(self.z, self.a).astype(self.z.dtype, copy=False).view()
+        slope = self.sigma.derivative(self.z, self.a, out=np.empty_like(self.z))
+        slope = slope.astype(self.z.dtype, copy=False).view()
         slope.flags.writeable = False
         return slope
 
@@ -181,20 +170,7 @@ class Step:
     @cached_property
     def layers(self) -> list[Layer]:
         """The layers 1 ... L."""
-        return [Layer([layer]) for layer in self.network.layers]
-
-    @cached_property
-    def groups(self) -> list[Layer]:
-        """The same layers; consecutive small ones of one shape and σ together."""
-        groups: list[list[Dense]] = []
-        for layer in self.network.layers:
-            fits = GROUP_BYTES // max(layer.W.nbytes, layer.z.nbytes)
-            last = groups[-1] if groups else []
-            if last and len(last) < fits and last[0].W.shape == layer.W.shape and last[0].sigma is layer.sigma:
-                last.append(layer)
-            else:
-                groups.append([layer])
-        return [Layer(group) for group in groups]
+        return [Layer(layer) for layer in self.network.layers]
 
     def normal(self, use: int, shape: tuple[int, ...]) -> Array:
         """Draw standard normal numbers [E..., *shape] in the network's dtype, each member's from its own generator."""
@@ -210,9 +186,9 @@ def measure(step: Step, probe: Probe) -> list[Measurement]:
         return list(probe(step))
     numbers: list[int] = []
     values: list[Array] = []
-    for layer in step.groups if traits.stackable else step.layers:
+    for layer in step.layers:
         value = probe(layer)
         if value is not None:
-            numbers += layer.numbers
-            values += list(value) if len(layer.numbers) > 1 else [value]
+            numbers.append(layer.number)
+            values.append(value)
     return [Measurement(tuple(numbers), np.array(values, dtype=np.float64))] if numbers else []

@@ -25,7 +25,7 @@ class RandomCotangent:
     @property
     def traits(self) -> Traits:
         """Those of the probe, applied to a step."""
-        return traits_of(self.probe)._replace(of_step=True, stackable=False)
+        return traits_of(self.probe)._replace(of_step=True)
 
     def __call__(self, step: Step) -> list[Measurement]:
         network = step.network

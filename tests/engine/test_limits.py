@@ -194,7 +194,7 @@ def test_probes_against_a_slow_twin(
     net.backward(y, costs.LogLikelihood())
     net.update[...] = np.random.default_rng(seed).standard_normal(net.theta.shape)
     for i, (layer, (update, _)) in enumerate(zip(net.layers, views(net, net.update), strict=True)):
-        observed = Layer([layer])
+        observed = Layer(layer)
         for k in np.ndindex(ensemble):
             if not layer.delta[k].any():
                 continue  # nothing came through the rectifiers: see the test of dead layers
@@ -227,11 +227,11 @@ def test_ratios_of_tiny_errors_are_not_lost(scale: float) -> None:
     net.forward(x)
     net.backward(y, costs.HalfSquaredError())
     layer = net.layers[0]
-    before = Layer([layer])
+    before = Layer(layer)
     rms, agreement = float(delta_rms(before)), float(coherence(before))
     layer.delta *= scale
     layer.db *= scale
-    after = Layer([layer])
+    after = Layer(layer)
     assert float(delta_rms(after)) == pytest.approx(rms * scale, rel=1e-13)
     assert float(coherence(after)) == pytest.approx(agreement, rel=1e-12)
 
@@ -256,7 +256,7 @@ def test_slopes_of_both_signs_neither_cancel_nor_count_as_flat() -> None:
     net.layers[0].b[...] = [[0.0], [-1.0]]  # z = ±1 in unit 0; 0 and −2 in unit 1
     net.forward(np.array([[1.0, -1.0]]))
     net.backward(np.zeros((1, 2)), costs.SquaredError())
-    seen = Layer([net.layers[0]])
+    seen = Layer(net.layers[0])
     dead, flat = dead_fraction(seen), SaturatedFraction(0.5)(seen)
     assert dead is not None
     assert flat is not None
@@ -270,7 +270,7 @@ def test_two_thresholds_of_one_layer_do_not_mix() -> None:
     net.forward(x)
     net.backward(y, costs.LogLikelihood())
     layer = net.layers[0]
-    seen, thresholds, found = Layer([layer]), (0.9, 0.1, 0.5, 0.9), []
+    seen, thresholds, found = Layer(layer), (0.9, 0.1, 0.5, 0.9), []
     for threshold in thresholds:
         share = SaturatedFraction(threshold)(seen)
         assert share is not None
@@ -286,7 +286,7 @@ def test_means_of_float32_activations_are_as_right_as_a_sum_of_one_unit() -> Non
     net.forward(x)
     net.backward(y, costs.CrossEntropy())
     layer = net.layers[0]
-    mean = activation_mean(Layer([layer]))
+    mean = activation_mean(Layer(layer))
     for k in range(2):
         assert float(mean[k]) == pytest.approx(math.fsum(layer.a[k].ravel().tolist()) / 60_000, rel=300 * 2**-24)
 
@@ -300,7 +300,7 @@ def test_coherence_lies_between_0_and_1_and_is_1_for_equal_examples(examples: in
         net.forward(inputs)
         net.backward(targets, costs.SquaredError())
         for layer in net.layers:
-            assert least <= float(coherence(Layer([layer]))) <= 1 + 1e-14
+            assert least <= float(coherence(Layer(layer))) <= 1 + 1e-14
 
 
 def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> None:
@@ -316,7 +316,7 @@ def test_measuring_twice_gives_the_same_bits_and_disturbs_no_later_step() -> Non
         held = [measured.theta, measured.grad, *(v for la in measured.layers for v in (la.z, la.a, la.delta))]
         copies = [v.copy() for v in held]
         for layer in measured.layers:
-            first, second = ([p(Layer([layer])) for p in probes] for _ in range(2))
+            first, second = ([p(Layer(layer)) for p in probes] for _ in range(2))
             for one, two in zip(first, second, strict=True):
                 assert (one is None) == (two is None)
                 assert one is None or (two is not None and np.array_equal(one, two, equal_nan=True))

@@ -287,7 +287,7 @@ def test_probes_against_loops_over_examples() -> None:
     net.backward(y, costs.LogLikelihood())
     net.update[...] = -0.3 * net.grad
     for layer in net.layers:
-        seen = Layer([layer])
+        seen = Layer(layer)
         for k in range(2):
             deltas = [layer.delta[k, :, b] for b in range(9)]
             mean: Array = np.asarray(sum(deltas)) / 9
@@ -306,7 +306,7 @@ def test_probes_against_loops_over_examples() -> None:
                 measured = probe(seen)
                 assert measured is not None
                 assert float(measured[k]) == pytest.approx(value, rel=1e-12), probe
-    relu, sigmoid, softmax = (Layer([layer]) for layer in net.layers)
+    relu, sigmoid, softmax = (Layer(layer) for layer in net.layers)
     assert SaturatedFraction(0.05)(softmax) is None
     assert dead_fraction(softmax) is None
     z = net.layers[0].z
@@ -327,7 +327,7 @@ def test_a_dead_layer_is_told() -> None:
     x, y = batch(net, 5)
     net.forward(x)
     net.backward(y, costs.HalfSquaredError())
-    observed = Layer([net.layers[0]])
+    observed = Layer(net.layers[0])
     dead = dead_fraction(observed)
     assert dead is not None
     assert float(dead) == 1.0

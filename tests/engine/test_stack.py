@@ -36,7 +36,7 @@ from engine.initializers import Gaussian, GaussianFanIn, Orthogonal, initialize
 from engine.learning_rates import Constant, Cosine
 from engine.network import Dense, Network
 from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer, Clipping
-from engine.probes import step_probe, traits_of
+from engine.probes import traits_of
 
 FAST = {key: probe for key, probe in PROBES.items() if not traits_of(probe).costly}
 SPECIAL = [0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 1e-45]
@@ -214,31 +214,6 @@ def test_members_longer_than_a_buffer_of_numpy_do_not_mix(dtype: str) -> None:
     step = step_of(net, *batch(net, 3), costs.LogLikelihood())
     for k in np.ndindex(5):
         assert measured(step, FAST, k) == measured(step_alone(step, k), FAST)
-
-
-def test_grouped_layers_measure_what_single_layers_measure() -> None:
-    """Nine layers of one shape are read in one call; the values are those of each layer."""
-    sigmas = [act.Tanh()] * 8
-    net = network([4, *[6] * 8, 2], [*sigmas, act.Softmax()], (2,))
-    for layer in net.layers[:8]:
-        layer.sigma = sigmas[0]
-    step = step_of(net, *batch(net, 5), costs.LogLikelihood())
-    assert [group.numbers for group in step.groups] == [(1,), (2, 3, 4, 5, 6, 7, 8), (9,)]
-
-    def one_by_one(key: str) -> dict[int, bytes]:
-        with np.errstate(all="ignore"):
-            values = {layer.number: FAST[key](layer) for layer in step.layers}
-        return {number: np.asarray(value).tobytes() for number, value in values.items() if value is not None}
-
-    @step_probe()
-    def nothing(step: object) -> list[object]:
-        return []
-
-    for key in (key for key, probe in FAST.items() if traits_of(probe).stackable):
-        ((numbers, _, values),) = measured(step, {key: FAST[key]}, ())[key]
-        assert values == b"".join(one_by_one(key).values())
-        assert list(numbers) == list(one_by_one(key))
-    assert measured(step, {"nothing": nothing}) == {"nothing": []}
 
 
 def test_shared_input_is_the_same_input_for_all() -> None:

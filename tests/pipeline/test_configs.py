@@ -116,8 +116,10 @@ def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_signature(target: Any, node: dict[str, Any], key: str) -> None:
-    parameters = inspect.signature(target).parameters
-    assert set(node) - {"_target_"} == set(parameters), key
+    parameters = dict(inspect.signature(target).parameters)
+    if node.get("_partial_"):
+        parameters.pop(next(iter(parameters)))  # what a probe is called with
+    assert set(node) - {"_target_", "_partial_"} == set(parameters), key
     assert [p.name for p in parameters.values() if p.default is not p.empty] == [], f"{key}: defaults live in YAML only"
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from engine.activations import Elementwise
 from engine.costs import Cost
 from engine.initializers import Initializer
-from engine.probes import LayerProbe
+from engine.probes import layer_probe
 from pipeline.data.table import Source, Table
 
 
@@ -48,8 +48,8 @@ class Quartic(Cost):
     def value(self, a, y):
         return np.add.reduce((a - y) ** 4, axis=-2)
 
-    def gradient(self, a, y, out=None):
-        return np.multiply(4, (a - y) ** 3, out=out)
+    def gradient(self, a, y):
+        return 4 * (a - y) ** 3
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,19 @@ class Plus(Initializer):
     def variance(self, fan_in, fan_out):
         return self.size**2
 
-    def sample(self, rng, place):
-        return self.size * rng.choice([-1.0, 1.0], place.shape)
+    def sample(self, rng, parameter):
+        return self.size * rng.choice([-1.0, 1.0], parameter.shape)
 
 
-@dataclass(frozen=True)
-class LargestDelta(LayerProbe):
+@layer_probe(geometric=True)
+def largest_delta(layer):
     """max |δ|."""
-
-    def __call__(self, layer):
-        return np.abs(layer.layer.delta).max(axis=(-2, -1))
+    return np.abs(layer.delta).max(axis=-1).max(axis=-1)
 
 
-def smallest_delta(layer, scale):
-    """A probe that is a function."""
-    return scale * np.abs(layer.layer.delta).min(axis=(-2, -1))
+def smallest_delta(layer, scale: float):
+    """A probe that says nothing of itself, with an option."""
+    return scale * np.abs(layer.delta).min(axis=-1).min(axis=-1) if layer.number > 1 else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ FILES = {
     "activation/sine.yaml": "_target_: mine.Sine\nomega: 1.5\n",
     "cost/quartic.yaml": "_target_: mine.Quartic\n",
     "init/plus.yaml": "weights: {_target_: mine.Plus, size: 0.3}\nbiases: {_target_: mine.Plus, size: 0.1}\n",
-    "probe/largest_delta.yaml": "_target_: mine.LargestDelta\n",
+    "probe/largest_delta.yaml": "_target_: mine.largest_delta\n_partial_: true\n",
     "probe/smallest_delta.yaml": "_target_: mine.smallest_delta\n_partial_: true\nscale: 2.0\n",
     "data/parity.yaml": (
         "source: {_target_: mine.Parity, bits: 8}\ntest_fraction: 0.25\nsubset: null\nstandardise: true\n"
