@@ -65,7 +65,7 @@ def sweep_share() -> float:
     """The time of the probes over the time of the steps, in the training of all cells of the default sweep."""
     probes = steps = 0.0
     for cell in compose_sweep(["experiment=depth"]):
-        config = build(cell.node)
+        config = build(cell.config)
         stopwatch = Stopwatch(time.perf_counter)
         for _ in train(ready(config), stopwatch=stopwatch):
             stopwatch.lap("records")
@@ -103,8 +103,9 @@ def probes_table(seconds: float, timed: Timer) -> list[list[str]]:
     chosen = [Problem.of(NETS[2], "float64"), Problem.of(NETS[4], "float64")]
     rows: dict[str, list[str]] = {name: [] for name in everything if name not in ("dead_units",)}
     for problem in track(chosen, "probes", console=Console(stderr=True), transient=True):
-        fast = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and not p.costly}
-        slow = {n: measured_step(problem, {n: p}) for n, p in everything.items() if n in rows and traits_of(p).costly}
+        chosen_probes = {n: p for n, p in everything.items() if n in rows}
+        fast = {n: measured_step(problem, {n: p}) for n, p in chosen_probes.items() if not traits_of(p).costly}
+        slow = {n: measured_step(problem, {n: p}) for n, p in chosen_probes.items() if traits_of(p).costly}
         for steps, spent, least in ((fast, seconds * 4, 5), (slow, seconds, 1)):
             times = timed({"bare": measured_step(problem, {})} | steps, spent, least)
             for name in steps:

@@ -161,9 +161,8 @@ def _dC_da_top(top: Dense, y: Array, cost: Cost) -> Array | None:
 
 @np.errstate(all="ignore")
 def dC_da(network: Network, number: int) -> Array:
-    """∂C/∂a of a hidden layer, (W^{l+1})ᵀ δ^{l+1} (4), after a backward pass: there δ/B has taken its place."""
-    above = network.layers[number]
-    return np.asarray(above.W.mT @ above.delta)
+    """∂C/∂a of a hidden layer, (W^{l+1})ᵀ δ^{l+1} (4), after a backward pass."""
+    return network.layers[number].input_gradient()
 
 
 def misprints(network: Network, printed: Mapping[str, Any]) -> list[Misprint]:
