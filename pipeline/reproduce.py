@@ -20,7 +20,7 @@ from pipeline.address import TrackingConfig
 from pipeline.artifacts import CONFIG_FILE
 from pipeline.chain import Chain
 from pipeline.doom import PRUNED_STEP_TAG
-from pipeline.environment import Change, changes
+from pipeline.environment import changes
 from pipeline.errors import ConfigError
 from pipeline.identity import code_digest
 from pipeline.progress import bars
@@ -131,15 +131,21 @@ def reproduce(
     """
     logged = load(find(run_id, tracking))
     node = logged.node(changed)
-    config = configs.build(node, configs.OWN_PACKAGES | set(allowed))
-    say = Say(console)
+    say, uri = Say(console), None if logged.place else tracking.resolved_uri()
+    try:
+        config = configs.build(node, configs.OWN_PACKAGES | set(allowed))
+    except ConfigError:
+        if logged.tags.get("git.commit") != provenance().tags.get("git.commit"):
+            _offer(logged, uri, say)  # a part may have another name in this code
+        raise
     threads = 1 if as_it_is else _become_like(logged, say)
     with threadpool_limits(threads), bars(1, quiet) as progress:
         run = ready(config)
         differ = changes(Provenance(dict(logged.tags), logged.patch, logged.packages), present(node, run.data.digest))
         for change in differ:
             say(f"differs: {change}")
-        _offer(differ, logged, None if logged.place else tracking.resolved_uri(), say)
+        if any(change.what in ("commit", "code (code.sha256)") for change in differ):
+            _offer(logged, uri, say)
         with progress.run(shown(logged.name), run.clock.last_step) as on_step:
             again, trail = _train(run, logged, on_step)
     return _verdict(logged, again, trail, say)
@@ -190,10 +196,8 @@ def _become_like(logged: Loaded, say: Say) -> int:
     return plan.threads
 
 
-def _offer(differ: Sequence[Change], logged: Loaded, uri: str | None, say: Say) -> None:
-    """The commands that run it with the code that recorded it, if that is not this code."""
-    if not any(change.what in ("commit", "code (code.sha256)") for change in differ):
-        return
+def _offer(logged: Loaded, uri: str | None, say: Say) -> None:
+    """Print the commands that run it with the code that recorded it."""
     run = worktree.absolute(logged.run_id, logged.place)
     lines = worktree.commands(logged.tags, logged.patch, run, uri)
     if lines:

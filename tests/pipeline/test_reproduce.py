@@ -65,6 +65,24 @@ def test_the_beginning_of_the_id_is_enough(logged: tuple[str, str, Path], capsys
     assert "identical" in capsys.readouterr().out
 
 
+def test_a_config_with_parts_of_an_older_commit_gets_the_commands_that_run_it(
+    logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that has another name in this code: the commands first, then the one line that says what is missing."""
+    older = "probes.delta_rms._target_=engine.probes.DeltaRms"
+    assert reproduce(logged, older) == 2
+    assert "worktree" not in capsys.readouterr().out
+    now = provenance()
+    other = Provenance(now.tags | {"git.commit": "0" * 40}, now.patch, now.packages)
+    monkeypatch.setattr("pipeline.reproduce.provenance", lambda: other)
+    assert reproduce(logged, "--as-it-is", older) == 2
+    found = capsys.readouterr()
+    assert f"git worktree add ../gradvitals-{now.tags['git.commit'][:8]} {now.tags['git.commit']}" in found.out
+    assert found.err.startswith(
+        "error: probes.delta_rms._target_=engine.probes.DeltaRms: engine.probes has no DeltaRms"
+    )
+
+
 def test_one_bit_of_the_config(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """The next float64 after 0.1: records of step 0 agree but for the update, the first update differs."""
     assert (
