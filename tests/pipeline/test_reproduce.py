@@ -75,7 +75,7 @@ def test_a_config_with_parts_of_an_older_commit_gets_the_commands_that_run_it(
     now = provenance()
     other = Provenance(now.tags | {"git.commit": "0" * 40}, now.patch, now.packages)
     monkeypatch.setattr("pipeline.reproduce.provenance", lambda: other)
-    assert reproduce(logged, "--as-it-is", older) == 2
+    assert reproduce(logged, older) == 2
     found = capsys.readouterr()
     assert f"git worktree add ../gradvitals-{now.tags['git.commit'][:8]} {now.tags['git.commit']}" in found.out
     assert found.err.startswith(
