@@ -8,7 +8,8 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,20 @@ from rich.console import Console
 from stored import content, empty, opened, uri
 from test_resuming import CASES
 
+from engine.activations import Activation
+from engine.blocks import Block
+from engine.normalisation import BatchNorm
+from engine.residual import Residual
 from pipeline import packing
+from pipeline.architecture import Deep
+from pipeline.chain import Chain
 from pipeline.checkpoint import LEAST, CheckpointConfig, Checkpoints
 from pipeline.divergence import Divergence
 from pipeline.provenance import PROJECT
 from pipeline.records import Record, tidy
+from pipeline.schedules import At
 from pipeline.single import single
-from pipeline.training import Run, State, ready, train
+from pipeline.training import Run, State, Trainer, ready, train
 
 BASE = ["replicates=2", "epochs=2", "data=iris", "batching.size=10"]
 
@@ -81,6 +89,49 @@ def test_what_is_loaded_goes_on_as_if_nothing_had_happened(overrides: list[str],
         assert same(found, whole)
         assert [d.finding for d in divergences] == [d.finding for d in told]
         assert all(same(a.last_steps, b.last_steps) for a, b in zip(divergences, told, strict=True))
+
+
+@dataclass(frozen=True)
+class WithBlocks(Deep):
+    """Batch norm and a residual block between the layers: a user's own architecture."""
+
+    def sizes(self, n_in: int, n_out: int) -> list[int]:
+        return [n_in, 6, 6, n_out]
+
+    def blocks(self, sizes: Sequence[int], activations: Sequence[Activation]) -> list[Block]:
+        first, second, last = super().blocks(sizes, activations)
+        return [first, BatchNorm(6, 1e-5, 0.1, learned=True), Residual([second]), last]
+
+
+def test_state_of_blocks_goes_into_checkpoints(tmp_path: Path) -> None:
+    """Running statistics are no parameters; without them the evaluation after a resumption would differ."""
+    own = replace(config(*BASE, "schedule@evaluation.schedule=every"), architecture=WithBlocks(2, 6, None))
+    run = ready(own)
+    whole = list(train(run))
+    last = whole[-1].step
+    interrupted(run, tmp_path, last // 2)
+    saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert sorted(saved.state.now.state) == ["block_1.mean", "block_1.variance"]
+    assert all(np.abs(array).max() > 0 for array in saved.state.now.state.values())
+    assert same([*saved.records, *train(run, start=saved.state)], whole)
+    fresh = replace(saved.state, now=replace(saved.state.now, state=Trainer(run).snapshot().state))
+    assert not same([*saved.records, *train(run, start=fresh)], whole)
+
+
+def test_the_hash_chain_covers_the_parameters_of_every_block() -> None:
+    run = ready(replace(config(*BASE), architecture=WithBlocks(2, 6, None)))
+
+    def heads(change: float) -> list[str]:
+        chain, trainer = Chain(run, At((0,)), ends=False), Trainer(run)
+        trainer.compute(None)
+        trainer.network.theta[:, -1 - trainer.network.output.n_out - 6] += change  # no W or b of a layer
+        chain.see(0, trainer.network, trainer.rows)
+        return chain.heads
+
+    gamma_or_beta = {p.name for p in Trainer(run).network.parameters} - {"W", "b"}
+    assert gamma_or_beta == {"gamma", "beta"}
+    assert heads(0.0) == heads(0.0) != heads(1e-3)
 
 
 @pytest.fixture
