@@ -175,6 +175,7 @@ SLOPES: dict[str, Callable[[float, float], float]] = {  # |σ'(z)| from z and a,
 TOP = {"Sigmoid": 0.25, "Tanh": 1.0, "Relu": 1.0, "HardTanh": 1.0}
 
 
+@np.errstate(all="ignore")
 @settings(max_examples=30, deadline=None)
 @given(
     ensemble=st.sampled_from(ENSEMBLES),

@@ -258,7 +258,7 @@ def test_first_difference() -> None:
     assert first_difference(table([1.0]), table([1.0], probe="coherence")) is not None
 
 
-CODE = "partial(np.subtract, constant(1, a.dtype), slope, slope)]\n\n\n@dataclass(frozen=True)\nclass Relu"
+CODE = "return np.subtract(1, np.square(a, out=out), out=out)\n\n\n@dataclass(frozen=True)\nclass Relu"
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -292,12 +292,12 @@ def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
-    edit(tree / "engine" / "activations.py", CODE, CODE.replace("constant(1,", "constant(1 + 1e-15,"))  # the patch
+    edit(tree / "engine" / "activations.py", CODE, CODE.replace("subtract(1,", "subtract(1 + 1e-15,"))  # the patch
     done = command("run", "experiment=smoke", "activation=tanh", f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
     run_id = next(w.removeprefix("RUN=") for w in done.stdout.split() if w.startswith("RUN="))
     git("commit", "-qam", "two, with other code", "--allow-empty")
-    edit(tree / "engine" / "activations.py", "constant(1 + 1e-15,", "constant(1 + 2e-15,")
+    edit(tree / "engine" / "activations.py", "subtract(1 + 1e-15,", "subtract(1 + 2e-15,")
     git("commit", "-qam", "three")
     done = command("reproduce", run_id, "--uri", uri)
     assert done.returncode == 1, done.stderr
