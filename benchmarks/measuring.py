@@ -177,7 +177,7 @@ schedule of their own. The last column is a stack of five replicates over the sa
 
 Promises are in brackets, for bare steps over 5 ms. A probe is a function of one layer of a few NumPy calls, each about
 two microseconds; where a layer is small, these calls take as long as the step. A row that only less readable code
-could keep is not kept: 64-64×50-10 has 51 small layers, and its step is measured at about twice its own time."""
+could keep is not kept: 64-64×50-10 has 51 small layers, so measuring it takes longer than its step."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
