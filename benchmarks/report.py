@@ -144,4 +144,4 @@ microseconds: method calls, silenced floating-point warnings (`np.errstate`), no
 and an update that is proposed before it is added. It shows in steps of a few hundred microseconds and nowhere else;
 small networks train in stacks, where it is paid once for all members. Where the inline step itself misses a claim, as
 on 784-256×10-10 against the bare products, NumPy written by hand does not keep it either: the additions, σ, σ' and the
-update go through memory once more. A faster product of PyTorch's library is named in the last ratio, bare PyTorch / bare."""
+update go through memory once more. Whose library multiplies faster is the last ratio, bare PyTorch / bare."""
