@@ -128,7 +128,7 @@ initial weights; before the clock starts, our gradients and PyTorch's are compar
 - **probed**: the same with every default probe (`conf/probes/standard.yaml`) in every layer. A run measures on a
   schedule, so this is the price of a measured step, not of every step.
 - **PyTorch**: eager, `nn.Linear` stack, `CrossEntropyLoss`, `torch.optim.SGD`, norms of the weights' gradients; the
-  fastest of single, foreach and fused SGD with each or `_foreach_norm` norms, found anew for every row.
+  fastest of single, foreach and fused SGD with each or `_foreach_norm` norms, determined for every row.
 - **tutorial**: the same as PyTorch's tutorials write it: default SGD, and each norm fetched with `.item()`.
 - **bare PyTorch**: its own matrix products, as bare has NumPy's. In large nets they are nearly all there is, and which
   library multiplies faster, NumPy's OpenBLAS or PyTorch's MKL, depends on the CPU. A ratio to bare below 1 is a head

@@ -90,7 +90,7 @@ class Network:
         blocks: from the input to the output; each belongs to one network only.
         ensemble: the shape E... of the stack, () for a single network.
         dtype: of parameters and activations.
-        theta: the parameters [E..., P] to use, shared with whoever else holds them; initial values by default.
+        theta: the parameters [E..., P] to use, not a copy of them; initial values by default.
 
     Attributes:
         theta, grad, update: parameters, ∂C/∂θ and the optimizer's proposed Δθ, flat [E..., P]. The weights of all
@@ -100,7 +100,7 @@ class Network:
         x: the input of the last forward pass.
 
     Raises:
-        ValueError: blocks whose sizes do not match, or no Dense layer at the output.
+        ValueError: blocks whose sizes do not match, no Dense layer at the output, or a ``theta`` of another shape.
     """
 
     def __init__(
@@ -209,6 +209,8 @@ class Network:
             start, end = end, end + math.prod(parameter.shape)
             parameter.place = slice(start, end)
         self.n_weights = sum(math.prod(parameter.shape) for parameter in parameters if parameter.is_weight)
+        if theta is not None and theta.shape != (*self.ensemble, end):
+            raise ValueError(f"theta: shape {theta.shape}; must be {(*self.ensemble, end)}")
         self.theta = np.zeros((*self.ensemble, end), self.dtype) if theta is None else theta
         self.grad, self.update = np.zeros_like(self.theta), np.zeros_like(self.theta)
         for parameter in self.parameters:

@@ -264,6 +264,11 @@ def test_impossible_networks_are_refused(blocks: Any, message: str) -> None:
         Network(blocks())
 
 
+def test_parameters_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"theta: shape \(9,\); must be \(2, 8\)"):
+        Network([Dense(3, 2, act.Tanh())], (2,), theta=np.zeros(9))
+
+
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_every_block_inside_a_network(kind: str, ensemble: tuple[int, ...]) -> None:
