@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,14 @@ def flatten(blocks: Sequence[Block]) -> Iterator[Block]:
     for block in blocks:
         yield block
         yield from flatten(block.inner())
+
+
+def require_matching_sizes(blocks: Sequence[Block]) -> None:
+    """Check that each block has as many inputs as the block below it has outputs.
+
+    Raises:
+        ValueError: the first pair that does not match.
+    """
+    for below, block in pairwise(blocks):
+        if below.n_out != block.n_in:
+            raise ValueError(f"blocks: {below.n_out} outputs are followed by a block of {block.n_in} inputs")

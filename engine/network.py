@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 
 from engine.activations import Activation
 from engine.arrays import Array, stored
-from engine.blocks import Block, Parameter, flatten
+from engine.blocks import Block, Parameter, flatten, require_matching_sizes
 from engine.costs import Cost
 
 
@@ -111,9 +111,7 @@ class Network:
         theta: Array | None = None,
     ) -> None:
         self.blocks, self.ensemble, self.dtype = tuple(blocks), tuple(ensemble), np.dtype(dtype)
-        for below, block in pairwise(self.blocks):
-            if below.n_out != block.n_in:
-                raise ValueError(f"blocks: {below.n_out} outputs are followed by a block of {block.n_in} inputs")
+        require_matching_sizes(self.blocks)
         if not self.blocks or not isinstance(self.blocks[-1], Dense):
             raise ValueError("blocks: the last one must be a Dense layer")
         self.output = self.blocks[-1]

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from engine.arrays import Array
-from engine.blocks import Block
+from engine.blocks import Block, require_matching_sizes
 
 
 class Residual(Block):
@@ -38,9 +38,7 @@ class Residual(Block):
     def __init__(self, blocks: Sequence[Block], scale: float = 1.0) -> None:
         if not blocks or blocks[0].n_in != blocks[-1].n_out:
             raise ValueError("blocks: must have as many outputs as inputs")
-        for below, block in pairwise(blocks):
-            if below.n_out != block.n_in:
-                raise ValueError(f"blocks: {below.n_out} outputs are followed by a block of {block.n_in} inputs")
+        require_matching_sizes(blocks)
         if not math.isfinite(scale):
             raise ValueError(f"scale={scale}: must be finite")
         self.blocks, self.scale = tuple(blocks), scale
