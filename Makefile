@@ -47,11 +47,10 @@ show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
 experiment: $(READY)  ## run a published result's experiment, NAME=..., and print its claims (SLOW=1)
-	@if [ -z "$(NAME)" ]; then echo "error: NAME is missing; make experiment NAME=..." >&2; exit 2; fi
-	@$(PY) -m pipeline experiment --name "$(NAME)" $(if $(SLOW),--slow) $(ARGS)
+	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS)
 
 experiments: $(READY)  ## run all of them and write the catalogue in docs/experiments (SLOW=1)
-	@$(PY) -m pipeline experiments $(if $(SLOW),--slow) $(ARGS)
+	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS)
 
 prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>, paired over the same seeds
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi

@@ -16,9 +16,9 @@ from engine.initializers import initialize
 from engine.network import Network
 from engine.probes import Probe, traits_of
 from engine.probes import Step as TrainingStep
-from pipeline.composing import compose_run
-from pipeline.config import Config, build
-from pipeline.measuring import measure
+from pipeline.config.compose import compose_run
+from pipeline.config.schema import Config, build
+from pipeline.training.measure import measure
 
 # So low that thousands of steps on one batch leave the numbers as they are: nothing converges, dies or underflows.
 LEARNING_RATE = 1e-5

@@ -28,12 +28,13 @@ from benchmarks.contenders import Problem, measured_step  # noqa: E402
 from benchmarks.nets import DTYPES, NETS  # noqa: E402
 from benchmarks.timing import Step, Times, interleaved, median_with_interval  # noqa: E402
 from engine.probes import Probe, traits_of  # noqa: E402
-from pipeline.composing import compose_run, compose_sweep  # noqa: E402
-from pipeline.config import build  # noqa: E402
-from pipeline.single import single  # noqa: E402
-from pipeline.stopwatch import Stopwatch  # noqa: E402
-from pipeline.tracking import Store, TrackingConfig  # noqa: E402
-from pipeline.training import ready, train  # noqa: E402
+from pipeline.config.compose import compose_run, compose_sweep  # noqa: E402
+from pipeline.config.schema import build  # noqa: E402
+from pipeline.sweeps.single import single  # noqa: E402
+from pipeline.tracking.store import Store, TrackingConfig  # noqa: E402
+from pipeline.training.loop import train  # noqa: E402
+from pipeline.training.prepare import prepare_run  # noqa: E402
+from pipeline.training.timing import Timer  # noqa: E402
 
 SETS = ("essential", "standard", "full")
 LONG = 5e-3  # seconds of a bare step: longer ones have a promise
@@ -53,7 +54,7 @@ def promised(preset: str, bare: float) -> float | None:
     return PROMISED.get(preset) if bare > LONG else None
 
 
-Timer = Callable[[Mapping[str, Step], float, int], Times]  # such as interleaved
+TimeSteps = Callable[[Mapping[str, Step], float, int], Times]  # such as interleaved
 
 
 def quickly(steps: Mapping[str, Step], seconds: float, rounds: int) -> Times:
@@ -66,15 +67,15 @@ def sweep_share() -> float:
     probes = steps = 0.0
     for cell in compose_sweep(["experiment=depth"]):
         config = build(cell.config)
-        stopwatch = Stopwatch(time.perf_counter)
-        for _ in train(ready(config), stopwatch=stopwatch):
-            stopwatch.lap("records")
-        steps += stopwatch.seconds["step"]
-        probes += sum(stopwatch.seconds[name] for name in config.probes)
+        timer = Timer(time.perf_counter)
+        for _ in train(prepare_run(config), timer=timer):
+            timer.mark("records")
+        steps += timer.seconds["step"]
+        probes += sum(timer.seconds[name] for name in config.probes)
     return probes / steps
 
 
-def sets_table(seconds: float, timed: Timer) -> tuple[list[list[str]], list[str]]:
+def sets_table(seconds: float, timed: TimeSteps) -> tuple[list[list[str]], list[str]]:
     """A row a net and dtype, and the promises that were broken."""
     rows, broken = [], []
     sets = {preset: probes_of(preset) for preset in SETS}
@@ -97,7 +98,7 @@ def sets_table(seconds: float, timed: Timer) -> tuple[list[list[str]], list[str]
     return rows, broken
 
 
-def probes_table(seconds: float, timed: Timer) -> list[list[str]]:
+def probes_table(seconds: float, timed: TimeSteps) -> list[list[str]]:
     """A row a probe: what it adds to the bare step when it is the only one, on a small and a large net."""
     everything = build(compose_run(["probes=full"])).probes
     chosen = [Problem.of(NETS[2], "float64"), Problem.of(NETS[4], "float64")]
@@ -123,8 +124,8 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     Returns:
         The share of its time that went into tracking, how many series that were, and seconds per step.
     """
-    run = ready(build(compose_run([])))
-    epochs = -(-steps * run.config.epochs // run.clock.last_step)
+    run = prepare_run(build(compose_run([])))
+    epochs = -(-steps * run.config.epochs // run.length.last_step)
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/store.db"
         for where, lasting in (f"sqlite:///{folder}/first.db", 1), (uri, epochs):
@@ -136,10 +137,14 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     spent = {k: v for k, v in metrics.items() if k.startswith("overhead/") and k != "overhead/all_probes"}
     lasted = (found.info.end_time - found.info.start_time) / 1000
     share = spent["overhead/tracking"] / (1 + sum(spent.values()))
-    return share, len(metrics), lasted / (1 + sum(spent.values())) / (epochs * run.clock.last_step // run.config.epochs)
+    return (
+        share,
+        len(metrics),
+        lasted / (1 + sum(spent.values())) / (epochs * run.length.last_step // run.config.epochs),
+    )
 
 
-def page(seconds: float, timed: Timer, command: str, date: str) -> tuple[str, list[str]]:
+def page(seconds: float, timed: TimeSteps, command: str, date: str) -> tuple[str, list[str]]:
     """The Markdown page, and the promises that were broken."""
     rows, broken = sets_table(seconds, timed)
     of_sweep = sweep_share()

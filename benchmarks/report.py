@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks import peer
 from benchmarks.nets import Net
 from benchmarks.timing import median_with_interval
-from pipeline.provenance import provenance
+from pipeline.reproducibility.environment import provenance
 
 BARE, INLINE, OURS, PROBED = "bare", "inline", "ours", "probed"
 PEER, TUTORIAL = "PyTorch", "tutorial"

@@ -28,14 +28,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from pipeline import views
-from pipeline.cells import close_the_dead, found
-from pipeline.figures import BLUE, GREEN, ORANGE, RED, STYLE
-from pipeline.identity import identity_tags
-from pipeline.provenance import provenance
-from pipeline.sweep import sweep
-from pipeline.sweep_report import find_sweep
-from pipeline.tracking import Store, TrackingConfig
+from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.reports.sweep_report import find_sweep
+from pipeline.reproducibility.environment import provenance
+from pipeline.reproducibility.fingerprint import fingerprint_tags
+from pipeline.runs.cell import close_stale_runs, runs_of_cell
+from pipeline.sweeps.sweep import sweep
+from pipeline.tracking import chart_view
+from pipeline.tracking.store import Store, TrackingConfig
 
 SIZES = (10, 100, 1000, 10_000)
 CELLS = 100  # of each sweep
@@ -74,12 +74,12 @@ class Filler:
     def fill(self, store: Store, first: int, last: int) -> None:
         """Runs ``first`` to ``last`` − 1, and what comes with their sweeps."""
         for number in range(first, last):
-            tags = {"sweep": sweep_id(number), **identity_tags(cell(number))}
+            tags = {"sweep": sweep_id(number), **fingerprint_tags(cell(number))}
             self._copy(self._cells[number % len(self._cells)], number, tags)
             if number % CELLS == 0:
                 self._copy(self._summary, number, {"sweep_summary": sweep_id(number)})
-                state = views.sweep_view(f"tags.sweep = '{sweep_id(number)}'", "accuracy/test")
-                key = (f"{views.TAG}{sweep_id(number)}", state, store.experiment_id)
+                state = chart_view.sweep_view(f"tags.sweep = '{sweep_id(number)}'", "accuracy/test")
+                key = (f"{chart_view.TAG}{sweep_id(number)}", state, store.experiment_id)
                 self.database.execute("insert into experiment_tags (key, value, experiment_id) values (?, ?, ?)", key)
         self.database.commit()
 
@@ -139,7 +139,7 @@ def measured(store: Store, filler: Filler, runs: int, seconds: float) -> Row:
         store.start("started", {"kind": "run", **{f"tag{n}": "x" * 20 for n in range(25)}}).end("FINISHED")
 
     def skip() -> None:
-        if any(len(found(store, identity)) != 1 for identity in wanted):
+        if any(len(runs_of_cell(store, identity)) != 1 for identity in wanted):
             raise RuntimeError("a cell that is there was not found once")
 
     def table() -> None:
@@ -152,7 +152,7 @@ def measured(store: Store, filler: Filler, runs: int, seconds: float) -> Row:
         START: median(start, 10, seconds),
         SKIP: median(skip, 3, seconds) / CELLS,
         TABLE: median(table, 3, seconds) / cells,
-        DEAD: median(lambda: close_the_dead(store), 10, seconds),
+        DEAD: median(lambda: close_stale_runs(store), 10, seconds),
     }
     filler.database.execute("delete from tags where run_uuid in (select run_uuid from runs where name = 'started')")
     filler.database.execute("delete from runs where name = 'started'")

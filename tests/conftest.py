@@ -15,11 +15,12 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.default_element import InputDefault
 from hydra.core.plugins import Plugins
 from hypothesis import is_hypothesis_test, settings
-from quick import once_of_each_kind
+from support.quick import once_of_each_kind
 
-from pipeline import address, tracking
-from pipeline.composing import CONF
-from pipeline.tracking import RunLog
+from pipeline.paths import CONF
+from pipeline.tracking import store
+from pipeline.tracking.store import RunLogger
+from pipeline.tracking.uri import database
 
 # CI draws the same examples every time; people draw new ones.
 settings.register_profile("ci", derandomize=True)
@@ -122,10 +123,10 @@ def _remembered(method: Callable[..., Any], fixed: Callable[[Any], bool]) -> Cal
 @pytest.fixture(scope="session", autouse=True)
 def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """MLflow takes seconds to make a database; in this process it is asked once, and new stores are copies."""
-    make, template = tracking._make_database, tmp_path_factory.mktemp("template") / "empty.db"
+    make, template = store._make_database, tmp_path_factory.mktemp("template") / "empty.db"
 
     def copy(uri: str) -> None:
-        path = address.database(uri)
+        path = database(uri)
         if path is not None and path.parent.is_dir() and not path.exists():
             if not template.exists():
                 make(f"sqlite:///{template}")
@@ -133,9 +134,9 @@ def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         else:
             make(uri)
 
-    tracking._make_database = copy
+    store._make_database = copy
     yield
-    tracking._make_database = make
+    store._make_database = make
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -148,7 +149,7 @@ def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLog, "figure", once_of_each_kind(RunLog.figure))
+        patch.setattr(RunLogger, "figure", once_of_each_kind(RunLogger.figure))
         yield
 
 

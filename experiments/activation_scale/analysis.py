@@ -14,9 +14,9 @@ from engine.activations import Activation, Relu, Tanh
 from engine.arrays import Array
 from engine.exponents import ZERO
 from engine.theory import profile
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, HUES, ORANGE, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, GREEN, HUES, ORANGE, RED, STYLE
 
 STD, Z, DELTA, COUNTS = "activation_std", "z_mean_square", "random_cotangent_delta_rms", "delta_exponents"
 NETS: tuple[tuple[str, str, str, Activation, float, str, str], ...] = (

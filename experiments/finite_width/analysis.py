@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from scipy.special import gammaln, ndtr, polygamma, psi
 
 from engine.arrays import Array
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, ORANGE, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
 
 DELTA = "random_cotangent_delta_rms"
 KINDS = (

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from engine.arrays import Array
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, HUES, ORANGE, RED, STYLE
-from pipeline.records import Record
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, GREEN, HUES, ORANGE, RED, STYLE
+from pipeline.training.records import Record
 
 DELTA, GRADIENT, JACOBIAN = "random_cotangent_delta_rms", "gradient_norm", "layer_jacobian"
 INITS = {"standard": "uniform_fan_in", "normalised": "glorot_uniform"}

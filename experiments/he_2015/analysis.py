@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine.arrays import Array
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
 
 DELTA, Z = "random_cotangent_delta_rms", "z_mean_square"
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from engine.arrays import Array
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, ORANGE, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
 
 SPECTRUM = "input_output_jacobian_spectrum"
 FLOOR = 1e-2  # of the figure

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from pipeline.composing import compose_sweep
-from pipeline.config import build
-from pipeline.figures import BLUE, RED, STYLE
-from pipeline.records import Record
-from pipeline.statistics import Estimate, estimate
-from pipeline.training import run
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.config.compose import compose_sweep
+from pipeline.config.schema import build
+from pipeline.reports.figures.profiles import BLUE, RED, STYLE
+from pipeline.training.loop import run
+from pipeline.training.records import Record
 
 FIGURE = Path(__file__).with_name("figure.png")
 

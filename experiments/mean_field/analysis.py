@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from engine.activations import Tanh
 from engine.arrays import Array
 from engine.theory import MeanField, critical_weight_variance
-from pipeline.experiment import Result, select
-from pipeline.figures import HUES, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import HUES, RED, STYLE
 
 DELTA = "random_cotangent_delta_rms"
 SIGMA_W2, SIGMA_B2 = ("1.0", "1.5", "1.76", "2.5", "4.0"), 0.05

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from engine.activations import Sigmoid
 from engine.arrays import Array
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, RED, STYLE
 
 QUADRATIC, CROSS_ENTROPY = "nielsen_3", "nielsen_3_cross_entropy"
 GOOD, BAD = (0.6, 0.9), (2.0, 2.0)

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from engine.activations import Sigmoid
 from engine.arrays import Array
 from engine.theory import MeanField
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, ORANGE, RED, STYLE
-from pipeline.statistics import Estimate, estimate
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
 
 SPEED = "bias_gradient_norm"
 EPOCHS = (0, 50, 100, 499)

@@ -18,12 +18,13 @@ from threadpoolctl import threadpool_limits
 from engine.activations import Tanh
 from engine.arrays import Array
 from engine.theory import MeanField, critical_weight_variance
-from pipeline.composing import compose_run, compose_sweep
-from pipeline.config import Config, build
-from pipeline.figures import BLUE, GREEN, RED, STYLE
-from pipeline.statistics import Estimate, estimate
-from pipeline.theory import expect
-from pipeline.training import ready, train
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.analysis.expectation import expect
+from pipeline.config.compose import compose_run, compose_sweep
+from pipeline.config.schema import Config, build
+from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
+from pipeline.training.loop import train
+from pipeline.training.prepare import prepare_run
 
 HERE = Path(__file__).parent
 PROBE = "random_cotangent_delta_rms"
@@ -40,7 +41,7 @@ class Measured(NamedTuple):
 
 def measure(config: Config) -> Measured:
     """At initialisation, under a random cotangent."""
-    run = ready(config)
+    run = prepare_run(config)
     (record,) = (r for r in train(run) if r.probe == PROBE)
     delta, expectation = estimate(record.values, geometric=True), expect(run)
     if expectation is None:

@@ -15,14 +15,10 @@ from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from experiments.verdicts.planted import CYCLE, Planted, generate
-from pipeline.composing import compose_run
-from pipeline.config import build
-from pipeline.divergence import Divergence
-from pipeline.intervals import wilson
-from pipeline.summary import Summary
-from pipeline.theory import expect
-from pipeline.training import ready, train
-from pipeline.verdict import (
+from pipeline.analysis.comparisons import wilson
+from pipeline.analysis.expectation import expect
+from pipeline.analysis.summary import Summary
+from pipeline.analysis.verdict import (
     DEATH,
     DIVERGED,
     EXPLODING,
@@ -35,6 +31,11 @@ from pipeline.verdict import (
     Verdict,
     judge,
 )
+from pipeline.config.compose import compose_run
+from pipeline.config.schema import build
+from pipeline.training.divergence import Divergence
+from pipeline.training.loop import train
+from pipeline.training.prepare import prepare_run
 
 COUNT, SEED = 960, 2
 CLASSES = (HEALTHY, VANISHING, EXPLODING, DEATH, DIVERGED, SATURATION, TOO_HIGH, TOO_LOW, UNSURE)
@@ -87,7 +88,7 @@ class Rate(NamedTuple):
 def verdict_of(overrides: Sequence[str]) -> Verdict | None:
     """The verdict on the run with these overrides, made as a run makes it, without a tracker."""
     config = build(compose_run(overrides))
-    run = ready(config)
+    run = prepare_run(config)
     summary = Summary(hidden_layers=len(run.sizes) - 2)
     divergences: list[Divergence] = []
     for record in train(run, on_divergence=divergences.append):

@@ -22,10 +22,11 @@ from engine.initializers import Initializer, ParameterShape
 from engine.probes import Sharpness
 from engine.special import erf
 from engine.theory import Profile, profile
-from pipeline.composing import compose_run
-from pipeline.config import build
-from pipeline.training import ready, train
-from pipeline.verdict import DEATH, DIVERGED, EXPLODING, HEALTHY, SATURATION, TOO_HIGH, TOO_LOW, VANISHING
+from pipeline.analysis.verdict import DEATH, DIVERGED, EXPLODING, HEALTHY, SATURATION, TOO_HIGH, TOO_LOW, VANISHING
+from pipeline.config.compose import compose_run
+from pipeline.config.schema import build
+from pipeline.training.loop import train
+from pipeline.training.prepare import prepare_run
 
 CYCLE = {HEALTHY: 20, VANISHING: 6, EXPLODING: 6, DEATH: 5, DIVERGED: 5, SATURATION: 2, TOO_HIGH: 2, TOO_LOW: 2}
 SIGMAS: dict[str, Elementwise] = {
@@ -284,7 +285,7 @@ def stable_rate(overrides: Sequence[str]) -> float:
     given = [text for text in overrides if not text.startswith("dtype=")]
     config = build(compose_run([*given, "epochs=0", "probes=none"]))
     probe = Sharpness(iterations=40, tolerance=0.02, parameters=10**7)
-    records = list(train(ready(dataclasses.replace(config, probes={"sharpness": probe}))))
+    records = list(train(prepare_run(dataclasses.replace(config, probes={"sharpness": probe}))))
     return 2 / float(max(r.values.max() for r in records if r.probe == "sharpness"))
 
 

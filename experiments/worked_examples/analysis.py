@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engine.network import Network
-from pipeline import config as configs
-from pipeline.experiment import Result, select
-from pipeline.figures import BLUE, GREEN, RED, STYLE
-from pipeline.statistics import Estimate, estimate
-from pipeline.trace import misprints
-from pipeline.training import build_network, first_batch, ready
+from experiments.runner import Result, select
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.config import schema as configs
+from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
+from pipeline.reports.trace import misprints
+from pipeline.training.prepare import build_network, prepare_run
+from pipeline.training.trainer import first_batch
 
 PRINTED = Path(__file__).parent / "printed.yaml"
 QUANTITIES = (("delta", "δ"), ("dW", "∂C/∂W"))
@@ -26,7 +27,7 @@ QUANTITIES = (("delta", "δ"), ("dW", "∂C/∂W"))
 
 def passed(node: Mapping[str, Any]) -> Network:
     """The run's network at initialisation, after a pass over its one example."""
-    run = ready(configs.build(node))
+    run = prepare_run(configs.build(node))
     stack = build_network(run)
     network = Network([block.twin() for block in stack.blocks], (), stack.dtype, stack.theta[0])
     rows = first_batch(run)[0]

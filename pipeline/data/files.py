@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline.data.table import Source, Table
 from pipeline.errors import did_you_mean
 
-Task = Literal["classification", "regression"]
+CellJob = Literal["classification", "regression"]
 Categorical = Literal["refuse", "one_hot"]
 Missing = Literal["refuse", "drop"]
 
@@ -31,7 +31,7 @@ class _File(Source):
 
     path: str
     target: str
-    task: Task
+    task: CellJob
     categorical: Categorical
     missing: Missing
 
@@ -95,7 +95,7 @@ class Csv(_File):
 
     path: str
     target: str
-    task: Task
+    task: CellJob
     categorical: Categorical
     missing: Missing
 
@@ -109,7 +109,7 @@ class Parquet(_File):
 
     path: str
     target: str
-    task: Task
+    task: CellJob
     categorical: Categorical
     missing: Missing
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from parts import batch, block_network, gradient, network
+from support.networks import batch, block_network, gradient, network
 
 from engine import activations as act
 from engine import costs

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from parts import name, network
+from support.networks import name, network
 
 from engine import activations as act
 from engine import initializers as init
@@ -107,13 +107,13 @@ def test_the_fans_of_each_layer() -> None:
     """fan_in is the layer below and fan_out the layer itself, for its biases too; weights are drawn before biases."""
     asked: list[ParameterShape] = []
 
-    class Recorder(init.Constant):
+    class MetricLogger(init.Constant):
         def sample(self, rng: np.random.Generator, place: ParameterShape) -> Array:
             asked.append(place)
             return super().sample(rng, place)
 
     net = Network.mlp([5, 4, 3], [act.Tanh()] * 2)
-    init.initialize(net, Recorder(1.0), Recorder(2.0), [np.random.default_rng(0)])
+    init.initialize(net, MetricLogger(1.0), MetricLogger(2.0), [np.random.default_rng(0)])
     assert asked == [
         ParameterShape(1, (4, 5), 5, 4),
         ParameterShape(1, (4, 1), 5, 4),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from parts import ELEMENTWISE, batch, name, network
+from support.networks import ELEMENTWISE, batch, name, network
 
 from engine import activations as act
 from engine import costs

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ALL, BLOCKS, ELEMENTWISE, ENSEMBLES, PAIRS, batch, block_network, name, network
+from support.networks import ALL, BLOCKS, ELEMENTWISE, ENSEMBLES, PAIRS, batch, block_network, name, network
 
 from engine import activations as act
 from engine import costs

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network, views
+from support.networks import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network, views
 
 import engine
 from engine import activations as act

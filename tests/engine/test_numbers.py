@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from parts import ALL, ELEMENTWISE, batch, name, network, views
+from support.networks import ALL, ELEMENTWISE, batch, name, network, views
 
 from engine import activations as act
 from engine import costs

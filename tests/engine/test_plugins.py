@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import batch, gradient, network
+from support.networks import batch, gradient, network
 
 from engine import activations as act
 from engine import costs

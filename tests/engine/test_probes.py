@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from parts import (
+from support.networks import (
     ELEMENTWISE,
     PROBES,
     batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from excerpts import EXCERPT, PROJECT, refreshed
+from support.excerpts import EXCERPT, PROJECT, refreshed
 
 PAGE = PROJECT / "docs" / "reading_the_engine.md"
 

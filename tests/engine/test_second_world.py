@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network
+from support.networks import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network
 
 from engine import activations as act
 from engine import costs

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import (
+from support.networks import (
     BLOCKS,
     ELEMENTWISE,
     PAIRS,

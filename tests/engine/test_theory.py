@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ELEMENTWISE, name
 from scipy import integrate, optimize
 from scipy.special import binom, digamma, erfc, ndtr, polygamma
+from support.networks import ELEMENTWISE, name
 
 from engine import activations as act
 from engine.activations import Elementwise

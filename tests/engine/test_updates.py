@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import network
+from support.networks import network
 
 from engine import activations as act
 from engine.arrays import Array

@@ -1,0 +1,1 @@
+"""From records to estimates, verdict, explanation and remedies. Pure functions."""

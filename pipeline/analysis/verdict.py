@@ -1,0 +1,253 @@
+"""The verdict: is the gradient healthy, and if not, what is wrong and how sure is that?
+
+Everything is judged from slopes and shares, never from the size of a norm: scaling the inputs' units, the cost or the
+batch changes nothing. Decades: log10 of δ in the last hidden layer over δ in the first, from a line through log10
+delta_rms of all hidden layers. Positive: the gradient shrinks on its way to the input (vanishing); negative: it grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine.arrays import Array
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.analysis.expectation import Expectation
+from pipeline.analysis.summary import Summary
+from pipeline.config.schema import Config
+from pipeline.training.records import Record
+
+DECADES = 1.0  # between first and last hidden layer: one learns ten times as fast as the other
+RELEASE = 0.7  # a state once entered is left below this, so that it does not flap
+SATURATED = 0.5  # share of (unit, example) pairs of a layer
+AVERAGED = 0.1  # decades by which averaging makes norms fall that are worth a word
+DEAD = 0.9  # share of a layer's units: deep rectifier nets have up to a half by nature
+SLOWER, BOUNCE = 0.9, 1.5  # final cost over first cost; late costs over the lowest before them
+STEADY, TINY = 0.9, 2e-4  # fall of the cost in the second half over the first; ‖ΔW‖/‖W‖ of a step
+
+HEALTHY, VANISHING, EXPLODING, UNSURE = "healthy", "vanishing", "exploding", "not enough evidence"
+SATURATION, DEATH, DIVERGED = "saturated", "dead", "diverged"
+TOO_HIGH, TOO_LOW = "learning rate too high", "learning rate too low"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found.
+
+    Attributes:
+        classes: one or more words, the gravest first; ("healthy",) or ("not enough evidence",) by itself.
+        start, end: of the gradient's flow alone, at the first and the last measurement.
+        decades: over the hidden layers, of the whole run, with its interval.
+        start_decades: the same at the first measurement.
+        changes: (step, state) whenever the state changed during training.
+        averaging: decades by which batch-averaged norms fall towards the input though δ does not; None if they do not.
+        numbers: other shares that the classes rest on.
+    """
+
+    classes: tuple[str, ...]
+    start: str
+    end: str
+    decades: Estimate
+    start_decades: Estimate
+    changes: tuple[tuple[int, str], ...] = ()
+    averaging: float | None = None
+    numbers: dict[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The classes in one line."""
+        return " + ".join(self.classes)
+
+
+def judge(
+    summary: Summary, config: Config, diverged: int, expectation: Expectation | None, layers: int
+) -> Verdict | None:
+    """The verdict on a run; None if it measured no delta_rms or has fewer than two hidden layers.
+
+    Args:
+        summary: its records.
+        diverged: how many replicates diverged.
+        expectation: for the spread over initialisations where a single replicate shows none.
+        layers: L.
+    """
+    records = [r for r in summary.records if r.probe == "delta_rms"]
+    if not records or summary.hidden_layers < 2:
+        return None
+    drawn = config.init.weights.random or config.init.biases.random
+    spread = _theory_spread(expectation, summary.hidden_layers) if drawn else 0.0
+    shares = {r.step: r for r in summary.records if r.probe == "dead_fraction"}
+    cut = [_cut_off(r, shares.get(r.step), summary.hidden_layers) for r in records]
+    lines = [decades(r, summary.hidden_layers, c) for r, c in zip(records, cut, strict=True)]
+    estimates = [_with_spread(estimate(values), spread) for values in lines]
+    whole = _with_spread(estimate(_median(lines)), spread)
+    states = list(_states(estimates))
+    classes = _other_classes(summary, config, diverged, cut[-1])
+    flow = flow_class(whole)
+    if flow in (VANISHING, EXPLODING) or not classes:
+        classes.insert(1 if DIVERGED in classes else 0, flow)
+    if DIVERGED not in classes:
+        rate = _rate_classes(summary, flow if classes == [flow] else "")
+        classes = [c for c in classes if not rate or c not in (HEALTHY, UNSURE)] + rate
+    changes = [(r.step, s) for i, (r, s) in enumerate(zip(records, states, strict=True)) if i and s != states[i - 1]]
+    numbers = {k: v for k, v in (("saturated", _saturated(summary, config)), ("dead", _dead(summary))) if v is not None}
+    return Verdict(
+        tuple(classes), states[0], states[-1], whole, estimates[0], tuple(changes), _averaging(summary, whole), numbers
+    )
+
+
+def decades(record: Record, hidden: int, cut_off: Array | None = None) -> Array:
+    """Decades over the hidden layers of each replicate, [R]: from the line through log10 of the values.
+
+    Args:
+        cut_off: replicates in which a 0 means that nothing passes, [R]; they have no number. In the others a 0 is too
+            small a number for its type: the line is drawn through the other layers. None: all are cut off.
+    """
+    values = record.values[:hidden]
+    used = np.isfinite(values) & (values > 0)
+    with np.errstate(all="ignore"):
+        logs = np.where(used, np.log10(values), 0.0)
+        count = used.sum(axis=0)
+        layers = np.arange(hidden)[:, None]
+        centred = np.where(used, layers - (layers * used).sum(axis=0) / count, 0.0)
+        slope = (centred * logs).sum(axis=0) / np.square(centred).sum(axis=0)
+    tiny = False if cut_off is None else (used | (values == 0)).all(axis=0) & (count > 1) & ~cut_off
+    return np.asarray(np.where(used.all(axis=0) | tiny, slope * (hidden - 1), np.nan))
+
+
+def _cut_off(record: Record, dead: Record | None, hidden: int) -> Array:
+    """In which replicates no error reaches the first layer since all units of a layer are dead, [R].
+
+    A δ of 0 above which no layer is dead is too small a number; where death was not measured, any 0 counts.
+    """
+    zero = (record.values[:hidden] == 0).any(axis=0)
+    if dead is None or len(dead.values) < hidden:
+        return zero
+    return np.asarray(zero & (dead.values[:hidden] == 1).any(axis=0))
+
+
+def flow_class(e: Estimate) -> str:
+    """Vanishing, exploding or healthy where the whole interval says so, else not enough evidence."""
+    low, high = float(e.low), float(e.high)
+    if low > DECADES:
+        return VANISHING
+    if high < -DECADES:
+        return EXPLODING
+    return HEALTHY if low >= -DECADES and high <= DECADES else UNSURE
+
+
+def _states(estimates: Sequence[Estimate]) -> list[str]:
+    """The class at each measurement, with hysteresis: a state is left only when the mean has gone well back."""
+    states: list[str] = []
+    for e in estimates:
+        state, before = flow_class(e), states[-1] if states else None
+        if before == VANISHING and state != EXPLODING and float(e.mean) > RELEASE:
+            state = VANISHING
+        if before == EXPLODING and state != VANISHING and float(e.mean) < -RELEASE:
+            state = EXPLODING
+        if state == UNSURE and before is not None:
+            state = before
+        states.append(state)
+    return states
+
+
+def _median(lines: Sequence[Array]) -> Array:
+    with np.errstate(all="ignore"):
+        stacked = np.array(lines)
+        alive = np.isfinite(stacked).any(axis=0)
+        return np.where(alive, np.nanmedian(np.where(alive, stacked, 0.0), axis=0), np.nan)
+
+
+def _theory_spread(expectation: Expectation | None, hidden: int) -> float:
+    """Standard deviation of one network's decades over initialisations, as far as theory knows; NaN if it does not.
+
+    The steps between layers vary independently, and the line weighs them: most in the middle.
+    """
+    if expectation is None:
+        return np.nan
+    layers = np.arange(hidden) - (hidden - 1) / 2
+    weights = -np.cumsum(layers)[:-1] * (hidden - 1) / np.square(layers).sum()
+    variance = (np.square(weights) * expectation.profile.log_variance[: hidden - 1]).sum()
+    return float(np.sqrt(variance) / (2 * np.log(10)))
+
+
+def _with_spread(e: Estimate, spread: float) -> Estimate:
+    """The estimate with theory's interval where the replicates give none."""
+    if np.isfinite(e.low) or not np.isfinite(spread):
+        return e
+    return Estimate(e.mean, e.mean - 1.96 * spread, e.mean + 1.96 * spread, e.lost)
+
+
+def _other_classes(summary: Summary, config: Config, diverged: int, cut_off: Array) -> list[str]:
+    classes = [DIVERGED] if diverged else []
+    dead = _dead(summary)
+    if cut_off.mean() >= 0.5 or (dead is not None and _sure_above(dead, DEAD)):
+        classes.append(DEATH)
+    saturated = _saturated(summary, config)
+    if saturated is not None and _sure_above(saturated, SATURATED):
+        classes.append(SATURATION)
+    return classes
+
+
+def _sure_above(e: Estimate, limit: float) -> bool:
+    return float(e.low if np.isfinite(e.low) else e.mean) > limit
+
+
+def _worst_layer(summary: Summary, probe: str) -> Estimate | None:
+    """Of the hidden layer with the largest share, over replicates, median over measurements."""
+    shares = [r.values[: summary.hidden_layers] for r in summary.records if r.probe == probe]
+    if not shares or len(shares[0]) < summary.hidden_layers:
+        return None
+    middle = np.median(np.array(shares), axis=0)
+    return estimate(middle[int(np.argmax(np.nan_to_num(middle).mean(axis=1)))])
+
+
+def _dead(summary: Summary) -> Estimate | None:
+    return _worst_layer(summary, "dead_fraction")
+
+
+def _saturated(summary: Summary, config: Config) -> Estimate | None:
+    """Only for activations bounded on both sides: a rectifier's flat side is its nature."""
+    sigma = config.activation
+    return _worst_layer(summary, "saturated_fraction") if np.isfinite([sigma.low, sigma.high]).all() else None
+
+
+def _rate_classes(summary: Summary, flow: str) -> list[str]:
+    """From the training cost: does it climb again, or fall straight down, hardly at all, by steps that are tiny?"""
+    costs = [r.values[0] for r in summary.records if r.probe == "cost/train"]
+    if len(costs) < 4 or not np.isfinite(costs).all() or np.min(costs) <= 0:
+        return []
+    logs = np.log(np.array(costs))
+    half = len(logs) // 2
+    climb, total = estimate((logs - np.minimum.accumulate(logs))[-half:].mean(axis=0)), estimate(logs[-1] - logs[0])
+    if _sure_above(climb, np.log(BOUNCE)) or _sure_above(total, 0.0):
+        return [TOO_HIGH]
+    falling = (np.diff(logs, axis=0) < 0).all()
+    steady = (logs[half] - logs[-1]).mean() > STEADY * (logs[0] - logs[-1 - half]).mean()
+    little = _sure_above(total, np.log(SLOWER))
+    return [TOO_LOW] if flow == HEALTHY and falling and steady and little and _tiny_steps(summary) else []
+
+
+def _tiny_steps(summary: Summary) -> bool:
+    """Whether no layer's weights change by a share worth speaking of in a step; False if that was not measured."""
+    shares = [r.values for r in summary.records if r.probe == "update_to_weight"]
+    if not shares:
+        return False
+    largest = estimate(np.median(np.array(shares), axis=0).max(axis=0))
+    return float(largest.high if np.isfinite(largest.high) else largest.mean) < TINY
+
+
+def _averaging(summary: Summary, whole: Estimate) -> float | None:
+    """Decades by which the norms of averages fall towards the input at the start, where δ itself does not."""
+    if flow_class(whole) in (VANISHING, EXPLODING):
+        return None
+    deltas = summary.at("delta_rms", 0)
+    found = []
+    for probe in ("gradient_norm", "bias_gradient_norm"):
+        record = summary.at(probe, 0)
+        if record is not None and deltas is not None:
+            e = estimate(decades(record, summary.hidden_layers) - decades(deltas, summary.hidden_layers))
+            if _sure_above(e, 0.0) and float(e.mean) > AVERAGED:
+                found.append(float(e.mean))
+    return max(found, default=None)

@@ -1,0 +1,341 @@
+"""The command line: one function for each command. The only module that prints."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    # Before NumPy is imported. One thread is reproducible, and fastest for small networks.
+    os.environ.setdefault(_name, "1")
+
+import click  # noqa: E402
+from click.shell_completion import CompletionItem  # noqa: E402
+
+from pipeline import signals  # noqa: E402
+from pipeline.errors import ConfigError  # noqa: E402
+from pipeline.paths import CONF  # noqa: E402
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.runs.limits import Limits
+    from pipeline.tracking.uri import TrackingConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command of gradvitals and return its exit code."""
+    script = Path(sys.argv[0]).name == "gradvitals"
+    return execute(commands, argv, "gradvitals" if script else "python -m pipeline")
+
+
+def execute(command: click.Command, argv: Sequence[str] | None, program: str) -> int:
+    """Run a command and return its exit code.
+
+    Returns:
+        0 for success, 1 for a failure or a difference, 2 for invalid input, 130 for Ctrl-C.
+    """
+    signals.install(signal.SIGTERM, signal.SIGINT)
+    _print_messages()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # packages of the user's own
+    try:
+        return int(command.main(argv, program, standalone_mode=False) or 0)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as wrong:
+        context = getattr(wrong, "ctx", None)
+        return _refuse(f"{wrong.format_message()} (see {context.command_path if context else program} --help)", 2)
+    except ConfigError as wrong:
+        return _refuse(str(wrong), 2)
+    except OSError as refused:
+        if refused.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return _refuse(f"{refused.filename}: {refused.strerror}", 1)
+    except SystemExit:
+        signals.acknowledge()
+        raise
+    except (KeyboardInterrupt, click.Abort):
+        signals.acknowledge()
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+class _Printer(logging.Handler):
+    """Prints the messages that long commands log for their user, as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), flush=True)
+
+
+def _print_messages() -> None:
+    messages = logging.getLogger("gradvitals.user")
+    messages.setLevel(logging.INFO)
+    if not any(isinstance(h, _Printer) for h in messages.handlers):
+        messages.addHandler(_Printer())
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print plain lines, each whole, without markup."""
+    output = console()
+    for line in lines:
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _refuse(text: str, code: int) -> int:
+    """Print one line without control characters: parts of it may come from a file or a server."""
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    print(f"error: {line}", file=sys.stderr)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+def commands() -> None:
+    """Measure gradient flow layer by layer, explain it, and reproduce a run bit for bit."""
+
+
+def console() -> Console:
+    """Return the console that results are printed to."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def quiet() -> bool:
+    """Return whether progress bars are off."""
+    return bool(os.environ.get("CI"))
+
+
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete ``group=option`` from the files in conf/."""
+    group, separator, start = incomplete.partition("=")
+    if separator:
+        return [CompletionItem(f"{group}={p.stem}") for p in sorted((CONF / group).glob(f"{start}*.yaml"))]
+    return [CompletionItem(f"{p.name}=") for p in sorted(CONF.iterdir()) if p.is_dir() and p.name.startswith(group)]
+
+
+def composes(function: F) -> F:
+    """Add the arguments of a command that composes a config."""
+    function = click.option("--config-dir", metavar="DIR", help="A folder with config groups of your own.")(function)
+    return click.argument("overrides", nargs=-1, shell_complete=_complete, metavar="[KEY=VALUE]...")(function)
+
+
+def limits(function: F) -> F:
+    """Add the limits of a run."""
+    for option in (
+        click.option("--hang-limit", type=float, metavar="S", default=900.0, help="Seconds without a step."),
+        click.option("--memory-limit", type=float, metavar="GIB", help="Memory that a run may use, in GiB."),
+        click.option("--time-limit", type=float, metavar="S", help="Seconds that a run may take."),
+    ):
+        function = option(function)
+    return function
+
+
+def stored(function: F) -> F:
+    """Add the address of the store."""
+    return click.option("--uri", help="The MLflow tracking URI, if not the project's own store.")(function)
+
+
+def trusting(function: F) -> F:
+    """Add the packages that a logged config may import."""
+    return click.option("--allow", metavar="PACKAGE", multiple=True, help="Trust a package of your own.")(function)
+
+
+def run_or_sweep(function: F) -> F:
+    """Add the choice between a run and a sweep."""
+    function = click.option("--sweep", "sweep_id", help="The sweep id that the sweep printed.")(function)
+    return click.option("--run", "run_id", help="The run id, or its first 8 or more characters.")(function)
+
+
+def folder(function: F) -> F:
+    """Add an exported folder."""
+    function = click.option("--seal", help="The seal that export printed.")(function)
+    return click.option("--from", "folder", required=True, help="A folder that export wrote.")(function)
+
+
+def _limits(time_limit: float | None, memory_limit: float | None, hang_limit: float) -> Limits:
+    from pipeline.runs.limits import Limits
+
+    try:
+        return Limits(time_limit, memory_limit, hang_limit)
+    except ValueError as wrong:
+        raise ConfigError(str(wrong)) from wrong
+
+
+def _tracking(uri: str | None) -> TrackingConfig:
+    from pipeline.tracking.uri import TrackingConfig
+
+    return TrackingConfig(uri, "gradvitals")
+
+
+@commands.command()
+@composes
+@click.option("--force", is_flag=True, help="Start a new run, even if one was interrupted.")
+@limits
+def run(overrides: Sequence[str], config_dir: str | None, force: bool, **limit: Any) -> int:
+    """Train and log one run. Resume it if it was interrupted."""
+    from pipeline.sweeps.single import single
+
+    return single(overrides, config_dir, quiet(), console(), force, _limits(**limit))
+
+
+@commands.command()
+@composes
+@click.option("--retry", is_flag=True, help="Run failed cells again.")
+@click.option("--force", is_flag=True, help="Run all cells again.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option("--jobs", type=int, default=1, metavar="N", help="Cells at a time, each in its own process.")
+@limits
+def sweep(
+    overrides: Sequence[str], config_dir: str | None, retry: bool, force: bool, fail_fast: bool, jobs: int, **limit: Any
+) -> int:
+    """Run every combination of the swept values that is not finished yet."""
+    from pipeline.sweeps.sweep import Options
+    from pipeline.sweeps.sweep import sweep as run_sweep
+
+    options = Options(retry, force, fail_fast, jobs, _limits(**limit))
+    return run_sweep(overrides, config_dir, quiet(), console(), options)
+
+
+@commands.command()
+@composes
+@click.option("--trials", type=int, metavar="N", help="Number of trials in all, if not as in the config.")
+@click.option("--jobs", type=int, default=1, metavar="N", help="Trials at a time, each in its own process.")
+@limits
+def search(overrides: Sequence[str], config_dir: str | None, trials: int | None, jobs: int, **limit: Any) -> int:
+    """Let Optuna search the space that the config describes."""
+    from pipeline.sweeps.search.search import Options
+    from pipeline.sweeps.search.search import search as run_search
+
+    return run_search(overrides, config_dir, quiet(), console(), Options(trials, jobs, _limits(**limit)))
+
+
+@commands.command("show")
+@composes
+def show_config(overrides: Sequence[str], config_dir: str | None) -> int:
+    """Print the composed config."""
+    from pipeline.sweeps.single import show as print_config
+
+    return print_config(overrides, config_dir)
+
+
+@commands.command()
+@composes
+def trace(overrides: Sequence[str], config_dir: str | None) -> int:
+    """Print a forward and backward pass step by step; by default those of the worked examples."""
+    from pipeline.reports.trace import trace as trace_config
+
+    return trace_config(overrides, config_dir, console())
+
+
+@commands.command()
+@click.argument("run_id")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@stored
+@trusting
+@click.option("--as-it-is", is_flag=True, help="Leave core type and CPU features as they are here.")
+@click.option("--patch", is_flag=True, help="Only print the uncommitted changes that the run was recorded with.")
+def reproduce(
+    run_id: str, changes: Sequence[str], uri: str | None, allow: Sequence[str], as_it_is: bool, patch: bool
+) -> int:
+    """Train a logged run or an exported folder again; compare its hash chain and every record."""
+    from pipeline.reproducibility.replay import patch as print_patch
+    from pipeline.reproducibility.replay import reproduce as replay
+
+    if patch:
+        return print_patch(run_id, _tracking(uri))
+    return replay(run_id, changes, _tracking(uri), allow, quiet(), console(), as_it_is)
+
+
+@commands.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--to", type=click.Path(path_type=Path), help="A picture of the growth to write, .png.")
+@stored
+def diff(a: str, b: str, to: Path | None, uri: str | None) -> int:
+    """Find the first difference between two logged runs, and show how it grows."""
+    from pipeline.reproducibility.diff import diff as diff_runs
+
+    return diff_runs(a, b, _tracking(uri), to, console())
+
+
+@commands.command()
+@click.argument("run_id")
+@stored
+@trusting
+def prescribe(run_id: str, uri: str | None, allow: Sequence[str]) -> int:
+    """Try remedies for a logged run's verdict, paired over the same seeds."""
+    from pipeline.sweeps.remedy_trials import prescribe as try_remedies
+
+    return try_remedies(run_id, _tracking(uri), allow, quiet(), console())
+
+
+@commands.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--precision", type=float, help="Half width of the interval to plan replicates for.")
+@stored
+def compare(a: str, b: str, precision: float | None, uri: str | None) -> int:
+    """Show how two logged runs differ, and how certain that is."""
+    from pipeline.reports.comparison import compare as compare_runs
+
+    return compare_runs(a, b, precision, _tracking(uri), console())
+
+
+@commands.command()
+@run_or_sweep
+@click.option("--to", type=click.Path(path_type=Path), help="The file to write (default: report-<id>.html here).")
+@stored
+def report(run_id: str | None, sweep_id: str | None, to: Path | None, uri: str | None) -> int:
+    """Write one self-contained HTML page about a run or a sweep."""
+    from pipeline.reports.run_report import report as write_report
+
+    return write_report(run_id, sweep_id, _tracking(uri), to, console())
+
+
+@commands.command()
+@run_or_sweep
+@click.option("--to", required=True, help="The folder to write. It must be empty or not exist.")
+@stored
+def export(run_id: str | None, sweep_id: str | None, to: str, uri: str | None) -> int:
+    """Write a run or a sweep as a plain folder that can be verified anywhere."""
+    from pipeline.reproducibility.exchange.export import export as write_folder
+
+    return write_folder(run_id, sweep_id, to, _tracking(uri), console())
+
+
+@commands.command()
+@folder
+def verify(folder: str, seal: str | None) -> int:
+    """Check that an exported folder is unchanged."""
+    from pipeline.reproducibility.exchange.checking import command
+
+    return command(folder, seal, console())
+
+
+@commands.command("import")
+@folder
+@stored
+def import_(folder: str, seal: str | None, uri: str | None) -> int:
+    """Verify an exported folder and create its runs in the store."""
+    from pipeline.reproducibility.exchange.imports import command
+
+    return command(folder, seal, _tracking(uri), console())
+
+
+@commands.command()
+@click.option("--port", type=int, default=5000, show_default=True)
+@stored
+def ui(port: int, uri: str | None) -> int:
+    """Serve the MLflow UI of the project's store on loopback."""
+    from pipeline.tracking.ui import serve
+
+    return serve(uri, port)

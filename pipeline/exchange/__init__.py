@@ -1,5 +1,0 @@
-"""Runs and sweeps as plain folders: written, verified and read back without the store they come from."""
-
-from pipeline.exchange.checking import verify
-
-__all__ = ["verify"]

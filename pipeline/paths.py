@@ -1,0 +1,9 @@
+"""The project's own folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONF = PROJECT / "conf"
+STORE = PROJECT / "store"

@@ -1,0 +1,1 @@
+"""HTML pages, comparisons, traces and figures."""

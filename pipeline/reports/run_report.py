@@ -1,0 +1,215 @@
+"""The report of a run or of a sweep: verdict first, then pictures, numbers, and how to have it all again.
+
+It is made from the store alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from pipeline.analysis.summary import Summary, show
+from pipeline.errors import ConfigError
+from pipeline.reports import html
+from pipeline.reports.figures import exponents, run
+from pipeline.reports.figures.run import SETS
+from pipeline.reports.figures.style import ReportFigure
+from pipeline.reports.sweep_report import find_sweep, report_sweep
+from pipeline.tracking.logged_run import Logged, read
+from pipeline.tracking.safe_reading import parse_yaml
+from pipeline.tracking.store import RunLogger, Store, TrackingConfig
+
+__all__ = ["report", "report_run", "report_sweep"]
+
+ARTIFACT = "report.html"
+
+
+def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Path | None, console: Console) -> int:
+    """Write the page about a run or a sweep, log it as its artifact, print where it is.
+
+    Args:
+        run: a run's id, or its first 8 or more characters.
+        sweep: a sweep's id.
+        to: the file, or a folder for it; ``report-<id>.html`` here by default.
+
+    Raises:
+        ConfigError: no such run or sweep, no readable records, nowhere to write.
+    """
+    if (run is None) == (sweep is None):
+        raise ConfigError("report: exactly one of RUN=<run id> and SWEEP=<sweep id> must be given")
+    tracking.existing_uri()
+    store = Store.open(tracking)
+    if run is not None:
+        owner: str | None = str(store.find(run).info.run_id)
+        target = _target(to, str(owner))
+        text = report_run(store, str(owner))
+    else:
+        summary, _ = find_sweep(store, str(sweep))
+        owner = None if summary is None else str(summary.info.run_id)
+        target = _target(to, str(sweep))
+        text = report_sweep(store, str(sweep))
+    html.write(text, target)
+    if owner is not None:
+        RunLogger(store.client, owner).text(text, ARTIFACT)
+    console.print(str(target), soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+def _target(to: Path | None, name: str) -> Path:
+    """The file to write, told before anything is drawn."""
+    path = Path.cwd() if to is None else to.expanduser().absolute()
+    if path.is_dir():
+        path = path / f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:100]}.html"
+    if not path.parent.is_dir():
+        raise ConfigError(f"TO={to}: there is no folder {path.parent}")
+    return path
+
+
+def report_run(store: Store, run_id: str) -> str:
+    """The page about a run.
+
+    Raises:
+        ConfigError: no such run, no readable records.
+    """
+    run = store.find(run_id)
+    if run.data.tags.get("kind") == "sweep":
+        raise ConfigError(
+            f"RUN={run_id}: is a sweep's summary; SWEEP={run.data.tags.get('sweep_summary')} is its report"
+        )
+    return page_of(read(store, run))
+
+
+def page_of(logged: Logged) -> str:
+    """The page about a run, wherever it was read from."""
+    summary = logged.summary()
+    return html.render(
+        title=logged.name,
+        kind="run",
+        facts=_run_facts(logged),
+        verdict=logged.tags.get("verdict", ""),
+        paragraph=logged.tags.get("verdict_paragraph") or _description(logged.tags),
+        tiles=_tiles(logged, summary),
+        notes=[*html.foreign(logged.tags), *logged.notes],
+        pictures=html.shown(run_pictures(logged, summary)),
+        numbers=_numbers(logged, summary),
+        findings=logged.findings,
+        command=f"make reproduce RUN={logged.run_id}",
+        origin=html.origin(logged.tags),
+        config=html.config_text(logged.config),
+    )
+
+
+def run_pictures(logged: Logged, summary: Summary) -> list[ReportFigure]:
+    """All that can be drawn of what was recorded."""
+    found = [run.profiles(summary, logged.theory), run.layer_by_step(summary)]
+    for probe in _histograms(logged):
+        found.append(exponents.exponents(logged.table, probe, exponents.QUANTITIES.get(probe, probe)))
+    found += [run.activations(summary, logged.theory), run.learning(summary)]
+    return [picture for picture in found if picture is not None]
+
+
+def _histograms(logged: Logged) -> list[str]:
+    """Probes that are histograms by exponent: by name, or by what the config says they are."""
+    try:
+        probes = parse_yaml(logged.config, "")["probes"]
+        named = {n for n, p in probes.items() if str(p["_target_"]).endswith(".ExponentHistogram")}
+    except (ConfigError, TypeError, KeyError, AttributeError):
+        named = set()
+    there = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
+    return [str(probe) for probe in there if probe in named | set(exponents.QUANTITIES)]
+
+
+def _run_facts(logged: Logged) -> list[str]:
+    """What it is, in a few words each."""
+    p = logged.params
+    said = [
+        f"layers {_folded(p['layer_sizes'])}" if "layer_sizes" in p else "",
+        f"{p['activation']}, then {p['output']}" if {"activation", "output"} <= set(p) else "",
+        p.get("cost", "").replace("_", " "),
+        p.get("optimizer", "").replace("s_g_d", "SGD").replace("_", " "),
+        f"learning rate {p['optimizer.learning_rate']}" if "optimizer.learning_rate" in p else "",
+        _counted(p["epochs"], "epoch") if "epochs" in p else "",
+        _counted(str(logged.replicates), "replicate"),
+        logged.started,
+        f"run {logged.run_id}",
+        "" if logged.status == "FINISHED" else logged.status.lower(),
+    ]
+    return [fact for fact in said if fact]
+
+
+def _counted(count: str, what: str) -> str:
+    return f"{count} {what}" if count == "1" else f"{count} {what}s"
+
+
+def _folded(sizes: str) -> str:
+    """'64-20×30-10' for sixty-four inputs, twenty layers of thirty units, ten outputs."""
+    first, *rest = sizes.split("-")
+    groups = [(size, len(list(same))) for size, same in groupby(rest)]
+    return "-".join([first, *(f"{n}×{size}" if n > 2 else "-".join([size] * n) for size, n in groups)])
+
+
+def _description(tags: Mapping[str, str]) -> str:
+    """The first paragraph of the run's description, without its Markdown."""
+    return re.sub(r"[*`]", "", tags.get("mlflow.note.content", "").split("\n\n")[0])
+
+
+class Tile(dict[str, str]):
+    """A number at the top of the page."""
+
+    def __init__(self, value: str, name: str, interval: str = "") -> None:
+        super().__init__(value=value, name=name, interval=interval)
+
+
+def _tiles(logged: Logged, summary: Summary) -> list[Tile]:
+    """The three or four numbers to remember."""
+    headline, tiles = summary.headline(), []
+    if summary.steps("delta_rms")[1:] == []:
+        headline.pop("decades_lost_delta_rms_end", None)  # nothing was trained
+    for key, name in (
+        ("decades_lost_delta_rms_start", "decades of δ lost, start"),
+        ("decades_lost_delta_rms_end", "decades of δ lost, end"),
+        ("final_accuracy_test", f"test accuracy, {_evaluated(summary, 'accuracy/test')}"),
+        ("final_r2_test", f"test R², {_evaluated(summary, 'r2/test')}"),
+    ):
+        if key in headline:
+            value, _, interval = show(headline[key]).partition(" [")
+            tiles.append(Tile(value, name, f"[{interval}" if interval else ""))
+    if logged.findings or logged.metrics.get("diverged_fraction"):
+        tiles.append(Tile(f"{logged.metrics.get('diverged_fraction', np.nan):.0%}", "of the replicates diverged"))
+    return tiles
+
+
+NAMES = {"delta_rms": "δ", "gradient_norm": "the weight gradient ‖∂C/∂W‖", "r2": "R²"}
+
+
+def _evaluated(summary: Summary, quantity: str) -> str:
+    """When a quantity was last evaluated; a run that stops because it has diverged is not evaluated at its end."""
+    steps = summary.steps(quantity)
+    ended = not steps or steps[-1] == summary.records[-1].step
+    return "end of training" if ended else f"last evaluated at step {steps[-1]}"
+
+
+def _in_words(key: str, summary: Summary) -> str:
+    """'decades of δ lost per layer, start of training' for 'decades_lost_per_layer_delta_rms_start'."""
+    found = re.fullmatch(r"decades_lost_(per_layer_)?(.*)_(start|end)", key)
+    if found:
+        what = NAMES.get(found[2], found[2])
+        return f"decades of {what} lost{' per layer' if found[1] else ''}, {found[3]} of training"
+    found = re.fullmatch(r"final_(.*)_(train|test)", key)
+    if found:
+        return f"{NAMES.get(found[1], found[1])}, {SETS[found[2]]} set, {_evaluated(summary, f'{found[1]}/{found[2]}')}"
+    return key.replace("_", " ")
+
+
+def _numbers(logged: Logged, summary: Summary) -> list[dict[str, str]]:
+    """Rows of the table of final numbers."""
+    rows = [{"name": _in_words(key, summary), "key": key, "value": show(e)} for key, e in summary.headline().items()]
+    for key in ("diverged_fraction", "non_finite_values"):
+        if key in logged.metrics:
+            rows.append({"name": key.replace("_", " "), "key": key, "value": f"{logged.metrics[key]:g}"})
+    return rows

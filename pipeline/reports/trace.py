@@ -1,0 +1,191 @@
+"""A small network's forward and backward pass, step by step, with shapes, in both of the derivation's conventions.
+
+By default the two worked examples, each printed number of the derivation beside the right one; or the first example
+of the first batch of any config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from engine.arrays import Array
+from engine.costs import Cost
+from engine.jacobians import RowGradients, row_gradients
+from engine.network import Dense, Network
+from pipeline.config import schema as configs
+from pipeline.config.compose import compose_run
+from pipeline.errors import ConfigError
+from pipeline.paths import PROJECT
+from pipeline.training.prepare import PreparedRun, build_network, prepare_run
+from pipeline.training.trainer import first_batch
+
+EXAMPLES = ("worked_example_1", "worked_example_2")
+PRINTED = PROJECT / "experiments" / "worked_examples" / "printed.yaml"
+LARGEST = 16  # units: a matrix must fit on a screen
+
+
+@dataclass(frozen=True)
+class Misprint:
+    """A number of the derivation that is wrong."""
+
+    quantity: str
+    layer: int
+    entry: tuple[int, ...]
+    printed: float
+    correct: float
+
+    def __str__(self) -> str:
+        sign = " (the sign is wrong)" if self.printed * self.correct < 0 else ""
+        entry = ", ".join(str(i + 1) for i in self.entry)
+        return f"{self.quantity}^{self.layer} [{entry}]: printed {self.printed:g}, correct {self.correct:.4f}{sign}"
+
+
+def trace(overrides: Sequence[str], config_dir: str | None, console: Console) -> int:
+    """Print the trace of a config, or of both worked examples if there are no overrides; returns 0.
+
+    Raises:
+        ConfigError: a wrong config, or a network too large to print.
+    """
+    wanted = [[f"experiment={name}"] for name in EXAMPLES] if not overrides else [list(overrides)]
+    printed = yaml.safe_load(Path(PRINTED).read_text(encoding="utf-8"))
+    for chosen in wanted:
+        node = compose_run([*chosen], config_dir)
+        run = prepare_run(configs.build({**node, "replicates": 1}))
+        if max(run.sizes) > LARGEST:
+            raise ConfigError(
+                f"architecture: layers {run.sizes} are too large to print; at most {LARGEST} units each "
+                "(try data=iris architecture.hidden=[3])"
+            )
+        network, y = _pass(run)
+        console.rule(f"[bold]{node.get('name') or 'trace'}: layers {'-'.join(map(str, run.sizes))}")
+        for line in lines(network, y, run):
+            console.print(line, highlight=False, soft_wrap=True)
+        if not overrides:
+            for line in comparison(network, printed[str(node["name"])]):
+                console.print(line, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _pass(run: PreparedRun) -> tuple[Network, Array]:
+    """The network of the first replicate after a pass over the first example of its first batch, and the target."""
+    stack = build_network(run)
+    network = Network([block.twin() for block in stack.blocks], (), stack.dtype, stack.theta[0])
+    row = first_batch(run)[0, :1]
+    y = run.data.y[row].mT
+    network.forward(run.data.x[row].mT)
+    network.backward(y, run.config.cost)
+    return network, y
+
+
+def lines(network: Network, y: Array, run: PreparedRun) -> Iterator[str]:
+    """The trace, line by line."""
+    cost = run.config.cost
+    rows = row_gradients(network, y, cost)
+    first, top = network.layers[0], network.layers[-1]
+    yield f"activations {', '.join(type(layer.sigma).__name__ for layer in network.layers)}; cost {type(cost).__name__}"
+    yield from _show("x = a^0", first.a_in)
+    yield from _show("y", y)
+    yield "\n[bold]Forward: z = W a + b, a = σ(z)[/bold]"
+    for layer in network.layers:
+        yield from _forward(layer)
+    yield f"C = {float(network.cost(y, cost)[0]):.10g}"
+    yield "\n[bold]Backward, first world: gradients are columns, ⊙ σ'(z)[/bold]"
+    dC_da_top = _dC_da_top(top, y, cost)
+    for layer in reversed(network.layers):
+        yield from _backward(layer, network, dC_da_top)
+    yield "\n[bold]Backward, second world: gradients are rows, ∂a/∂z is a matrix[/bold]"
+    for layer, row in zip(reversed(network.layers), reversed(rows), strict=True):
+        yield from _second_world(layer, row, len(network.layers))
+    yield f"largest difference between the two worlds: {_largest_difference(network, rows):.1e}"
+
+
+def _forward(layer: Dense) -> Iterator[str]:
+    i, (n, m) = layer.number, layer.W.shape
+    yield from _show(f"W^{i}", layer.W)
+    yield from _show(f"b^{i}", layer.b)
+    yield from _show(f"z^{i} = W^{i} a^{i - 1} + b^{i}   [{n}×1] = [{n}×{m}][{m}×1] + [{n}×1]", layer.z)
+    yield from _show(f"a^{i} = σ(z^{i})", layer.a)
+
+
+def _backward(layer: Dense, network: Network, dC_da_top: Array | None) -> Iterator[str]:
+    i, (n, m) = layer.number, layer.W.shape
+    if i == len(network.layers) and dC_da_top is None:
+        yield from _show(f"δ^{i} = a^{i} − y   (1), where cost and σ collapse", layer.delta)
+    elif dC_da_top is not None and i == len(network.layers):
+        yield from _show(f"∂C/∂a^{i}", dC_da_top)
+        yield from _show(f"δ^{i} = ∂C/∂a^{i} ⊙ σ'(z^{i})   (1)   (Jᵀ ∂C/∂a if σ is not element-wise)", layer.delta)
+    else:
+        above = network.layers[i]
+        shape = f"[{n}×1] = [{n}×{len(above.W)}][{len(above.W)}×1]"
+        yield from _show(f"∂C/∂a^{i} = (W^{i + 1})ᵀ δ^{i + 1}   {shape}", dC_da(network, i))
+        yield from _show(f"δ^{i} = (W^{i + 1})ᵀ δ^{i + 1} ⊙ σ'(z^{i})   (4)", layer.delta)
+    tags = ("(2)", "(3)") if i == len(network.layers) else ("(5)", "(6)")
+    yield from _show(f"∂C/∂b^{i} = δ^{i}   {tags[0]}", layer.db)
+    yield from _show(f"∂C/∂W^{i} = δ^{i} (a^{i - 1})ᵀ   {tags[1]}   [{n}×{m}] = [{n}×1][1×{m}]", layer.dW)
+
+
+def _second_world(layer: Dense, row: RowGradients, depth: int) -> Iterator[str]:
+    i, (n, m) = layer.number, layer.W.shape
+    how = "" if i == depth else f" = δ^{i + 1} · W^{i + 1}"
+    yield from _show(f"∂C/∂a^{i}{how}", row.dC_da[0])
+    yield from _show(f"∂a^{i}/∂z^{i}", row.da_dz[0])
+    yield from _show(f"δ^{i} = ∂C/∂a^{i} · ∂a^{i}/∂z^{i}   [1×{n}] = [1×{n}][{n}×{n}]", row.delta[0])
+    yield from _show(f"∂C/∂W^{i} = δ^{i} · ∂z^{i}/∂W^{i}   [1×{n * m}] = [1×{n}][{n}×{n * m}], as [{n}×{m}]", row.dW)
+
+
+def _largest_difference(network: Network, rows: Sequence[RowGradients]) -> float:
+    pairs = [(layer.dW, row.dW) for layer, row in zip(network.layers, rows, strict=True)]
+    pairs += [(layer.db, row.db.mT) for layer, row in zip(network.layers, rows, strict=True)]
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
+
+
+def _show(name: str, matrix: Array) -> Iterator[str]:
+    """A name with the shape, and the numbers indented below."""
+    text = np.array2string(matrix, precision=6, suppress_small=False, floatmode="maxprec", max_line_width=150)
+    yield escape(f"{name}   ({'×'.join(map(str, matrix.shape))})")
+    yield escape("\n".join(f"      {line}" for line in text.splitlines()))
+
+
+@np.errstate(all="ignore")
+def _dC_da_top(top: Dense, y: Array, cost: Cost) -> Array | None:
+    """∂C/∂a of layer L; None where nobody needs it: cost and σ collapse."""
+    return None if cost.collapses_with is type(top.sigma) else cost.gradient(top.a, y)
+
+
+@np.errstate(all="ignore")
+def dC_da(network: Network, number: int) -> Array:
+    """∂C/∂a of a hidden layer, (W^{l+1})ᵀ δ^{l+1} (4), after a backward pass."""
+    return network.layers[number].input_gradient()
+
+
+def misprints(network: Network, printed: Mapping[str, Any]) -> list[Misprint]:
+    """Every printed number that is off by more than one unit of its last decimal."""
+    found = []
+    for quantity, by_layer in printed.items():
+        if quantity == "decimals":
+            continue
+        for number, matrix in by_layer.items():
+            of_layer = network.layers[number - 1]
+            right = dC_da(network, number) if quantity == "dC_da" else getattr(of_layer, quantity)
+            for entry, value in np.ndenumerate(np.array(matrix, dtype=np.float64)):
+                if abs(value - right[entry]) > 1.5 * 10.0 ** -printed["decimals"]:
+                    found.append(Misprint(quantity, number, entry, float(value), float(right[entry])))
+    return found
+
+
+def comparison(network: Network, printed: Mapping[str, Any]) -> Iterator[str]:
+    """Where the derivation prints other numbers."""
+    wrong = misprints(network, printed)
+    if not wrong:
+        yield "\n[bold]As printed in the derivation[/bold], to its digits (the last may be off by one)."
+        return
+    yield f"\n[bold]The derivation prints {len(wrong)} wrong numbers here:[/bold]"
+    yield from (f"  {escape(str(m))}" for m in wrong)

@@ -1,0 +1,1 @@
+"""Fingerprints, hash chains, replay, differences, export and import."""

@@ -1,0 +1,1 @@
+"""One logged run: executed at most once, resumed, stopped early, limited."""

@@ -1,0 +1,166 @@
+"""What a run leaves in the tracker beside its metrics: where it came from, files, pictures, tags to filter by."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.analysis.estimates import estimate
+from pipeline.analysis.summary import PROFILED, Summary
+from pipeline.analysis.verdict import Verdict
+from pipeline.config import schema as configs
+from pipeline.reports.figures import profiles
+from pipeline.reproducibility.environment import provenance
+from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
+from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
+from pipeline.tracking.store import RunLogger, Store
+from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE
+from pipeline.tracking.uri import redacted_config
+from pipeline.training.divergence import Divergence
+from pipeline.training.prepare import PreparedRun
+from pipeline.training.records import Record, tidy
+
+OTHER = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")  # times that are not a probe's
+log = logging.getLogger("gradvitals")
+
+
+def log_origin(run_logger: RunLogger, node: Mapping[str, Any], run: PreparedRun, cell: str) -> None:
+    """Config, code, data, packages and machine: all that it takes to have the run again."""
+    origin = provenance()
+    run_logger.params(flat_params(node) | {"layer_sizes": "-".join(map(str, run.sizes))})
+    digests = {
+        "config.sha256": configs.digest(node),
+        "data.sha256": run.data.digest,
+        "code.sha256": code_digest(node),
+        "seed": str(run.config.seed),
+    }
+    run_logger.tags(origin.tags | digests | fingerprint_tags(cell))
+    run_logger.text(yaml.safe_dump(redacted_config(node), sort_keys=False), CONFIG_FILE)
+    run_logger.text(origin.packages, "packages.txt")
+    if origin.patch:
+        run_logger.text(origin.patch, "uncommitted.patch")
+
+
+def log_chain(run_logger: RunLogger, chain: HashChain) -> None:
+    """The chain's links, digests and norms as a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CHAIN_FILE
+        chain.table().to_parquet(path, index=False, compression="zstd")
+        run_logger.file(path)
+
+
+def log_verdict(run_logger: RunLogger, verdict: Verdict, text: str) -> None:
+    """Tags to filter by and to read."""
+    tags = {"verdict": verdict.words, "verdict_at_start": verdict.start, "verdict_at_end": verdict.end}
+    run_logger.tags(tags | {"verdict_paragraph": text})
+    d = verdict.decades
+    for name, value in (("", d.mean), ("_low", d.low), ("_high", d.high)):
+        run_logger.metric(f"verdict_decades{name}", float(value))
+
+
+def log_divergences(run_logger: RunLogger, divergences: list[Divergence]) -> None:
+    """Tags that can be filtered, the findings, and the vitals of the last steps."""
+    run_logger.tags({"diverged": str(bool(divergences)).lower()})
+    if not divergences:
+        return
+    findings = sorted((d.finding for d in divergences), key=lambda f: (f.step, f.replicate))
+    run_logger.tags(
+        {
+            "diverged_at_step": str(findings[0].step),
+            "diverged_replicates": ",".join(str(f.replicate) for f in sorted(findings, key=lambda f: f.replicate)),
+            "diverged_first": findings[0].sentence(),
+        }
+    )
+    run_logger.metric("diverged_at_step", findings[0].step, findings[0].step)
+    told = [asdict(f) | {"operands": {k: str(v) for k, v in f.operands.items()}} for f in findings]
+    run_logger.text(json.dumps(told, indent=2, ensure_ascii=False), DIVERGENCE_FILE)
+    first = min(divergences, key=lambda d: (d.finding.step, d.finding.replicate))
+    log_table(run_logger, first.last_steps, LAST_STEPS_FILE)
+
+
+def log_overhead(run_logger: RunLogger, seconds: Mapping[str, float], step: int) -> None:
+    """What everything but the steps themselves took, as a share of the time of the steps: ``overhead/delta_rms``."""
+    bare = seconds.get("step", 0.0)
+    if bare <= 0:
+        return
+    shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
+    for name, share in shares.items():
+        run_logger.metric(f"overhead/{name}", share, step)
+    probes = sum(share for name, share in shares.items() if name not in OTHER)
+    run_logger.metric("overhead/all_probes", probes, step)
+    ranked = sorted(shares.items(), key=lambda item: -item[1])
+    log.info("steps took %.3g s; on top of that, in %% of it: probes %.1f", bare, 100 * probes)
+    for name, share in ranked:
+        log.info("  %-32s %6.2f %%", name, 100 * share)
+
+
+def log_profiles(run_logger: RunLogger, summary: Summary) -> None:
+    """log10 of the main norms with the layer as the metric's step: the UI then draws norm against layer."""
+    for probe in PROFILED:
+        for index, when in ((0, "start"), (-1, "end")):
+            record = summary.at(probe, index)
+            if record is not None:
+                means = estimate(record.values, record.geometric).mean
+                for number, mean in zip(record.layers, means, strict=True):
+                    if mean > 0:
+                        run_logger.metric(f"log10_{probe}_by_layer/{when}", float(np.log10(mean)), number)
+
+
+def log_pictures_and_records(
+    run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None
+) -> None:
+    """Norms against layer, norms over layer and step; and every record, as a table."""
+    pictures = {"gradient_norm_by_layer.png": profiles.profile(summary, name, theory)}
+    for probe in ("delta_rms", "gradient_norm"):
+        pictures[f"{probe}_layer_by_step.png"] = profiles.heat_map(summary, probe, f"{name}: log₁₀ {probe}")
+    for file_name, figure in pictures.items():
+        if figure is not None:
+            run_logger.figure(figure, file_name)
+    log_table(run_logger, summary.records, RECORDS_FILE)
+
+
+def log_table(run_logger: RunLogger, records: list[Record], name: str) -> None:
+    """Records as a parquet file of tidy rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        tidy(records).to_parquet(path, index=False)
+        run_logger.file(path)
+
+
+def flat_params(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config as flat scalars: ``optimizer.learning_rate``; a class stands for its group: ``activation``."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, Mapping):
+            if "_target_" in value:
+                found[key] = re.sub(r"(?<!^)(?=[A-Z])", "_", str(value["_target_"]).rpartition(".")[2]).lower()
+            for name, inner in value.items():
+                if name != "_target_":
+                    walk(inner, f"{key}.{name}" if key else name)
+        else:
+            found[key] = value
+
+    walk({k: v for k, v in configs.scientific(node).items() if k != "probes"}, "")
+    found["probes"] = ",".join(node.get("probes", {}))
+    return {key: value for key, value in found.items() if value != {} and len(str(value)) <= 500}
+
+
+def folder_of(store: Store, run_id: str) -> Path:
+    """Where a run's checkpoints are."""
+    return store.sidecar_dir("checkpoints") / Path(run_id).name
+
+
+def forget(store: Store, run_id: str) -> None:
+    """Remove a run's checkpoints: nothing will go on from there."""
+    shutil.rmtree(folder_of(store, run_id), ignore_errors=True)

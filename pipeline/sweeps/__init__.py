@@ -1,0 +1,1 @@
+"""Many runs: planned once, executed by processes, summarised; search and remedy trials."""

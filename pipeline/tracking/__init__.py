@@ -1,0 +1,1 @@
+"""Everything that is kept in MLflow. The only wing that imports it."""

@@ -1,0 +1,1 @@
+"""From a config to records. No files, no clock, no MLflow."""

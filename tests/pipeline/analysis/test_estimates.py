@@ -1,0 +1,90 @@
+"""Means and 95% intervals: by hand, by simulation, and with the non-finite among them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.analysis.estimates import estimate, student_t
+from pipeline.analysis.summary import show
+
+T_2 = 4.302652729749464  # the 97.5% quantile of Student's t with two degrees of freedom: 0.95·√(2/(1 − 0.95²))
+
+
+def test_quantiles() -> None:
+    assert 0.95 * math.sqrt(2 / (1 - 0.95**2)) == pytest.approx(T_2, rel=1e-12)
+    assert student_t(2) == pytest.approx(T_2, rel=1e-9)
+    assert student_t(4) == pytest.approx(2.776445105, rel=1e-9)  # printed in every table
+    assert student_t(10**6) == pytest.approx(1.959966, rel=1e-5)
+
+
+def test_three_numbers_by_hand() -> None:
+    e = estimate(np.array([1.0, 2.0, 6.0]))
+    half = T_2 * math.sqrt(7) / math.sqrt(3)  # mean 3; squares of deviations 4 + 1 + 9, over 2
+    assert float(e.mean) == 3
+    assert float(e.low) == pytest.approx(3 - half, rel=1e-9)
+    assert float(e.high) == pytest.approx(3 + half, rel=1e-9)
+
+
+def test_three_norms_by_hand() -> None:
+    e = estimate(np.array([1e-3, 1e-2, 1e-1]), geometric=True)
+    half = T_2 / math.sqrt(3)  # logarithms −3, −2, −1: standard deviation 1
+    assert float(e.mean) == pytest.approx(1e-2, rel=1e-12)
+    assert float(e.low) == pytest.approx(10 ** (-2 - half), rel=1e-9)
+    assert float(e.high) == pytest.approx(10 ** (-2 + half), rel=1e-9)
+
+
+def test_norms_whose_product_underflows() -> None:
+    assert float(estimate(np.array([1e-300, 1e-200, 1e-100]), geometric=True).mean) == pytest.approx(1e-200, rel=1e-9)
+
+
+def test_along_the_last_axis_row_by_row() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 7))
+    e = estimate(values)
+    for i, row in enumerate(values.tolist()):
+        half = stats.t.ppf(0.975, 6) * statistics.stdev(row) / math.sqrt(7)
+        assert e.mean[i] == pytest.approx(statistics.fmean(row), rel=1e-12, abs=1e-12)
+        assert e.high[i] - e.low[i] == pytest.approx(2 * half, rel=1e-9)
+
+
+@pytest.mark.parametrize("geometric", [False, True])
+@pytest.mark.parametrize("replicates", [2, 5])
+def test_intervals_cover_the_truth_95_times_in_100(geometric: bool, replicates: int) -> None:
+    trials = 20_000
+    x = 0.7 + 1.3 * np.random.default_rng(2025).standard_normal((trials, replicates))
+    e = estimate(10**x if geometric else x, geometric)
+    truth = 10**0.7 if geometric else 0.7
+    coverage = np.mean((e.low <= truth) & (truth <= e.high))
+    assert abs(coverage - 0.95) < 4 * math.sqrt(0.95 * 0.05 / trials)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("geometric", [False, True])
+def test_survivors_are_averaged_and_the_lost_are_counted(bad: float, geometric: bool) -> None:
+    e = estimate(np.array([[1.0, 2.0, bad, 4.0], [1.0, 2.0, 4.0, 4.0], [bad] * 4, [bad, 3.0, bad, bad]]), geometric)
+    alone = estimate(np.array([1.0, 2.0, 4.0]), geometric)
+    for got, expected in ((e.mean, alone.mean), (e.low, alone.low), (e.high, alone.high)):
+        assert got[0] == pytest.approx(float(expected), rel=1e-12)
+    assert e.lost.tolist() == [0.25, 0, 1, 0.75]
+    assert math.isnan(e.mean[2])
+    assert e.mean[3] == pytest.approx(3.0)
+    assert math.isnan(e.low[3])
+    assert "(25% not finite)" in show(estimate(np.array([1.0, 2.0, bad, 4.0]), geometric))
+
+
+def test_a_vanished_norm_makes_the_geometric_mean_vanish() -> None:
+    e = estimate(np.array([0.0, 1.0, 1.0]), geometric=True)
+    assert float(e.mean) == 0
+    assert math.isnan(e.low)
+    assert math.isnan(e.high)
+
+
+@pytest.mark.parametrize("geometric", [False, True])
+def test_one_replicate_has_no_interval(geometric: bool) -> None:
+    e = estimate(np.array([[3.0], [0.5]]), geometric)
+    np.testing.assert_allclose(e.mean, [3.0, 0.5], rtol=1e-15)
+    assert np.isnan([e.low, e.high]).all()

@@ -1,0 +1,448 @@
+"""What a sweep does about cells that are finished, failed, interrupted, at work elsewhere, hanging or too large."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support.stores import assert_same, content, copied, empty, opened, uri
+
+from pipeline.errors import ConfigError
+from pipeline.paths import PROJECT
+from pipeline.progress import bars
+from pipeline.reproducibility.fingerprint import code_digest
+from pipeline.reproducibility.replay import reproduce
+from pipeline.runs.cell import CellJob, CellPolicy, close_stale_runs, run_cell
+from pipeline.runs.limits import Limits
+from pipeline.sweeps.sweep import Options, sweep
+from pipeline.tracking.locks import RunLocks
+from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.tracking.tags import in_sweep
+
+SMALL = ["data=iris", "epochs=1", "architecture=deep", "architecture.width=5", "replicates=2", "name=small"]
+TWO = "architecture.depth=2,3"
+
+PARTS = """
+import os, signal, time
+from pathlib import Path
+
+FLAG = Path(os.environ.get("OWN_FLAG", "none"))
+
+def fine(layer):
+    return 1.0
+
+def fails(layer):
+    if FLAG.exists():
+        raise ValueError("boom")
+    return 1.0
+
+def hangs(layer):
+    while True:
+        time.sleep(0.01)
+
+def hangs_deaf(layer):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    while True:
+        time.sleep(0.01)
+
+def slow(layer):
+    time.sleep(0.05)
+    return 1.0
+
+def slower(layer):
+    time.sleep(0.5)
+    return 1.0
+
+def eats(layer):
+    import numpy as np
+    return float(np.ones(2**30)[0])
+
+def dies(layer):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dies_once(layer):
+    if not FLAG.exists():
+        FLAG.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+"""
+
+
+@pytest.fixture
+def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that switches the planted faults; their package is importable, here and in child processes."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "plantedparts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{PROJECT}")
+    monkeypatch.setenv("OWN_FLAG", str(tmp_path / "flag"))
+    yield tmp_path / "flag"
+    sys.modules.pop("plantedparts", None)
+
+
+def own(*names: str) -> tuple[str, str]:
+    return "+probes.own._target_=" + ",".join(f"plantedparts.{n}" for n in names), "+probes.own._partial_=true"
+
+
+def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+    """The exit code of a sweep, and what it printed."""
+    console = Console(file=io.StringIO(), width=200)
+    chosen = [*SMALL, *overrides, f"tracking.uri={uri(folder)}"]
+    code = sweep(chosen, None, True, console, Options(**options))
+    assert isinstance(console.file, io.StringIO)
+    return code, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished sweep over two cells, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    code, text = swept(folder, TWO)
+    assert code == 0
+    return folder, text
+
+
+@pytest.fixture
+def finished(original: tuple[Path, str], tmp_path: Path) -> Path:
+    """A folder with that sweep, as if it had been run there."""
+    return copied(original[0], tmp_path)
+
+
+def statuses(folder: Path) -> dict[str, list[str]]:
+    """Of all runs of cells, by name, oldest first."""
+    found: dict[str, list[str]] = {}
+    for run in opened(folder).search("tags.kind = 'run'"):
+        found.setdefault(run.info.run_name, []).append(run.info.status)
+    return found
+
+
+def test_what_is_finished_is_not_run_again_unless_forced(original: tuple[Path, str], finished: Path) -> None:
+    assert "2 runs: 2 run" in original[1]
+    code, text = swept(finished, TWO)
+    assert code == 0
+    assert "2 finished before and not run again (FORCE=1 does)" in text
+    code, text = swept(finished, TWO, "tracking.experiment=gradvitals", "checkpoints.seconds=5")
+    assert "2 finished before" in text
+    assert statuses(finished) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
+    first = content(finished)
+    code, text = swept(finished, TWO, force=True)
+    assert code == 0
+    assert "2 done anew" in text
+    assert statuses(finished) == {"d2": ["FINISHED"] * 2, "d3": ["FINISHED"] * 2}
+    (summary,) = opened(finished).search("tags.kind = 'sweep'")
+    sweep_id = summary.data.tags["sweep_summary"]
+    again = opened(finished).search(in_sweep(sweep_id))
+    assert sorted(r.info.run_name for r in again) == ["d2", "d3"]
+    assert {r.data.tags["cell"] for r in again} == {first["d2"][4]["cell"], first["d3"][4]["cell"]}
+
+
+def test_a_larger_sweep_takes_over_what_a_smaller_one_has_finished(finished: Path) -> None:
+    code, text = swept(finished, "architecture.depth=2,3,4")
+    assert code == 0
+    assert "3 runs: 1 run, 2 finished before" in text
+    small, large = (r.data.tags["sweep_summary"] for r in opened(finished).search("tags.kind = 'sweep'"))
+    assert len(opened(finished).search(in_sweep(small))) == 2
+    assert len(opened(finished).search(in_sweep(large))) == 3
+    rows = [line.split("│")[2:4] for line in text.splitlines() if line.startswith("│ ")]
+    assert len(rows) == 3
+    assert all("[" in row[0] for row in rows), "a cell that was finished before has its numbers in the table"
+
+
+def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path) -> None:
+    flag.touch()
+    code, text = swept(tmp_path, *own("fine", "fails"))
+    assert code == 1
+    assert "ValueError: boom" in text
+    assert not list((tmp_path / "store-checkpoints").glob("*")), "nothing goes on from a failed run"
+    code, text = swept(tmp_path, *own("fine", "fails"))
+    assert code == 1
+    assert "1 finished before" in text
+    assert "1 failed before and not run again (RETRY=1 does)" in text
+    assert "boom" in text
+    flag.unlink()
+    code, text = swept(tmp_path, *own("fine", "fails"), retry=True)
+    assert code == 0
+    assert "1 failed before and tried again" in text
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
+    (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
+    inside = opened(tmp_path).search(in_sweep(summary.data.tags["sweep_summary"]))
+    assert [r.info.status for r in inside] == ["FINISHED", "FINISHED"]
+    assert summary.info.status == "FINISHED"
+
+
+def test_a_finished_cell_whose_records_are_damaged_is_done_anew(finished: Path) -> None:
+    run = opened(finished).search("tags.kind = 'run'")[0]
+    path = Path(run.info.artifact_uri.removeprefix("file://")) / "records.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    code, text = swept(finished, TWO)
+    assert code == 0
+    assert "1 finished before, but with records that cannot be read, and done anew" in text
+    assert "1 finished before and not run again" in text
+    (summary,) = opened(finished).search("tags.kind = 'sweep'")
+    inside = opened(finished).search(in_sweep(summary.data.tags["sweep_summary"]))
+    assert run.info.run_id not in {r.info.run_id for r in inside}
+    assert len(inside) == 2
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> None:
+    flag.touch()
+    code, text = swept(tmp_path, *own("fails", "fine"), fail_fast=True)
+    assert code == 1
+    assert "1 not run, for one failed" in text
+    assert [s for many in statuses(tmp_path).values() for s in many] == ["FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("probe", "limits", "told"),
+    [
+        pytest.param("slower", Limits(seconds=8), "took longer than its 8 s", marks=pytest.mark.thorough),
+        ("hangs", Limits(hang=4), "hung: no step for 4 s"),
+        pytest.param("eats", Limits(gib=1), "needs more than its 1 GiB of memory", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_cell_beyond_its_limits_is_ended_and_the_sweep_goes_on(
+    tmp_path: Path, flag: Path, probe: str, limits: Limits, told: str
+) -> None:
+    begun = time.monotonic()
+    code, text = swept(tmp_path, *own(probe, "fine"), "schedule=every", "schedule.n=1", limits=limits)
+    assert code == 1
+    assert told in text
+    assert time.monotonic() - begun < 30
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
+
+
+@pytest.mark.thorough
+def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        (tmp_path / str(jobs)).mkdir()
+        code, _ = swept(tmp_path / str(jobs), TWO, "activation=relu,tanh", jobs=jobs)
+        assert code == 0
+    assert_same(content(tmp_path / "1"), content(tmp_path / "2"))
+    run = opened(tmp_path / "2").search("tags.kind = 'run'")[0]
+    console = Console(file=io.StringIO(), width=200)
+    assert reproduce(run.info.run_id, [], TrackingConfig(uri(tmp_path / "2"), "gradvitals"), [], True, console) == 0
+    assert isinstance(console.file, io.StringIO)
+    assert "identical" in console.file.getvalue()
+
+
+@pytest.mark.thorough
+def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> None:
+    code, text = swept(tmp_path, *own("fine", "dies_once", "dies"), jobs=2)
+    assert code == 1
+    assert "its process ended twice (signal 9)" in text
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+@pytest.mark.thorough
+def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, flag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sweeps.executor.SLACK", 1.0)
+    code, text = swept(tmp_path, *own("hangs_deaf", "fine"), jobs=2, limits=Limits(hang=8))
+    assert code == 1
+    assert "hung: no step for 8 s" in text
+    assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    given = {a.partition("=")[0] for a in arguments}
+    small = [o for o in SMALL if o.partition("=")[0] not in given]
+    argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *small, f"tracking.uri={uri(folder)}"]
+    empty(uri(folder))
+    return subprocess.Popen(
+        argv,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's child would ignore it
+    )
+
+
+def wait_for_runs(folder: Path, count: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(ConfigError):
+            if (folder / "store.db").exists() and len(opened(folder).search("attributes.status = 'RUNNING'")) >= count:
+                return
+        time.sleep(0.1)
+    raise AssertionError("no run began")
+
+
+def thorough(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.thorough)
+
+
+def processes_of(session: int) -> list[str]:
+    """Command lines of the living processes of a session."""
+    done = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if not line.startswith("Z")]
+
+
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGTERM, "1"), thorough(signal.SIGTERM, "2"), thorough(signal.SIGINT, "2")]
+)
+def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
+    tmp_path: Path, flag: Path, number: int, jobs: str
+) -> None:
+    driver = command(tmp_path, "--jobs", jobs, *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=100")
+    wait_for_runs(tmp_path, int(jobs))
+    time.sleep(0.5)
+    begun = time.monotonic()
+    if number == signal.SIGINT:
+        os.killpg(driver.pid, number)  # as a terminal does
+    else:
+        driver.send_signal(number)
+    printed, _ = driver.communicate(timeout=30)
+    assert time.monotonic() - begun < 5
+    assert driver.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)]
+    assert "0 of 2 runs are done; the same command goes on from there" in printed
+    assert "Traceback" not in printed
+    assert {s for many in statuses(tmp_path).values() for s in many} == {"KILLED"}
+    until = time.monotonic() + 2
+    while processes_of(driver.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert processes_of(driver.pid) == []
+
+
+@pytest.mark.thorough
+def test_workers_end_with_a_driver_that_is_killed_and_the_next_command_goes_on(tmp_path: Path, flag: Path) -> None:
+    arguments = ("--jobs", "2", *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=8")
+    driver = command(tmp_path, *arguments)
+    wait_for_runs(tmp_path, 2)
+    driver.kill()
+    driver.communicate()
+    until = time.monotonic() + 10
+    while processes_of(driver.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert processes_of(driver.pid) == []
+    again = command(tmp_path, *arguments)
+    printed, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, printed
+    assert "interrupted before and gone on with" in printed
+    assert statuses(tmp_path) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
+
+
+@pytest.mark.thorough
+def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
+    drivers = [command(tmp_path, "architecture.depth=2,3,4,5,6,7") for _ in range(2)]
+    printed = [d.communicate(timeout=120)[0] for d in drivers]
+    assert [d.returncode for d in drivers] == [0, 0], printed
+    assert statuses(tmp_path) == {f"d{n}": ["FINISHED"] for n in range(2, 8)}
+    assert len(opened(tmp_path).search("tags.kind = 'sweep'")) == 1
+
+
+def test_a_run_at_work_under_a_lease_of_its_own_is_left_alone(finished: Path) -> None:
+    store = opened(finished)
+    run = store.search("tags.kind = 'run'")[0]
+    store.client.update_run(run.info.run_id, "RUNNING")
+    store.tag(run.info.run_id, {"lease": "its-own"})
+    task = CellJob("d2", {}, {}, run.data.tags["cell"], code_digest({}), {})
+    with RunLocks(store.sidecar_dir("locks")).acquire("its-own"), bars(1, quiet=True) as shown:
+        assert run_cell(task, store, CellPolicy(command="x"), shown) is None
+    assert store.find(run.info.run_id).data.tags["lease"] == "its-own"
+
+
+def test_an_interrupted_redoing_goes_on_and_counts_once(finished: Path) -> None:
+    store = opened(finished)
+    old = next(r for r in store.search("tags.kind = 'run'") if r.info.run_name == "d2")
+    tags = {k: v for k, v in old.data.tags.items() if k in ("sweep", "kind", "cell") or k.startswith("mlflow.cell")}
+    new = store.start("d2", tags, not_before=old.info.start_time + 1)
+    new.end("KILLED")
+    code, text = swept(finished, TWO)
+    assert code == 0
+    assert "1 interrupted before and gone on with" in text
+    inside = store.search(in_sweep(old.data.tags["sweep"]))
+    assert {r.info.run_id for r in inside if r.info.run_name == "d2"} == {new.run_id}
+    assert {r.info.status for r in inside} == {"FINISHED"}
+
+
+def test_the_same_cells_in_another_order_are_the_same_sweep(tmp_path: Path) -> None:
+    few = ("probes=none", "epochs=0")
+    assert swept(tmp_path, TWO, "activation=relu,tanh", *few)[0] == 0
+    code, text = swept(tmp_path, "activation=tanh,relu", TWO, *few)
+    assert code == 0
+    assert "4 finished before" in text
+    (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
+    assert summary.info.status == "FINISHED"
+
+
+def test_a_run_that_another_machine_is_at_is_left_alone(finished: Path) -> None:
+    store = opened(finished)
+    run = store.search("tags.kind = 'run'")[0]
+    store.client.update_run(run.info.run_id, "RUNNING")
+    store.tag(run.info.run_id, {"lease.host": "another machine"})
+    assert close_stale_runs(store) == []
+    task = CellJob("d2", {}, {}, run.data.tags["cell"], code_digest({}), {})
+    with bars(1, quiet=True) as shown:
+        assert run_cell(task, store, CellPolicy(command="x"), shown) is None
+    store.tag(run.info.run_id, {"lease.host": run.data.tags["lease.host"]})
+    assert [r.info.run_id for r in close_stale_runs(store)] == [run.info.run_id]
+    assert store.find(run.info.run_id).info.status == "KILLED"
+
+
+def test_leases_beside_a_file_are_seen_by_a_machine_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers get a new name each time; what the last one left RUNNING is closed all the same."""
+    store = opened(tmp_path)
+    monkeypatch.setattr("platform.node", lambda: "old")
+    dead = store.start("dead", RunLocks.of(store).tags("left"))
+    is_locked_elsewhere = store.start("at work", RunLocks.of(store).tags("held"))
+    monkeypatch.setattr("platform.node", lambda: "new")
+    with RunLocks.of(store).acquire("held"):
+        assert [r.info.run_id for r in close_stale_runs(store)] == [dead.run_id]
+    assert store.find(is_locked_elsewhere.run_id).info.status == "RUNNING"
+
+
+def test_a_store_reached_by_another_way_has_the_same_leases_or_none(tmp_path: Path) -> None:
+    """By a link it is the same folder; where it is another one, nobody is taken for dead."""
+    store = opened(tmp_path)
+    is_locked_elsewhere = store.start("at work", RunLocks.of(store).tags("held"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "linked.db").symlink_to(tmp_path / "store.db")
+    (tmp_path / "other" / "hard.db").hardlink_to(tmp_path / "store.db")
+    with RunLocks.of(store).acquire("held"):
+        for name in ("linked", "hard"):
+            uri = f"sqlite:///{tmp_path}/other/{name}.db"
+            assert close_stale_runs(Store.open(TrackingConfig(uri, "gradvitals"))) == []
+    assert [r.info.run_id for r in close_stale_runs(store)] == [is_locked_elsewhere.run_id]
+
+
+def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.tracking.locks import RunLocks\n"
+        "with RunLocks(Path(sys.argv[1])).acquire('x') as free:\n    print(free, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"True\n"
+    locks = RunLocks(tmp_path)
+    assert locks.is_held("x")
+    assert not locks.is_held("y")
+    holder.kill()
+    holder.communicate()
+    assert not locks.is_held("x")
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--jobs", "x"], ["--time-limit", "0"], ["--memory-limit=-1"]])
+def test_wrong_options_are_told_in_one_line(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.cli import main
+
+    assert main(["sweep", *arguments, *SMALL, f"tracking.uri={uri(tmp_path)}"]) == 2
+    told = capfd.readouterr().err.strip()
+    assert told.startswith("error: ")
+    assert "\n" not in told
+    assert not (tmp_path / "store.db").exists()

@@ -1,0 +1,322 @@
+"""RetryPolicy, addresses and clocks: what is tried again, what is told, and what nobody may read."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from mlflow.exceptions import MlflowException, RestException, get_error_code
+from rich.console import Console
+from sqlalchemy.exc import OperationalError
+
+from pipeline.cli import main
+from pipeline.errors import ConfigError, StoreError
+from pipeline.sweeps.plan import source_tags
+from pipeline.sweeps.summary import where
+from pipeline.tracking.retry import VARIABLE, RetryPolicy, is_transient, origins, seconds, why
+from pipeline.tracking.run_logger import MonotonicTimestamps
+from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.tracking.uri import redact, redacted_config, sidecar_dir, without_user
+
+
+def database_error(text: str) -> OperationalError:
+    """Its statement and values, which may say anything, are in the text too."""
+    origin = sqlite3.OperationalError(text)
+    return OperationalError("INSERT INTO tags VALUES (?)", ("disk is full, permission denied",), origin)
+
+
+def wrapped(cause: Exception) -> MlflowException:
+    """As MLflow wraps them."""
+    outer = MlflowException(str(cause))
+    outer.__cause__ = cause
+    return outer
+
+
+def rest(code: str, message: str) -> RestException:
+    return RestException({"error_code": code, "message": message})
+
+
+@pytest.mark.parametrize(
+    ("failure", "again", "said"),
+    [
+        (wrapped(database_error("database is locked")), True, "the database is locked"),
+        (database_error("database is locked"), True, "the database is locked"),
+        (database_error("attempt to write a readonly database"), False, "the store is read-only"),
+        (database_error("database or disk is full"), False, "the disk is full"),
+        (wrapped(database_error("no such table: runs")), False, "no such table"),
+        (OSError(errno.ENOSPC, "No space left on device"), False, "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied"), False, "permission denied"),
+        (OSError(errno.EROFS, "Read-only file system"), False, "the store is read-only"),
+        (ConnectionResetError("Connection reset by peer"), True, "the connection was cut"),
+        (requests.exceptions.ChunkedEncodingError("IncompleteRead(1 bytes read, 1 more expected)"), True, "cut off"),
+        (MlflowException("API request to http://h failed with exception Connection refused"), True, "refused"),
+        (MlflowException("API request to endpoint /x failed with error code 502 != 200. Response body: ''"), True, ""),
+        (
+            MlflowException("API request to endpoint /x failed with error code 404 != 200", get_error_code(404)),
+            False,
+            "",
+        ),
+        (MlflowException("request to endpoint was successful but not in a valid JSON format"), True, "cut off"),
+        (rest("TEMPORARILY_UNAVAILABLE", "(sqlite3.OperationalError) database is locked"), True, "locked"),
+        (rest("INTERNAL_ERROR", "something"), True, "something"),
+        (rest("INTERNAL_ERROR", "database or disk is full"), False, "the disk is full"),
+        (rest("RESOURCE_DOES_NOT_EXIST", "Run with id=x not found"), False, "not found"),
+        (rest("INVALID_PARAMETER_VALUE", "Changing param values is not allowed"), False, "not allowed"),
+        (MlflowException("an error of ours"), False, "an error of ours"),
+        (KeyError("x"), False, "x"),
+        (
+            OperationalError("SELECT 1", (), Exception('server at "h", port 5 failed: Connection refused')),
+            True,
+            "connection refused",
+        ),
+        (
+            OperationalError("SELECT 1", (), Exception("FATAL: password authentication failed for user x")),
+            False,
+            "password",
+        ),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_what_passes_and_what_does_not(failure: Exception, again: bool, said: str) -> None:
+    found = origins(failure)
+    assert is_transient(found) is again
+    assert said in why(found)
+
+
+def test_the_failure_that_is_being_logged_is_not_the_stores() -> None:
+    """A run that failed with a ConnectionError of its own is logged; that the store then refuses does not pass."""
+    calls = []
+
+    def refuse() -> None:
+        calls.append(1)
+        raise MlflowException("bad tag")
+
+    try:
+        raise ConnectionResetError("the run's own")
+    except ConnectionResetError:
+        with pytest.raises(MlflowException):
+            RetryPolicy(10, "x").call(refuse)
+    assert len(calls) == 1
+
+
+def flaky(times: int) -> tuple[Callable[[], int], list[int]]:
+    calls: list[int] = []
+
+    def function() -> int:
+        calls.append(1)
+        if len(calls) <= times:
+            raise ConnectionRefusedError("Connection refused")
+        return 7
+
+    return function, calls
+
+
+def test_short_trouble_is_not_told_and_long_trouble_once(capsys: pytest.CaptureFixture[str]) -> None:
+    function, _ = flaky(2)
+    assert RetryPolicy(60, "x").call(function) == 7
+    assert capsys.readouterr().err == ""
+    function, calls = flaky(5)
+    assert RetryPolicy(60, "x").call(function) == 7
+    assert len(calls) == 6
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "gradvitals: the store does not answer (connection refused); trying again for up to 60 s"
+    assert last.startswith("gradvitals: the store answers again, after ")
+
+
+def test_patience_ends_and_is_not_begun_anew_for_each_call() -> None:
+    function, _ = flaky(10**9)
+    patience = RetryPolicy(1, "tracking.uri=x")
+    with pytest.raises(StoreError, match=r"tracking.uri=x: did not answer for \d s \(connection refused\)"):
+        patience.call(function)
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(StoreError):
+            patience.call(function)
+    assert time.monotonic() - began < 0.5
+    assert patience.call(lambda: 3) == 3
+
+
+def test_in_a_hurry_everything_together_takes_no_longer() -> None:
+    function, _ = flaky(10**9)
+    patience = RetryPolicy(60, "x")
+    patience.set_deadline(0.5)
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            patience.call(function)
+    assert time.monotonic() - began < 1
+
+
+def test_how_patient_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seconds() == 120
+    monkeypatch.setenv(VARIABLE, "7.5")
+    assert seconds() == 7.5
+    for wrong in ("soon", "-1", "nan", "inf"):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(ConfigError, match=f"{VARIABLE}={wrong}: must be a number of seconds"):
+            seconds()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:pw@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("a=1 tracking.uri=http://u:p:w@h/x tracking.uri=b", "a=1 tracking.uri=http://u:***@h/x tracking.uri=b"),
+        ("http://u:p@w@h", "http://u:***@h"),
+        ("postgresql://host/db?user=me&password=pw&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        ("http://token@host", "http://token@host"),
+        ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db"),
+        ("lr=0.1 http://127.0.0.1:5000", "lr=0.1 http://127.0.0.1:5000"),
+    ],
+)
+def test_no_address_tells_its_password(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert redact(shown) == shown
+
+
+def test_a_link_does_not_say_who_asks() -> None:
+    assert without_user("https://me:pw@host:1/x/") == "https://host:1/x"
+    store = Store(redact("http://me:secret@host:1"), "e", "0", None, "http://me:secret@host:1")  # type: ignore[arg-type]
+    console = Console(file=io.StringIO(), width=200)
+    where(console, store, "/#/x", "page")
+    assert isinstance(console.file, io.StringIO)
+    assert "http://host:1/#/x" in console.file.getvalue()
+    assert "secret" not in console.file.getvalue() + repr(store)
+
+
+def test_a_logged_config_has_no_password() -> None:
+    node: dict[str, Any] = {"seed": 1, "tracking": {"uri": "http://me:secret@h", "experiment": "e"}}
+    assert "secret" not in json.dumps(redacted_config(node))
+    assert redacted_config(node)["tracking"] == {"uri": "http://me:***@h", "experiment": "e"}
+    assert node["tracking"]["uri"] == "http://me:secret@h"
+    assert "secret" not in json.dumps(source_tags(["seed=1", "tracking.uri=http://me:secret@h"]))
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:1", "ftp://me:secret@h", "http://me:secret@no host"])
+def test_no_complaint_has_a_password(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "epochs=0", f"tracking.uri='{uri}'"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: tracking.uri=")
+    assert "me:***@" in told
+    assert "secret" not in told
+
+
+def test_addresses_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+
+    def resolved(uri: str) -> str:
+        return TrackingConfig(uri, "x").resolved_uri()
+
+    for uri in ("sqlite:///a/b.db", "sqlite://a/b.db", "sqlite+pysqlite:///a/b.db", f"sqlite:///{tmp_path}/a/b.db"):
+        assert resolved(uri) == f"sqlite:///{tmp_path}/a/b.db"
+    assert resolved("sqlite:///~/b.db") == f"sqlite:///{tmp_path}/me/b.db"
+    for uri in ("sqlite:///:memory:", "sqlite:///a.db?timeout=1", "sqlite:///~nobody-here/a.db", "sqlite://"):
+        with pytest.raises(ConfigError, match=r"tracking\.uri=sqlite:"):
+            resolved(uri)
+
+
+def test_what_belongs_to_a_store_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tracking.uri.STORE", tmp_path / "own")
+    assert sidecar_dir(f"sqlite:///{tmp_path}/x/a.db", "locks") == tmp_path / "x" / "a-locks"
+    mine, yours = sidecar_dir("http://me:pw@h:1", "locks"), sidecar_dir("http://you:wp@h:1/", "locks")
+    assert mine == yours
+    assert mine.is_dir()
+    assert mine.parent.parent == tmp_path / "own" / "servers"
+    assert sidecar_dir("http://h:2", "locks") != mine
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"tracking\.uri="):
+        sidecar_dir(f"sqlite:///{tmp_path}/file/a.db", "locks")
+
+
+def test_nothing_breaks_when_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back by a day, on by a day, before 1970: a run's times ascend, and every point is there once."""
+    real, offset = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + offset[0])
+    store = Store.open(TrackingConfig(f"sqlite:///{tmp_path}/a.db", "x"))
+    log = store.start("jumps", {})
+    for step, jump in enumerate((0.0, -86400.0, 86400.0, -real() - 1e6, 0.0)):
+        offset[0] = jump
+        log.metric("m", step, step)
+        log.flush()
+    offset[0] = -86400.0
+    assert log.end("FINISHED")
+    found = store.client.get_metric_history(log.run_id, "m")
+    assert [m.step for m in found] == [0, 1, 2, 3, 4]
+    stamps = [m.timestamp for m in found]
+    assert stamps == sorted(stamps)
+    assert abs(stamps[0] - real() * 1000) < 60_000
+    info = store.find(log.run_id).info
+    assert 0 <= info.end_time - info.start_time < 60_000
+    again = store.resume(log.run_id)  # the clock is still a day late
+    again.metric("m", 5, 5)
+    again.end("FINISHED")
+    assert [m.step for m in store.client.get_metric_history(log.run_id, "m")] == [0, 1, 2, 3, 4, 5]
+    info = store.find(log.run_id).info
+    assert info.end_time >= max(stamps) >= info.start_time
+    store.end(log.run_id, "KILLED")
+    assert store.find(log.run_id).info.end_time >= info.start_time
+
+
+def test_a_clock_before_1970_is_1970(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: -5.0)
+    assert MonotonicTimestamps().start == 0
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store.open(TrackingConfig(f"sqlite:///{tmp_path_factory.mktemp('s')}/a.db", "x"))
+
+
+def test_a_run_asked_for_twice_is_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does its work late, after we asked again: of two runs one stays, and it is the one we have."""
+    create, made = store.client.bare.create_run, []
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        made.append(create(*arguments, **named))
+        if len(made) == 1:
+            made.append(create(*arguments, **named))
+            raise ConnectionResetError("Connection reset by peer")
+        return made[-1]
+
+    monkeypatch.setattr(store.client.bare, "create_run", late)
+    log = store.start("twice", {"which": "this"})
+    assert len(made) == 2
+    assert [r.info.run_id for r in store.search("tags.which = 'this'")] == [log.run_id]
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
+    log = store.start("a", {})
+    assert store.find(log.run_id[:8]).info.run_id == log.run_id
+    for wrong in (log.run_id[:7], "0" * 8, "%" * 8, "________", "'; --abcdef", ""):
+        with pytest.raises(ConfigError, match="no such run"):
+            store.find(wrong)
+
+
+def test_pages_are_put_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [store.start(f"page {n}", {"mlflow.page.x": "1"}).run_id for n in range(7)]
+    monkeypatch.setattr("pipeline.tracking.store.PAGE", 3)
+    assert sorted(r.info.run_id for r in store.runs_with("mlflow.page.x")) == sorted(ids)
+    assert len(store.search("tags.`mlflow.page.x` = '1'", limit=5)) == 5
+    assert store.search("tags.`mlflow.page.x` = '2'") == []
+
+
+def test_one_value_a_step(store: Store) -> None:
+    log = store.start("one", {})
+    for step in (0, 0, 1, 1, 2):
+        assert log.metric("m", step + 0.5, step)
+    assert not log.metric("m", float("nan"), 3)
+    log.flush()
+    assert [(m.step, m.value) for m in store.client.get_metric_history(log.run_id, "m")] == [
+        (0, 0.5),
+        (1, 1.5),
+        (2, 2.5),
+    ]

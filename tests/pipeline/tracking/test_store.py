@@ -1,0 +1,260 @@
+"""The store, what a run logs, and how it ends: against a real sqlite store."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from support.stores import empty, opened, quiet, runs, uri
+
+from pipeline.config.schema import digest
+from pipeline.runs.artifacts import flat_params
+from pipeline.sweeps.single import single
+from pipeline.sweeps.sweep import sweep
+from pipeline.tracking.run_logger import QUEUE, SHOWN_AFTER, MonotonicTimestamps, Point, RunLogger
+from pipeline.tracking.run_names import run_name
+from pipeline.tracking.store import TrackingConfig, download
+
+SMALL = ["experiment=smoke", "architecture.depth=4", "schedule=every", "schedule.n=3"]
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished sweep of two runs, and what it printed."""
+    folder = tmp_path_factory.mktemp("store")
+    console = quiet()
+    code = sweep([*SMALL, f"tracking.uri={uri(folder)}"], None, quiet=True, console=console)
+    assert code == 0
+    assert isinstance(console.file, io.StringIO)
+    return folder, console.file.getvalue()
+
+
+def test_a_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
+    folder, printed = swept
+    cells = runs(folder, "tags.kind = 'run'")
+    assert {r.info.run_name for r in cells} == {"sigmoid", "relu"}
+    assert {r.info.status for r in cells} == {"FINISHED"}
+    (summary,) = runs(folder, "tags.kind = 'sweep'")
+    assert summary.data.metrics["cells_finished"] == 2
+    assert "| sigmoid |" in summary.data.tags["mlflow.note.content"]
+    names = {a.path for a in opened(folder).client.list_artifacts(summary.info.run_id)}
+    assert names == {"sweep.csv", "sweep.png", "profiles.png"}
+    assert all(r.info.run_id[:8] in printed for r in cells)
+    key = cells[0].data.tags["sweep"]
+    assert f"viewStateShareKey={key}" in printed
+    tags = opened(folder).client.get_experiment(cells[0].info.experiment_id).tags
+    assert key in tags[f"mlflow.sharedViewState.{key}"]
+
+
+def test_a_run_says_everything_about_itself(swept: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = swept
+    run = runs(folder, "tags.kind = 'run'")[0]
+    tags = run.data.tags
+    for name in ("git.commit", "git.dirty", "package.numpy", "blas", "blas.core_type", "data.sha256", "seed"):
+        assert tags[name]
+    assert tags["blas.threads"] == "1"
+    config = yaml.safe_load(download(opened(folder), run.info.run_id, "config.yaml", tmp_path).read_text())
+    assert tags["config.sha256"] == digest(config)
+    assert run.data.params["architecture.depth"] == "4"
+    assert run.data.params["activation"] in ("sigmoid", "relu")
+    assert run.data.params["optimizer.learning_rate"] == "0.1"
+    names = {a.path for a in opened(folder).client.list_artifacts(run.info.run_id)}
+    assert {
+        "config.yaml",
+        "records.parquet",
+        "run.log",
+        "packages.txt",
+        "gradient_norm_by_layer.png",
+        "delta_rms_layer_by_step.png",
+        "gradient_norm_layer_by_step.png",
+    } <= names
+
+
+def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str], tmp_path: Path) -> None:
+    """By hand: geometric mean of the replicates, and t = 12.706 for two of them."""
+    folder, _ = swept
+    store = opened(folder)
+    run = runs(folder, "tags.kind = 'run'")[0]
+    table = pd.read_parquet(download(store, run.info.run_id, "records.parquet", tmp_path))
+    assert list(table.columns) == ["step", "probe", "layer", "replicate", "bin", "value"]
+    raw = table[(table["probe"] == "delta_rms") & (table["layer"] == 2)].sort_values(["step", "replicate"])
+    history = {m.step: m.value for m in store.client.get_metric_history(run.info.run_id, "delta_rms/layer_02")}
+    lows = {
+        m.step: m.value for m in store.client.get_metric_history(run.info.run_id, "interval_low/delta_rms/layer_02")
+    }
+    assert sorted(history) == sorted(set(raw["step"])) == [0, 3, 6]
+    for step, group in raw.groupby("step"):
+        a, b = np.log10(group["value"].to_numpy())
+        assert math.isclose(history[int(str(step))], 10 ** ((a + b) / 2), rel_tol=1e-12)
+        half = 12.706204736 * abs(a - b) / 2  # s/√2 of two values is |a − b|/2
+        assert math.isclose(lows[int(str(step))], 10 ** ((a + b) / 2 - half), rel_tol=1e-6)
+
+
+def test_an_explosion_leaves_only_finite_numbers_in_the_store(tmp_path: Path) -> None:
+    overrides = ["experiment=smoke", "activation=identity", "optimizer.learning_rate=1e200", "cost=squared_error"]
+    code = single([*overrides, "activation@output=identity", f"tracking.uri={uri(tmp_path)}"], None, True, quiet())
+    assert code == 0
+    (run,) = runs(tmp_path)
+    assert run.data.metrics["non_finite_values"] > 0
+    with sqlite3.connect(tmp_path / "store.db") as database:
+        worst, nans = database.execute("select max(abs(value)), sum(is_nan) from metrics").fetchone()
+    assert worst < 1.79e308
+    assert not nans
+    table = pd.read_parquet(download(opened(tmp_path), run.info.run_id, "records.parquet", tmp_path))
+    assert not np.isfinite(table["value"]).all()
+
+
+PACKAGE = '''
+from dataclasses import dataclass
+import numpy as np
+from engine.activations import Elementwise
+
+
+@dataclass(frozen=True)
+class Bomb(Elementwise):
+    """Identity that goes off when it is first trained."""
+
+    def value(self, z, out=None):
+        if z.shape[-1] == 32:
+            raise RuntimeError("boom at training")
+        return np.positive(z, out=out)
+
+    def derivative(self, z, a, out=None):
+        return np.ones_like(z)
+'''
+
+
+def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bombs.py").write_text(PACKAGE)
+    (tmp_path / "conf" / "activation").mkdir(parents=True)
+    (tmp_path / "conf" / "activation" / "bomb.yaml").write_text("_target_: bombs.Bomb\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides, console = ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={uri(tmp_path)}"], quiet()
+    try:
+        assert sweep(overrides, str(tmp_path / "conf"), quiet=True, console=console) == 1
+    finally:
+        sys.modules.pop("bombs", None)
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert "failed bomb" in told
+    assert "boom at training" in told
+    assert {r.info.run_name: r.info.status for r in runs(tmp_path, "tags.kind = 'run'")} == {
+        "relu": "FINISHED",
+        "bomb": "FAILED",
+        "tanh": "FINISHED",
+    }
+    (failed,) = runs(tmp_path, "attributes.status = 'FAILED' and tags.kind = 'run'")
+    for name in ("traceback.txt", "run.log"):
+        assert "boom at training" in download(opened(tmp_path), failed.info.run_id, name, tmp_path).read_text()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
+def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={empty(uri(tmp_path))}"]
+    with subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hears
+    ) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not _running(tmp_path):
+            time.sleep(0.3)
+        time.sleep(1)
+        process.send_signal(how)
+        code = process.wait(timeout=20)
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert [r.info.status for r in runs(tmp_path)] == ["KILLED"]
+
+
+def hears() -> None:
+    """A child of a shell's background job would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _running(folder: Path) -> bool:
+    if not (folder / "store.db").exists():
+        return False
+    try:
+        with sqlite3.connect(folder / "store.db") as database:
+            return bool(database.execute("select count(*) from params").fetchone()[0])
+    except sqlite3.Error:
+        return False
+
+
+@pytest.mark.thorough
+def test_a_store_is_made_once_by_many_processes(tmp_path: Path) -> None:
+    """On a fresh database parallel first use crashes MLflow; the lock makes it one after the other."""
+    code = (
+        "from pipeline.tracking.store import Store, TrackingConfig\n"
+        f"print(Store.open(TrackingConfig({uri(tmp_path)!r}, 'shared')).experiment_id)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    answers = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert [p.returncode for p in processes] == [0, 0, 0]
+    assert len(set(answers)) == 1
+    assert answers[0] != "0"
+
+
+def test_relative_sqlite_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert TrackingConfig("sqlite:///here.db", "x").resolved_uri() == f"sqlite:///{tmp_path / 'here.db'}"
+    assert TrackingConfig(None, "x").resolved_uri() == f"sqlite:///{PROJECT / 'store' / 'mlflow.db'}"
+
+
+def test_names_put_what_differs_first() -> None:
+    assert run_name({"activation": "relu", "architecture.depth": "20"}, "depth") == "relu d20"
+    assert run_name({"optimizer.learning_rate": "0.1"}, "depth") == "lr0.1"
+    assert run_name({"activation@output": "tanh"}, None) == "tanh"
+    assert run_name({}, "depth") == "depth"
+
+
+def test_params_are_flat_scalars_with_stable_names() -> None:
+    node = {
+        "seed": 1,
+        "activation": {"_target_": "engine.activations.LeakyRelu", "alpha": 0.1},
+        "probes": {"x": {"_target_": "engine.probes.delta_rms"}},
+        "layer_activations": {},
+        "tracking": {"uri": None},
+    }
+    assert flat_params(node) == {"seed": 1, "activation": "leaky_relu", "activation.alpha": 0.1, "probes": "x"}
+
+
+def test_values_wait_until_they_are_many_or_ten_seconds_old() -> None:
+    sent: list[int] = []
+
+    class Client:
+        def log_points(self, run_id: str, points: list[Point]) -> None:
+            sent.append(len(points))
+
+    @dataclass
+    class TrainingLength(MonotonicTimestamps):
+        time: int = 0
+
+        def now(self) -> int:
+            return self.time
+
+    clock = TrainingLength(0)
+    log = RunLogger(Client(), "run", clock=clock)
+    for step in range(QUEUE - 1):
+        log.metric("a", 1.0, step)
+    assert sent == []
+    log.metric("a", 1.0, QUEUE)
+    log.metric("b", 1.0, 0)
+    clock.time += SHOWN_AFTER - 1
+    log.metric("b", 1.0, 1)
+    assert sent == [QUEUE]
+    clock.time += 1
+    log.metric("b", 1.0, 2)
+    assert sent == [QUEUE, 3]

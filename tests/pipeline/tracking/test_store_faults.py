@@ -1,0 +1,470 @@
+"""Harm done to real stores by real processes: no stored_steps point is lost, none doubled, one clear line says what is
+wrong, and the next command goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from rich.console import Console
+from sqlalchemy import text
+from support.configs import require
+from support.servers import CuttingProxy, Postgres, Server, locked, postgres_binaries, small_disk
+
+from pipeline.cli import main
+from pipeline.errors import StoreError
+from pipeline.reproducibility.replay import reproduce
+from pipeline.tracking.retry import VARIABLE
+from pipeline.tracking.run_logger import Point, RunLogger
+from pipeline.tracking.store import Store, TrackingConfig
+
+PROJECT = Path(__file__).resolve().parents[3]
+KEYS = ("a", "b/c")
+SMALL = ["epochs=1", "data.subset=100", "probes=none"]
+
+
+def value(key: str, step: int) -> float:
+    """Something that a store could mangle: neither short nor round."""
+    return (step + 1) / 3 * (1e-300 if key == "a" else 1e17)
+
+
+def write(log: RunLogger, steps: range, flush: bool = True) -> None:
+    for step in steps:
+        for key in KEYS:
+            assert log.metric(key, value(key, step), step)
+        if flush:
+            log.flush()
+
+
+def check(store: Store, run_id: str, steps: range) -> None:
+    """The store has every point once and as it was."""
+    for key in KEYS:
+        found = sorted((m.step, m.value) for m in store.client.get_metric_history(run_id, key))
+        assert found == [(step, value(key, step)) for step in steps]
+
+
+def sqlite(folder: Path) -> Store:
+    return Store.open(TrackingConfig(f"sqlite:///{folder / 'mlflow.db'}", "gradvitals"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
+def test_points_are_the_rows_that_mlflow_itself_would_write(kind: str, tmp_path: Path) -> None:
+    """Whatever comes twice, late, or at the same step again; the newest value of each key, too."""
+    postgres = None
+    if kind == "postgres":
+        require(postgres_binaries() is not None, "PostgreSQL is not installed")
+        postgres = Postgres()
+    try:
+        if postgres:
+            postgres.create()
+            postgres.start()
+        store = Store.open(TrackingConfig(postgres.uri if postgres else f"sqlite:///{tmp_path}/x.db", "x"))
+        ours, theirs = store.start("ours", {}).run_id, store.start("theirs", {}).run_id
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            points = [
+                Point(
+                    f"k/{rng.integers(9)}", float(rng.integers(3)) * 1e-300, int(rng.integers(4)), int(rng.integers(4))
+                )
+                for _ in range(rng.integers(1, 60))
+            ]
+            for _ in range(2):  # a reply was lost
+                store.client.log_points(ours, points)
+            store.client.bare.log_batch(theirs, metrics=[Metric(p.key, p.value, p.timestamp, p.step) for p in points])
+        engine = store.client.bare._tracking_client.store.engine
+        with engine.connect() as connection:
+            for rows in ("metrics", "latest_metrics"):
+                query = (
+                    f"SELECT key, value, timestamp, step, is_nan FROM {rows} WHERE run_uuid = '%s' ORDER BY 1, 2, 3, 4"
+                )
+                found = [connection.execute(text(query % run)).fetchall() for run in (ours, theirs)]
+                assert len(found[0]) >= 9
+                assert found[0] == found[1]
+        with pytest.raises(MlflowException, match=r"may only|must be"):
+            store.client.log_points(ours, [Point("no: name?", 1.0, 1, 1)])
+        store.end(ours, "FINISHED")
+        store.client.bare.delete_run(ours)
+        with pytest.raises(MlflowException, match="active"):
+            store.client.log_points(ours, [Point("k", 1.0, 1, 1)])
+        engine.dispose()
+    finally:
+        if postgres:
+            postgres.remove()
+
+
+@dataclass
+class Backend:
+    """A tracking server, and what stands behind it."""
+
+    server: Server
+    postgres: Postgres | None
+
+    def store(self, uri: str | None = None) -> Store:
+        return Store.open(TrackingConfig(uri or self.server.uri, "gradvitals"))
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    folder = tmp_path_factory.mktemp("server")
+    postgres = None
+    if request.param == "postgres":
+        require(postgres_binaries() is not None, "PostgreSQL is not installed")
+        postgres = Postgres()
+    server = Server(postgres.uri if postgres else f"sqlite:///{folder / 'mlflow.db'}", folder)
+    try:
+        if postgres:
+            postgres.create()
+            postgres.start()
+        server.start()
+        yield Backend(server, postgres)
+    finally:
+        server.kill()
+        if postgres:
+            postgres.remove()
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def check_told(text: str, reason: str) -> None:
+    """Two lines: it does not answer, and why; it answers again."""
+    first, last = lines(text)
+    assert first.startswith("gradvitals: the store does not answer (")
+    assert reason in first
+    assert "trying again for up to" in first
+    assert last.startswith("gradvitals: the store answers again, after ")
+
+
+def outage(seconds: float, break_it: Callable[[], None], mend_it: Callable[[], None]) -> threading.Thread:
+    """Break it now, mend it later, meanwhile go on."""
+    break_it()
+
+    def later() -> None:
+        time.sleep(seconds)
+        mend_it()
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    return thread
+
+
+def test_a_locked_store_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = sqlite(tmp_path)
+    with locked(tmp_path / "mlflow.db", 4):
+        began = time.monotonic()
+        log = store.start("waits", {"kind": "run"})
+        assert time.monotonic() - began > 3
+    write(log, range(3))
+    with locked(tmp_path / "mlflow.db", 0.5):  # so short that nobody need know
+        write(log, range(3, 5))
+    assert log.end("FINISHED")
+    check(store, log.run_id, range(5))
+    assert [r.info.status for r in store.search()] == ["FINISHED"]
+    check_told(capsys.readouterr().err, "the database is locked")
+
+
+@pytest.mark.thorough
+def test_when_patience_ends_what_is_queued_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "2.5")
+    store = sqlite(tmp_path)
+    log = store.start("gives up", {})
+    write(log, range(2))
+    with locked(tmp_path / "mlflow.db", 60, patiently=False):
+        write(log, range(2, 4), flush=False)
+        with pytest.raises(StoreError, match=r"did not answer for \d s \(the database is locked\)"):
+            log.flush()
+        began = time.monotonic()
+        assert not log.end("FINISHED")  # once is enough: it does not wait as long for each call
+        assert time.monotonic() - began < 4
+    told = lines(capsys.readouterr().err)
+    assert len(told) == 3
+    assert "4 values of run" in told[1]
+    assert "could not be closed" in told[2]
+    assert store.find(log.run_id).info.status == "RUNNING"
+    assert log.end("FINISHED")
+    check(store, log.run_id, range(4))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_leaving_a_locked_store_takes_seconds(tmp_path: Path, how: signal.Signals) -> None:
+    """The run cannot be closed then; whoever comes next finds it RUNNING and knows better."""
+    store = sqlite(tmp_path)
+    command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until_running(store)
+        with locked(tmp_path / "mlflow.db", 30, patiently=False):
+            time.sleep(1)
+            began = time.monotonic()
+            process.send_signal(how)
+            _, told = process.communicate(timeout=30)
+            assert time.monotonic() - began < 5
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert "could not be closed as KILLED" in told
+    assert "Traceback" not in told
+
+
+def until_running(store: Store) -> None:
+    deadline = time.monotonic() + 60
+    while not any(r.data.metrics for r in store.search()):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def test_a_store_that_may_only_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", 40) as mount:
+        uri = f"sqlite:///{tmp_path}/disk/mlflow.db"
+        assert main(["run", *SMALL, f"tracking.uri={uri}"]) == 0
+        (run,) = sqlite(tmp_path / "disk").search()
+        let_go(uri)
+        mount("ro")
+        capsys.readouterr()
+        assert main(["run", *SMALL, f"tracking.uri={uri}"]) == 2
+        (told,) = lines(capsys.readouterr().err)
+        assert told == f"error: tracking.uri={uri}: the store is read-only"
+        assert sqlite(tmp_path / "disk").find(run.info.run_id[:8]).info.status == "FINISHED"  # reading works
+        assert main(["run", *SMALL, f"tracking.uri=sqlite:///{tmp_path}/disk/other.db"]) == 2
+        (told,) = lines(capsys.readouterr().err)
+        assert "other.db: cannot be opened (" in told
+        let_go(uri)
+        mount("rw")
+        assert main(["run", *SMALL, f"tracking.uri={uri}"]) == 0
+        assert [r.info.status for r in sqlite(tmp_path / "disk").search()] == ["FINISHED"] * 2
+
+
+def let_go(uri: str) -> None:
+    """Close this process's files of a database: nothing that is written to can be made read-only."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore._engine_map[uri].dispose()
+
+
+def test_a_disk_that_is_full_while_a_run_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", 3) as mount:
+        store = sqlite(tmp_path / "disk")
+        log = store.start("fills it", {})
+        fill(tmp_path / "disk", leave=100_000)
+        stored_steps = write_until_full(log)
+        assert stored_steps >= 100
+        assert not log.end("FINISHED") or store.find(log.run_id).info.status == "FAILED"
+        told = lines(capsys.readouterr().err)
+        assert "could not be stored" in told[0]
+        assert all("the disk is full" in line for line in told)
+        check(store, log.run_id, range(stored_steps))
+        mount("size=40m")
+        again = store.resume(log.run_id)
+        write(again, range(stored_steps + 200), flush=False)
+        assert again.end("FINISHED")
+        check(store, log.run_id, range(stored_steps + 200))
+
+
+def write_until_full(log: RunLogger) -> int:
+    """Returns how many steps have been stored_steps."""
+    stored_steps = 0
+    with suppress(StoreError):
+        while stored_steps < 100_000:
+            write(log, range(stored_steps, stored_steps + 100), flush=False)
+            log.flush()
+            stored_steps += 100
+    with pytest.raises(StoreError, match="the disk is full"):
+        log.flush()
+    return stored_steps
+
+
+def fill(folder: Path, leave: int) -> None:
+    status = os.statvfs(folder)
+    (folder / "filler").write_bytes(b"x" * max(0, status.f_bavail * status.f_frsize - leave))
+
+
+def test_a_run_on_a_full_disk_fails_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", 3) as mount:
+        sqlite(tmp_path / "disk")
+        fill(tmp_path / "disk", leave=60_000)
+        command = ["run", "epochs=1", f"tracking.uri=sqlite:///{tmp_path}/disk/mlflow.db"]
+        assert main(command) in (1, 2)
+        told = capsys.readouterr()
+        assert "the disk is full" in told.out + told.err
+        assert "Traceback" not in told.out + told.err
+        mount("size=40m")
+        assert main(command) == 0
+        assert sqlite(tmp_path / "disk").search()[-1].info.status == "FINISHED"
+
+
+@pytest.mark.thorough
+def test_a_server_that_is_killed_and_comes_back(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    store = backend.store()
+    log = store.start("survives", {})
+    write(log, range(3))
+    back = outage(2.5, backend.server.kill, backend.server.start)
+    try:
+        write(log, range(3, 6))
+        log.text("still here", "note.txt")
+    finally:
+        back.join()
+    assert log.end("FINISHED")
+    check(store, log.run_id, range(6))
+    check_told(capsys.readouterr().err, "refused")
+
+
+@pytest.mark.thorough
+def test_a_database_that_goes_away_behind_its_server(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+    store = backend.store()
+    log = store.start("survives", {})
+    write(log, range(3))
+    if backend.postgres is None:
+        with locked(Path(backend.server.backend.removeprefix("sqlite:///")), 2):  # the server itself waits
+            write(log, range(3, 6))
+    else:
+        back = outage(2.5, backend.postgres.kill, backend.postgres.start)
+        try:
+            write(log, range(3, 6))
+        finally:
+            back.join()
+        check_told(capsys.readouterr().err, "the server answers 5")
+    assert log.end("FINISHED")
+    check(store, log.run_id, range(6))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("with_length", [True, False])
+def test_replies_that_are_cut_after_the_work_was_done(backend: Backend, with_length: bool) -> None:
+    proxy = CuttingProxy(backend.server.port)
+    proxy.with_length = with_length
+    try:
+        store = backend.store(proxy.uri)
+        before = len(store.search())
+        proxy.cuts = {"runs/create": 1, "runs/log-batch": 3, "runs/update": 1, "runs/search": 1}
+        log = store.start("cut", {"kind": "run"})
+        log.params({"p": 1})
+        log.tags({"t": "x"})
+        write(log, range(4))
+        assert log.end("FINISHED")
+        assert set(proxy.cuts.values()) == {0}
+        assert len(store.search()) == before + 1
+        check(store, log.run_id, range(4))
+        run = store.find(log.run_id)
+        assert (run.info.status, run.data.params, run.data.tags["t"]) == ("FINISHED", {"p": "1"}, "x")
+    finally:
+        proxy.close()
+
+
+def test_a_run_is_gone_on_with(backend: Backend) -> None:
+    """From the start, or from a checkpoint: what the store has is not sent again, what it has not is."""
+    store = backend.store()
+    log = store.start("first", {})
+    log.params({"p": 1})
+    write(log, range(5))
+    write(log, range(5, 9), flush=False)  # lost with the process
+    assert store.find(log.run_id).info.status == "RUNNING"
+    store.end(log.run_id, "KILLED", {"why": "its process is gone"})
+    for steps in (range(4), range(2, 12)):
+        again = store.resume(log.run_id)
+        assert store.find(log.run_id).info.status == "RUNNING"
+        again.params({"p": 1, "q": 2})
+        write(again, steps, flush=False)
+        assert again.end("FINISHED")
+    check(store, log.run_id, range(12))
+    assert store.find(log.run_id).data.params == {"p": "1", "q": "2"}
+    assert store.find(log.run_id).info.status == "FINISHED"
+
+
+def test_runs_are_found_by_what_is_in_a_tags_key(backend: Backend) -> None:
+    store = backend.store()
+    logs = [store.start(f"cell {n}", {"mlflow.cell.abc": "1", "n": str(n)}) for n in range(2)]
+    for log in logs:
+        log.end("FINISHED")
+    found = store.runs_with("mlflow.cell.abc")
+    assert [r.info.run_id for r in found] == [log.run_id for log in logs]
+    assert {k: len(v) for k, v in store.runs_with_each(["mlflow.cell.abc", "mlflow.cell.xyz"]).items()} == {
+        "mlflow.cell.abc": 2,
+        "mlflow.cell.xyz": 0,
+    }
+    store.untag(logs[0].run_id, "mlflow.cell.abc")
+    store.untag(logs[0].run_id, "mlflow.cell.abc")
+    assert [r.info.run_id for r in store.runs_with("mlflow.cell.abc")] == [logs[1].run_id]
+
+
+@pytest.mark.slow
+def test_a_whole_run_over_a_lock_of_30_seconds(tmp_path: Path) -> None:
+    alone, hurt = sqlite(tmp_path / "alone"), sqlite(tmp_path / "hurt")
+    whole_run(alone.uri, lambda: None)
+    database = tmp_path / "hurt" / "mlflow.db"
+
+    def hold() -> None:
+        until_running(hurt)
+        with locked(database, 30):
+            pass
+
+    told = whole_run(hurt.uri, hold)
+    check_told(told, "the database is locked")
+    check_same(alone, hurt)
+    with sqlite3.connect(database) as opened:
+        assert opened.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.slow
+def test_a_whole_run_over_a_server_gone_for_20_seconds(backend: Backend, tmp_path: Path) -> None:
+    alone = sqlite(tmp_path)
+    whole_run(alone.uri, lambda: None)
+    hurt = Store.open(TrackingConfig(backend.server.uri, "whole"))
+
+    def restart() -> None:
+        until_running(hurt)
+        backend.server.kill()
+        time.sleep(20)
+        backend.server.start()
+
+    told = whole_run(hurt.uri, restart, "tracking.experiment=whole")
+    check_told(told, "connection refused")
+    check_same(alone, hurt)
+    code = reproduce(
+        hurt.search()[0].info.run_id, [], TrackingConfig(hurt.uri, "whole"), (), True, Console(file=io.StringIO())
+    )
+    assert code == 0
+
+
+def whole_run(uri: str, meanwhile: Callable[[], None], *more: str) -> str:
+    """A run of some 10 s in a process of its own; returns what it said about trouble."""
+    overrides = ["epochs=400", "schedule=every", "schedule.n=5", f"tracking.uri={uri}", *more]
+    command = [sys.executable, "-m", "pipeline", "run", *overrides]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            meanwhile()
+            _, told = process.communicate(timeout=200)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+    assert process.returncode == 0, told
+    return told
+
+
+def check_same(a: Store, b: Store) -> None:
+    """One run each, and every metric but timings the same, point for point."""
+    (one,), (other,) = a.search(), b.search()
+    assert (one.info.status, other.info.status) == ("FINISHED", "FINISHED")
+    keys = {k for k in one.data.metrics if not k.startswith("overhead/")}
+    assert keys <= set(other.data.metrics)
+    for key in keys:
+        histories = [
+            sorted((m.step, m.value) for m in s.client.get_metric_history(r.info.run_id, key))
+            for s, r in ((a, one), (b, other))
+        ]
+        assert histories[0] == histories[1]

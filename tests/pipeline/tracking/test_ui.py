@@ -1,0 +1,100 @@
+"""The link that a sweep prints, opened in a fresh profile of a real browser, against a real server."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.configs import require
+
+from pipeline.sweeps.sweep import sweep
+
+PROJECT = Path(__file__).resolve().parents[3]
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--window-size=1900,1300",
+    "--virtual-time-budget=60000",
+    "--dump-dom",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextmanager
+def served(uri: str) -> Iterator[int]:
+    """``python -m pipeline ui`` on a free port, ended by its process id."""
+    port = free_port()
+    command = [sys.executable, "-m", "pipeline", "ui", "--uri", uri, "--port", str(port)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait(port)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def _wait(port: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise TimeoutError("the server did not come up")
+
+
+@pytest.mark.thorough
+def test_the_link_opens_on_charts_with_every_run_overlaid(tmp_path: Path) -> None:
+    """Twelve runs, more than MLflow shows by itself; each has its curve in the first charts, without a click."""
+    require(BROWSER is not None, "needs Chromium")
+    console = Console(file=io.StringIO(), width=200)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    sweep(["experiment=depth", "epochs=0", "replicates=2", f"tracking.uri={uri}"], None, True, console)
+    assert isinstance(console.file, io.StringIO)
+    link = next(line for line in console.file.getvalue().splitlines() if "viewStateShareKey" in line)
+    with served(uri) as port:
+        address = link.replace("127.0.0.1:5000", f"127.0.0.1:{port}")
+        page = _dom(address, tmp_path)
+    names = [f"{activation} d{depth}" for activation in ("sigmoid", "tanh", "relu") for depth in (2, 5, 10, 20)]
+    for name in names:
+        for chart in ("log10_delta_rms_by_layer/start", "log10_gradient_norm_by_layer/end"):
+            assert f"{name} ({chart})" in page, f"{name} has no curve in {chart}"
+    assert "Error loading shared view" not in page
+
+
+def _dom(address: str, folder: Path) -> str:
+    """The page as a fresh profile shows it, tried twice: a loaded machine may be slow to draw."""
+    page = ""
+    for attempt in range(2):
+        command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / f'profile{attempt}'}", address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=dict(os.environ))
+        page = done.stdout
+        if "log10_gradient_norm_by_layer/end)" in page:
+            break
+    return page

@@ -1,0 +1,265 @@
+"""Checkpoints on disk: what goes on from one is what was never interrupted; damage costs time, never truth."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from support.configs import RESUMED, config
+from support.stores import content, empty, opened, uri
+
+from engine.activations import Activation
+from engine.blocks import Block
+from engine.normalisation import BatchNorm
+from engine.residual import Residual
+from pipeline.config.architecture import Deep
+from pipeline.config.schedules import At
+from pipeline.config.schema import CheckpointConfig
+from pipeline.paths import PROJECT
+from pipeline.reproducibility.hash_chain import HashChain
+from pipeline.sweeps.single import single
+from pipeline.training import array_files
+from pipeline.training.checkpoints import LEAST, Checkpoints
+from pipeline.training.divergence import Divergence
+from pipeline.training.loop import train
+from pipeline.training.prepare import PreparedRun, prepare_run
+from pipeline.training.records import Record, tidy
+from pipeline.training.trainer import Trainer, TrainingState
+
+BASE = ["replicates=2", "epochs=2", "data=iris", "batching.size=10"]
+
+
+class Killed(BaseException):
+    """The process died."""
+
+
+def checkpoints(folder: Path, cell: str = "cell", clock: Callable[[], float] = lambda: 0.0) -> Checkpoints:
+    return Checkpoints(folder, cell, CheckpointConfig(0.0), clock)
+
+
+def interrupted(run: PreparedRun, folder: Path, at: int) -> list[Divergence]:
+    """Train with a checkpoint before every step, and die before step ``at``."""
+    checkpointer, told = checkpoints(folder), list[Divergence]()
+
+    def diverged(divergence: Divergence) -> None:
+        told.append(divergence)
+        checkpointer.diverged(divergence)
+
+    def step(t: int) -> None:
+        if t == at:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        for record in train(run, step, diverged, checkpointer=checkpointer):
+            checkpointer.record(record)
+    return told
+
+
+def same(one: list[Record], other: list[Record]) -> bool:
+    a, b = tidy(one), tidy(other)
+    left, right = (t["value"].to_numpy().view(np.int64) for t in (a, b))
+    return a.drop(columns="value").equals(b.drop(columns="value")) and np.array_equal(left, right)
+
+
+@pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
+def test_what_is_loaded_goes_on_as_if_nothing_had_happened(overrides: list[str], tmp_path: Path) -> None:
+    run, told = prepare_run(config(*BASE, *overrides)), list[Divergence]()
+    whole = list(train(run, on_divergence=told.append))
+    last = whole[-1].step
+    for at in {1, max(1, last // 2), max(1, last)}:
+        folder = tmp_path / str(at)
+        interrupted(run, folder, at)
+        checkpointer = checkpoints(folder)
+        saved = checkpointer.load()
+        assert saved is not None or at == 1
+        found, divergences = list[Record](), list[Divergence]()
+        if saved is not None:
+            assert saved.state.now.step == at
+            saved.tell(found.append, divergences.append)
+        found += train(run, on_divergence=divergences.append, start=saved.state if saved else None)
+        assert same(found, whole)
+        assert [d.finding for d in divergences] == [d.finding for d in told]
+        assert all(same(a.last_steps, b.last_steps) for a, b in zip(divergences, told, strict=True))
+
+
+@dataclass(frozen=True)
+class WithBlocks(Deep):
+    """Batch norm and a residual block between the layers: a user's own architecture."""
+
+    def sizes(self, n_in: int, n_out: int) -> list[int]:
+        return [n_in, 6, 6, n_out]
+
+    def blocks(self, sizes: Sequence[int], activations: Sequence[Activation]) -> list[Block]:
+        first, second, last = super().blocks(sizes, activations)
+        return [first, BatchNorm(6, 1e-5, 0.1, learned=True), Residual([second]), last]
+
+
+def test_state_of_blocks_goes_into_checkpoints(tmp_path: Path) -> None:
+    """Running statistics are no parameters; without them the evaluation after a resumption would differ."""
+    own = replace(config(*BASE, "schedule@evaluation.schedule=every"), architecture=WithBlocks(2, 6, None))
+    run = prepare_run(own)
+    whole = list(train(run))
+    last = whole[-1].step
+    interrupted(run, tmp_path, last // 2)
+    saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert sorted(saved.state.now.state) == ["block_1.mean", "block_1.variance"]
+    assert all(np.abs(array).max() > 0 for array in saved.state.now.state.values())
+    assert same([*saved.records, *train(run, start=saved.state)], whole)
+    fresh = replace(saved.state, now=replace(saved.state.now, state=Trainer(run).snapshot().state))
+    assert not same([*saved.records, *train(run, start=fresh)], whole)
+
+
+def test_the_hash_chain_covers_the_parameters_of_every_block() -> None:
+    run = prepare_run(replace(config(*BASE), architecture=WithBlocks(2, 6, None)))
+
+    def heads(change: float) -> list[str]:
+        chain, trainer = HashChain(run, At((0,)), ends=False), Trainer(run)
+        trainer.compute(None)
+        trainer.network.theta[:, -1 - trainer.network.output.n_out - 6] += change  # no W or b of a layer
+        chain.on_step(0, trainer.network, trainer.rows)
+        return chain.heads
+
+    gamma_or_beta = {p.name for p in Trainer(run).network.parameters} - {"W", "b"}
+    assert gamma_or_beta == {"gamma", "beta"}
+    assert heads(0.0) == heads(0.0) != heads(1e-3)
+
+
+@pytest.fixture
+def run() -> PreparedRun:
+    return prepare_run(config(*BASE, "schedule=every", "schedule.n=1"))
+
+
+def test_the_newest_whole_state_is_taken_and_damage_is_told(
+    run: PreparedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(run, tmp_path, 10)
+    older, newest = sorted(tmp_path.glob("state-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert saved.state.now.step == 9
+    assert f"checkpoint {newest.name} is damaged" in caplog.text
+    found = list[Record]()
+    saved.tell(found.append, lambda _: None)
+    assert same(found + list(train(run, start=saved.state)), list(train(run)))
+    older.write_bytes(b"")
+    assert checkpoints(tmp_path).load() is None
+
+
+def test_a_damaged_file_of_records_spoils_the_states_that_need_it(run: PreparedRun, tmp_path: Path) -> None:
+    interrupted(run, tmp_path, 10)
+    sorted(tmp_path.glob("records-*.npz"))[-1].write_bytes(b"not what it was")
+    saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert saved.state.now.step == 9
+
+
+def test_a_state_of_other_code_or_config_is_not_gone_on_from(run: PreparedRun, tmp_path: Path) -> None:
+    interrupted(run, tmp_path, 10)
+    assert checkpoints(tmp_path, "another").load() is None
+
+
+def test_a_segment_name_cannot_lead_elsewhere(run: PreparedRun, tmp_path: Path) -> None:
+    interrupted(run, tmp_path / "a", 5)
+    (path, *_) = sorted((tmp_path / "a").glob("state-*.npz"), reverse=True)
+    arrays, about = array_files.read(path)
+    about["segments"] = ["../../" + name for name in about["segments"]]
+    array_files.write(path, arrays, about)
+    saved = checkpoints(tmp_path / "a").load()
+    assert saved is not None  # the names alone count; the files are those of this folder
+    assert saved.state.now.step == 5
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    run: PreparedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(array_files, "write", full)
+    checkpointer, found = checkpoints(tmp_path), list[Record]()
+    with caplog.at_level(logging.WARNING):
+        for record in train(run, checkpointer=checkpointer):
+            checkpointer.record(record)
+            found.append(record)
+    assert same(found, list(train(run)))
+    assert caplog.text.count("No space left") == 1
+
+
+def test_checkpoints_take_at_most_a_hundredth_of_the_time(tmp_path: Path) -> None:
+    now = 0.0
+    checkpointer = Checkpoints(tmp_path, "cell", CheckpointConfig(10.0), lambda: now)
+    assert not checkpointer.due(5)
+    now = 10.0
+    assert checkpointer.due(5)
+    checkpointer._last, checkpointer._took = 10.0, 3.0
+    now = 10.0 + 3.0 * LEAST - 0.1
+    assert not checkpointer.due(6)
+    now += 0.2
+    assert checkpointer.due(6)
+    never = Checkpoints(tmp_path, "cell", CheckpointConfig(None), lambda: now)
+    assert not never.due(6)
+
+
+def test_at_most_two_states_are_kept(run: PreparedRun, tmp_path: Path) -> None:
+    interrupted(run, tmp_path, 10)
+    assert len(list(tmp_path.glob("state-*"))) == 2
+    checkpoints(tmp_path).remove()
+    assert not tmp_path.exists()
+
+
+LONG = [
+    "data=digits", "architecture.hidden=[30]", "epochs=50", "schedule=every", "schedule.n=1000", "replicates=2",
+    "checkpoints.seconds=0.1",
+]  # fmt: skip
+
+
+def alone(folder: Path) -> str:
+    """PreparedRun it in this process; what was printed."""
+    console = Console(file=io.StringIO(), width=160)
+    assert single([*LONG, f"tracking.uri={uri(folder)}"], None, True, console) == 0
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    argv = [sys.executable, "-m", "pipeline", "run", *LONG, f"tracking.uri={empty(uri(cut))}"]
+    process = subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not list(cut.glob("store-checkpoints/*/state-*.npz")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert [r.info.status for r in opened(cut).search()] == ["RUNNING"]
+    assert "went on with a run that was interrupted" in alone(cut)
+    assert "went on" not in alone(whole)
+    ((name, (status, points, records, *rest)),) = content(whole).items()
+    assert status == "FINISHED"
+    again = content(cut)[name]
+    assert (status, points, rest) == (again[0], again[1], list(again[3:]))
+    pd.testing.assert_frame_equal(records, again[2], check_exact=True)
+    (run,) = opened(cut).search()
+    log = Path(opened(cut).client.download_artifacts(run.info.run_id, "run.1.log", str(tmp_path))).read_text()
+    assert "goes on from step " in log
+    assert "goes on from step 0\n" not in log
+
+
+def test_state_is_all_that_is_kept() -> None:
+    """A field added to TrainingState without being written would be lost silently."""
+    assert set(TrainingState.__dataclass_fields__) == {"now", "previous", "active", "known_harmless", "recent"}

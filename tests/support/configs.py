@@ -1,0 +1,80 @@
+"""Used by several test files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.config.compose import compose_run
+from pipeline.config.schema import Config, build
+from pipeline.data.prepare import Data, DataConfig, prepare
+from pipeline.data.table import Source
+from pipeline.training.loop import run
+from pipeline.training.records import Record
+from pipeline.training.streams import RandomStreams
+
+REGRESSION = ("cost=half_squared_error", "activation@output=identity")
+
+
+def require(condition: bool, reason: str) -> None:
+    """Skip the test unless the condition holds; with GRADVITALS_REQUIRE_ALL set, fail it instead."""
+    if condition:
+        return
+    if os.environ.get("GRADVITALS_REQUIRE_ALL"):
+        pytest.fail(f"GRADVITALS_REQUIRE_ALL is set: {reason}")
+    pytest.skip(reason)
+
+
+def thorough(*cases: tuple[Any, ...]) -> list[Any]:
+    """Cases of a parametrised test for the tier of that name."""
+    return [pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
+
+
+def config(*overrides: str) -> Config:
+    """The run's config, as the command would build it."""
+    return build(compose_run(overrides))
+
+
+Table = dict[tuple[int, str], tuple[tuple[int, ...], np.ndarray[Any, Any]]]
+
+
+def table(records: list[Record]) -> Table:
+    """Records by (step, probe); each may occur only once. Those with bins go by probe/layer."""
+    names = [r.probe if r.bins is None else "/".join([r.probe, *map(str, r.layers)]) for r in records]
+    found = {(r.step, name): (r.layers, r.values) for r, name in zip(records, names, strict=True)}
+    assert len(found) == len(records)
+    return found
+
+
+def records(*overrides: str) -> Table:
+    """All records of a run."""
+    return table(list(run(config(*overrides))))
+
+
+def prepared(
+    source: Source,
+    seed: int = 0,
+    replicates: int = 1,
+    test_fraction: float | None = 0.25,
+    subset: int | None = None,
+    standardise: bool = False,
+) -> Data:
+    """A source's data, split with the streams that a run with this seed would use."""
+    chosen = DataConfig(source, test_fraction, subset, standardise)
+    return prepare(chosen, RandomStreams.of(seed, replicates).data, np.float64)
+
+
+# Configs whose training is interrupted and resumed.
+RESUMED = {
+    "plain": [],
+    "momentum and comparing probes": ["optimizer=momentum", "probes=full", "schedule=every", "data.subset=100"],
+    "with replacement, float32": ["batching=with_replacement", "dtype=float32", "optimizer=nesterov"],
+    "diverges": ["init=gaussian", "init.weights.std=1e60", "activation=relu", "optimizer.learning_rate=1e80"],
+    "trains on after diverging": [
+        "init=gaussian", "init.weights.std=1e60", "activation=relu", "optimizer.learning_rate=1e80",
+        "divergence.stop=false",
+    ],
+}  # fmt: skip
