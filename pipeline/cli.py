@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     # Before NumPy is imported. One thread is reproducible, and fastest for small networks.
@@ -83,11 +83,22 @@ def _print_messages() -> None:
         messages.addHandler(_Printer())
 
 
-def show(lines: Iterable[str]) -> None:
-    """Print plain lines, each whole, without markup."""
+class Result(Protocol):
+    """What a command returns to be shown."""
+
+    def lines(self) -> Sequence[str]:
+        """Return plain lines of text."""
+
+
+def show(result: Result) -> int:
+    """Print a result: its table, if it has one, and its lines, whole and without markup. Return its exit code."""
     output = console()
-    for line in lines:
+    table = getattr(result, "table", None)
+    if table is not None and (drawn := table()) is not None:
+        output.print(drawn)
+    for line in result.lines():
         output.print(line, markup=False, highlight=False, soft_wrap=True)
+    return int(getattr(result, "exit_code", 0))
 
 
 def _refuse(text: str, code: int) -> int:
@@ -182,9 +193,9 @@ def _tracking(uri: str | None) -> TrackingConfig:
 @limits
 def run(overrides: Sequence[str], config_dir: str | None, force: bool, **limit: Any) -> int:
     """Train and log one run. Resume it if it was interrupted."""
-    from pipeline.sweeps.single import single
+    from pipeline.sweeps.sweep import SweepOptions, run_single
 
-    return single(overrides, config_dir, quiet(), console(), force, _limits(**limit))
+    return show(run_single(overrides, SweepOptions(force=force, limits=_limits(**limit), quiet=quiet()), config_dir))
 
 
 @commands.command()
@@ -198,11 +209,10 @@ def sweep(
     overrides: Sequence[str], config_dir: str | None, retry: bool, force: bool, fail_fast: bool, jobs: int, **limit: Any
 ) -> int:
     """Run every combination of the swept values that is not finished yet."""
-    from pipeline.sweeps.sweep import Options
-    from pipeline.sweeps.sweep import sweep as run_sweep
+    from pipeline.sweeps.sweep import SweepOptions, run_sweep
 
-    options = Options(retry, force, fail_fast, jobs, _limits(**limit))
-    return run_sweep(overrides, config_dir, quiet(), console(), options)
+    options = SweepOptions(retry, force, fail_fast, jobs, _limits(**limit), quiet())
+    return show(run_sweep(overrides, options, config_dir))
 
 
 @commands.command()
@@ -212,19 +222,24 @@ def sweep(
 @limits
 def search(overrides: Sequence[str], config_dir: str | None, trials: int | None, jobs: int, **limit: Any) -> int:
     """Let Optuna search the space that the config describes."""
-    from pipeline.sweeps.search.search import Options
-    from pipeline.sweeps.search.search import search as run_search
+    from pipeline.sweeps.search.search import SearchOptions, run_search
 
-    return run_search(overrides, config_dir, quiet(), console(), Options(trials, jobs, _limits(**limit)))
+    return show(run_search(overrides, SearchOptions(trials, jobs, _limits(**limit), quiet()), config_dir))
 
 
 @commands.command("show")
 @composes
 def show_config(overrides: Sequence[str], config_dir: str | None) -> int:
     """Print the composed config."""
-    from pipeline.sweeps.single import show as print_config
+    import yaml
 
-    return print_config(overrides, config_dir)
+    from pipeline.config.compose import compose_run
+    from pipeline.config.schema import build
+
+    raw_config = compose_run(overrides, config_dir)
+    build(raw_config)
+    yaml.safe_dump(raw_config, sys.stdout, sort_keys=False)
+    return 0
 
 
 @commands.command()
@@ -275,7 +290,7 @@ def prescribe(run_id: str, uri: str | None, allow: Sequence[str]) -> int:
     """Try remedies for a logged run's verdict, paired over the same seeds."""
     from pipeline.sweeps.remedy_trials import prescribe as try_remedies
 
-    return try_remedies(run_id, _tracking(uri), allow, quiet(), console())
+    return show(try_remedies(run_id, _tracking(uri), allow, quiet()))
 
 
 @commands.command()

@@ -1,4 +1,4 @@
-"""What a run leaves in the tracker beside its metrics: where it came from, files, pictures, tags to filter by."""
+"""Log what a run leaves in the store besides its metrics: origin, files, figures and tags."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ from pipeline.training.divergence import Divergence
 from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import Record, tidy
 
-OTHER = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")  # times that are not a probe's
+OTHER = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")  # activities that are not probes
 log = logging.getLogger("gradvitals")
 
 
-def log_origin(run_logger: RunLogger, node: Mapping[str, Any], run: PreparedRun, cell: str) -> None:
-    """Config, code, data, packages and machine: all that it takes to have the run again."""
+def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: PreparedRun, cell_id: str) -> None:
+    """Log config, code, data, packages and machine: all that a reproduction needs."""
     origin = provenance()
-    run_logger.params(flat_params(node) | {"layer_sizes": "-".join(map(str, run.sizes))})
+    run_logger.params(flat_params(raw_config) | {"layer_sizes": "-".join(map(str, run.sizes))})
     digests = {
-        "config.sha256": configs.digest(node),
+        "config.sha256": configs.digest(raw_config),
         "data.sha256": run.data.digest,
-        "code.sha256": code_digest(node),
+        "code.sha256": code_digest(raw_config),
         "seed": str(run.config.seed),
     }
-    run_logger.tags(origin.tags | digests | fingerprint_tags(cell))
-    run_logger.text(yaml.safe_dump(redacted_config(node), sort_keys=False), CONFIG_FILE)
+    run_logger.tags(origin.tags | digests | fingerprint_tags(cell_id))
+    run_logger.text(yaml.safe_dump(redacted_config(raw_config), sort_keys=False), CONFIG_FILE)
     run_logger.text(origin.packages, "packages.txt")
     if origin.patch:
         run_logger.text(origin.patch, "uncommitted.patch")
 
 
 def log_chain(run_logger: RunLogger, chain: HashChain) -> None:
-    """The chain's links, digests and norms as a table."""
+    """Log the links, digests and norms of the hash chain as a table."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CHAIN_FILE
         chain.table().to_parquet(path, index=False, compression="zstd")
@@ -60,7 +60,7 @@ def log_chain(run_logger: RunLogger, chain: HashChain) -> None:
 
 
 def log_verdict(run_logger: RunLogger, verdict: Verdict, text: str) -> None:
-    """Tags to filter by and to read."""
+    """Log the verdict as tags and its decades as metrics."""
     tags = {"verdict": verdict.words, "verdict_at_start": verdict.start, "verdict_at_end": verdict.end}
     run_logger.tags(tags | {"verdict_paragraph": text})
     d = verdict.decades
@@ -69,7 +69,7 @@ def log_verdict(run_logger: RunLogger, verdict: Verdict, text: str) -> None:
 
 
 def log_divergences(run_logger: RunLogger, divergences: list[Divergence]) -> None:
-    """Tags that can be filtered, the findings, and the vitals of the last steps."""
+    """Log which replicates diverged, where each became non-finite, and the records of the last steps."""
     run_logger.tags({"diverged": str(bool(divergences)).lower()})
     if not divergences:
         return
@@ -82,14 +82,14 @@ def log_divergences(run_logger: RunLogger, divergences: list[Divergence]) -> Non
         }
     )
     run_logger.metric("diverged_at_step", findings[0].step, findings[0].step)
-    told = [asdict(f) | {"operands": {k: str(v) for k, v in f.operands.items()}} for f in findings]
-    run_logger.text(json.dumps(told, indent=2, ensure_ascii=False), DIVERGENCE_FILE)
+    findings_json = [asdict(f) | {"operands": {k: str(v) for k, v in f.operands.items()}} for f in findings]
+    run_logger.text(json.dumps(findings_json, indent=2, ensure_ascii=False), DIVERGENCE_FILE)
     first = min(divergences, key=lambda d: (d.finding.step, d.finding.replicate))
     log_table(run_logger, first.last_steps, LAST_STEPS_FILE)
 
 
 def log_overhead(run_logger: RunLogger, seconds: Mapping[str, float], step: int) -> None:
-    """What everything but the steps themselves took, as a share of the time of the steps: ``overhead/delta_rms``."""
+    """Log the time of every other activity relative to the time of the training steps (``overhead/delta_rms``)."""
     bare = seconds.get("step", 0.0)
     if bare <= 0:
         return
@@ -105,7 +105,7 @@ def log_overhead(run_logger: RunLogger, seconds: Mapping[str, float], step: int)
 
 
 def log_profiles(run_logger: RunLogger, summary: Summary) -> None:
-    """log10 of the main norms with the layer as the metric's step: the UI then draws norm against layer."""
+    """Log log10 of the main norms with the layer as the metric's step: MLflow then draws norm against layer."""
     for probe in PROFILED:
         for index, when in ((0, "start"), (-1, "end")):
             record = summary.at(probe, index)
@@ -116,51 +116,54 @@ def log_profiles(run_logger: RunLogger, summary: Summary) -> None:
                         run_logger.metric(f"log10_{probe}_by_layer/{when}", float(np.log10(mean)), number)
 
 
-def log_pictures_and_records(
+def log_figures_and_records(
     run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None
 ) -> None:
-    """Norms against layer, norms over layer and step; and every record, as a table."""
-    pictures = {"gradient_norm_by_layer.png": profiles.profile(summary, name, theory)}
+    """Log the figures of the norms, by layer and by layer and step, and all records as a table."""
+    figures = {"gradient_norm_by_layer.png": profiles.profile(summary, name, theory)}
     for probe in ("delta_rms", "gradient_norm"):
-        pictures[f"{probe}_layer_by_step.png"] = profiles.heat_map(summary, probe, f"{name}: log₁₀ {probe}")
-    for file_name, figure in pictures.items():
+        figures[f"{probe}_layer_by_step.png"] = profiles.heat_map(summary, probe, f"{name}: log₁₀ {probe}")
+    for file_name, figure in figures.items():
         if figure is not None:
             run_logger.figure(figure, file_name)
     log_table(run_logger, summary.records, RECORDS_FILE)
 
 
 def log_table(run_logger: RunLogger, records: list[Record], name: str) -> None:
-    """Records as a parquet file of tidy rows."""
+    """Log records as a parquet file of tidy rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         tidy(records).to_parquet(path, index=False)
         run_logger.file(path)
 
 
-def flat_params(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config as flat scalars: ``optimizer.learning_rate``; a class stands for its group: ``activation``."""
-    found: dict[str, Any] = {}
+def flat_params(raw_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resolved config as flat scalars, such as ``optimizer.learning_rate``.
+
+    A class stands for its group: ``activation = relu``.
+    """
+    params: dict[str, Any] = {}
 
     def walk(value: Any, key: str) -> None:
         if isinstance(value, Mapping):
             if "_target_" in value:
-                found[key] = re.sub(r"(?<!^)(?=[A-Z])", "_", str(value["_target_"]).rpartition(".")[2]).lower()
+                params[key] = re.sub(r"(?<!^)(?=[A-Z])", "_", str(value["_target_"]).rpartition(".")[2]).lower()
             for name, inner in value.items():
                 if name != "_target_":
                     walk(inner, f"{key}.{name}" if key else name)
         else:
-            found[key] = value
+            params[key] = value
 
-    walk({k: v for k, v in configs.scientific(node).items() if k != "probes"}, "")
-    found["probes"] = ",".join(node.get("probes", {}))
-    return {key: value for key, value in found.items() if value != {} and len(str(value)) <= 500}
+    walk({k: v for k, v in configs.scientific(raw_config).items() if k != "probes"}, "")
+    params["probes"] = ",".join(raw_config.get("probes", {}))
+    return {key: value for key, value in params.items() if value != {} and len(str(value)) <= 500}
 
 
-def folder_of(store: Store, run_id: str) -> Path:
-    """Where a run's checkpoints are."""
+def checkpoint_folder(store: Store, run_id: str) -> Path:
+    """Return the folder of a run's checkpoints."""
     return store.sidecar_dir("checkpoints") / Path(run_id).name
 
 
-def forget(store: Store, run_id: str) -> None:
-    """Remove a run's checkpoints: nothing will go on from there."""
-    shutil.rmtree(folder_of(store, run_id), ignore_errors=True)
+def remove_checkpoints(store: Store, run_id: str) -> None:
+    """Remove a run's checkpoints: the run will not be resumed."""
+    shutil.rmtree(checkpoint_folder(store, run_id), ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Pruning: a run whose verdict is beyond doubt is ended early, and says so.
+"""Early stopping: stop a run as soon as its verdict is certain, and tag it as pruned.
 
-Looked at whenever a step has been measured, and by that measurement alone, so that what is sure at initialisation is
-acted on at once. Its interval decides, as in :mod:`pipeline.analysis.verdict`: what is not sure trains on.
+Each measured step is judged by itself, so that what is certain at initialisation stops the run at once. The interval
+decides, as in :mod:`pipeline.analysis.verdict`: a run whose verdict is uncertain trains on.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Judge = Callable[[Summary], Verdict | None]
 
 @dataclass(frozen=True)
 class Pruning:
-    """When a run is doomed.
+    """The rule by which a run is stopped early.
 
     Args:
-        decades: that the gradient loses or gains between first and last hidden layer, at the least.
+        decades: Smallest number of decades that the gradient loses or gains between first and last hidden layer.
     """
 
     decades: float
@@ -32,7 +32,7 @@ class Pruning:
             raise ValueError(f"decades={self.decades:g}: must be >= {DECADES:g}, where the verdict begins")
 
     def reason(self, verdict: Verdict) -> str | None:
-        """Why a run with this verdict is doomed; None if it is not, or not surely."""
+        """Return why a run with this verdict is stopped; None if its interval does not exclude a better end."""
         d = verdict.decades
         low, high = float(d.low), float(d.high)
         name = "vanishing" if low > self.decades else "exploding" if high < -self.decades else None
@@ -40,22 +40,22 @@ class Pruning:
             return f"{name}: {float(d.mean):.1f} decades [{low:.1f}, {high:.1f}] over the hidden layers"
         return "dead: no error reaches the first layer" if DEATH in verdict.classes else None
 
-    def identity(self, cell: str) -> str:
-        """What a cell is that was ended early by this rule: not the cell itself, whose records go on."""
-        return hashlib.sha256(f"{cell} pruned beyond {self.decades!r} decades".encode()).hexdigest()
+    def identity(self, cell_id: str) -> str:
+        """Return the fingerprint of a cell that this rule stopped early: its records differ from the whole cell's."""
+        return hashlib.sha256(f"{cell_id} pruned beyond {self.decades!r} decades".encode()).hexdigest()
 
 
 class StoppedEarlyError(Exception):
-    """A run that need not go on; its text says why."""
+    """Stops a run early; its text gives the reason."""
 
 
 class EarlyStopping:
-    """Looks at the newest measurement of a run.
+    """Judges the newest measurement of a run.
 
     Args:
-        pruning: the rule; None for a run that is never ended.
-        judge: the verdict on a few records.
-        hidden_layers: of the network.
+        pruning: The rule; None for a run that is never stopped.
+        judge: Returns the verdict on a few records.
+        hidden_layers: Number of hidden layers of the network.
     """
 
     def __init__(self, pruning: Pruning | None, judge: Judge, hidden_layers: int) -> None:
@@ -63,23 +63,18 @@ class EarlyStopping:
         self._hidden_layers = hidden_layers
         self._newest: list[Record] = []
 
-    @property
-    def looks(self) -> bool:
-        """Whether there is a rule by which a run can be ended."""
-        return self._pruning is not None
-
     def add(self, record: Record) -> None:
-        """Take note of one more record."""
+        """Add a record; those of earlier steps are dropped."""
         if self._newest and self._newest[0].step != record.step:
             self._newest.clear()
         if self._pruning is not None and record.bins is None:
             self._newest.append(record)
 
     def check(self) -> None:
-        """Judge what was measured since the last look, if anything was.
+        """Judge the records that were added since the last check.
 
         Raises:
-            StoppedEarlyError: the run is doomed.
+            StoppedEarlyError: The run is to be stopped.
         """
         if self._pruning is None or not self._newest:
             return

@@ -1,8 +1,11 @@
-"""What a cell may use: time, memory, time without a step. Beyond it the cell is ended and told; the sweep goes on."""
+"""Limits of a run: total time, memory, and time without a step. A run beyond a limit fails; its sweep continues."""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import multiprocessing
+import os
 import resource
 import signal
 import threading
@@ -13,88 +16,125 @@ from pathlib import Path
 from types import FrameType
 
 GIB = 2**30
-TICK = 0.5  # seconds between two looks at the clock
+TICK = 0.5  # seconds between two checks of the clock
+SLACK = 5.0  # seconds beyond a limit after which a process that does not respond is ended
 
 
 class LimitError(Exception):
-    """A cell used more than it may."""
+    """A run exceeds a limit."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one cell.
+    """Limits of one run.
 
     Args:
-        seconds: of its whole time; None for no limit.
-        gib: of memory beyond what the process had before, in GiB; None for no limit.
-        hang: seconds without a step after which it counts as hanging.
+        seconds: Total time, s; None for no limit.
+        gib: Memory beyond that of the process at the start, GiB; None for no limit.
+        hang: Time without a training step, s.
+        slack: Time beyond a limit after which a process that does not respond is ended, s.
     """
 
     seconds: float | None = None
     gib: float | None = None
     hang: float = 900.0
+    slack: float = SLACK
 
     def __post_init__(self) -> None:
         for name, value in (("time limit", self.seconds), ("memory limit", self.gib), ("hang limit", self.hang)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} {value}: must be > 0")
 
-    def exceeded(self, running: float, still: float) -> str | None:
-        """Which limit a cell has passed, in words, after so many seconds, so many of them without a step."""
+    def exceeded(self, running: float, idle: float) -> str | None:
+        """Return which limit a run exceeds, in words.
+
+        Args:
+            running: Time since the run began, s.
+            idle: Time since its last step, s.
+        """
         if self.seconds is not None and running > self.seconds:
             return f"took longer than its {self.seconds:g} s"
-        return f"hung: no step for {self.hang:g} s" if still > self.hang else None
+        return f"hung: no step for {self.hang:g} s" if idle > self.hang else None
 
-
-def no_op() -> None:
-    """No heartbeat."""
+    def remaining(self, running: float, idle: float) -> float:
+        """Return the time until a limit is exceeded, s; negative beyond it."""
+        time_left = self.hang - idle
+        return time_left if self.seconds is None else min(time_left, self.seconds - running)
 
 
 @contextlib.contextmanager
-def enforce_limits(limits: Limits, told: Callable[[], None] = no_op) -> Iterator[Callable[[], None]]:
-    """Raise :class:`LimitError` in the main thread when a limit is passed; yields the function that tells of a step.
+def enforce_limits(limits: Limits) -> Iterator[Callable[[], None]]:
+    """Raise LimitError in the main thread when a limit is exceeded.
 
-    Elsewhere than in the main thread, where Python takes no signals, only memory is enforce_limits.
+    A timer signal checks the clock. In a worker process, ``faulthandler`` ends the process if it does not respond to
+    the signal. Outside the main thread, where Python handles no signals, only memory is limited.
 
-    Args:
-        told: told of each step, too.
+    Yields:
+        A function to be called at each step.
     """
-    begun = last = time.monotonic()
-    over = False
+    start = last_step = time.monotonic()
+    is_over = False
+    is_main = threading.current_thread() is threading.main_thread()
+    watchdog = _Watchdog(limits) if multiprocessing.parent_process() is not None else None
 
     def heartbeat() -> None:
-        nonlocal last
-        last = time.monotonic()
-        told()
+        nonlocal last_step
+        last_step = time.monotonic()
 
-    def look(number: int, frame: FrameType | None) -> None:
+    def check(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        reason = limits.exceeded(now - begun, now - last)
-        if reason and not over:
+        running, idle = now - start, now - last_step
+        if watchdog is not None:
+            watchdog.postpone(running, idle)
+        reason = limits.exceeded(running, idle)
+        if reason and not is_over:
             raise LimitError(reason)
 
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, look) if main else None
-    if main:
+    before = signal.signal(signal.SIGALRM, check) if is_main else None
+    if is_main:
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+    if watchdog is not None:
+        watchdog.postpone(0.0, 0.0)
     try:
-        with _memory(limits.gib):
+        with _limit_memory(limits.gib):
             yield heartbeat
     finally:
-        over = True  # a last tick may come before the timer is off
-        if main:
+        is_over = True  # a last tick may arrive before the timer is off
+        if is_main:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+        if watchdog is not None:
+            watchdog.close()
+
+
+class _Watchdog:
+    """Ends this process with exit code 1 unless it is postponed. Works while native code holds the interpreter."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._output = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115 (closed with the watchdog)
+
+    def postpone(self, running: float, idle: float) -> None:
+        """Wait until ``slack`` seconds beyond the next limit; a limit that is exceeded is not postponed again."""
+        remaining = self._limits.remaining(running, idle)
+        if remaining > -TICK:
+            seconds = max(remaining, 0.0) + self._limits.slack
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._output)
+
+    def close(self) -> None:
+        """Stop watching."""
+        faulthandler.cancel_dump_traceback_later()
+        self._output.close()
 
 
 @contextlib.contextmanager
-def _memory(gib: float | None) -> Iterator[None]:
+def _limit_memory(gib: float | None) -> Iterator[None]:
     if gib is None:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = _address_space() + int(gib * GIB)
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    limit = _address_space() + int(gib * GIB)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
         yield
     except MemoryError as failure:
@@ -104,7 +144,7 @@ def _memory(gib: float | None) -> Iterator[None]:
 
 
 def _address_space() -> int:
-    """What the process has mapped, in bytes; 0 where that cannot be known."""
+    """Return the size of the process's mapped memory, bytes; 0 where it is not known."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:

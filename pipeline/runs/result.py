@@ -1,76 +1,105 @@
-"""How a run ended, in numbers and in words."""
+"""The result of one run, in numbers and in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate
 from pipeline.analysis.summary import Summary, show
 from pipeline.analysis.verdict import Verdict
-from pipeline.config.schema import Config
 from pipeline.tracking.tags import LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.training.divergence import Divergence
+from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import Record
 
+ERROR_TAG = "error"
 
-@dataclass
+
+@dataclass(frozen=True)
 class RunResult:
-    """How one run ended.
+    """The result of one run: from its records, as it was trained or as it was logged.
 
     Attributes:
-        status: FINISHED, FAILED, or KILLED if it was pruned.
-        headline: its final numbers by metric name, with intervals.
-        error: the last line of the traceback of a failed run.
-        pruned: why it was ended early, if it was (:mod:`pipeline.runs.early_stopping`).
-        profile: δ of each layer at the start, if it was recorded.
-        divergences: what was found of replicates that diverged. Such a run is a result, not a failure.
-        diverged_replicates, diverged_at: how many of them, and the first step at which one was not finite.
-        verdict, paragraph: what is wrong, if the run measured enough to tell; and the same in plain words.
-        verdict_words: the verdict's classes; "" if there is none.
-        values: the final numbers replicate by replicate, [R] each.
-        diverged_fraction: share of its replicates that diverged.
-        summary: its records, of a finished run.
+        swept: Value of each swept key, as text.
+        status: FINISHED, FAILED, KILLED (pruned) or NOT RUN.
+        error: The last line of the traceback of a failed run.
+        pruned: Why the run was stopped early (:mod:`pipeline.runs.early_stopping`).
+        headline: Final numbers by metric name, with intervals.
+        values: Final numbers of each replicate, [R].
+        profile: δ of each layer at the start.
+        verdict: The verdict on a run that was just trained; None if it measured too little.
+        verdict_words: The classes of the verdict; "" without a verdict.
+        explanation: The verdict in plain words.
+        divergences: Replicates that diverged in a run that was just trained. Such a run is a result, not a failure.
+        diverged_fraction: Share of the replicates that diverged.
+        diverged_replicates: Their number.
+        diverged_at: The first step at which a value of one of them was not finite.
+        summary: All records of a run that was just trained.
     """
 
     name: str
     run_id: str
     swept: Mapping[str, str]
-    status: str = "RUNNING"
-    headline: dict[str, Estimate] = field(default_factory=dict)
+    status: str
     error: str | None = None
     pruned: str | None = None
+    headline: Mapping[str, Estimate] = field(default_factory=dict)
+    values: Mapping[str, Array] = field(default_factory=dict)
     profile: Record | None = None
-    divergences: list[Divergence] = field(default_factory=list)
-    diverged_replicates: int = 0
-    diverged_at: int | None = None
     verdict: Verdict | None = None
     verdict_words: str = ""
-    paragraph: str = ""
-    values: Mapping[str, Array] = field(default_factory=dict)
+    explanation: str = ""
+    divergences: Sequence[Divergence] = ()
     diverged_fraction: float = 0.0
+    diverged_replicates: int = 0
+    diverged_at: int | None = None
     summary: Summary | None = field(default=None, repr=False)
 
-
-def to_markdown(outcome: RunResult, config: Config, sizes: list[int], lost: int) -> str:
-    """The Markdown at the top of the run's page."""
-    rows = "\n".join(f"| {name.replace('_', ' ')} | {show(value)} |" for name, value in outcome.headline.items())
-    table = f"\n\n| quantity | mean [95% interval] |\n|---|---|\n{rows}" if rows else ""
-    warning = f"\n\n{lost} recorded values are not finite; `{RECORDS_FILE}` keeps them." if lost else ""
-    if outcome.divergences:
-        count = len(outcome.divergences)
-        told = "\n".join(f"- {d.finding.sentence()}" for d in outcome.divergences)
-        warning = (
-            f"\n\n**{count} of {config.replicates} replicates diverged**; means and intervals are of the others."
-            f"\n\n{told}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
+    def with_records(self, summary: Summary) -> RunResult:
+        """Return this result with the numbers that follow from the records."""
+        return replace(
+            self,
+            headline=summary.headline(),
+            values=summary.final_values(),
+            profile=summary.at("delta_rms", 0),
+            summary=summary,
         )
-    verdict = f"**Verdict: {outcome.verdict.words}.** {outcome.paragraph}\n\n" if outcome.verdict else ""
-    pruned = f"**Pruned**, the rest of its training was not done: {outcome.pruned}.\n\n" if outcome.pruned else ""
+
+    def with_divergences(self, divergences: Sequence[Divergence], replicates: int) -> RunResult:
+        """Return this result with the replicates that diverged."""
+        return replace(
+            self,
+            divergences=tuple(divergences),
+            diverged_fraction=len(divergences) / replicates,
+            diverged_replicates=len(divergences),
+            diverged_at=min((d.finding.step for d in divergences), default=None),
+        )
+
+    def without_records(self) -> RunResult:
+        """Return this result without its records: a long sweep does not keep those of all its cells."""
+        return replace(self, summary=None)
+
+
+def to_markdown(result: RunResult, run: PreparedRun, non_finite: int) -> str:
+    """Return the description at the top of the run's page in MLflow."""
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {show(value)} |" for name, value in result.headline.items())
+    table = f"\n\n| quantity | mean [95% interval] |\n|---|---|\n{rows}" if rows else ""
+    warning = f"\n\n{non_finite} recorded values are not finite; `{RECORDS_FILE}` keeps them." if non_finite else ""
+    config = run.config
+    if result.divergences:
+        findings = "\n".join(f"- {d.finding.sentence()}" for d in result.divergences)
+        warning = (
+            f"\n\n**{len(result.divergences)} of {config.replicates} replicates diverged**; means and intervals are of "
+            f"the others.\n\n{findings}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
+        )
+    verdict = f"**Verdict: {result.verdict_words}.** {result.explanation}\n\n" if result.verdict else ""
+    pruned = f"**Pruned**, training was stopped early: {result.pruned}.\n\n" if result.pruned else ""
     return (pruned + verdict) + (
-        f"**{outcome.name}**: layers {'-'.join(map(str, sizes))}, {type(config.activation).__name__} then "
+        f"**{result.name}**: layers {'-'.join(map(str, run.sizes))}, {type(config.activation).__name__} then "
         f"{type(config.output).__name__}, {type(config.cost).__name__}, {config.epochs} epochs, "
         f"{config.replicates} replicates from seed {config.seed}.{table}{warning}\n\n"
-        "Decades lost: log₁₀ of the norm in the last hidden layer over the first; positive means it vanishes towards "
-        f"the input.\n\nRun it again: `make reproduce RUN={outcome.run_id}`"
+        "Decades lost: log₁₀ of the norm in the last hidden layer over the first; positive means that it vanishes "
+        f"towards the input.\n\nRun it again: `make reproduce RUN={result.run_id}`"
     )

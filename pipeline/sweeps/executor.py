@@ -1,267 +1,248 @@
-"""Cells in parallel: a bounded number of worker processes, each of which can die without taking the sweep with it.
+"""Executors: run the jobs of a sweep in this process, or each in a process of its own.
 
-The driver hands out one cell at a time and watches; a worker's death costs its cell one more try. Workers end when the
-driver does, however it ends.
+A job's process can die without harm to the others: the death costs its cell one attempt. Processes end when the
+driver ends, however it ends.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
+import logging
 import multiprocessing
 import os
+import pickle
 import signal
-import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections import Counter
+from collections.abc import Generator, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_process
+from typing import Any, Protocol
+
+from pebble import ProcessExpired
+from pebble.concurrent import process
 
 from pipeline import signals
 from pipeline.errors import ConfigError
-from pipeline.progress import bars
-from pipeline.runs.artifacts import forget
-from pipeline.runs.cell import CellJob, CellPolicy, CellResult, close_stale_runs, run_cell, runs_of_cell
-from pipeline.runs.execute import ERROR_TAG
-from pipeline.runs.result import RunResult
+from pipeline.progress import Bars, bars
+from pipeline.runs.artifacts import remove_checkpoints
+from pipeline.runs.cell import CellResult, close_stale_runs, run_cell, runs_of_cell
+from pipeline.runs.job import CellJob, RunOptions
+from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.store import Store, TrackingConfig
 
-TRIES = 2  # of a cell whose worker dies
-GRACE = 2.0  # seconds for workers to close their runs when the sweep is interrupted
-BUSY_PAUSE = 0.5  # seconds before asking again about a cell that another process is at
-SLACK = 5.0  # seconds beyond a limit before a worker that does not end itself is ended
+ATTEMPTS = 2  # of a cell whose process dies
+GRACE = 2.0  # seconds in which interrupted processes close their runs
+PAUSE = 0.5  # seconds between two queries of a cell that another process works on
+WATCHDOG_EXIT_CODE = 1
+PROCESS_NAME = "gradvitals-cell"
 
-_context = multiprocessing.get_context("forkserver")  # which imports what takes seconds once, for all workers
-_context.set_forkserver_preload(
-    ["pipeline.sweeps.executor", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"]
-)
-
-
-@dataclass
-class Worker:
-    """A process and what it is doing."""
-
-    process: BaseProcess
-    pipe: Connection
-    times: Any  # two shared doubles: when its cell began, and when its last step did
-    task: int | None = None
+Results = Generator[tuple[CellJob, CellResult], None, None]
+messages = logging.getLogger("gradvitals.user")
+_context = multiprocessing.get_context("forkserver")
+# The fork server imports once what takes seconds.
+_context.set_forkserver_preload(["pipeline.runs.cell", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
 
 
-@dataclass
-class Pool:
-    """Settles tasks in ``jobs`` processes.
+class Executor(Protocol):
+    """Runs jobs."""
+
+    def map(self, jobs: Iterable[CellJob | None]) -> Results:
+        """Yield each job with its result, as soon as the result is known.
+
+        A job is drawn from ``jobs`` when there is capacity to run it. None means that no job is available at the
+        moment. Closing the generator ends all work.
+        """
+
+
+class _Backlog:
+    """Jobs that wait: new ones, and those whose cell another process works on."""
+
+    def __init__(self, jobs: Iterable[CellJob | None]) -> None:
+        self._source = iter(jobs)
+        self._deferred: list[tuple[float, CellJob]] = []
+        self._is_exhausted = False
+        self._reported: set[str] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job is left."""
+        return self._is_exhausted and not self._deferred
+
+    def draw(self) -> CellJob | None:
+        """Return a job to run, new ones first; None if none is available at the moment."""
+        if not self._is_exhausted:
+            try:
+                job = next(self._source)
+            except StopIteration:
+                self._is_exhausted = True
+            else:
+                if job is not None:
+                    return job
+        if self._deferred and self._deferred[0][0] <= time.monotonic():
+            return self._deferred.pop(0)[1]
+        return None
+
+    def defer(self, job: CellJob) -> None:
+        """Return a job whose cell another process works on."""
+        if job.cell_id not in self._reported:
+            self._reported.add(job.cell_id)
+            messages.info("%s: another process works on it; waiting (if its machine is gone: FORCE=1)", job.name)
+        self._deferred.append((time.monotonic() + PAUSE, job))
+
+    def retry(self, job: CellJob) -> None:
+        """Return a job whose process died."""
+        self._deferred.insert(0, (time.monotonic(), job))
+
+
+@dataclass(frozen=True)
+class SerialExecutor:
+    """Runs one job after another in this process."""
+
+    store: Store
+    options: RunOptions
+    bars: Bars
+
+    def map(self, jobs: Iterable[CellJob | None]) -> Results:
+        """See :class:`Executor`."""
+        backlog = _Backlog(jobs)
+        while not backlog.is_empty:
+            job = backlog.draw()
+            if job is None:
+                time.sleep(0 if backlog.is_empty else PAUSE)
+                continue
+            result = run_cell(job, self.store, self.options, self.bars)
+            if result is None:
+                backlog.defer(job)
+                continue
+            if result.action.startswith("skipped"):
+                self.bars.advance()
+            yield job, result
+
+
+@dataclass(frozen=True)
+class ProcessExecutor:
+    """Runs each job in a process of its own, a bounded number at a time.
 
     Args:
-        tracking: where; every worker opens the store itself.
-        on_settled: told each task's number and how it was settled, as soon as it is known.
-        on_busy: told the number of a task that another process is at.
+        processes: Number of jobs at a time.
+        tracking: The store; each process opens it.
     """
 
-    jobs: int
+    processes: int
     tracking: TrackingConfig
     store: Store
-    policy: CellPolicy
-    on_settled: Callable[[int, CellResult], None]
-    on_busy: Callable[[int], None] = lambda number: None
-    _workers: list[Worker] = field(default_factory=list)
+    options: RunOptions
+    bars: Bars
 
-    def run(self, tasks: Sequence[CellJob], fail_fast: bool) -> None:
-        """All tasks; with ``fail_fast`` none is begun, and those going on are ended, once one has failed."""
-        left, tries, settled = deque(range(len(tasks))), dict.fromkeys(range(len(tasks)), 0), 0
-        not_before = dict.fromkeys(range(len(tasks)), 0.0)
-        with self._open():
-            while settled < len(tasks):
-                self._hand_out(tasks, left, not_before)
-                for number, told in self._heard(tasks, left, tries, not_before):
-                    settled += 1
-                    self.on_settled(number, told)
-                    if fail_fast and told.outcome.status == "FAILED":
-                        return
-
-    def _heard(
-        self, tasks: Sequence[CellJob], left: deque[int], tries: dict[int, int], not_before: dict[int, float]
-    ) -> Iterator[tuple[int, CellResult]]:
-        """Tasks that were settled, or failed with their workers; the others that came back are left to be done."""
-        for worker, message in self._messages():
-            if isinstance(message, ConfigError):  # the store is gone, the code has changed: no other cell can go on
-                raise message
-            number = worker.task
-            worker.task = None
-            if number is None:
-                if message is None:  # it died idle
-                    self._bury(worker)
-                continue
-            if message is None:  # it died
-                tries[number] += 1
-                reason = self._bury(worker)
-                if tries[number] < TRIES and reason.startswith("its process"):
-                    left.appendleft(number)
-                    continue
-                outcome = self._failed(tasks[number], reason)
-                message = "busy" if outcome is None else CellResult(outcome, "new")
-            if message == "busy":
-                self.on_busy(number)
-                not_before[number] = time.monotonic() + BUSY_PAUSE
-                left.append(number)
-                continue
-            yield number, message
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[None]:
+    def map(self, jobs: Iterable[CellJob | None]) -> Results:
+        """See :class:`Executor`."""
+        backlog, deaths = _Backlog(jobs), Counter[str]()
+        running: dict[Future[Any], tuple[CellJob, float]] = {}
         try:
-            yield
+            while running or not backlog.is_empty:
+                while len(running) < self.processes and (job := backlog.draw()) is not None:
+                    running[self._start(job)] = job, time.monotonic()
+                if not running:
+                    time.sleep(0 if backlog.is_empty else PAUSE)
+                for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
+                    job, start_time = running.pop(future)
+                    try:
+                        result = future.result()
+                    except ProcessExpired as death:
+                        deaths[job.cell_id] += 1
+                        reason = self._limit_exceeded(death, start_time)
+                        if reason is None and deaths[job.cell_id] < ATTEMPTS:
+                            backlog.retry(job)
+                            continue
+                        result = self._fail(job, reason or f"its process ended {ATTEMPTS} times ({_ending(death)})")
+                    if result is None:
+                        backlog.defer(job)
+                        continue
+                    self.bars.advance()
+                    yield job, result
         finally:
-            self._end()
+            self._end(running)
 
-    def _hand_out(self, tasks: Sequence[CellJob], left: deque[int], not_before: dict[int, float]) -> None:
-        now = time.monotonic()
-        for _ in range(len(left)):
-            if not_before[left[0]] > now:
-                left.rotate(-1)
-                continue
-            worker = next((w for w in self._workers if w.task is None), None)
-            if worker is None and len(self._workers) < self.jobs:
-                worker = self._start()
-            if worker is None:
-                return
-            worker.task = left.popleft()
-            worker.times[:] = [math.inf, math.inf]  # until it has the cell in hand
-            with contextlib.suppress(OSError):  # a worker that died is noticed by its pipe
-                worker.pipe.send(tasks[worker.task])
+    def _start(self, job: CellJob) -> Future[Any]:
+        # pebble documents the argument context, but annotates mp_context.
+        run_in_process = process(name=PROCESS_NAME, context=_context)(_run_in_process)  # type: ignore[call-overload]
+        try:
+            future: Future[Any] = run_in_process(job, self.tracking, self.options, dict(os.environ))
+        except (pickle.PicklingError, AttributeError, TypeError) as unpicklable:
+            raise ConfigError(
+                f"{job.name}: its config cannot be sent to another process ({unpicklable}); allowed: JOBS=1"
+            ) from unpicklable
+        return future
 
-    def _start(self) -> Worker:
-        ours, theirs = _context.Pipe()
-        times = _context.Array("d", [math.inf, math.inf], lock=False)
-        arguments = (theirs, times, self.tracking, self.policy, list(sys.path), dict(os.environ))
-        process = _context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        worker = Worker(process, ours, times)
-        self._workers.append(worker)
-        return worker
+    def _limit_exceeded(self, death: ProcessExpired, start_time: float) -> str | None:
+        """Return the limit for which the process's watchdog ended it; None if it died otherwise."""
+        if death.exitcode != WATCHDOG_EXIT_CODE:
+            return None
+        elapsed = time.monotonic() - start_time
+        return self.options.limits.exceeded(elapsed, elapsed)
 
-    def _messages(self) -> list[tuple[Worker, Any]]:
-        """What came within half a second; None of a worker that died, or was ended since it passed a limit."""
-        ready = wait([w.pipe for w in self._workers], timeout=0.5)
-        told = []
-        for worker in list(self._workers):
-            if worker.pipe in ready:
-                try:
-                    told.append((worker, worker.pipe.recv()))
-                except (EOFError, OSError):
-                    told.append((worker, None))
-            elif worker.task is not None and self._exceeded(worker):
-                worker.process.kill()
-                told.append((worker, None))
-        return told
-
-    def _exceeded(self, worker: Worker) -> str | None:
-        late = time.monotonic() - SLACK
-        return self.policy.limits.exceeded(*(late - then for then in worker.times))
-
-    def _bury(self, worker: Worker) -> str:
-        """Forget a worker; returns why its cell came to nothing."""
-        reason = self._exceeded(worker)
-        worker.process.join(5)
-        self._workers.remove(worker)
-        worker.pipe.close()
-        code = worker.process.exitcode
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return reason or f"its process ended twice ({how})"
-
-    def _failed(self, task: CellJob, reason: str) -> RunResult | None:
-        """The outcome of a cell whose worker is gone; its run, if it has one, is closed so.
-
-        None if another process is at the cell by now.
-        """
-        with RunLocks.of(self.store).acquire(task.cell) as free:
-            if not free:
+    def _fail(self, job: CellJob, reason: str) -> CellResult | None:
+        """Close the cell's run, if it has one, as FAILED; None if another process works on the cell."""
+        with RunLocks.of(self.store).acquire(job.cell_id) as acquired:
+            if not acquired:
                 return None
-            open_runs = [r for r in runs_of_cell(self.store, task.cell) if r.info.status == "RUNNING"]
+            open_runs = [r for r in runs_of_cell(self.store, job.cell_id) if r.info.status == "RUNNING"]
             for run in open_runs:
                 note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
                 self.store.end(run.info.run_id, "FAILED", note)
-                forget(self.store, run.info.run_id)
+                remove_checkpoints(self.store, run.info.run_id)
         run_id = open_runs[0].info.run_id if open_runs else "none"
-        return RunResult(task.name, run_id, task.swept, status="FAILED", error=reason)
+        return CellResult(RunResult(job.name, run_id, job.swept, "FAILED", error=reason), "new")
 
-    def _end(self) -> None:
-        """End all workers: those at work close their runs as KILLED, or are killed and their runs closed here."""
-        for worker in self._workers:
-            with contextlib.suppress(OSError):
-                worker.pipe.send(None) if worker.task is None else worker.process.terminate()
-        until, killed = time.monotonic() + GRACE, False
-        for worker in self._workers:
-            worker.process.join(max(0.0, until - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join(1)
-                killed = True
-        self._workers.clear()
+    def _end(self, running: Iterable[Future[Any]]) -> None:
+        """End all processes: they close their runs as KILLED, or are killed and their runs closed here."""
+        for future in running:
+            future.cancel()  # ends its process with SIGTERM
+        deadline, killed = time.monotonic() + GRACE, False
+        for child in multiprocessing.active_children():
+            if child.name == PROCESS_NAME:
+                child.join(max(0.0, deadline - time.monotonic()))
+                if child.is_alive():
+                    child.kill()
+                    child.join(1)
+                    killed = True
         if killed:
-            with ignore_store_errors("runs of workers that had to be killed are left to the next command"):
+            with ignore_store_errors("runs of processes that were killed are closed by the next command"):
                 close_stale_runs(self.store)
 
 
-def _work(
-    pipe: Connection,
-    times: Any,
-    tracking: TrackingConfig,
-    policy: CellPolicy,
-    path: list[str],
-    environment: dict[str, str],
-) -> None:
-    """A worker's life."""
-    sys.path[:] = path
+def _ending(death: ProcessExpired) -> str:
+    code = death.exitcode
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _run_in_process(
+    job: CellJob, tracking: TrackingConfig, options: RunOptions, environment: dict[str, str]
+) -> CellResult | None:
+    """Run a job in a process of its own; None if another process works on its cell."""
     os.environ.update(environment)
+    previous_handler = signal.getsignal(signal.SIGTERM)
     signals.install(signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it too, and tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver receives it, too, and ends this process
     threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
-        store = Store.open(tracking, wait=True)  # it was there a moment ago
-    except ConfigError as gone:
-        pipe.send(gone)
-        return
-
-    def step() -> None:
-        times[1] = time.monotonic()
-
-    with bars(1, quiet=True) as shown:
-        while True:
-            try:
-                task = pipe.recv()
-            except (EOFError, OSError):
-                return
-            if task is None:
-                return
-            times[:] = [time.monotonic()] * 2
-            pipe.send(_settled(task, store, policy, shown, step))
-
-
-def _settled(
-    task: CellJob, store: Store, policy: CellPolicy, shown: Any, step: Callable[[], None]
-) -> CellResult | ConfigError | str:
-    try:
-        done = run_cell(task, store, policy, shown, step)
-    except ConfigError as wrong:
-        return wrong
-    if done is None:
-        return "busy"
-    done.outcome.summary = None
-    return done
+        store = Store.open(tracking, wait=True)  # the driver has just opened it
+        with bars(1, quiet=True) as hidden:
+            result = run_cell(job, store, options, hidden)
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)
+    return result and CellResult(result.result.without_records(), result.action)
 
 
 def _end_with_driver() -> None:
-    """Interrupt this process when the driver is gone; end it if that is not heard."""
+    """Interrupt this process when the driver has ended; kill it if it does not respond."""
     driver = multiprocessing.parent_process()
     if driver is not None:
-        wait([driver.sentinel])
+        wait_for_process([driver.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(2 * GRACE)
         os.kill(os.getpid(), signal.SIGKILL)

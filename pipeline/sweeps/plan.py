@@ -1,59 +1,87 @@
-"""Check all cells of a sweep before the first one runs."""
+"""Plan a sweep: compose, build, check and fingerprint each cell once, before the first one runs."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config import schema as configs
 from pipeline.config.compose import Cell
 from pipeline.config.instantiate import instantiate
-from pipeline.config.schema import checkpoint_config
+from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
-from pipeline.reproducibility.fingerprint import fingerprint
-from pipeline.tracking.store import TrackingConfig
-from pipeline.tracking.uri import redact
-from pipeline.training.prepare import prepare_run
+from pipeline.reports.figures.profiles import run_colours
+from pipeline.runs.job import CellJob, prepare_cell
+from pipeline.tracking.run_names import run_name
+from pipeline.tracking.tags import SWEEP_TAG
+from pipeline.tracking.uri import TrackingConfig, redact
 
 
-def id_of(name: str, identities: Sequence[str]) -> str:
-    """A sweep's id: the same for the same cells, so that the same command goes on with the same sweep."""
-    together = hashlib.sha256("".join(sorted(identities)).encode()).hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{together[:8]}"
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a sweep.
+
+    Attributes:
+        sweep_id: The same for the same cells, so that the same command resumes the same sweep.
+        tracking: The store of all its runs.
+    """
+
+    name: str
+    sweep_id: str
+    tracking: TrackingConfig
+    jobs: Sequence[CellJob]
 
 
-def check(cells: Sequence[Cell]) -> list[str]:
-    """Everything that can be wrong in a cell, found before any cell runs. Returns the cells' identities.
+def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Plan:
+    """Check all cells and return their jobs.
+
+    Args:
+        cells: The composed cells.
+        overrides: The overrides of the command, for the tags of the runs.
 
     Raises:
-        ConfigError: naming the cell, if it is one of several.
+        ConfigError: An invalid cell; the message names the cell if there are several.
     """
     if not cells:
         raise ConfigError("the sweep has no cells: a swept key has no values")
-    identities = []
-    for cell in cells:
+    name = str(cells[0].config.get("name") or "sweep")
+    tags = {"kind": "run", **source_tags(overrides)}
+    colours = run_colours([cell.swept for cell in cells])
+    jobs = []
+    for cell, colour in zip(cells, colours, strict=True):
+        cell_tags = {**tags, "mlflow.runColor": colour}
         try:
-            run = prepare_run(configs.build(cell.config))
-            checkpoint_config(cell.config)
-        except ConfigError as wrong:
-            which = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
-            raise ConfigError(f"{wrong} (cell {which})" if which else str(wrong)) from wrong
+            jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, cell_tags))
+        except ConfigError as invalid:
+            values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
+            raise ConfigError(f"{invalid} (cell {values})" if values else str(invalid)) from invalid
         if cell.config["tracking"] != cells[0].config["tracking"]:
             raise ConfigError("tracking: must be the same in every cell of a sweep")
-        identities.append(fingerprint(cell.config, run.data.digest))
-    return identities
+    sweep_id = sweep_id_of(name, [job.cell_id for job in jobs])
+    jobs = [replace(job, tags={**job.tags, SWEEP_TAG: sweep_id}) for job in jobs]
+    return Plan(name, sweep_id, tracking_of(cells[0].config), jobs)
 
 
-def tracking_of(node: dict[str, Any]) -> TrackingConfig:
-    """Where this config's runs are logged."""
-    tracking: TrackingConfig = instantiate(TrackingConfig, node["tracking"], "tracking", configs.OWN_PACKAGES)
+def sweep_id_of(name: str, cell_ids: Sequence[str]) -> str:
+    """Return a sweep's id. It depends on the set of cells, not on their order."""
+    digest = hashlib.sha256("".join(sorted(cell_ids)).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{digest[:8]}"
+
+
+def tracking_of(raw_config: Mapping[str, Any]) -> TrackingConfig:
+    """Return where the runs of a config are logged.
+
+    Raises:
+        ConfigError: An invalid address.
+    """
+    tracking: TrackingConfig = instantiate(TrackingConfig, raw_config["tracking"], "tracking", OWN_PACKAGES)
     tracking.resolved_uri()
     return tracking
 
 
 def source_tags(overrides: Sequence[str]) -> dict[str, str]:
-    """Tags by which MLflow shows where a run came from."""
-    given = redact(" ".join(overrides))[:4000]
-    return {"mlflow.source.name": "gradvitals", "mlflow.source.type": "LOCAL", "overrides": given}
+    """Return the tags by which MLflow shows where a run comes from."""
+    text = redact(" ".join(overrides))[:4000]
+    return {"mlflow.source.name": "gradvitals", "mlflow.source.type": "LOCAL", "overrides": text}

@@ -1,63 +1,68 @@
-"""Remedies, proven: each as a paired counterfactual of a logged run, beside a random change that should do nothing.
+"""Try remedies for a logged run, each as a paired counterfactual; a random change serves as the control.
 
-All cells train the same seeds, so they see the same splits and the same batches; differences are taken seed by seed.
+All cells train the same seeds, so they see the same splits and batches. Differences are computed seed by seed.
 """
 
 from __future__ import annotations
 
-import tempfile
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from engine.arrays import Array
 from pipeline.analysis.comparisons import PairedDifference, paired
 from pipeline.analysis.expectation import expect
 from pipeline.analysis.remedies import Remedy, remedies
-from pipeline.config import schema as configs
+from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
 from pipeline.progress import bars
-from pipeline.runs.execute import execute
+from pipeline.runs.job import RunOptions, prepare_cell
 from pipeline.runs.result import RunResult
+from pipeline.sweeps.executor import SerialExecutor
 from pipeline.sweeps.plan import source_tags, tracking_of
-from pipeline.sweeps.summary import share, summarise, verdict_of, where
+from pipeline.sweeps.summary import Extras, log_summary, summary_links, verdict_of
 from pipeline.tracking.logged_run import logged_config
 from pipeline.tracking.store import Store, TrackingConfig, download
-from pipeline.tracking.tags import CONFIG_FILE
-from pipeline.training.prepare import prepare_run
+from pipeline.tracking.tags import CONFIG_FILE, SWEEP_TAG
 
-LEAST = 5  # replicates: fewer make no interval worth having
-AS_IT_WAS = "as it was"
+LEAST_REPLICATES = 5  # fewer make no useful interval
+BASELINE = "baseline"
 DECADES = "decades_lost_per_layer_delta_rms_start"
 SCORES = ("final_accuracy_test", "final_r2_test")
+PAGE = "prescription.md"
 
 
 @dataclass(frozen=True)
 class RemedyTrial:
-    """What a change did: differences to the run as it was, over the same seeds.
+    """The effect of one change: differences to the baseline over the same seeds.
 
     Attributes:
-        decades: of the size of the decades lost per layer, |after| − |before|: negative is better.
-        score: of test accuracy or R².
+        result: The run with the change.
+        decades: Difference of the size of the decades lost per layer, |after| − |before|: negative is better.
+        score: Difference of test accuracy or R².
     """
 
     remedy: Remedy
-    outcome: RunResult
+    result: RunResult
     decades: PairedDifference | None
     score: PairedDifference | None
 
-    def told(self) -> str:
-        """In a few words, what is proven: of the flow of gradients, and of the score."""
-        effects = [("flow", self.decades, -1), ("score", self.score, 1)]
-        told = [f"{name} {_effect(d, sign)}" for name, d, sign in effects if d is not None and np.isfinite(d.low)]
-        proven = [text for text in told if not text.endswith("same")]
-        return ", ".join(proven) or ("no difference can be told" if told else "cannot be told")
+    def effect(self) -> str:
+        """Return in a few words what the trial shows about the gradient flow and the score."""
+        differences = [("flow", self.decades, -1), ("score", self.score, 1)]
+        effects = [
+            f"{name} {_effect(d, sign)}" for name, d, sign in differences if d is not None and np.isfinite(d.low)
+        ]
+        proven = [text for text in effects if not text.endswith("same")]
+        return ", ".join(proven) or ("no difference can be shown" if effects else "cannot be shown")
 
 
 def _effect(d: PairedDifference, better: int) -> str:
@@ -69,64 +74,115 @@ def _effect(d: PairedDifference, better: int) -> str:
     return "worse" if high < 0 else "same"
 
 
-def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], quiet: bool, console: Console) -> int:
-    """Try the remedies for a logged run's verdict; returns the exit code, 1 if a cell failed.
+@dataclass(frozen=True)
+class Prescription:
+    """The end of the remedy trials of a run.
+
+    Attributes:
+        baseline: The run without a change.
+        trials: One for each remedy, and the control; empty if there is nothing to prescribe.
+        links: Lines with the addresses of the charts and of the summary.
+    """
+
+    baseline: RunResult
+    trials: Sequence[RemedyTrial]
+    links: Sequence[str]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a run failed."""
+        return int(any(r.status == "FAILED" for r in (self.baseline, *(t.result for t in self.trials))))
+
+    def table(self) -> Table | None:
+        """Return the trials; None if there is nothing to prescribe."""
+        if not self.trials:
+            return None
+        table = Table(
+            title="paired over the same seeds: difference to the baseline [95% interval]", title_justify="left"
+        )
+        for i, head in enumerate(HEADS):
+            table.add_column(head, justify="right" if i in (2, 3, 4, 5) else "left")
+        for row in _rows(self.baseline, self.trials):
+            table.add_row(*map(Text, row))
+        return table
+
+    def lines(self) -> list[str]:
+        """Return the verdict on the baseline, and the links."""
+        if self.baseline.error:
+            return [f"failed: {self.baseline.name} (run {self.baseline.run_id}): {self.baseline.error}"]
+        if not self.trials:
+            return [f"nothing to prescribe: {verdict_of(self.baseline)}. {self.baseline.explanation}"]
+        return [self.baseline.explanation, *self.links]
+
+
+def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], quiet: bool) -> Prescription:
+    """Try the remedies for a logged run's verdict.
+
+    Args:
+        run_id: Id of the run, or its first 8 or more characters.
+        tracking: The store.
+        allowed: Packages of the user's own that the logged config may name.
+        quiet: Show no progress bars.
 
     Raises:
-        ConfigError: no such run, or a config that does not stand up.
+        ConfigError: No such run, an invalid config, or a run without a verdict.
     """
     tracking.existing_uri()
     store = Store.open(tracking)
-    found = store.find(run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        node = logged_config(download(store, found.info.run_id, CONFIG_FILE, Path(folder)), [])
-    if not isinstance(node.get("replicates"), int):
+    logged = store.find(run_id)
+    with TemporaryDirectory() as folder:
+        raw_config = logged_config(download(store, logged.info.run_id, CONFIG_FILE, Path(folder)), [])
+    if not isinstance(raw_config.get("replicates"), int):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: replicates must be an integer")
-    node["replicates"] = max(node["replicates"], LEAST)
-    run = prepare_run(configs.build(node, configs.OWN_PACKAGES | set(allowed)))
-    experiment = tracking_of(node).experiment if "tracking" in node else tracking.experiment
+    raw_config["replicates"] = max(raw_config["replicates"], LEAST_REPLICATES)
+    experiment = tracking_of(raw_config).experiment if "tracking" in raw_config else tracking.experiment
     store = Store.open(TrackingConfig(tracking.uri, experiment))
     sweep_id = f"prescribe-{uuid.uuid4().hex[:8]}"
-    tags = {"sweep": sweep_id, "kind": "run", "prescribed_for": found.info.run_id, **source_tags([])}
-    with bars(2, quiet) as shown:
-        before = execute(node, store, AS_IT_WAS, {"change": AS_IT_WAS}, tags, shown)
-        if before.verdict is None:
+    tags = {SWEEP_TAG: sweep_id, "kind": "run", "prescribed_for": logged.info.run_id, **source_tags([])}
+    trusted = OWN_PACKAGES | set(allowed)
+    baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted)
+    with bars(2, quiet) as progress:
+        executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
+        ((_, done),) = executor.map([baseline_job])
+        baseline = done.result
+        if baseline.verdict is None and baseline.error is None:
             raise ConfigError(
                 f"RUN={run_id}: has no verdict to act on; it needs delta_rms and two hidden layers or more"
             )
-        proposed = remedies(before.verdict, run.config, expect(run))
+        proposed = []
+        if baseline.verdict is not None:
+            proposed = remedies(baseline.verdict, baseline_job.run.config, expect(baseline_job.run))
         if not proposed:
-            console.print(f"nothing to prescribe: {verdict_of(before)}. {before.paragraph}", highlight=False)
-            return 0
-        cells = [*proposed, control(node)]
-        outcomes = [execute(r.applied(node), store, r.name, {"change": r.name}, tags, shown) for r in cells]
-    proofs = [prove(r, before, o) for r, o in zip(cells, outcomes, strict=True)]
-    pages = {"prescription.md": markdown(before, proofs)}
-    summary_id = summarise(store, "prescribe", sweep_id, [before, *outcomes], pages)
-    report(console, before, proofs)
-    where(console, store, share(store, sweep_id, [before, *outcomes]), "charts of its runs")
-    where(console, store, store.run_link(summary_id, "/artifacts/prescription.md"), "its summary")
-    return int(any(o.status == "FAILED" for o in (before, *outcomes)))
+            return Prescription(baseline, (), ())
+        changes = [*proposed, control(raw_config)]
+        jobs = [prepare_cell(r.applied(raw_config), r.name, {"change": r.name}, tags, trusted) for r in changes]
+        with closing(executor.map(jobs)) as finished:
+            results = [done.result for _, done in finished]
+    trials = [compare_to_baseline(r, baseline, result) for r, result in zip(changes, results, strict=True)]
+    everything = [baseline, *results]
+    extras = Extras(texts={PAGE: markdown(baseline, trials)})
+    summary_id = log_summary(store, "prescribe", sweep_id, everything, extras)
+    return Prescription(baseline, trials, summary_links(store, sweep_id, everything, summary_id, PAGE))
 
 
-def control(node: Mapping[str, Any]) -> Remedy:
-    """A random change as large as one might make by chance: a learning rate within a quarter of the old one."""
-    rng = np.random.default_rng(np.random.SeedSequence(int(node["seed"]), spawn_key=(4,)))
+def control(raw_config: Mapping[str, Any]) -> Remedy:
+    """Return a random change of a harmless size: a learning rate within a quarter of the old one."""
+    rng = np.random.default_rng(np.random.SeedSequence(int(raw_config["seed"]), spawn_key=(4,)))
     factor = float(np.exp(rng.uniform(-0.22, 0.22)))
-    rate = float(f"{float(node['optimizer']['learning_rate']) * factor:.4g}")
+    rate = float(f"{float(raw_config['optimizer']['learning_rate']) * factor:.4g}")
     return Remedy(
         "control: random change", f"optimizer.learning_rate={rate:g}", {"optimizer.learning_rate": rate}, "none: chance"
     )
 
 
-def prove(remedy: Remedy, before: RunResult, after: RunResult) -> RemedyTrial:
-    """The paired differences of one change."""
-    score = next((s for s in SCORES if s in before.values and s in after.values), None)
+def compare_to_baseline(remedy: Remedy, baseline: RunResult, result: RunResult) -> RemedyTrial:
+    """Return the paired differences of one change."""
+    score = next((s for s in SCORES if s in baseline.values and s in result.values), None)
     return RemedyTrial(
         remedy,
-        after,
-        _paired(before.values.get(DECADES), after.values.get(DECADES), size=True),
-        _paired(before.values.get(score or ""), after.values.get(score or ""), size=False),
+        result,
+        _paired(baseline.values.get(DECADES), result.values.get(DECADES), size=True),
+        _paired(baseline.values.get(score or ""), result.values.get(score or ""), size=False),
     )
 
 
@@ -143,57 +199,44 @@ def _difference(d: PairedDifference | None) -> str:
     return f"{d.mean:+.3g}{interval}"
 
 
-def _mean(outcome: RunResult, keys: tuple[str, ...]) -> str:
-    key = next((k for k in keys if k in outcome.headline), None)
-    return f"{float(outcome.headline[key].mean):.3g}" if key else "–"
+def _mean(result: RunResult, keys: tuple[str, ...]) -> str:
+    key = next((k for k in keys if k in result.headline), None)
+    return f"{float(result.headline[key].mean):.3g}" if key else "–"
 
 
 HEADS = ("change", "why", "decades per layer", "difference of size", "test score", "difference", "verdict", "effect")
 
 
-def _rows(before: RunResult, proofs: list[RemedyTrial]) -> list[list[str]]:
-    first = [AS_IT_WAS, "", _mean(before, (DECADES,)), "", _mean(before, SCORES), "", verdict_of(before), ""]
+def _rows(baseline: RunResult, trials: Sequence[RemedyTrial]) -> list[list[str]]:
+    first = [BASELINE, "", _mean(baseline, (DECADES,)), "", _mean(baseline, SCORES), "", verdict_of(baseline), ""]
     return [
         first,
         *(
             [
-                p.remedy.name,
-                p.remedy.reason,
-                _mean(p.outcome, (DECADES,)),
-                _difference(p.decades),
-                _mean(p.outcome, SCORES),
-                _difference(p.score),
-                verdict_of(p.outcome),
-                p.told(),
+                t.remedy.name,
+                t.remedy.reason,
+                _mean(t.result, (DECADES,)),
+                _difference(t.decades),
+                _mean(t.result, SCORES),
+                _difference(t.score),
+                verdict_of(t.result),
+                t.effect(),
             ]
-            for p in proofs
+            for t in trials
         ),
     ]
 
 
-def markdown(before: RunResult, proofs: list[RemedyTrial]) -> str:
-    """The prescription as a page."""
-    lines = ["# Prescription", "", before.paragraph, ""]
+def markdown(baseline: RunResult, trials: Sequence[RemedyTrial]) -> str:
+    """Return the prescription as a page."""
+    lines = ["# Prescription", "", baseline.explanation, ""]
     lines += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _rows(before, proofs)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _rows(baseline, trials)]
     lines += [
         "",
-        "Differences are to the run as it was, over the same seeds, with 95% t intervals; that of decades is of",
+        "Differences are to the baseline, over the same seeds, with 95% t intervals; that of decades is of",
     ]
     lines += [
-        "their size, so negative is better. In the config: " + "; ".join(f"`{p.remedy.overrides}`" for p in proofs)
+        "their size, so negative is better. In the config: " + "; ".join(f"`{t.remedy.overrides}`" for t in trials)
     ]
     return "\n".join(lines) + "\n"
-
-
-def report(console: Console, before: RunResult, proofs: list[RemedyTrial]) -> None:
-    """The verdict and the table on the terminal."""
-    console.print(before.paragraph, highlight=False, soft_wrap=True)
-    shown = Table(
-        title="paired over the same seeds: difference to the run as it was [95% interval]", title_justify="left"
-    )
-    for i, head in enumerate(HEADS):
-        shown.add_column(head, justify="right" if i in (2, 3, 4, 5) else "left")
-    for row in _rows(before, proofs):
-        shown.add_row(*row)
-    console.print(shown)

@@ -1,42 +1,55 @@
-"""A sweep's life: composed and checked whole, store made first, every failure told, one summary at the end."""
+"""Run a sweep: plan all cells, open the store, run what is not finished, summarise. A run is a sweep of one cell."""
 
 from __future__ import annotations
 
-import time
+import logging
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.table import Table
 
 from pipeline import signals
-from pipeline.config.compose import compose_sweep
-from pipeline.errors import ConfigError
+from pipeline.analysis.summary import show
+from pipeline.config.compose import compose_run, compose_sweep
+from pipeline.errors import ConfigError, StoreError
 from pipeline.progress import Bars, bars
-from pipeline.reports.figures import profiles
-from pipeline.reproducibility.fingerprint import code_digest
-from pipeline.runs import cell as cells_
-from pipeline.runs.cell import CellAction, CellJob, CellPolicy, CellResult
+from pipeline.runs.cell import CellAction, CellResult, close_stale_runs
+from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
 from pipeline.runs.result import RunResult
-from pipeline.sweeps.executor import BUSY_PAUSE, Pool
-from pipeline.sweeps.plan import check, id_of, source_tags, tracking_of
-from pipeline.sweeps.summary import report, summarise
+from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor
+from pipeline.sweeps.plan import plan_sweep, source_tags, tracking_of
+from pipeline.sweeps.summary import link_lines, log_summary, result_table, summary_links
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store, TrackingConfig
 
+messages = logging.getLogger("gradvitals.user")
+OUTER_OVERRIDES = ("experiment=", "hydra.", "tracking")  # not part of a run's name
+ACTIONS: dict[CellAction, str] = {
+    "new": "trained",
+    "resumed": "resumed",
+    "skipped": "skipped, finished before (FORCE=1 runs them again)",
+    "skipped (failed)": "skipped, failed before (RETRY=1 runs them again)",
+    "retried": "retried",
+    "rerun": "rerun",
+    "rerun (unreadable)": "rerun, for their records could not be read",
+}
+
 
 @dataclass(frozen=True)
-class Options:
-    """How to go through the cells.
+class SweepOptions:
+    """What the user chose for a sweep.
 
     Args:
-        retry: run failed cells again.
-        force: run all cells again.
-        fail_fast: stop at the first failure.
-        jobs: cells that run at the same time, each in a process of its own if more than one.
-        limits: of each cell.
+        retry: Run failed cells again.
+        force: Run all cells again.
+        fail_fast: Stop at the first failure.
+        jobs: Number of cells that run at the same time; each has a process of its own if there are several.
+        limits: Limits of each run.
+        quiet: Show no progress bars.
     """
 
     retry: bool = False
@@ -44,142 +57,184 @@ class Options:
     fail_fast: bool = False
     jobs: int = 1
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise ConfigError(f"JOBS={self.jobs}: must be >= 1")
 
+    def run_options(self, repeat: bool = False) -> RunOptions:
+        """Return the options of each run of one command."""
+        return RunOptions(
+            command=uuid.uuid4().hex, retry=self.retry, force=self.force, repeat=repeat, limits=self.limits
+        )
 
-def sweep(
-    overrides: Sequence[str], config_dir: str | None, quiet: bool, console: Console, options: Options | None = None
-) -> int:
-    """Run every cell that is not finished yet; returns the exit code, 1 if a cell failed.
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The end of a sweep.
+
+    Attributes:
+        results: One for each cell, in the order of the sweep; NOT RUN for those after a failure with ``fail_fast``.
+        actions: What was done about each cell that has a result.
+        links: Lines with the addresses of the charts and of the summary.
+    """
+
+    sweep_id: str
+    results: Sequence[RunResult]
+    actions: Sequence[CellAction]
+    links: Sequence[str]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a cell has not finished."""
+        return int(any(r.status != "FINISHED" for r in self.results))
+
+    def table(self) -> Table:
+        """Return the final numbers of each cell."""
+        return result_table(self.sweep_id, self.results)
+
+    def lines(self) -> list[str]:
+        """Return the failures, the links, and how many cells were run, resumed, skipped ..."""
+        failed = [r for r in self.results if r.status == "FAILED"]
+        lines = [f"failed: {r.name} (run {r.run_id}): {r.error}" for r in failed]
+        return [*lines, *self.links, count_actions(self.actions, len(self.results))]
+
+
+@dataclass(frozen=True)
+class SingleResult:
+    """The end of one run.
+
+    Attributes:
+        action: What was done: "new" or "resumed".
+        links: Lines with the address of the run's page.
+    """
+
+    result: RunResult
+    action: CellAction
+    links: Sequence[str]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if the run failed."""
+        return int(self.result.error is not None)
+
+    def table(self) -> Table | None:
+        """Return the final numbers; None for a run that failed."""
+        if self.result.error:
+            return None
+        table = Table("quantity", "mean [95% interval] over replicates", title=self.result.name, title_justify="left")
+        for key, value in self.result.headline.items():
+            table.add_row(key, show(value))
+        return table
+
+    def lines(self) -> list[str]:
+        """Return the failure or the divergences, and how to reproduce and open the run."""
+        r = self.result
+        lines = ["resumed an interrupted run (FORCE=1 starts a new one)"] if self.action == "resumed" else []
+        lines += [f"failed: {r.name} (run {r.run_id}): {r.error}"] if r.error else []
+        lines += [f"diverged: {d.finding.sentence()}" for d in r.divergences]
+        return [*lines, f"run it again: make reproduce RUN={r.run_id}", *self.links]
+
+
+def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str | None = None) -> SweepResult:
+    """Run every cell that is not finished yet, and log a summary of all.
 
     Raises:
-        ConfigError: a mistake in any cell, before the first one runs.
+        ConfigError: A mistake in any cell, before the first one runs.
     """
-    options = options or Options()
-    cells = compose_sweep(overrides, config_dir)
-    identities = check(cells)
-    tracking = tracking_of(cells[0].config)
+    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides)
+    store = open_store(plan.tracking)
+    messages.info("%d runs, sweep %s", len(plan.jobs), plan.sweep_id)
+    done: dict[int, CellResult] = {}  # by the job's number
+    numbers = {id(job): number for number, job in enumerate(plan.jobs)}
+    total = len(plan.jobs)
+    with bars(total, options.quiet) as progress, report_interruption(lambda: len(done), total, "runs"):
+        executor = choose_executor(options.jobs, plan.tracking, store, options.run_options(), progress)
+        with closing(executor.map(plan.jobs)) as finished:
+            for job, outcome in finished:
+                done[numbers[id(job)]] = CellResult(outcome.result.without_records(), outcome.action)
+                _report(job, outcome)
+                if options.fail_fast and outcome.result.status == "FAILED":
+                    break
+    results = [done[i].result if i in done else _not_run(job) for i, job in enumerate(plan.jobs)]
+    summary_id = log_summary(store, plan.name, plan.sweep_id, results)
+    links = summary_links(store, plan.sweep_id, results, summary_id, "sweep.png")
+    return SweepResult(plan.sweep_id, results, [d.action for d in done.values()], links)
+
+
+def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str | None = None) -> SingleResult:
+    """Train and log one run. Resume it if it was interrupted, unless ``options.force``.
+
+    Raises:
+        ConfigError: A mistake in the config, before anything is written.
+    """
+    raw_config = compose_run(overrides, config_dir)
+    chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))
+    name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, raw_config.get("name"))
+    job = prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})
+    store = open_store(tracking_of(raw_config))
+    with bars(1, options.quiet) as progress:
+        executor = SerialExecutor(store, options.run_options(repeat=True), progress)
+        ((_, done),) = executor.map([job])
+    return SingleResult(done.result, done.action, link_lines(store, store.run_link(done.result.run_id), "its page"))
+
+
+def open_store(tracking: TrackingConfig) -> Store:
+    """Open the store, and close the runs in it whose process died.
+
+    Raises:
+        ConfigError: The store cannot be opened.
+    """
     store = Store.open(tracking)
-    name = str(cells[0].config.get("name") or "sweep")
-    sweep_id = id_of(name, identities)
-    policy = CellPolicy(command=uuid.uuid4().hex, retry=options.retry, force=options.force, limits=options.limits)
-    closed = cells_.close_stale_runs(store)
-    for run in closed:
-        told = f"run {run.info.run_id} ({run.info.run_name}) was left RUNNING by a process that died: closed as KILLED"
-        console.print(told, highlight=False)
-    console.print(f"{len(cells)} runs, sweep {sweep_id}", highlight=False)
-    colours = profiles.run_colours([cell.swept for cell in cells])
-    tags = {"sweep": sweep_id, "kind": "run", **source_tags(overrides)}
-    tasks = [
-        CellJob(
-            run_name(c.swept, name), c.swept, c.config, cell, code_digest(c.config), {**tags, "mlflow.runColor": colour}
-        )
-        for c, cell, colour in zip(cells, identities, colours, strict=True)
-    ]
-    settled = settle_all(tasks, store, tracking, policy, options, quiet, console)
-    outcomes = [
-        settled[i].outcome if i in settled else RunResult(t.name, "", t.swept, status="NOT RUN", error="not run")
-        for i, t in enumerate(tasks)
-    ]
-    summary_id = summarise(store, name, sweep_id, outcomes)
-    report(console, store, sweep_id, summary_id, outcomes)
-    console.print(decisions(settled, len(tasks)), highlight=False)
-    return 1 if any(o.status != "FINISHED" for o in outcomes) else 0
+    for run in close_stale_runs(store):
+        name, run_id = run.info.run_name, run.info.run_id
+        messages.info("run %s (%s) was left RUNNING by a process that died: closed as KILLED", run_id, name)
+    return store
 
 
-def settle_all(
-    tasks: Sequence[CellJob],
-    store: Store,
-    tracking: TrackingConfig,
-    policy: CellPolicy,
-    options: Options,
-    quiet: bool,
-    console: Console,
-) -> dict[int, CellResult]:
-    """How each task was settled, by its number; with ``fail_fast`` some may be missing."""
-    done: dict[int, CellResult] = {}
+def choose_executor(jobs: int, tracking: TrackingConfig, store: Store, options: RunOptions, progress: Bars) -> Executor:
+    """Return an executor for this number of jobs at a time."""
+    if jobs == 1:
+        return SerialExecutor(store, options, progress)
+    return ProcessExecutor(jobs, tracking, store, options, progress)
 
-    def told(number: int, settled: CellResult) -> None:
-        settled.outcome.summary = None  # a long sweep need not keep the records of all its cells
-        done[number] = settled
-        if settled.outcome.error:
-            console.print(f"[red]failed[/red] {settled.outcome.name}: {settled.outcome.error}", highlight=False)
-        elif settled.decision == "goes on":
-            console.print(f"went on with {settled.outcome.name} (run {settled.outcome.run_id})", highlight=False)
 
-    waiting: set[int] = set()
+def _report(job: CellJob, done: CellResult) -> None:
+    if done.result.error:
+        messages.info("failed: %s: %s", job.name, done.result.error)
+    elif done.action == "resumed":
+        messages.info("resumed %s (run %s)", job.name, done.result.run_id)
 
-    def busy(number: int) -> None:
-        if number not in waiting:
-            waiting.add(number)
-            text = f"{tasks[number].name}: another process is at it; waiting (if its machine is gone: FORCE=1)"
-            console.print(text, highlight=False)
 
+def _not_run(job: CellJob) -> RunResult:
+    return RunResult(job.name, "", job.swept, "NOT RUN", error="not run")
+
+
+@contextmanager
+def report_interruption(count: Callable[[], int], total: int, what: str) -> Iterator[None]:
+    """Report how many are done when the work is interrupted.
+
+    Args:
+        count: Returns how many are done.
+        total: How many there are.
+        what: Their name in the plural.
+    """
     try:
-        with bars(len(tasks), quiet) as shown:
-            if options.jobs > 1:
-
-                def told_and_shown(number: int, settled: CellResult) -> None:
-                    told(number, settled)
-                    shown.advance()
-
-                Pool(options.jobs, tracking, store, policy, told_and_shown, busy).run(tasks, options.fail_fast)
-            else:
-                one_by_one(tasks, store, policy, options.fail_fast, shown, told, busy)
+        yield
     except BaseException:
         signals.acknowledge()
-        left = f"{len(done)} of {len(tasks)} runs are done; the same command goes on from there"
-        console.print(f"interrupted: {left}", highlight=False)
+        try:
+            messages.info("interrupted: %d of %d %s are done; the same command resumes", count(), total, what)
+        except StoreError as refused:
+            messages.info("interrupted: %s", refused)
         raise
-    return done
 
 
-def one_by_one(
-    tasks: Sequence[CellJob],
-    store: Store,
-    policy: CellPolicy,
-    fail_fast: bool,
-    shown: Bars,
-    told: Callable[[int, CellResult], None],
-    busy: Callable[[int], None],
-) -> None:
-    """Settle the tasks in this process; those that another process is at come last."""
-    left, waited = deque(range(len(tasks))), 0
-    while left:
-        number = left.popleft()
-        settled = cells_.run_cell(tasks[number], store, policy, shown)
-        if settled is None:
-            left.append(number)
-            waited += 1
-            busy(number)
-            if waited >= len(left):  # all that are left are with others
-                time.sleep(BUSY_PAUSE)
-                waited = 0
-            continue
-        waited = 0
-        if settled.decision.endswith("before"):
-            shown.advance()
-        told(number, settled)
-        if fail_fast and settled.outcome.status == "FAILED":
-            return
-
-
-def decisions(settled: Mapping[int, CellResult], cells: int) -> str:
-    """How many cells were run and how many were not, and why."""
-    counts = Counter(s.decision for s in settled.values())
-    words: dict[CellAction, str] = {
-        "new": "run",
-        "goes on": "interrupted before and gone on with",
-        "finished before": "finished before and not run again (FORCE=1 does)",
-        "failed before": "failed before and not run again (RETRY=1 does)",
-        "tried again": "failed before and tried again",
-        "done anew": "done anew",
-        "damaged": "finished before, but with records that cannot be read, and done anew",
-    }
-    told = [f"{counts[key]} {text}" for key, text in words.items() if counts[key]]
-    if len(settled) < cells:
-        told.append(f"{cells - len(settled)} not run, for one failed")
-    return f"{cells} runs: " + ", ".join(told)
+def count_actions(actions: Sequence[CellAction], cells: int) -> str:
+    """Return how many cells were run, resumed, skipped and so on, in one line."""
+    counts = Counter(actions)
+    parts = [f"{counts[action]} {text}" for action, text in ACTIONS.items() if counts[action]]
+    if len(actions) < cells:
+        parts.append(f"{cells - len(actions)} not run, for a cell failed")
+    return f"{cells} runs: " + ", ".join(parts)

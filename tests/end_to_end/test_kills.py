@@ -1,4 +1,4 @@
-"""Sweeps that are killed: nothing is lost, nothing is there twice, every run's state is true."""
+"""Killed sweeps: every cell has one run, every run is complete, every status is true."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from support.commands import sweep
 from support.configs import require
 from support.kills import killed
 from support.servers import Postgres, Server, postgres_binaries
 from support.stores import assert_same, content, opened, uri
-
-from pipeline.sweeps.sweep import sweep
 
 SWEEP = (
     "sweep", "experiment=depth", "data=iris", "epochs=2", "architecture.depth=2", "activation=relu,tanh,elu",
@@ -23,18 +21,18 @@ SWEEP = (
 
 def check(tmp_path: Path, kills: int, seed: int, small: bool = False) -> None:
     """``small``: a cell less, in a store that is there before; and what is left alone is run in this process."""
-    left_alone, interrupted = tmp_path / "alone", tmp_path / "killed"
+    undisturbed, interrupted = tmp_path / "alone", tmp_path / "killed"
     chosen = [o.replace("relu,tanh,elu", "relu,tanh") if small else o for o in SWEEP]
     if small:
-        left_alone.mkdir()
+        undisturbed.mkdir()
         began = time.monotonic()
-        assert sweep([*chosen[1:], f"tracking.uri={uri(left_alone)}"], None, True, Console(quiet=True)) == 0
+        assert sweep(*chosen[1:], f"tracking.uri={uri(undisturbed)}").code == 0
         seconds = time.monotonic() - began
     else:
-        seconds = killed(left_alone, 0, 0, 0, *chosen)
+        seconds = killed(undisturbed, 0, 0, 0, *chosen)
     killed(interrupted, kills, seed, seconds / 3, *chosen, made=small)
     assert "was left RUNNING" in (interrupted / "output").read_text(), "no kill met a run at work"
-    assert_same(content(left_alone), content(interrupted))
+    assert_same(content(undisturbed), content(interrupted))
     assert not list((interrupted / "store-checkpoints").glob("*")), "checkpoints of finished runs are left"
     store = opened(interrupted)
     assert len(store.search("tags.kind = 'sweep'")) == 1
@@ -42,12 +40,12 @@ def check(tmp_path: Path, kills: int, seed: int, small: bool = False) -> None:
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.thorough)])
-def test_a_sweep_killed_many_times_is_the_sweep_left_alone(tmp_path: Path, kills: int) -> None:
+def test_sweep_killed_many_times_equals_the_undisturbed_sweep(tmp_path: Path, kills: int) -> None:
     check(tmp_path, kills, 1, small=kills == 4)
 
 
 @pytest.mark.thorough
-def test_a_sweep_killed_on_postgres_behind_a_server_is_the_sweep_left_alone(tmp_path: Path) -> None:
+def test_sweep_killed_on_postgres_behind_a_server_equals_the_undisturbed_sweep(tmp_path: Path) -> None:
     require(postgres_binaries() is not None, "PostgreSQL is not installed")
     postgres, sides = Postgres(), None
     server = Server(postgres.uri, tmp_path)
@@ -71,16 +69,16 @@ def test_a_sweep_killed_on_postgres_behind_a_server_is_the_sweep_left_alone(tmp_
 
 def check_workers(tmp_path: Path, kills: int, seed: int) -> None:
     """A cell whose worker was killed twice has failed, and is done by RETRY=1."""
-    left_alone, hurt = tmp_path / "alone", tmp_path / "hurt"
-    killed(left_alone, 0, 0, 0, *SWEEP)
+    undisturbed, hurt = tmp_path / "alone", tmp_path / "hurt"
+    killed(undisturbed, 0, 0, 0, *SWEEP)
     killed(hurt, kills, seed, 0.7, "sweep", "--jobs", "2", "--retry", *SWEEP[1:], what="worker")
-    assert_same(content(left_alone), content(hurt))
+    assert_same(content(undisturbed), content(hurt))
     statuses = {r.info.status for r in opened(hurt).search("tags.sweep != 'replaced'")}
     assert statuses == {"FINISHED"}
 
 
 @pytest.mark.thorough
-def test_killed_workers_cost_nothing_in_the_end(tmp_path: Path) -> None:
+def test_killed_processes_change_no_result(tmp_path: Path) -> None:
     check_workers(tmp_path, 4, 5)
 
 

@@ -1,12 +1,19 @@
-"""Commands that run in this process."""
+"""Commands that run in this process, and what they show."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rich.console import Console
 
 from pipeline.cli import main
+from pipeline.sweeps.search.search import SearchOptions, run_search
+from pipeline.sweeps.sweep import SweepOptions, run_single, run_sweep
 
 
 class Invocation(NamedTuple):
@@ -23,3 +30,58 @@ def invoke(*argv: str) -> Invocation:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
     return Invocation(code, out.getvalue(), err.getvalue())
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The result of a command's function, and all text that its user sees."""
+
+    result: Any
+    text: str
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return int(self.result.exit_code)
+
+
+def run(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
+    """Run one config; the options are those of SweepOptions."""
+    return shown(lambda: run_single(overrides, SweepOptions(quiet=True, **options), config_dir))
+
+
+def sweep(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
+    """Run a sweep; the options are those of SweepOptions."""
+    return shown(lambda: run_sweep(overrides, SweepOptions(quiet=True, **options), config_dir))
+
+
+def search(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
+    """Run a search; the options are those of SearchOptions."""
+    return shown(lambda: run_search(overrides, SearchOptions(quiet=True, **options), config_dir))
+
+
+def shown(command: Callable[[], Any]) -> Shown:
+    """Call a command's function and collect what its user sees: messages, table, lines."""
+    with messages() as output:
+        result = command()
+        console = Console(file=output, width=200)
+        table = result.table() if hasattr(result, "table") else None
+        if table is not None:
+            console.print(table)
+        for line in result.lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return Shown(result, output.getvalue())
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[io.StringIO]:
+    """Collect the messages that are logged for the user."""
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
+    logger = logging.getLogger("gradvitals.user")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield output
+    finally:
+        logger.removeHandler(handler)

@@ -102,7 +102,6 @@ def main(what: str, kills: int, seed: int, longest: float, watch: str, output: P
     import sqlalchemy.orm
 
     import pipeline.reports.run_report
-    import pipeline.sweeps.single
     import pipeline.sweeps.sweep  # noqa: F401
     from pipeline.config.compose import compose_sweep
     from pipeline.tracking.store import RunLogger

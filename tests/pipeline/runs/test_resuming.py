@@ -1,4 +1,4 @@
-"""Training that goes on from a kept state is, bit for bit, training that was never interrupted."""
+"""Training resumed from a saved state equals uninterrupted training bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KeepAll:
 
 
 @pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
-def test_going_on_from_any_step_is_never_having_stopped(overrides: list[str]) -> None:
+def test_training_resumed_at_any_step_equals_uninterrupted_training(overrides: list[str]) -> None:
     base = ["replicates=2", "epochs=2", "data=iris", "batching.size=10", *overrides]
     run = prepare_run(config(*base))
     checkpointer, told = KeepAll(), list[Divergence]()

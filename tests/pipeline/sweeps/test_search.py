@@ -1,10 +1,8 @@
-"""Searches: they find what theory says, resume, share a study, end what is doomed, and refuse what is wrong."""
+"""Searches: they find what theory says, resume, share a study, end what is pruned_run, and refuse what is wrong."""
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +15,9 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
+from support.commands import search
 from support.kills import killed
-from support.stores import assert_same, content, opened, uri
+from support.stores import assert_same, content, empty, opened, uri
 
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.cli import main
@@ -27,13 +25,12 @@ from pipeline.config.compose import compose_run
 from pipeline.config.schema import build
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
-from pipeline.reproducibility.fingerprint import cell_key, code_digest, fingerprint
-from pipeline.runs.cell import CellJob, CellPolicy, run_cell
+from pipeline.reproducibility.fingerprint import cell_key
+from pipeline.runs.cell import run_cell
 from pipeline.runs.early_stopping import Pruning
-from pipeline.sweeps.search.search import Options, search
+from pipeline.runs.job import RunOptions, prepare_cell
 from pipeline.sweeps.search.space import ParameterRange, SearchConfig
-from pipeline.sweeps.search.study import Result, Study, position_of, result_of
-from pipeline.tracking import store
+from pipeline.sweeps.search.study import Result, Study, is_abandoned, result_of, slot_of
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.tags import SWEEP_TAG
 from pipeline.training.prepare import prepare_run
@@ -47,29 +44,17 @@ SCALE = "+search.space={init.weights.sigma_w2:{low:0.5,high:8.0,log:true}}"
 DECADES = ("search.metric=verdict_decades", "search.direction=zero")
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "store.db"
-    import mlflow  # noqa: F401
-
-    store._make_database(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def place(empty: Path, tmp_path: Path) -> Path:
+def place(tmp_path: Path) -> Path:
     """A folder with an empty store."""
-    shutil.copy(empty, tmp_path / "store.db")
+    empty(uri(tmp_path))
     return tmp_path
 
 
 def run_search(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
-    """A search in this process: its exit code and what it printed."""
-    console = Console(file=io.StringIO(), width=200)
-    code = search([*overrides, f"tracking.uri={uri(folder)}"], None, True, console, Options(**options))
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
+    """Return the exit code of a search, and all that it shows."""
+    shown = search(*overrides, f"tracking.uri={uri(folder)}", **options)
+    return shown.code, shown.text
 
 
 def trials_of(folder: Path) -> list[FrozenTrial]:
@@ -79,9 +64,9 @@ def trials_of(folder: Path) -> list[FrozenTrial]:
 
 
 def settled(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The trials that were not lost, by position; each position may occur once."""
-    kept = [t for t in trials if not t.user_attrs.get("lost")]
-    found = {position_of(t): t for t in kept}
+    """The trials that were not first, by position; each position may occur once."""
+    kept = [t for t in trials if not is_abandoned(t)]
+    found = {slot_of(t): t for t in kept}
     assert len(found) == len(kept), "a position was settled twice"
     return found
 
@@ -99,10 +84,10 @@ def config(sampler: Any = "tpe", trials: int = 15, seed: int = 0, direction: Any
 def study(tmp_path: Path) -> Callable[..., Study]:
     """A study without runs; each has a folder of its own if it is given a name."""
 
-    def make(name: str = "", lease: str = "me", **changes: Any) -> Study:
+    def make(name: str = "", lock: str = "me", **changes: Any) -> Study:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        return Study(folder, "study", config(**changes), RunLocks(folder / "locks"), lease)
+        return Study(folder, "study", config(**changes), RunLocks(folder / "locks"), lock)
 
     return make
 
@@ -111,7 +96,7 @@ def objective(params: dict[str, Any]) -> float:
     return -((params["x"] - 1.0) ** 2) + params["n"] - (1.0 if params["c"] == "a" else 0.0)
 
 
-def go_on(study: Study, count: int = 1000) -> list[dict[str, Any]]:
+def settle_trials(study: Study, count: int = 1000) -> list[dict[str, Any]]:
     """Settle so many trials; returns their parameters."""
     found: list[dict[str, Any]] = []
     while len(found) < count and (trial := study.claim()) is not None:
@@ -121,53 +106,53 @@ def go_on(study: Study, count: int = 1000) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.thorough)])
-def test_the_same_seed_asks_the_same(study: Callable[..., Study], sampler: str) -> None:
-    first, again = (go_on(study(name, sampler=sampler, trials=12)) for name in "ab")
+def test_same_seed_gives_the_same_trials(study: Callable[..., Study], sampler: str) -> None:
+    first, again = (settle_trials(study(name, sampler=sampler, trials=12)) for name in "ab")
     assert len(first) == 12
     assert first == again
-    assert go_on(study("c", sampler=sampler, seed=1, trials=2)) != first[:2]
+    assert settle_trials(study("c", sampler=sampler, seed=1, trials=2)) != first[:2]
 
 
-def test_tpe_learns_and_chance_does_not(study: Callable[..., Study]) -> None:
-    tpe, random = (go_on(study(s, sampler=s, trials=30)) for s in ("tpe", "random"))
+def test_tpe_improves_and_random_sampling_does_not(study: Callable[..., Study]) -> None:
+    tpe, random = (settle_trials(study(s, sampler=s, trials=30)) for s in ("tpe", "random"))
     late = [sum(map(objective, found[15:])) / 15 for found in (tpe, random)]
     assert late[0] > late[1] + 1
     assert study("tpe", trials=30).best().params["n"] == 4  # type: ignore[union-attr]
 
 
-def test_a_study_goes_on_as_if_it_had_not_been_interrupted(study: Callable[..., Study]) -> None:
-    alone = go_on(study("alone"))
-    go_on(study("cut"), 7)
-    dead = study("cut", lease="dead")
-    lost = dead.claim()
-    assert lost is not None
-    assert lost.params == alone[7]
-    after = go_on(study("cut"))
-    assert [lost.params, *after[1:]] == alone[7:]
-    assert after[0] == lost.params
+def test_interrupted_study_continues_as_if_uninterrupted(study: Callable[..., Study]) -> None:
+    alone = settle_trials(study("alone"))
+    settle_trials(study("cut"), 7)
+    dead = study("cut", lock="dead")
+    first = dead.claim()
+    assert first is not None
+    assert first.params == alone[7]
+    after = settle_trials(study("cut"))
+    assert [first.params, *after[1:]] == alone[7:]
+    assert after[0] == first.params
     found = study("cut")
     assert found.done()
-    assert [position_of(t) for t in found.settled()] == list(range(15))
+    assert [slot_of(t) for t in found.settled()] == list(range(15))
 
 
-def test_more_trials_go_on_with_the_same_study(study: Callable[..., Study]) -> None:
-    whole = go_on(study("whole"))
-    assert go_on(study("two", trials=6)) == whole[:6]
-    assert go_on(study("two")) == whole[6:]
+def test_more_trials_extend_the_same_study(study: Callable[..., Study]) -> None:
+    whole = settle_trials(study("whole"))
+    assert settle_trials(study("two", trials=6)) == whole[:6]
+    assert settle_trials(study("two")) == whole[6:]
 
 
-def test_a_living_process_keeps_its_trial_and_a_dead_one_does_not(study: Callable[..., Study], tmp_path: Path) -> None:
-    other = study("s", lease="other", trials=1)
+def test_trial_of_a_dead_process_is_abandoned(study: Callable[..., Study], tmp_path: Path) -> None:
+    other = study("s", lock="other", trials=1)
     with RunLocks(tmp_path / "s" / "locks").acquire("other"):
         assert other.claim() is not None
         assert study("s", trials=1).claim() is None
         assert not study("s", trials=1).done()
     again = study("s", trials=1).claim()
     assert again is not None
-    assert [t.state for t in other._study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
+    assert [t.state for t in other.optuna_study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
 
 
-def test_a_failed_trial_is_settled_and_a_pruned_one_too(study: Callable[..., Study]) -> None:
+def test_failed_and_pruned_trials_are_settled(study: Callable[..., Study]) -> None:
     s = study("s", trials=3)
     for result in (Result("", error="boom"), Result("run", pruned="vanishing"), Result("run", value=1.0)):
         trial = s.claim()
@@ -179,11 +164,11 @@ def test_a_failed_trial_is_settled_and_a_pruned_one_too(study: Callable[..., Stu
 
 
 @pytest.mark.thorough
-def test_it_finds_the_critical_weight_scale_of_relu(place: Path) -> None:
+def test_search_finds_the_critical_weight_scale_of_relu(place: Path) -> None:
     """He et al. 2015: ⟨δ²⟩ is multiplied by σ_w²/2 a layer, so that 2 loses nothing."""
-    code, said = run_search(place, *SMALL, *DECADES, SCALE, "activation=relu", "search.seed=1", trials=12)
+    code, text = run_search(place, *SMALL, *DECADES, SCALE, "activation=relu", "search.seed=1", trials=12)
     assert code == 0
-    assert "12 trials: 12 with a value, 0 pruned, 0 failed" in said
+    assert "12 trials: 12 with a value, 0 pruned, 0 failed" in text
     store, found = opened(place), settled(trials_of(place))
     best = min(found.values(), key=lambda t: t.value or 0.0)
     assert best.params["init.weights.sigma_w2"] == pytest.approx(2.0, rel=0.25)
@@ -194,18 +179,22 @@ def test_it_finds_the_critical_weight_scale_of_relu(place: Path) -> None:
         assert trial.value == abs(run.data.metrics["verdict_decades"])
         assert float(run.data.params["init.weights.sigma_w2"]) == trial.params["init.weights.sigma_w2"]
         assert run.data.tags["optuna_trial"] == str(trial.number)
-        assert f"study {run.data.tags[SWEEP_TAG]}:" in said
+        assert f"study {run.data.tags[SWEEP_TAG]}:" in text
     (summary,) = store.search("tags.kind = 'sweep'")
-    assert {a.path for a in store.client.list_artifacts(summary.info.run_id)} == {"search.png", "search.csv"}
+    assert {a.path for a in store.client.list_artifacts(summary.info.run_id)} == {
+        "search.png",
+        "search_parameters.png",
+        "search.csv",
+    }
     table = pd.read_csv(store.client.download_artifacts(summary.info.run_id, "search.csv", str(place)))
     assert table["|verdict_decades|"].to_list() == [found[i].value for i in range(12)]
-    code, said = run_search(place, *SMALL, *DECADES, SCALE, "activation=relu", "search.seed=1", trials=12)
+    code, text = run_search(place, *SMALL, *DECADES, SCALE, "activation=relu", "search.seed=1", trials=12)
     assert (code, len(store.search())) == (0, 13), "the same command again runs nothing"
-    assert "12 of them are there" in said
+    assert "12 of them are done" in text
 
 
 @pytest.mark.thorough
-def test_a_search_killed_again_and_again_is_the_search_left_alone(place: Path) -> None:
+def test_search_killed_many_times_equals_the_undisturbed_search(place: Path) -> None:
     overrides = (
         "experiment=depth", "data=iris", "epochs=2", "architecture.depth=2", "replicates=2", "probes=essential",
         "search=random", "search.pruning=null", "checkpoints.seconds=0.02", "activation=tanh",
@@ -231,12 +220,12 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.thorough
-def test_two_commands_at_once_settle_each_trial_once(place: Path) -> None:
+def test_two_commands_settle_each_trial_once(place: Path) -> None:
     """One with two workers, one without."""
     arguments = ("--trials", "5", *SMALL, *DECADES, SCALE, "search.sampler=random")
     both = [started(place, "--jobs", "2", *arguments), started(place, *arguments)]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [p.returncode for p in both] == [0, 0], said
+    text = [process.communicate(timeout=120)[0] for process in both]
+    assert [p.returncode for p in both] == [0, 0], text
     found = settled(trials_of(place))
     assert sorted(found) == list(range(5))
     assert {t.state for t in trials_of(place)} == {TrialState.COMPLETE}
@@ -249,22 +238,22 @@ SLOW = pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="the oth
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("jobs", [pytest.param(1, marks=SLOW), 2])
-def test_interrupted_it_ends_within_5_s_and_goes_on(place: Path, jobs: int) -> None:
+def test_interrupted_search_ends_within_5_s_and_can_be_resumed(place: Path, jobs: int) -> None:
     arguments = ("--trials", "2", *SMALL, SCALE, "search.metric=final_cost_train")
     process = started(place, "--jobs", str(jobs), *arguments, "epochs=100000")
     store, until = opened(place), time.monotonic() + 60
     while time.monotonic() < until and len(store.search("attributes.status = 'RUNNING'")) < jobs:
         time.sleep(0.2)
     time.sleep(0.5)
-    begun = time.monotonic()
+    start = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=30)[0]
-    assert time.monotonic() - begun < 5
-    assert process.returncode == 143, said
-    assert "0 of 2 trials are done" in said
+    text = process.communicate(timeout=30)[0]
+    assert time.monotonic() - start < 5
+    assert process.returncode == 143, text
+    assert "0 of 2 trials are done" in text
     assert [r.info.status for r in store.search()] == ["KILLED"] * jobs
     assert {t.state for t in trials_of(place)} == {TrialState.FAIL}
-    assert all(t.user_attrs["lost"] for t in trials_of(place))
+    assert all(is_abandoned(t) for t in trials_of(place))
 
 
 def verdict(*overrides: str) -> Verdict:
@@ -281,7 +270,7 @@ def verdict(*overrides: str) -> Verdict:
     return found
 
 
-def test_only_what_is_surely_beyond_the_decades_is_doomed() -> None:
+def test_pruning_needs_an_interval_beyond_the_decades() -> None:
     deep = ("activation=tanh", "architecture.depth=20")
     vanishing = verdict(*deep, "init.weights.sigma_w2=0.4")
     low, high = float(vanishing.decades.low), float(vanishing.decades.high)
@@ -295,13 +284,13 @@ def test_only_what_is_surely_beyond_the_decades_is_doomed() -> None:
         Pruning(0.5)
 
 
-def test_doomed_trials_end_early_and_say_so(place: Path) -> None:
+def test_pruned_trials_end_early_and_are_tagged(place: Path) -> None:
     space = "+search.space={init.weights.sigma_w2:{choices:[0.2,1.5]}}"
     overrides = (*SMALL, "activation=tanh", "architecture.depth=15", "epochs=2", "search.metric=final_cost_train",
                  "search.direction=minimise", "search.pruning={decades:2.0}", space)  # fmt: skip
-    code, said = run_search(place, *overrides, trials=4)
+    code, text = run_search(place, *overrides, trials=4)
     assert code == 0
-    assert "pruned: vanishing: " in said
+    assert "pruned: vanishing: " in text
     store, found = opened(place), settled(trials_of(place))
     scales = {i: t.params["init.weights.sigma_w2"] for i, t in found.items()}
     assert set(scales.values()) == {"0.2", "1.5"}
@@ -309,34 +298,34 @@ def test_doomed_trials_end_early_and_say_so(place: Path) -> None:
         assert trial.state == (TrialState.PRUNED if scales[i] == "0.2" else TrialState.COMPLETE)
     runs = {r.data.params["init.weights.sigma_w2"]: r for r in store.search("tags.kind = 'run'")}
     assert len(runs) == len(store.search("tags.kind = 'run'")) == 2, "equal trials share a run, pruned ones too"
-    doomed, healthy = runs["0.2"], runs["1.5"]
-    assert (doomed.info.status, healthy.info.status) == ("KILLED", "FINISHED")
-    assert doomed.data.tags["pruned"].endswith(" over the hidden layers at step 0")
-    assert doomed.data.tags["pruned_at_step"] == "0"
-    assert doomed.data.tags["mlflow.note.content"].startswith("**Pruned**")
+    pruned_run, healthy = runs["0.2"], runs["1.5"]
+    assert (pruned_run.info.status, healthy.info.status) == ("KILLED", "FINISHED")
+    assert pruned_run.data.tags["pruned"].endswith(" over the hidden layers at step 0")
+    assert pruned_run.data.tags["pruned_at_step"] == "0"
+    assert pruned_run.data.tags["mlflow.note.content"].startswith("**Pruned**")
     assert "pruned" not in healthy.data.tags
-    assert set(read(store, doomed, place)["step"]) == {0}
+    assert set(read(store, pruned_run, place)["step"]) == {0}
 
-    node = compose_run([*overrides, "init.weights.sigma_w2=0.2", f"tracking.uri={uri(place)}"])
-    cell = fingerprint(node, prepare_run(build(node)).data.digest)
-    assert cell_key(cell) not in doomed.data.tags, "the cell itself has not been run"
-    with bars(1, quiet=True) as shown:
-        whole = run_cell(CellJob("whole", {}, node, cell, code_digest(node), {}), store, CellPolicy(command="c"), shown)
+    raw_config = compose_run([*overrides, "init.weights.sigma_w2=0.2", f"tracking.uri={uri(place)}"])
+    job = prepare_cell(raw_config, "whole", {}, {})
+    assert cell_key(job.cell_id) not in pruned_run.data.tags, "the cell itself has not been run"
+    with bars(1, quiet=True) as hidden:
+        whole = run_cell(job, store, RunOptions(command="c"), hidden)
     assert whole is not None
-    assert (whole.decision, whole.outcome.status) == ("new", "FINISHED")
+    assert (whole.action, whole.result.status) == ("new", "FINISHED")
 
 
 def read(store: Any, run: Any, folder: Path) -> pd.DataFrame:
     return pd.read_parquet(store.client.download_artifacts(run.info.run_id, "records.parquet", str(folder)))
 
 
-def test_all_replicates_diverged_is_pruned_and_one_without_the_metric_fails(place: Path) -> None:
+def test_fully_diverged_trial_is_pruned_and_one_without_the_metric_fails(place: Path) -> None:
     blown = ("data=diabetes", "cost=half_squared_error", "activation@output=identity", "activation=relu", "epochs=3",
              "probes=essential", "search=tpe", "search.pruning.decades=100", "replicates=1", "batching.size=50",
              "search.metric=final_cost_train", "+search.space={optimizer.learning_rate:{choices:[1e6]}}")  # fmt: skip
-    code, said = run_search(place, *blown, trials=1)
+    code, text = run_search(place, *blown, trials=1)
     assert code == 0
-    assert "pruned: all replicates diverged" in said
+    assert "pruned: all replicates diverged" in text
     (run,) = opened(place).search("tags.kind = 'run'")
     assert (run.info.status, run.data.tags["pruned"]) == ("FINISHED", "all replicates diverged")
     rare = (
@@ -346,9 +335,9 @@ def test_all_replicates_diverged_is_pruned_and_one_without_the_metric_fails(plac
         "search.metric=diverged_at_step",
         "+search.space={seed:{choices:[1]}}",
     )
-    code, said = run_search(place, *rare, trials=1)
+    code, text = run_search(place, *rare, trials=1)
     assert code == 1
-    assert "failed seed=1: its run logged no diverged_at_step" in said
+    assert "failed: seed=1: its run logged no diverged_at_step" in text
 
 
 WRONG = [
@@ -382,12 +371,12 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG, ids=[told[:50] for _, told in WRONG])
-def test_wrong_input_is_told_in_one_line(
-    arguments: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message[:50] for _, message in WRONG])
+def test_invalid_search_is_refused_in_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["search", *arguments, f"tracking.uri={uri(tmp_path / 'none')}"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"error: {told}")
+    assert err.startswith(f"error: {message}")
     assert not (tmp_path / "none").exists()

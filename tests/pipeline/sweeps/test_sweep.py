@@ -10,21 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from support.commands import sweep
 from support.stores import assert_same, content, copied, empty, opened, uri
 
+from pipeline.config.compose import compose_run
 from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
-from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.reproducibility.replay import reproduce
-from pipeline.runs.cell import CellJob, CellPolicy, close_stale_runs, run_cell
+from pipeline.runs.cell import close_stale_runs, run_cell
+from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
-from pipeline.sweeps.sweep import Options, sweep
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import in_sweep
@@ -96,12 +98,9 @@ def own(*names: str) -> tuple[str, str]:
 
 
 def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
-    """The exit code of a sweep, and what it printed."""
-    console = Console(file=io.StringIO(), width=200)
-    chosen = [*SMALL, *overrides, f"tracking.uri={uri(folder)}"]
-    code = sweep(chosen, None, True, console, Options(**options))
-    assert isinstance(console.file, io.StringIO)
-    return code, console.file.getvalue()
+    """Return the exit code of a sweep, and all that it shows."""
+    shown = sweep(*SMALL, *overrides, f"tracking.uri={uri(folder)}", **options)
+    return shown.code, shown.text
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +118,11 @@ def finished(original: tuple[Path, str], tmp_path: Path) -> Path:
     return copied(original[0], tmp_path)
 
 
+def prepared(name: str) -> CellJob:
+    """Return a job that is ready to run."""
+    return prepare_cell(compose_run(SMALL), name, {}, {})
+
+
 def statuses(folder: Path) -> dict[str, list[str]]:
     """Of all runs of cells, by name, oldest first."""
     found: dict[str, list[str]] = {}
@@ -127,18 +131,18 @@ def statuses(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_what_is_finished_is_not_run_again_unless_forced(original: tuple[Path, str], finished: Path) -> None:
-    assert "2 runs: 2 run" in original[1]
+def test_finished_cells_are_skipped_unless_forced(original: tuple[Path, str], finished: Path) -> None:
+    assert "2 runs: 2 trained" in original[1]
     code, text = swept(finished, TWO)
     assert code == 0
-    assert "2 finished before and not run again (FORCE=1 does)" in text
+    assert "2 skipped, finished before (FORCE=1 runs them again)" in text
     code, text = swept(finished, TWO, "tracking.experiment=gradvitals", "checkpoints.seconds=5")
-    assert "2 finished before" in text
+    assert "2 skipped, finished before" in text
     assert statuses(finished) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
     first = content(finished)
     code, text = swept(finished, TWO, force=True)
     assert code == 0
-    assert "2 done anew" in text
+    assert "2 rerun" in text
     assert statuses(finished) == {"d2": ["FINISHED"] * 2, "d3": ["FINISHED"] * 2}
     (summary,) = opened(finished).search("tags.kind = 'sweep'")
     sweep_id = summary.data.tags["sweep_summary"]
@@ -147,10 +151,10 @@ def test_what_is_finished_is_not_run_again_unless_forced(original: tuple[Path, s
     assert {r.data.tags["cell"] for r in again} == {first["d2"][4]["cell"], first["d3"][4]["cell"]}
 
 
-def test_a_larger_sweep_takes_over_what_a_smaller_one_has_finished(finished: Path) -> None:
+def test_larger_sweep_reuses_cells_of_a_smaller_one(finished: Path) -> None:
     code, text = swept(finished, "architecture.depth=2,3,4")
     assert code == 0
-    assert "3 runs: 1 run, 2 finished before" in text
+    assert "3 runs: 1 trained, 2 skipped, finished before" in text
     small, large = (r.data.tags["sweep_summary"] for r in opened(finished).search("tags.kind = 'sweep'"))
     assert len(opened(finished).search(in_sweep(small))) == 2
     assert len(opened(finished).search(in_sweep(large))) == 3
@@ -159,7 +163,7 @@ def test_a_larger_sweep_takes_over_what_a_smaller_one_has_finished(finished: Pat
     assert all("[" in row[0] for row in rows), "a cell that was finished before has its numbers in the table"
 
 
-def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path) -> None:
+def test_failed_cells_are_retried_on_request_only(tmp_path: Path, flag: Path) -> None:
     flag.touch()
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
@@ -167,13 +171,13 @@ def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path
     assert not list((tmp_path / "store-checkpoints").glob("*")), "nothing goes on from a failed run"
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
-    assert "1 finished before" in text
-    assert "1 failed before and not run again (RETRY=1 does)" in text
+    assert "1 skipped, finished before" in text
+    assert "1 skipped, failed before (RETRY=1 runs them again)" in text
     assert "boom" in text
     flag.unlink()
     code, text = swept(tmp_path, *own("fine", "fails"), retry=True)
     assert code == 0
-    assert "1 failed before and tried again" in text
+    assert "1 retried" in text
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
     (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
     inside = opened(tmp_path).search(in_sweep(summary.data.tags["sweep_summary"]))
@@ -181,14 +185,14 @@ def test_failed_cells_are_tried_again_on_request_only(tmp_path: Path, flag: Path
     assert summary.info.status == "FINISHED"
 
 
-def test_a_finished_cell_whose_records_are_damaged_is_done_anew(finished: Path) -> None:
+def test_finished_cell_with_unreadable_records_is_rerun(finished: Path) -> None:
     run = opened(finished).search("tags.kind = 'run'")[0]
     path = Path(run.info.artifact_uri.removeprefix("file://")) / "records.parquet"
     path.write_bytes(path.read_bytes()[:-50])
     code, text = swept(finished, TWO)
     assert code == 0
-    assert "1 finished before, but with records that cannot be read, and done anew" in text
-    assert "1 finished before and not run again" in text
+    assert "1 rerun, for their records could not be read" in text
+    assert "1 skipped, finished before" in text
     (summary,) = opened(finished).search("tags.kind = 'sweep'")
     inside = opened(finished).search(in_sweep(summary.data.tags["sweep_summary"]))
     assert run.info.run_id not in {r.info.run_id for r in inside}
@@ -199,31 +203,31 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> Non
     flag.touch()
     code, text = swept(tmp_path, *own("fails", "fine"), fail_fast=True)
     assert code == 1
-    assert "1 not run, for one failed" in text
+    assert "1 not run, for a cell failed" in text
     assert [s for many in statuses(tmp_path).values() for s in many] == ["FAILED"]
 
 
 @pytest.mark.parametrize(
-    ("probe", "limits", "told"),
+    ("probe", "limits", "message"),
     [
         pytest.param("slower", Limits(seconds=8), "took longer than its 8 s", marks=pytest.mark.thorough),
         ("hangs", Limits(hang=4), "hung: no step for 4 s"),
         pytest.param("eats", Limits(gib=1), "needs more than its 1 GiB of memory", marks=pytest.mark.thorough),
     ],
 )
-def test_a_cell_beyond_its_limits_is_ended_and_the_sweep_goes_on(
-    tmp_path: Path, flag: Path, probe: str, limits: Limits, told: str
+def test_cell_beyond_its_limits_fails_and_the_sweep_continues(
+    tmp_path: Path, flag: Path, probe: str, limits: Limits, message: str
 ) -> None:
-    begun = time.monotonic()
+    start = time.monotonic()
     code, text = swept(tmp_path, *own(probe, "fine"), "schedule=every", "schedule.n=1", limits=limits)
     assert code == 1
-    assert told in text
-    assert time.monotonic() - begun < 30
+    assert message in text
+    assert time.monotonic() - start < 30
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
 
 
 @pytest.mark.thorough
-def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_jobs(tmp_path: Path) -> None:
     for jobs in (1, 2):
         (tmp_path / str(jobs)).mkdir()
         code, _ = swept(tmp_path / str(jobs), TWO, "activation=relu,tanh", jobs=jobs)
@@ -237,17 +241,16 @@ def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> Non
 
 
 @pytest.mark.thorough
-def test_a_killed_worker_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> None:
+def test_killed_process_costs_only_its_own_cell(tmp_path: Path, flag: Path) -> None:
     code, text = swept(tmp_path, *own("fine", "dies_once", "dies"), jobs=2)
     assert code == 1
-    assert "its process ended twice (signal 9)" in text
+    assert "its process ended 2 times (signal 9)" in text
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED", "FINISHED"]
 
 
 @pytest.mark.thorough
-def test_a_worker_that_hears_nothing_is_killed(tmp_path: Path, flag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sweeps.executor.SLACK", 1.0)
-    code, text = swept(tmp_path, *own("hangs_deaf", "fine"), jobs=2, limits=Limits(hang=8))
+def test_process_that_does_not_respond_is_killed(tmp_path: Path, flag: Path) -> None:
+    code, text = swept(tmp_path, *own("hangs_deaf", "fine"), jobs=2, limits=Limits(hang=8, slack=1))
     assert code == 1
     assert "hung: no step for 8 s" in text
     assert sorted(s for many in statuses(tmp_path).values() for s in many) == ["FAILED", "FINISHED"]
@@ -276,7 +279,7 @@ def wait_for_runs(folder: Path, count: int) -> None:
             if (folder / "store.db").exists() and len(opened(folder).search("attributes.status = 'RUNNING'")) >= count:
                 return
         time.sleep(0.1)
-    raise AssertionError("no run began")
+    raise AssertionError("no run started")
 
 
 def thorough(*values: object) -> Any:
@@ -292,21 +295,21 @@ def processes_of(session: int) -> list[str]:
 @pytest.mark.parametrize(
     ("number", "jobs"), [(signal.SIGTERM, "1"), thorough(signal.SIGTERM, "2"), thorough(signal.SIGINT, "2")]
 )
-def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
+def test_interrupted_sweep_ends_within_5_s_and_leaves_no_process(
     tmp_path: Path, flag: Path, number: int, jobs: str
 ) -> None:
     driver = command(tmp_path, "--jobs", jobs, *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=100")
     wait_for_runs(tmp_path, int(jobs))
     time.sleep(0.5)
-    begun = time.monotonic()
+    start = time.monotonic()
     if number == signal.SIGINT:
         os.killpg(driver.pid, number)  # as a terminal does
     else:
         driver.send_signal(number)
     printed, _ = driver.communicate(timeout=30)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - start < 5
     assert driver.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)]
-    assert "0 of 2 runs are done; the same command goes on from there" in printed
+    assert "0 of 2 runs are done; the same command resumes" in printed
     assert "Traceback" not in printed
     assert {s for many in statuses(tmp_path).values() for s in many} == {"KILLED"}
     until = time.monotonic() + 2
@@ -316,7 +319,7 @@ def test_an_interrupted_sweep_ends_soon_and_leaves_nothing_behind(
 
 
 @pytest.mark.thorough
-def test_workers_end_with_a_driver_that_is_killed_and_the_next_command_goes_on(tmp_path: Path, flag: Path) -> None:
+def test_processes_end_with_a_killed_driver_and_the_next_command_resumes(tmp_path: Path, flag: Path) -> None:
     arguments = ("--jobs", "2", *own("slow"), TWO, "schedule=every", "schedule.n=1", "epochs=8")
     driver = command(tmp_path, *arguments)
     wait_for_runs(tmp_path, 2)
@@ -329,12 +332,12 @@ def test_workers_end_with_a_driver_that_is_killed_and_the_next_command_goes_on(t
     again = command(tmp_path, *arguments)
     printed, _ = again.communicate(timeout=120)
     assert again.returncode == 0, printed
-    assert "interrupted before and gone on with" in printed
+    assert "resumed" in printed
     assert statuses(tmp_path) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
 
 
 @pytest.mark.thorough
-def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
+def test_two_drivers_of_one_sweep_run_each_cell_once(tmp_path: Path) -> None:
     drivers = [command(tmp_path, "architecture.depth=2,3,4,5,6,7") for _ in range(2)]
     printed = [d.communicate(timeout=120)[0] for d in drivers]
     assert [d.returncode for d in drivers] == [0, 0], printed
@@ -342,18 +345,18 @@ def test_two_drivers_at_one_sweep_do_each_cell_once(tmp_path: Path) -> None:
     assert len(opened(tmp_path).search("tags.kind = 'sweep'")) == 1
 
 
-def test_a_run_at_work_under_a_lease_of_its_own_is_left_alone(finished: Path) -> None:
+def test_run_under_a_lock_of_its_own_is_not_resumed(finished: Path) -> None:
     store = opened(finished)
     run = store.search("tags.kind = 'run'")[0]
     store.client.update_run(run.info.run_id, "RUNNING")
     store.tag(run.info.run_id, {"lease": "its-own"})
-    task = CellJob("d2", {}, {}, run.data.tags["cell"], code_digest({}), {})
+    job = replace(prepared("d2"), cell_id=run.data.tags["cell"])
     with RunLocks(store.sidecar_dir("locks")).acquire("its-own"), bars(1, quiet=True) as shown:
-        assert run_cell(task, store, CellPolicy(command="x"), shown) is None
+        assert run_cell(job, store, RunOptions(command="x"), shown) is None
     assert store.find(run.info.run_id).data.tags["lease"] == "its-own"
 
 
-def test_an_interrupted_redoing_goes_on_and_counts_once(finished: Path) -> None:
+def test_interrupted_rerun_is_resumed_and_counts_once(finished: Path) -> None:
     store = opened(finished)
     old = next(r for r in store.search("tags.kind = 'run'") if r.info.run_name == "d2")
     tags = {k: v for k, v in old.data.tags.items() if k in ("sweep", "kind", "cell") or k.startswith("mlflow.cell")}
@@ -361,54 +364,52 @@ def test_an_interrupted_redoing_goes_on_and_counts_once(finished: Path) -> None:
     new.end("KILLED")
     code, text = swept(finished, TWO)
     assert code == 0
-    assert "1 interrupted before and gone on with" in text
+    assert "1 resumed" in text
     inside = store.search(in_sweep(old.data.tags["sweep"]))
     assert {r.info.run_id for r in inside if r.info.run_name == "d2"} == {new.run_id}
     assert {r.info.status for r in inside} == {"FINISHED"}
 
 
-def test_the_same_cells_in_another_order_are_the_same_sweep(tmp_path: Path) -> None:
+def test_sweep_id_does_not_depend_on_the_order_of_cells(tmp_path: Path) -> None:
     few = ("probes=none", "epochs=0")
     assert swept(tmp_path, TWO, "activation=relu,tanh", *few)[0] == 0
     code, text = swept(tmp_path, "activation=tanh,relu", TWO, *few)
     assert code == 0
-    assert "4 finished before" in text
+    assert "4 skipped, finished before" in text
     (summary,) = opened(tmp_path).search("tags.kind = 'sweep'")
     assert summary.info.status == "FINISHED"
 
 
-def test_a_run_that_another_machine_is_at_is_left_alone(finished: Path) -> None:
+def test_run_of_another_machine_is_not_resumed(finished: Path) -> None:
     store = opened(finished)
     run = store.search("tags.kind = 'run'")[0]
     store.client.update_run(run.info.run_id, "RUNNING")
     store.tag(run.info.run_id, {"lease.host": "another machine"})
     assert close_stale_runs(store) == []
-    task = CellJob("d2", {}, {}, run.data.tags["cell"], code_digest({}), {})
+    job = replace(prepared("d2"), cell_id=run.data.tags["cell"])
     with bars(1, quiet=True) as shown:
-        assert run_cell(task, store, CellPolicy(command="x"), shown) is None
+        assert run_cell(job, store, RunOptions(command="x"), shown) is None
     store.tag(run.info.run_id, {"lease.host": run.data.tags["lease.host"]})
     assert [r.info.run_id for r in close_stale_runs(store)] == [run.info.run_id]
     assert store.find(run.info.run_id).info.status == "KILLED"
 
 
-def test_leases_beside_a_file_are_seen_by_a_machine_of_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locks_next_to_a_file_do_not_depend_on_the_host_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers get a new name each time; what the last one left RUNNING is closed all the same."""
     store = opened(tmp_path)
     monkeypatch.setattr("platform.node", lambda: "old")
     dead = store.start("dead", RunLocks.of(store).tags("left"))
-    is_locked_elsewhere = store.start("at work", RunLocks.of(store).tags("held"))
+    at_work = store.start("at work", RunLocks.of(store).tags("held"))
     monkeypatch.setattr("platform.node", lambda: "new")
     with RunLocks.of(store).acquire("held"):
         assert [r.info.run_id for r in close_stale_runs(store)] == [dead.run_id]
-    assert store.find(is_locked_elsewhere.run_id).info.status == "RUNNING"
+    assert store.find(at_work.run_id).info.status == "RUNNING"
 
 
-def test_a_store_reached_by_another_way_has_the_same_leases_or_none(tmp_path: Path) -> None:
+def test_store_reached_by_another_path_has_the_same_locks_or_none(tmp_path: Path) -> None:
     """By a link it is the same folder; where it is another one, nobody is taken for dead."""
     store = opened(tmp_path)
-    is_locked_elsewhere = store.start("at work", RunLocks.of(store).tags("held"))
+    at_work = store.start("at work", RunLocks.of(store).tags("held"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "linked.db").symlink_to(tmp_path / "store.db")
     (tmp_path / "other" / "hard.db").hardlink_to(tmp_path / "store.db")
@@ -416,10 +417,10 @@ def test_a_store_reached_by_another_way_has_the_same_leases_or_none(tmp_path: Pa
         for name in ("linked", "hard"):
             uri = f"sqlite:///{tmp_path}/other/{name}.db"
             assert close_stale_runs(Store.open(TrackingConfig(uri, "gradvitals"))) == []
-    assert [r.info.run_id for r in close_stale_runs(store)] == [is_locked_elsewhere.run_id]
+    assert [r.info.run_id for r in close_stale_runs(store)] == [at_work.run_id]
 
 
-def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from pipeline.tracking.locks import RunLocks\n"
         "with RunLocks(Path(sys.argv[1])).acquire('x') as free:\n    print(free, flush=True); time.sleep(60)"
@@ -436,13 +437,13 @@ def test_a_lease_is_free_again_when_its_process_is_killed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("arguments", [["--jobs", "0"], ["--jobs", "x"], ["--time-limit", "0"], ["--memory-limit=-1"]])
-def test_wrong_options_are_told_in_one_line(
+def test_invalid_options_are_refused_in_one_line(
     arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from pipeline.cli import main
 
     assert main(["sweep", *arguments, *SMALL, f"tracking.uri={uri(tmp_path)}"]) == 2
-    told = capfd.readouterr().err.strip()
-    assert told.startswith("error: ")
-    assert "\n" not in told
+    message = capfd.readouterr().err.strip()
+    assert message.startswith("error: ")
+    assert "\n" not in message
     assert not (tmp_path / "store.db").exists()

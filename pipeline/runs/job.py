@@ -1,0 +1,98 @@
+"""A cell that is ready to run, and how to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import schema
+from pipeline.config.schema import checkpoint_config
+from pipeline.reproducibility.fingerprint import code_digest, fingerprint
+from pipeline.runs.early_stopping import Pruning
+from pipeline.runs.limits import Limits
+from pipeline.training.prepare import PreparedRun, prepare_run
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """A cell that is ready to run: composed, built, checked and fingerprinted.
+
+    Attributes:
+        name: Name of its run.
+        swept: Value of each swept key, as text.
+        raw_config: The resolved config.
+        run: The config as objects, with its data.
+        cell_id: Fingerprint of config, data and code.
+        code: Digest of the code.
+        tags: Tags of its run.
+    """
+
+    name: str
+    swept: Mapping[str, str]
+    raw_config: Mapping[str, Any]
+    run: PreparedRun
+    cell_id: str
+    code: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the user chose for the runs of one command.
+
+    Attributes:
+        command: A unique id of the command. Its own runs carry the id as a tag.
+        retry: Run failed cells again.
+        force: Run all cells again.
+        repeat: Resume interrupted runs only; start a new run for a cell that has ended.
+        limits: Limits of each run.
+        pruning: When to stop a run early; None for never.
+    """
+
+    command: str
+    retry: bool = False
+    force: bool = False
+    repeat: bool = False
+    limits: Limits = Limits()  # noqa: RUF009 (frozen)
+    pruning: Pruning | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The run of the store that an execution writes to.
+
+    Attributes:
+        run_id: The interrupted run to resume; None for a new run.
+        number: How many times the run has been resumed.
+        not_before: The earliest start time of a new run, milliseconds since 1970.
+    """
+
+    run_id: str | None = None
+    number: int = 0
+    not_before: int | None = None
+
+
+def prepare_cell(
+    raw_config: Mapping[str, Any],
+    name: str,
+    swept: Mapping[str, str],
+    run_tags: Mapping[str, str],
+    trusted: Collection[str] | None = None,
+) -> CellJob:
+    """Build, check and fingerprint a cell.
+
+    Args:
+        raw_config: The resolved config.
+        name: Name of its run.
+        swept: Value of each swept key, as text.
+        run_tags: Tags of its run.
+        trusted: Packages whose classes the config may name; all packages by default.
+
+    Raises:
+        ConfigError: An invalid key, value or combination.
+    """
+    run = prepare_run(schema.build(raw_config, trusted))
+    checkpoint_config(raw_config)
+    cell_id = fingerprint(raw_config, run.data.digest)
+    return CellJob(name, swept, raw_config, run, cell_id, code_digest(raw_config), run_tags)
