@@ -15,7 +15,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench clean lock
+.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench graph clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ lint: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## time a step against PyTorch (if installed) and bare products; and what measuring costs
 	@$(PY) -m benchmarks.step $(ARGS); first=$$?; $(PY) -m benchmarks.measuring $(ARGS) && exit $$first
+
+graph: $(READY)  ## draw which wing imports which, docs/import_graph.svg, and count lines
+	@$(PY) -m tools.import_graph
 
 lock: $(READY)  ## pin all requirements anew, with hashes (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-header \
