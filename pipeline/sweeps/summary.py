@@ -205,12 +205,17 @@ def share(store: Store, sweep_id: str, outcomes: Sequence[RunResult]) -> str:
 
 
 def where(console: Console, store: Store, path: str, what: str) -> None:
-    """A link on a line of its own, never broken; for a local store, with the command that serves it."""
+    """Print the lines of a link, never broken."""
+    for line in link_lines(store, path, what):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def link_lines(store: Store, path: str, title: str) -> list[str]:
+    """Return a title and a link on a line of its own; for a local store with the command that serves it."""
     if store.uri.startswith("http"):
         base, hint = without_user(store.uri), ""
     else:
         own = store.uri == TrackingConfig(None, store.experiment).resolved_uri()
         serve = "make ui" if own else f'make ui ARGS="--uri {store.uri}"'
         base, hint = "http://127.0.0.1:5000", f" (after `{serve}`)"
-    console.print(f"{what}{hint}:", soft_wrap=True, highlight=False)
-    console.print(f"{base}{path}", soft_wrap=True, highlight=False)
+    return [f"{title}{hint}:", f"{base}{path}"]
