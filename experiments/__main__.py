@@ -1,30 +1,48 @@
-"""``python -m experiments NAME``: run a published result's experiment and print its claims."""
+"""``python -m experiments NAME``: run one experiment and print its claims."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli import console, execute, quiet
+from pipeline.cli import console, execute, quiet, show
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from experiments.runner import ExperimentResult
 
 
 @click.command()
 @click.argument("name", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--all", "every", is_flag=True, help="Run all experiments and write the catalogue in docs/experiments.")
+@click.option("--all", "run_all", is_flag=True, help="Run all experiments and write the catalogue in docs/experiments.")
 @click.option("--slow", is_flag=True, help="Run the slow variants too.")
-def command(name: str | None, overrides: Sequence[str], every: bool, slow: bool) -> int:
+@click.option("--write", is_flag=True, help="Write the pages and figures of the experiment, as in docs/theory.md.")
+def command(name: str | None, overrides: Sequence[str], run_all: bool, slow: bool, write: bool) -> int:
     """Run the experiment NAME, a folder of experiments/ or the path of your own, and print its claims."""
-    from experiments.runner import experiment, experiments, names
+    from experiments.catalogue import write_catalogue
+    from experiments.experiment import load, names
+    from experiments.runner import applicable, run_experiment, write_pages
 
-    if every:
-        return experiments([*([name] if name else []), *overrides], slow, quiet(), console())
+    def run_and_print(name: str, overrides: Sequence[str]) -> ExperimentResult:
+        result = run_experiment(load(name), overrides, slow, quiet())
+        console().print(result.table())
+        show(result.lines())
+        if write:
+            show(f"wrote {path}" for path in write_pages(result, slow))
+        return result
+
+    if run_all:
+        overrides = [*([name] if name else []), *overrides]
+        results = [run_and_print(n, applicable(load(n), overrides)) for n in names()]
+        show(write_catalogue(results, slow).lines())
+        return max(result.exit_code for result in results)
     if not name:
         raise ConfigError(f"NAME is missing; allowed: {', '.join(names())}, or a folder with claims.yaml")
-    return experiment(name, overrides, slow, quiet(), console())
+    return run_and_print(name, overrides).exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,13 +32,13 @@ class Course(NamedTuple):
 def course(results: Sequence[Result], sweep: str, start: tuple[float, float]) -> Course:
     """That of the neuron that starts at (w, b)."""
     for result in select(results, sweep):
-        init = result.node["init"]
+        init = result.raw_config["init"]
         if (init["weights"]["values"][0][0][0], init["biases"]["values"][0][0][0]) == start:
             output, speed = (
                 np.array([r.values[0, 0] for r in result.summary.records if r.probe == probe])
                 for probe in ("activation_mean", "bias_gradient_norm")
             )
-            return Course(output, speed, float(result.node["optimizer"]["learning_rate"]))
+            return Course(output, speed, float(result.raw_config["optimizer"]["learning_rate"]))
     raise LookupError(f"no neuron of {sweep} starts at (w, b) = {start}")
 
 

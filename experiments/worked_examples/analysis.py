@@ -56,7 +56,7 @@ def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
     for number in "12":
         for result in select(results, f"worked_example_{number}"):
             found[f"{number}_cost"] = estimate(result.values("cost/train")[0])
-            network = passed(result.node)
+            network = passed(result.raw_config)
             for quantity, layer, place, value in entries(network):
                 found["_".join([number, quantity, str(layer), *map(str, place)])] = exactly(value)
             wrong = misprints(network, printed[result.sweep])
@@ -71,7 +71,7 @@ def figure(results: Sequence[Result]) -> Figure:
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 5.2))
         for axes, result in zip(drawn.subplots(1, 2), results, strict=False):
-            network = passed(result.node)
+            network = passed(result.raw_config)
             _compare(axes, network, printed[result.sweep])
             sizes = ", ".join(str(n) for n in (network.layers[0].n_in, *(layer.n_out for layer in network.layers)))
             axes.set_title(f"{result.sweep.replace('_', ' ')}, [{sizes}]: gradients of C", fontsize=10)

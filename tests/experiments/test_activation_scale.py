@@ -12,7 +12,8 @@ from support.published import answered, outcome
 from engine.activations import Activation, Identity, Relu, Tanh
 from engine.arrays import Array
 from engine.exponents import exponent_counts
-from experiments.runner import Result, load
+from experiments.experiment import load
+from experiments.runner import Result
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from experiments.runner import load, run_experiment
+from experiments.experiment import load
+from experiments.runner import run_experiment
 
 analysis = SimpleNamespace(**load("chain").measured.__globals__)
 
 
 def test_the_experiment(tmp_path: Path) -> None:
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "replicates=400", "architecture.depth=6"]
-    done = run_experiment(load("chain"), overrides, False, True, Console(file=io.StringIO(), width=200))
+    done = run_experiment(load("chain"), overrides, False, True)
     assert done.failed == 0
     found = {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
     assert len(found) == len(done.answers)

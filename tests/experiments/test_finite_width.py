@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from engine.arrays import Array
-from experiments.runner import Experiment, Result, load, run_experiment
+from experiments.experiment import Experiment, load
+from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
@@ -26,7 +25,7 @@ def test_a_few_networks_answer_the_claims(experiment: Experiment, tmp_path: Path
     """200 networks: four standard errors of each number."""
     store = tmp_path / "x.db"
     overrides = [f"tracking.uri=sqlite:///{store}", "replicates=200", "seed=0"]
-    done = run_experiment(experiment, overrides, False, True, Console(file=io.StringIO()))
+    done = run_experiment(experiment, overrides, False, True)
     assert done.failed == 0
     answers = {a.claim.key: a for a in done.answers}
     assert set(answers) == {c.key for c in experiment.claims(slow=True)}

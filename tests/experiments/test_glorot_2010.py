@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.published import answered, outcome
 
-from experiments.runner import Result, load
+from experiments.experiment import load
+from experiments.runner import Result
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from engine.activations import Tanh
 from engine.arrays import Array
 from engine.theory import MeanField, moments
-from experiments.runner import Experiment, Result, load, run_experiment
+from experiments.experiment import Experiment, load
+from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.config.compose import compose_run
 from pipeline.training.records import Record
@@ -31,7 +30,7 @@ def test_shallower_narrower_networks_have_their_spread(experiment: Experiment, t
     """Eight layers of 128, so that L/n = 1/16 again: Gaussian 8 + 9, orthogonal 8, tanh 8/32 of 0.054, linear 0."""
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "replicates=8", "architecture.depth=8"]
     overrides += [f"{key}=128" for key in ("architecture.width", "architecture.outputs", "data.source.inputs")]
-    done = run_experiment(experiment, [*overrides, "data.source.classes=128"], False, True, Console(file=io.StringIO()))
+    done = run_experiment(experiment, [*overrides, "data.source.classes=128"], False, True)
     assert done.failed == 0
     found = {a.claim.key: a.measured for a in done.answers}
     assert set(found) == {c.key for c in experiment.claims(slow=False)}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from experiments.runner import Experiment, Result, load, run_experiment
+from experiments.experiment import Experiment, load
+from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
@@ -25,7 +24,7 @@ def experiment() -> Experiment:
 def test_a_smaller_sweep_answers_the_claims(experiment: Experiment, tmp_path: Path) -> None:
     """At half the width and two thirds of the depth slopes scatter about twice as much: five percent, not two."""
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "architecture.width=150", "architecture.depth=28"]
-    done = run_experiment(experiment, overrides, False, True, Console(file=io.StringIO()))
+    done = run_experiment(experiment, overrides, False, True)
     assert done.failed == 0
     for answer in done.answers:
         assert answer.measured is not None, answer.claim.key

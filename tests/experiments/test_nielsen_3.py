@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from experiments.runner import load, run_experiment
+from experiments.experiment import load
+from experiments.runner import run_experiment
 
 analysis = SimpleNamespace(**load("nielsen_3").measured.__globals__)
 
@@ -33,7 +32,7 @@ def by_hand(w: float, b: float, rate: float, quadratic: bool) -> tuple[list[floa
 
 def test_the_experiment_is_the_loop(tmp_path: Path) -> None:
     uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
-    done = run_experiment(load("nielsen_3"), [uri], False, True, Console(file=io.StringIO(), width=200))
+    done = run_experiment(load("nielsen_3"), [uri], False, True)
     assert done.failed == 0
     assert all(a.within for a in done.answers)
     found = {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}

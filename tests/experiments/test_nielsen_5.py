@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
 from support.configs import config
 from support.idx_files import write_idx
 from support.published import answered, outcome
 
 from engine.arrays import Array
-from experiments.runner import Result, load, run_experiment
+from experiments.experiment import load
+from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
@@ -64,7 +63,7 @@ def test_the_slow_claims_have_answers(store: str) -> None:
     whole = load("nielsen_5")
     made = whole.description.model_copy(update={"sweeps": (), "slow": ("nielsen_5_depth",), "claims": ()})
     quick = [store, "replicates=1", "epochs=1"]
-    done = run_experiment(replace(whole, description=made), quick, True, True, Console(file=io.StringIO()))
+    done = run_experiment(replace(whole, description=made), quick, True, True)
     assert set(answered(done)) == {c.key for c in whole.description.slow_claims}
 
 

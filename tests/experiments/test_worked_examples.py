@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from rich.console import Console
 
-from experiments.runner import EXPERIMENTS, load, run_experiment
+from experiments.experiment import EXPERIMENTS, load
+from experiments.runner import run_experiment
 from pipeline.config.compose import compose_run
 from pipeline.training.loop import run
 
@@ -33,7 +32,7 @@ def right(example: dict[str, Any], quantity: str, layer: int) -> np.ndarray[Any,
 
 def test_all_claims_hold(tmp_path: Path) -> None:
     uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
-    done = run_experiment(load("worked_examples"), [uri], False, True, Console(file=io.StringIO(), width=200))
+    done = run_experiment(load("worked_examples"), [uri], False, True)
     assert done.failed == 0
     assert [a.claim.key for a in done.answers if not a.within] == []
     assert len(done.figure.axes) == 2

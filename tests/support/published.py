@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rich.console import Console
+from experiments.experiment import load
+from experiments.runner import ExperimentResult, run_experiment
 
-from experiments.runner import RunResult, load, run_experiment
 
-
-def outcome(name: str, store: str, sweeps: Sequence[str], *overrides: str) -> RunResult:
+def outcome(name: str, store: str, sweeps: Sequence[str], *overrides: str) -> ExperimentResult:
     """That of some of an experiment's sweeps alone."""
     whole = load(name)
     part = replace(whole, description=whole.description.model_copy(update={"sweeps": tuple(sweeps)}))
-    done = run_experiment(part, [store, *overrides], False, True, Console(file=io.StringIO(), width=200))
+    done = run_experiment(part, [store, *overrides], False, True)
     assert done.failed == 0
     assert done.figure.axes
     return done
 
 
-def answered(done: RunResult) -> dict[str, float]:
+def answered(done: ExperimentResult) -> dict[str, float]:
     """Means of what the analysis measured, by the claims' keys."""
     return {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}

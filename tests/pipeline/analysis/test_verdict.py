@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from engine.arrays import Array
 from engine.costs import Cost, HalfSquaredError
-from experiments.verdicts.__main__ import FAULTS, judged, markdown
+from experiments.verdicts.analysis import FAULTS, judge_planted, markdown
 from experiments.verdicts.planted import plant
 from pipeline.analysis.comparisons import wilson
 from pipeline.analysis.estimates import Estimate, estimate
@@ -512,12 +512,12 @@ def test_what_theory_was_asked_about_is_what_is_run(kind: str) -> None:
 
 @pytest.mark.thorough
 def test_the_verdict_is_right_on_a_few_planted_networks() -> None:
-    """Neither count speaks against its aim; `python -m experiments.verdicts` judges enough of them to tell."""
+    """Neither count speaks against its aim; `python -m experiments verdicts --slow` judges enough of them."""
     with threadpool_limits(1):
-        results = list(judged(40, seed=5))
+        results = list(judge_planted(40, seed=5))
     healthy = [r for r in results if r.planted.kind == HEALTHY]
     faults = [r for r in results if r.planted.kind in FAULTS]
-    alarms, missed = [r for r in healthy if r.false_alarm], [r for r in faults if not r.found]
+    alarms, missed = [r for r in healthy if r.is_false_alarm], [r for r in faults if not r.is_found]
     assert wilson(len(alarms), len(healthy))[0] <= 0.02, alarms
     assert wilson(len(faults) - len(missed), len(faults))[1] >= 0.98, missed
 
@@ -525,7 +525,7 @@ def test_the_verdict_is_right_on_a_few_planted_networks() -> None:
     assert "Written by `python -m something` on 2000-01-02." in told
     assert f"| healthy | {len(healthy)} |" in told
     for r in results:
-        assert (" ".join(r.planted.overrides) in told) == (not r.found)
+        assert (" ".join(r.planted.overrides) in told) == (not r.is_found)
 
 
 def test_an_interval_that_replicates_give_is_theirs() -> None:

@@ -34,7 +34,7 @@ LARGE = {  # of many cells or large ones; a sibling of each is small
     "activation_scale", "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010",
     "glorot_2010_jacobian", "he_2015", "isometry_linear_orthogonal", "isometry_relu_gaussian",
     "isometry_relu_orthogonal", "isometry_tanh_orthogonal", "isometry_training_gaussian", "mean_field",
-    "mean_field_training", "tanh_phases",
+    "mean_field_training", "tanh_phases", "tanh_phases_grid",
 }  # fmt: skip
 EXPERIMENTS = [
     pytest.param(name, marks=pytest.mark.thorough) if name in LARGE else name

@@ -1,1 +1,0 @@
-"""Updates lost to rounding in float32."""

@@ -1,1 +1,0 @@
-"""Ordered, critical and chaotic tanh nets: theory and measurement on one picture."""

@@ -1,1 +1,0 @@
-"""Random networks of every activation, many scales and depths beside mean-field theory."""
