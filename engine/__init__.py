@@ -1,4 +1,4 @@
-"""The mathematics of backpropagation: NumPy and the standard library, nothing else.
+"""Backpropagation with NumPy and the standard library only.
 
-Start with :mod:`engine.network`; every line there maps to an equation of the derivation.
+Start with :mod:`engine.network`: each of its lines corresponds to an equation of the derivation.
 """

@@ -1,11 +1,10 @@
-"""Activation functions a = σ(z) and their derivatives, side by side.
+"""Activation functions a = σ(z) and their derivatives.
 
-An :class:`Elementwise` σ acts on each unit alone, so its Jacobian ∂a/∂z is diagonal and σ'(z) says it all.
-:class:`Softmax` couples the units of a layer; its Jacobian is full. Both answer the question of the backward pass:
-given ∂C/∂a, what is ∂C/∂z = Jᵀ ∂C/∂a (:meth:`Activation.pull_back`, a vector-Jacobian product)?
+An :class:`Elementwise` σ acts on each unit alone: its Jacobian J = ∂a/∂z is diag σ'(z). :class:`Softmax` couples the
+units of a layer: its J is full. Each computes ∂C/∂z = Jᵀ ∂C/∂a for the backward pass (:meth:`Activation.pull_back`).
 
-To add one, derive from :class:`Elementwise`, write ``value`` and ``derivative``, and compare the two with
-:func:`engine.gradient_check.check_activation`. The argument ``out`` saves an allocation; ignoring it is allowed.
+To add one, derive from :class:`Elementwise`, write ``value`` and ``derivative``, and check them with
+:func:`engine.gradient_check.check_activation`. The argument ``out`` saves an allocation; a function may ignore it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from engine.special import erf
 
 
 class Piece(NamedTuple):
-    """A straight piece of a function: slope · x + offset from ``left`` to the next piece."""
+    """Linear piece of a function: slope · x + offset from ``left`` to the next piece."""
 
     left: float
     slope: float
@@ -30,14 +29,13 @@ class Piece(NamedTuple):
 
 
 class Activation(ABC):
-    """a = σ(z) on a layer: z and a are [E..., n, B].
+    """Activation function of a layer, a = σ(z), with z and a [E..., n, B].
 
     Attributes:
-        low, high: bounds of the values of σ (closed).
-        normalised: whether the values of a layer sum to one.
-        steepest: sup |σ'(z)|; the scale against which a unit counts as saturated.
-        linear: |σ'| where σ is nearly straight: at 0 for sigmoids, far above 0 for rectifiers.
-        gain: the σ_w² = fan_in · Var[W] that the literature pairs with σ (2 for rectifiers, He et al. 2015; else 1).
+        low, high: Closed bounds of the values of σ.
+        normalised: Whether the values of a layer sum to one.
+        steepest: sup |σ'(z)|, the scale for saturation.
+        gain: The σ_w² = fan_in · Var[W] that the literature pairs with σ (2 for rectifiers, He et al. 2015; else 1).
     """
 
     low: ClassVar[float] = -math.inf
@@ -48,30 +46,28 @@ class Activation(ABC):
 
     @property
     def linear(self) -> float:
-        """|σ'| where σ is nearly straight."""
+        """Return |σ'| where σ is nearly linear: at 0 for sigmoids, far above 0 for rectifiers."""
         return self.steepest
 
     @abstractmethod
     def value(self, z: Array, out: Array | None = None) -> Array:
-        """Compute a = σ(z), shape of z."""
+        """Compute a = σ(z)."""
 
     @abstractmethod
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
-        """Compute ∂C/∂z = Jᵀ ∂C/∂a with J = ∂a/∂z; all [E..., n, B]. ``out`` must not be ``dC_da``."""
+        """Compute ∂C/∂z = Jᵀ ∂C/∂a [E..., n, B] (a vector-Jacobian product, vjp); ``out`` must not be ``dC_da``."""
 
     @abstractmethod
     def jacobian(self, z: Array, a: Array) -> Array:
-        """Compute J = ∂a/∂z of every example: [E..., B, n, n], entry (i, j) = ∂a_i/∂z_j."""
+        """Compute J = ∂a/∂z of every example [E..., B, n, n]; entry (i, j) is ∂a_i/∂z_j."""
 
 
 class Elementwise(Activation):
-    """An activation that acts on each unit alone: J = diag σ'(z).
-
-    ``value`` and ``derivative`` take arrays of any shape.
+    """Activation that acts on each unit alone, J = diag σ'(z), on arrays of any shape.
 
     Attributes:
-        kinks: where σ or its derivatives jump, if anywhere; quadrature is split there.
-        pieces: of a piecewise linear σ, from left to right (left end, slope, offset); theory is then in closed form.
+        kinks: Points where σ or its derivatives jump; quadrature is split there.
+        pieces: Pieces of a piecewise linear σ from left to right, for theory in closed form.
     """
 
     kinks: ClassVar[tuple[float, ...]] = ()
@@ -79,7 +75,7 @@ class Elementwise(Activation):
 
     @abstractmethod
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
-        """Compute σ'(z) from z and a = σ(z), whichever is cheaper; shape of z."""
+        """Compute σ'(z) from z and a = σ(z)."""
 
     def pull_back(self, z: Array, a: Array, dC_da: Array, out: Array | None = None) -> Array:
         return np.multiply(self.derivative(z, a, out=out), dC_da, out=out)
@@ -91,7 +87,7 @@ class Elementwise(Activation):
 
 @dataclass(frozen=True)
 class Sigmoid(Elementwise):
-    """σ(z) = 1/(1 + e^−z), σ' = σ(1 − σ) ≤ ¼. Where e^−z overflows, σ = 0. Source: the derivation, last section."""
+    """σ(z) = 1/(1 + e^−z), σ' = σ(1 − σ) ≤ ¼; 0 where e^−z overflows. Source: the derivation, last section."""
 
     low, high = 0.0, 1.0
     steepest = 0.25
@@ -151,7 +147,7 @@ class LeakyRelu(Elementwise):
 
     @property
     def gain(self) -> float:  # type: ignore[override]
-        """2/(1 + α²): He et al. 2015, equation (15)."""
+        """Return 2/(1 + α²) (He et al., 2015, equation (15))."""
         return 2.0 / (1.0 + self.alpha**2)
 
     @property
@@ -173,7 +169,7 @@ class Elu(Elementwise):
     """σ(z) = z where z > 0, else α(e^z − 1); σ' = 1 or σ + α. Source: Clevert, Unterthiner & Hochreiter, 2016."""
 
     kinks = (0.0,)
-    linear = 1.0  # the slope above 0
+    linear = 1.0  # σ' above 0
     alpha: float
 
     def __post_init__(self) -> None:
@@ -182,7 +178,7 @@ class Elu(Elementwise):
 
     @property
     def steepest(self) -> float:  # type: ignore[override]
-        """max(1, α)."""
+        """Return max(1, α)."""
         return max(1.0, self.alpha)
 
     def value(self, z: Array, out: Array | None = None) -> Array:
@@ -199,7 +195,7 @@ class Elu(Elementwise):
 
 @dataclass(frozen=True)
 class Selu(Elementwise):
-    """σ(z) = λz where z > 0, else λα(e^z − 1), with the λ, α that fix mean 0 and variance 1.
+    """σ(z) = λz where z > 0, else λα(e^z − 1); λ and α keep mean 0 and variance 1. σ' = λ or σ + λα.
 
     Source: Klambauer, Unterthiner, Mayr & Hochreiter, "Self-Normalizing Neural Networks", 2017.
     """
@@ -208,7 +204,7 @@ class Selu(Elementwise):
     LAMBDA = 1.0507009873554804934193349852946
     ALPHA = 1.6732632423543772848170429916717
     steepest = LAMBDA * ALPHA
-    linear = LAMBDA  # the slope above 0
+    linear = LAMBDA  # σ' above 0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = np.expm1(np.minimum(z, 0, out=out), out=out)
@@ -225,14 +221,14 @@ class Selu(Elementwise):
 
 @dataclass(frozen=True)
 class Gelu(Elementwise):
-    """σ(z) = z Φ(z), σ' = Φ(z) + z φ(z), with Φ, φ the normal distribution and density.
+    """σ(z) = z Φ(z), σ' = Φ(z) + z φ(z), with the standard normal distribution Φ and density φ.
 
-    Source: Hendrycks & Gimpel, "Gaussian Error Linear Units", 2016 (the exact form, not the tanh approximation).
+    Source: Hendrycks & Gimpel, "Gaussian Error Linear Units", 2016 (exact form, without the tanh approximation).
     """
 
     steepest = 1.1289  # at z = √2
     gain = 2.0
-    linear = 1.0  # the slope far above 0
+    linear = 1.0  # σ' far above 0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.multiply(z, _normal_distribution(z), out=out)
@@ -248,14 +244,14 @@ def _normal_distribution(z: Array) -> Array:
 
 @dataclass(frozen=True)
 class Silu(Elementwise):
-    """σ(z) = z s(z), σ' = s + σ(1 − s), with s the logistic function.
+    """σ(z) = z s(z), σ' = s + σ(1 − s), with the logistic function s.
 
     Source: Elfwing, Uchibe & Doya, "Sigmoid-Weighted Linear Units", 2018; "swish" in Ramachandran et al. 2017.
     """
 
     steepest = 1.0999  # at z = 2.3994
     gain = 2.0
-    linear = 1.0  # the slope far above 0
+    linear = 1.0  # σ' far above 0
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         a = _logistic(z, out)
@@ -269,7 +265,7 @@ class Silu(Elementwise):
 
 @dataclass(frozen=True)
 class Softplus(Elementwise):
-    """σ(z) = ln(1 + e^z), σ' = 1/(1 + e^−z). Source: Dugas et al., 2001."""
+    """σ(z) = ln(1 + e^z), σ' = 1/(1 + e^−z). Source: Dugas, Bengio, Bélisle, Nadeau & Garcia, 2001."""
 
     low = 0.0
 
@@ -310,7 +306,7 @@ class HardTanh(Elementwise):
 
 @dataclass(frozen=True)
 class Identity(Elementwise):
-    """σ(z) = z, σ' = 1: linear networks."""
+    """σ(z) = z, σ' = 1."""
 
     pieces = (Piece(-math.inf, 1.0, 0.0),)
 
@@ -325,7 +321,7 @@ class Identity(Elementwise):
 
 @dataclass(frozen=True)
 class Softmax(Activation):
-    """a_i = e^{z_i} / Σ_j e^{z_j} over the units of a layer; ∂a_i/∂z_j = a_i (δ_ij − a_j), not diagonal.
+    """a_i = e^{z_i} / Σ_j e^{z_j} over the units of a layer; J_ij = ∂a_i/∂z_j = a_i (δ_ij − a_j).
 
     Jᵀ v = a ⊙ (v − Σ_i a_i v_i). Source: Bridle, "Probabilistic Interpretation of Feedforward Classification", 1990.
     """
@@ -334,7 +330,7 @@ class Softmax(Activation):
     normalised = True
 
     def value(self, z: Array, out: Array | None = None) -> Array:
-        a = np.exp(z - np.maximum.reduce(z.real, axis=-2, keepdims=True), out=out)  # shifted, so that no e^z overflows
+        a = np.exp(z - np.maximum.reduce(z.real, axis=-2, keepdims=True), out=out)  # the shift prevents overflow
         a /= np.add.reduce(a, axis=-2, keepdims=True)
         return a
 

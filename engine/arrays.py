@@ -1,7 +1,7 @@
 """The array type of the engine, and its norm.
 
-Shapes, in all modules: ``E...`` are leading ensemble axes (none for a single network), ``n`` units, ``m`` units of the
-layer below, ``B`` examples, ``P`` parameters. Columns are examples.
+Shapes in all modules: E... are leading ensemble axes (none for a single network), n the units of a layer, m the units
+of the layer below, B the examples, P the parameters. Columns are examples.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ PerMember = float | Array  # a hyperparameter: one number, or one per member of 
 
 
 def per_member(value: PerMember, dtype: np.dtype[Any]) -> PerMember:
-    """Make a hyperparameter broadcast against flat vectors [E..., P] of this dtype.
+    """Return a hyperparameter in a shape that broadcasts against flat vectors [E..., P] of this dtype.
 
-    An array [E...] is cast first, so that a member gets the number that the same network alone gets.
+    An array [E...] is cast first, so that each member has the same number as the same network alone.
     """
     return value.astype(dtype)[..., None] if isinstance(value, np.ndarray) else value
 
 
-def stored(result: Array, out: Array) -> Array:
-    """Return ``out`` with the values of ``result``, also where a user's function ignored its argument ``out``."""
+def store(result: Array, out: Array) -> Array:
+    """Copy ``result`` to ``out``, unless the function that computed it wrote to ``out`` already; return ``out``."""
     if result is not out:
         out[...] = result
     return out
@@ -34,17 +34,17 @@ def stored(result: Array, out: Array) -> Array:
 def norm(x: Array, axes: int = 2) -> Array:
     """Compute the Euclidean norm over the last axes without overflow or underflow.
 
-    ‖x‖ = √Σ x², or p·√Σ (x/p)² with p = max|x| for the members whose plain squares leave the type.
-
-    Args:
-        x: array [E..., k_1, ..., k_axes], real.
-        axes: number of trailing axes to reduce.
-
-    Returns:
-        float64 array [E...]; ∞ or NaN where x holds them, 0 only where every entry is 0.
+        ‖x‖ = √Σ x², or p·√Σ (x/p)² with p = max|x| for members whose plain squares leave the type
 
     The value of a member does not depend on the other members.
-    Source: J. L. Blue, "A Portable Fortran Program to Find the Euclidean Norm of a Vector", 1978 (the scaling).
+    Source of the scaling: J. L. Blue, "A Portable Fortran Program to Find the Euclidean Norm of a Vector", 1978.
+
+    Args:
+        x: Real array [E..., k_1, ..., k_axes].
+        axes: Number of trailing axes to reduce.
+
+    Returns:
+        float64 array [E...]; ∞ or NaN where x contains them, 0 only where every entry is 0.
     """
     flat = np.ascontiguousarray(x.reshape(*x.shape[: x.ndim - axes], -1))
     squares = np.asarray(np.vecdot(flat, flat))
@@ -56,7 +56,7 @@ def norm(x: Array, axes: int = 2) -> Array:
     return result
 
 
-# By type, the sums of squares that can be trusted: below, a square lost to underflow could change the last digits.
+# Range of the sums of squares that are exact, by type. Below it, an underflown square could change the last digits.
 _EXACT_SQUARES = {
     info.dtype.char: (float(info.tiny) / float(info.eps) ** 2, float(info.max))
     for info in (np.finfo(np.float32), np.finfo(np.float64))
@@ -64,7 +64,6 @@ _EXACT_SQUARES = {
 
 
 def _scaled_norm(rows: Array) -> Array:
-    """‖row‖ of every row of a float64 array [k, n]."""
     peak = np.abs(rows).max(axis=-1, initial=0)
     scale = np.where((peak > 0) & np.isfinite(peak), peak, 1.0)[:, None]
     scaled = rows / scale

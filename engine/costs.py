@@ -1,10 +1,10 @@
-"""Cost functions C(a, y) of one example and their gradients, side by side.
+"""Cost functions C(a, y) of one example and their gradients.
 
-The derivation uses two quadratic costs, Σ(a−y)² up to section 2.4 and ½‖a−y‖² from 2.5 on; they are two classes here.
-A cost may name the activation with which equation (1) collapses to δ^L = a − y. :meth:`Cost.delta` then returns exactly
-that, and :meth:`Cost.of_output` computes the value from z, where saturated outputs keep all digits.
+The derivation uses two quadratic costs, Σ(a−y)² up to section 2.4 and ½‖a−y‖² from 2.5 on; each is a class here.
+A cost may name the output activation with which equation (1) collapses to δ^L = a − y. :meth:`Cost.delta` then returns
+exactly a − y, and :meth:`Cost.of_output` computes C from z, without loss of digits where outputs saturate.
 
-To add one, derive from :class:`Cost` and let :func:`engine.gradient_check.check_cost` compare the two.
+To add one, derive from :class:`Cost` and check it with :func:`engine.gradient_check.check_cost`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from engine.arrays import Array
 
 
 class Cost(ABC):
-    """C of each example: a and y are [E..., n, B], values [E..., B].
+    """Cost C of each example [E..., B] for outputs a, targets y and weighted inputs z, all [E..., n, B].
 
     Attributes:
-        collapses_with: the output activation for which δ^L = a − y exactly, if any.
-        output_low, output_high: the outputs for which C is defined.
-        normalised: True if outputs must sum to one, False if they must not be coupled so, None if it does not matter.
-        target_low, target_high: the targets for which C is a cost.
+        collapses_with: The output activation for which δ^L = a − y exactly, if any.
+        output_low, output_high: Range of the outputs for which C is defined.
+        normalised: Whether outputs must (True), must not (False) or may (None) be coupled to sum to one.
+        target_low, target_high: Range of the targets for which C is a cost.
     """
 
     collapses_with: ClassVar[type[Activation] | None] = None
@@ -39,33 +39,32 @@ class Cost(ABC):
 
     @abstractmethod
     def value(self, a: Array, y: Array) -> Array:
-        """Compute C of every example, [E..., B]."""
+        """Compute C of every example [E..., B]."""
 
     @abstractmethod
     def gradient(self, a: Array, y: Array) -> Array:
-        """Compute ∂C/∂a of every example, not divided by the batch size: [E..., n, B]."""
+        """Compute ∂C/∂a of every example [E..., n, B], not divided by the batch size."""
 
     def delta(self, sigma: Activation, z: Array, a: Array, y: Array, out: Array | None = None) -> Array:
-        """Compute δ^L = Jᵀ ∂C/∂a, equation (1), for outputs a = σ(z); exactly a − y where cost and σ collapse.
+        """Compute δ^L = Jᵀ ∂C/∂a [E..., n, B], equation (1), for outputs a = σ(z); a − y where cost and σ collapse.
 
-        Args:
-            out: where the result may be written, [E..., n, B].
+        The result may be written to ``out``.
         """
         if self.collapses_with is type(sigma):
             return np.subtract(a, y, out=out)
         return sigma.pull_back(z, a, self.gradient(a, y), out=out)
 
     def of_output(self, sigma: Activation, z: Array, a: Array, y: Array) -> Array:
-        """Compute C of every example, [E..., B], for outputs a = σ(z); from z where cost and σ collapse."""
+        """Compute C of every example [E..., B] for outputs a = σ(z), from z where cost and σ collapse."""
         return self.value_from_z(z, y) if self.collapses_with is type(sigma) else self.value(a, y)
 
     def value_from_z(self, z: Array, y: Array) -> Array:
-        """Compute C from the weighted input z [E..., n, B] of an output layer :attr:`collapses_with`: [E..., B].
+        """Compute C of every example [E..., B] from the z of an output layer with activation :attr:`collapses_with`.
 
         Raises:
-            NotImplementedError: the cost collapses with no activation.
+            NotImplementedError: If the cost collapses with no activation.
         """
-        raise NotImplementedError(f"{type(self).__name__} names no activation it collapses with")
+        raise NotImplementedError(f"collapses_with=None: {type(self).__name__} collapses with no activation")
 
 
 @dataclass(frozen=True)
@@ -91,24 +90,21 @@ class HalfSquaredError(Cost):
 
 
 def _inside(a: Array) -> tuple[float, float]:
-    """The smallest and the largest number strictly between 0 and 1 in a's type: logarithms stay finite."""
+    """Return the smallest and largest number strictly between 0 and 1 in a's type, where logarithms are finite."""
     info = np.finfo(a.dtype)
     return float(info.tiny), float(1 - info.epsneg)
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Cost):
-    """Binary cross-entropy, summed over outputs: C = −Σ_j [y_j ln a_j + (1−y_j) ln(1−a_j)], ∂C/∂a = (a−y)/(a(1−a)).
+    """Binary cross-entropy, C = −Σ_j [y_j ln a_j + (1−y_j) ln(1−a_j)], ∂C/∂a = (a−y)/(a(1−a)).
 
     With sigmoid outputs δ^L = a − y and C = Σ_j [ln(1 + e^{z_j}) − y_j z_j]. Source: Nielsen 2015, chapter 3.
     """
 
-    collapses_with: ClassVar[type[Activation] | None] = Sigmoid
-    output_low: ClassVar[float] = 0.0
-    output_high: ClassVar[float] = 1.0
-    normalised: ClassVar[bool | None] = False
-    target_low: ClassVar[float] = 0.0
-    target_high: ClassVar[float] = 1.0
+    collapses_with = Sigmoid
+    normalised = False
+    output_low, output_high = target_low, target_high = 0.0, 1.0
 
     def value(self, a: Array, y: Array) -> Array:
         smallest, largest = _inside(a)
@@ -126,17 +122,14 @@ class CrossEntropy(Cost):
 
 @dataclass(frozen=True)
 class LogLikelihood(Cost):
-    """Categorical cross-entropy: C = −Σ_j y_j ln a_j, ∂C/∂a = −y/a, for outputs and targets that sum to one.
+    """Categorical cross-entropy, C = −Σ_j y_j ln a_j, ∂C/∂a = −y/a, for outputs and targets that sum to one.
 
     With softmax outputs δ^L = a − y and C = ln Σ_j e^{z_j} − Σ_j y_j z_j. Source: Nielsen 2015, chapter 3.
     """
 
-    collapses_with: ClassVar[type[Activation] | None] = Softmax
-    output_low: ClassVar[float] = 0.0
-    output_high: ClassVar[float] = 1.0
-    normalised: ClassVar[bool | None] = True
-    target_low: ClassVar[float] = 0.0
-    target_high: ClassVar[float] = 1.0
+    collapses_with = Softmax
+    normalised = True
+    output_low, output_high = target_low, target_high = 0.0, 1.0
 
     def value(self, a: Array, y: Array) -> Array:
         return -np.add.reduce(y * np.log(np.maximum(a, _inside(a)[0])), axis=-2)

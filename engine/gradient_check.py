@@ -1,12 +1,12 @@
-"""Gradient checks for any activation, cost, block or network, a user's own included.
+"""Gradient checks for activations, costs, blocks and networks, including a user's own.
 
 A gradient g is compared with the directional derivative along random directions v:
 
-    g·v  against  Im f(x + ihv)/h            complex step, h = 1e-30: exact to rounding, where f is analytic
-    g·v  against  [f(x + hv) − f(x − hv)]/2h central differences, h = 1e-6 · scale, otherwise
+    g·v  against  Im f(x + ihv)/h            complex step, h = 1e-30, exact to rounding where f is analytic
+    g·v  against  [f(x + hv) − f(x − hv)]/2h central differences, h = 1e-6 · scale
 
-The complex step is used where central differences confirm it; it is the sharper oracle.
-Source of the complex step: Squire & Trapp, "Using Complex Variables to Estimate Derivatives", 1998.
+The complex step, the more precise oracle, is used where central differences confirm it.
+Source: Squire & Trapp, "Using Complex Variables to Estimate Derivatives of Real Functions", 1998.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REAL_STEP = 1e-6
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: the part checked, the method, the largest relative error and the error allowed."""
+    """Result of one comparison: part, method, largest relative error and tolerance."""
 
     part: str
     method: str
@@ -37,40 +37,41 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance."""
+        """Return whether the error is within the tolerance."""
         return self.error <= self.tolerance
 
 
 @dataclass(frozen=True)
 class Report:
-    """All comparisons of a check; :meth:`require` raises if one failed."""
+    """All comparisons of a check."""
 
     checks: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every comparison passed."""
+        """Return whether every comparison passed."""
         return all(check.passed for check in self.checks)
 
     def require(self) -> Report:
         """Return the report if every comparison passed.
 
         Raises:
-            AssertionError: naming each part whose gradient is wrong.
+            AssertionError: If a comparison failed; the message names each part with a wrong gradient.
         """
-        wrong = [c for c in self.checks if not c.passed]
-        if wrong:
-            lines = [f"{c.part}: relative error {c.error:.2e} > {c.tolerance:.0e} ({c.method})" for c in wrong]
+        failed = [c for c in self.checks if not c.passed]
+        if failed:
+            lines = [f"{c.part}: relative error {c.error:.2e} > {c.tolerance:.0e} ({c.method})" for c in failed]
             raise AssertionError("wrong gradient in " + "; ".join(lines))
         return self
 
 
 def directional_derivative(f: Callable[[Array], Array], x: Array, v: Array) -> tuple[Array, str]:
-    """Compute d/dh f(x + hv) at 0, and name the method: "complex step" or "central differences".
+    """Compute d/dh f(x + hv) at h = 0, and return it with its method, "complex step" or "central differences".
 
     Args:
-        f: a function of arrays like x, real or complex; any output shape.
-        x, v: the point and the direction, of one shape.
+        f: Function of real or complex arrays with the shape of x; the output may have any shape.
+        x: Point.
+        v: Direction, with the shape of x.
     """
     h = REAL_STEP * max(1.0, float(np.abs(x).max())) / max(float(np.abs(v).max()), 1e-300)
     central = (f(x + h * v) - f(x - h * v)) / (2 * h)
@@ -111,7 +112,7 @@ def check_activation(sigma: Activation, rng: np.random.Generator, units: int = 5
 
 
 def check_cost(cost: Cost, a: Array, y: Array, rng: np.random.Generator) -> Report:
-    """Check ``gradient`` against ``value`` at outputs a and targets y, both [n, B] and inside the cost's domain."""
+    """Check ``gradient`` against ``value`` at outputs a and targets y [n, B] inside the domain of the cost."""
     v = rng.standard_normal(a.shape) * np.minimum(np.abs(a), 1)
     expected, method = directional_derivative(lambda x: cost.value(x, y), a, v)
     got = np.add.reduce(v * cost.gradient(a, y), axis=-2)
@@ -121,32 +122,33 @@ def check_cost(cost: Cost, a: Array, y: Array, rng: np.random.Generator) -> Repo
 def check_network(
     network: Network, x: Array, y: Array, cost: Cost, rng: np.random.Generator, directions: int = 3
 ) -> Report:
-    """Check the gradient of a network part by part, and name every block that is wrong.
+    """Check the gradient of a network part by part, to locate each wrong block.
 
-    First each block by itself, at a random input with a random ∂C/∂a; then the cost's δ^L; if these are right, ∂C/∂θ of
-    the whole network. A block that contains a wrong one is not checked.
+    Each block is checked alone, at a random input and ∂C/∂a, unless a block inside it is wrong. The cost's δ^L is
+    checked at the last pass. If all are right, ∂C/∂θ of the whole network is checked.
 
     Args:
-        network: real, of any ensemble shape, with its parameters set; they do not change.
-        x, y: input [E..., n_0, B] (or shared [n_0, B]) and targets [E..., n_L, B].
+        network: Real network of any ensemble shape; its parameters do not change.
+        x: Input [E..., n_0, B], or [n_0, B] shared by all members.
+        y: Targets [E..., n_L, B].
         cost: C.
-        rng: draws inputs and directions.
-        directions: random directions per comparison.
+        rng: Generator of inputs and directions.
+        directions: Number of random directions per comparison.
     """
     network.forward(x)
     network.backward(y, cost)
     checks, gradient = [_check_delta(network, y, cost, rng)], network.grad.copy()
     wrong: set[Block] = set()
     for i, block in reversed(list(enumerate(network.modules))):
-        found = [] if wrong & set(flatten(block.inner())) else list(_check_block(network, i, rng, directions))
-        if not all(check.passed for check in found):
+        results = [] if wrong & set(flatten(block.inner())) else list(_check_block(network, i, rng, directions))
+        if not all(check.passed for check in results):
             wrong.add(block)
-        checks += found[::-1]
+        checks += results[::-1]
 
     def mean_cost(theta: Array) -> Array:
-        other = network.like(theta)
-        other.forward(x.astype(theta.dtype))
-        return np.asarray(np.add.reduce(other.cost(y, cost), axis=-1) / x.shape[-1])
+        shifted = network.like(theta)
+        shifted.forward(x.astype(theta.dtype))
+        return np.asarray(np.add.reduce(shifted.cost(y, cost), axis=-1) / x.shape[-1])
 
     if all(check.passed for check in checks):
         checks.append(_along(mean_cost, network.theta, gradient, "network ∂C/∂θ", rng, directions))
@@ -154,7 +156,7 @@ def check_network(
 
 
 def _check_delta(network: Network, y: Array, cost: Cost, rng: np.random.Generator) -> Check:
-    """δ^L of the last pass against C as a function of z^L."""
+    """Check δ^L of the last pass against C as a function of z^L."""
     top = network.output
     v = rng.standard_normal(top.z.shape)
     expected, method = directional_derivative(
@@ -164,15 +166,15 @@ def _check_delta(network: Network, y: Array, cost: Cost, rng: np.random.Generato
 
 
 def _check_block(network: Network, i: int, rng: np.random.Generator, directions: int) -> Iterator[Check]:
-    """The gradients of module i against Σ_b u_b·a_b as a function of its input and of θ, for a random u = ∂C/∂a."""
+    """Check the gradients of module i against Σ_b u_b·a_b as a function of its input and of θ, for random u = ∂C/∂a."""
     block, size, theta = network.modules[i], network.batch_size, network.theta
     a_in = rng.standard_normal((*network.ensemble, block.n_in, size))
     u = rng.standard_normal(block.forward(a_in).shape)
 
     def total(a_in: Array, theta: Array) -> Array:
-        other = network.like(theta)
-        other.resize(size)
-        products = u * other.modules[i].forward(a_in)
+        shifted = network.like(theta)
+        shifted.resize(size)
+        products = u * shifted.modules[i].forward(a_in)
         return np.asarray(np.add.reduce(products.reshape(*network.ensemble, -1), axis=-1))
 
     with np.errstate(all="ignore"):
@@ -182,12 +184,12 @@ def _check_block(network: Network, i: int, rng: np.random.Generator, directions:
     yield _along(lambda x: total(x, theta.astype(x.dtype)), a_in, through, f"{name} ∂C/∂a_in", rng, directions)
     for parameter in block.parameters:
         gradient = np.zeros_like(theta)
-        gradient[..., parameter.place] = network.grad[..., parameter.place] * size  # a sum here, not an average
+        gradient[..., parameter.place] = network.grad[..., parameter.place] * size  # Σ_b u_b·a_b is no average
         part = f"{name} ∂C/∂{parameter.name}"
         yield _along(lambda t: total(a_in.astype(t.dtype), t), theta, gradient, part, rng, directions, parameter.place)
 
 
-def _along(
+def _along(  # seven arguments describe one comparison; a class for them would be longer
     f: Callable[[Array], Array],
     x: Array,
     gradient: Array,

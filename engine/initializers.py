@@ -1,7 +1,7 @@
-"""Initial weights and biases. Each is a distribution with a known variance, which theory reads.
+"""Distributions of initial weights and biases; their variances are inputs of mean-field theory.
 
 ``sample`` always draws in float64, so float32 and float64 runs start from the same numbers.
-fan_in = m and fan_out = n are those of the layer W [n, m], for its biases b [n, 1] as well.
+fan_in = m and fan_out = n of a layer with W [n, m] apply to its biases b [n, 1] too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.network import Network
 
 @dataclass(frozen=True)
 class ParameterShape:
-    """The parameter to draw: its layer's number, its shape (W [n, m] or b [n, 1]) and the layer's fans."""
+    """Parameter to draw: number of its layer, shape of W [n, m] or b [n, 1], and fans of the layer."""
 
     layer: int
     shape: tuple[int, int]
@@ -30,24 +30,24 @@ class ParameterShape:
 
 
 class Initializer(ABC):
-    """A distribution over matrices [n, k] with independent (or rotation-invariant) entries.
+    """Distribution over matrices [n, k] with independent (or rotation-invariant) entries.
 
     Attributes:
-        random: whether it is a distribution, and not a choice of numbers.
+        random: Whether entries are random, as opposed to fixed numbers.
     """
 
     random: ClassVar[bool] = True
 
     @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
-        """Return the mean square of an entry (its variance, if it is centred)."""
+        """Return the mean square of an entry, which is its variance if it is centred."""
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
-        """Draw one matrix, float64 [n, k]."""
+        """Draw one float64 matrix [n, k]."""
 
 
-LARGEST = 1e150  # its square is a number
+LARGEST = 1e150  # its square is finite
 
 
 def _positive(name: str, value: float, allow_zero: bool = False) -> None:
@@ -84,7 +84,7 @@ class Gaussian(_Normal):
 
 @dataclass(frozen=True)
 class GaussianFanIn(_Normal):
-    """N(0, s²/fan_in). s = 1 is Nielsen's "better" initialisation and LeCun's (1998)."""
+    """N(0, s²/fan_in); s = 1 is the initialisation of LeCun et al., 1998, and of Nielsen, 2015, chapter 3."""
 
     std: float
 
@@ -97,7 +97,7 @@ class GaussianFanIn(_Normal):
 
 @dataclass(frozen=True)
 class UniformFanIn(_Uniform):
-    """U(−1/√fan_in, 1/√fan_in), variance 1/(3 fan_in): the "standard" one of Glorot & Bengio, 2010, equation (1)."""
+    """U(±1/√fan_in), variance 1/(3 fan_in). Source: Glorot & Bengio, 2010, equation (1), "standard"."""
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 1 / (3 * fan_in)
@@ -145,10 +145,7 @@ class LecunNormal(_Normal):
 
 @dataclass(frozen=True)
 class Matched(_Normal):
-    """N(0, g/fan_in) with the g that the literature pairs with the activation: He for rectifiers, LeCun otherwise.
-
-    g is :attr:`engine.activations.Activation.gain`.
-    """
+    """N(0, g/fan_in) with g = :attr:`engine.activations.Activation.gain`: He for rectifiers, LeCun otherwise."""
 
     activation: Activation
 
@@ -171,7 +168,7 @@ class MeanFieldWeights(_Normal):
 
 @dataclass(frozen=True)
 class MeanFieldBiases(_Normal):
-    """N(0, σ_b²), whatever the fan. Source: Poole et al., 2016."""
+    """N(0, σ_b²) for any fan. Source: Poole et al., 2016."""
 
     sigma_b2: float
 
@@ -184,9 +181,9 @@ class MeanFieldBiases(_Normal):
 
 @dataclass(frozen=True)
 class Orthogonal(Initializer):
-    """g·Q with QᵀQ = 1 (or QQᵀ = 1 if wider than high), uniform over such matrices; mean square g²/max(n, m).
+    """g·Q with uniformly distributed Q, QᵀQ = 1 (or QQᵀ = 1 if n < m); mean square g²/max(n, m).
 
-    Source: Saxe, McClelland & Ganguli, 2014; the sign fix that makes Q uniform: Mezzadri, 2007.
+    Sources: Saxe, McClelland & Ganguli, 2014; Mezzadri, 2007, for the signs that make Q uniform.
     """
 
     gain: float
@@ -206,7 +203,7 @@ class Orthogonal(Initializer):
 
 @dataclass(frozen=True)
 class TruncatedNormal(Initializer):
-    """N(0, s²) conditioned on |w| ≤ c·s (redrawn until inside); variance s²·(1 − 2cφ(c)/(2Φ(c) − 1))."""
+    """N(0, s²) conditioned on |w| ≤ c·s, by rejection; variance s²·(1 − 2cφ(c)/(2Φ(c) − 1))."""
 
     std: float
     cut: float
@@ -229,7 +226,7 @@ class TruncatedNormal(Initializer):
 
 @dataclass(frozen=True)
 class Constant(Initializer):
-    """The same value everywhere; biases of 0 are the common case."""
+    """The same value for every entry."""
 
     value: float
     random: ClassVar[bool] = False
@@ -247,33 +244,30 @@ class Constant(Initializer):
 
 @dataclass(frozen=True)
 class Given(Initializer):
-    """Values written out: one matrix a layer, each a list of rows.
-
-    The worked examples of the derivation are such networks.
-    """
+    """Fixed values: one matrix per layer, each a list of rows, as in the worked examples of the derivation."""
 
     random: ClassVar[bool] = False
     values: Sequence[Sequence[Sequence[float]]]
 
     def variance(self, fan_in: int, fan_out: int) -> float:
-        """Return NaN: given numbers have no distribution."""
+        """Return NaN: fixed numbers have no distribution."""
         return math.nan
 
     def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
         """Return the matrix of the parameter's layer.
 
         Raises:
-            ValueError: no such layer, or another shape.
+            ValueError: If the layer has no matrix, or its matrix has another shape.
         """
         if parameter.layer > len(self.values):
-            raise ValueError(f"values holds {len(self.values)} matrices, but the network has a layer {parameter.layer}")
+            raise ValueError(f"values: holds {len(self.values)} matrices, the network has a layer {parameter.layer}")
         try:
             matrix = np.array(self.values[parameter.layer - 1], dtype=np.float64)
         except ValueError as ragged:
             raise ValueError(f"values[{parameter.layer - 1}]: rows must have equal lengths") from ragged
         if matrix.shape != parameter.shape:
             raise ValueError(
-                f"values[{parameter.layer - 1}] is {matrix.shape}, but layer {parameter.layer} needs {parameter.shape}"
+                f"values[{parameter.layer - 1}]: shape {matrix.shape}; layer {parameter.layer} needs {parameter.shape}"
             )
         return matrix
 
@@ -284,24 +278,26 @@ def initialize(
     biases: Initializer | Sequence[Initializer],
     rngs: Sequence[np.random.Generator],
 ) -> None:
-    """Draw W and b of every layer; member k of the stack takes all its numbers from rngs[k] (weights before biases).
+    """Draw W and then b of every layer, from input to output.
 
     Args:
-        weights, biases: one initialiser for all members, or one per member.
-        rngs: one generator per member.
+        network: Network whose parameters are overwritten.
+        weights: Initialiser of W, one for all members or one per member.
+        biases: Initialiser of b, one for all members or one per member.
+        rngs: One generator per member of the stack; it draws all numbers of that member.
 
     Raises:
-        ValueError: not one generator or initialiser per member; given values that do not fit.
+        ValueError: If the counts do not match the members, or fixed values do not fit the network.
     """
     members = list(np.ndindex(network.ensemble))
-    of_weights, of_biases = (
-        [one] * len(members) if isinstance(one, Initializer) else list(one) for one in (weights, biases)
+    weight_draws, bias_draws = (
+        [draw] * len(members) if isinstance(draw, Initializer) else list(draw) for draw in (weights, biases)
     )
-    for name, found in (("generators", rngs), ("initialisers", of_weights), ("initialisers", of_biases)):
-        if len(found) != len(members):
-            raise ValueError(f"{len(found)} {name} for {len(members)} networks: one each")
+    for name, items in (("rngs", rngs), ("weights", weight_draws), ("biases", bias_draws)):
+        if len(items) != len(members):
+            raise ValueError(f"{name}: {len(items)} for {len(members)} networks; must be one per network")
     for k, member in enumerate(members):
         for layer in network.layers:
             n, m = layer.n_out, layer.n_in
-            layer.W[member] = of_weights[k].sample(rngs[k], ParameterShape(layer.number, (n, m), fan_in=m, fan_out=n))
-            layer.b[member] = of_biases[k].sample(rngs[k], ParameterShape(layer.number, (n, 1), fan_in=m, fan_out=n))
+            layer.W[member] = weight_draws[k].sample(rngs[k], ParameterShape(layer.number, (n, m), fan_in=m, fan_out=n))
+            layer.b[member] = bias_draws[k].sample(rngs[k], ParameterShape(layer.number, (n, 1), fan_in=m, fan_out=n))

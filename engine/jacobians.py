@@ -1,14 +1,14 @@
-"""The derivation's second world (section 2.5): explicit Jacobians, row gradients, products of matrices.
+"""The derivation's second world (section 2.5): explicit Jacobians, gradients as rows, matrix products.
 
-Here gradients are rows and ∂a/∂z is the full Jacobian, so the chain rule reads from left to right:
+Gradients are rows and ∂a/∂z is the full Jacobian, so the chain rule reads from left to right:
 
     δ^L = ∂C/∂a^L · ∂a^L/∂z^L                                1×n = (1×n)(n×n)
     δ^l = δ^{l+1} · ∂z^{l+1}/∂a^l · ∂a^l/∂z^l                1×m = (1×n)(n×m)(m×m)
     ∂C/∂W^l = δ^l · ∂z^l/∂W^l                                1×nm = (1×n)(n×nm)
 
-It is slow on purpose: an oracle for :mod:`engine.network`, the source of the input-output Jacobian, and a teaching
-trace. All functions read a network after a forward pass and change nothing in it. A block that is no Dense layer enters
-with its own Jacobian, δ · ∂a/∂a_in; a residual block with 1 + s ∂f/∂x.
+This slow form is the oracle for :mod:`engine.network`, and serves the input-output Jacobian and the trace. All
+functions read a network after a forward pass and do not change it. Blocks other than Dense enter with their own
+Jacobian, ∂C/∂a · ∂a/∂a_in; a residual block with 1 + s ∂f/∂x.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from engine.residual import Residual
 
 @dataclass(frozen=True)
 class RowGradients:
-    """The gradients of one layer in the second world.
+    """Gradients of one layer in the second world.
 
     Attributes:
-        dC_da: ∂C/∂a^l of each example, a row: [E..., B, 1, n].
-        da_dz: the Jacobian ∂a^l/∂z^l: [E..., B, n, n].
-        delta: δ^l = ∂C/∂z^l, a row: [E..., B, 1, n].
-        dW: ∂C/∂W averaged over the batch, [E..., n, m].
-        db: ∂C/∂b averaged over the batch, a row: [E..., 1, n].
+        dC_da: ∂C/∂a^l of each example, a row [E..., B, 1, n].
+        da_dz: Jacobian ∂a^l/∂z^l of each example [E..., B, n, n].
+        delta: δ^l = ∂C/∂z^l of each example, a row [E..., B, 1, n].
+        dW: ∂C/∂W^l, averaged over the batch [E..., n, m].
+        db: ∂C/∂b^l, averaged over the batch, a row [E..., 1, n].
     """
 
     dC_da: Array
@@ -45,12 +45,12 @@ class RowGradients:
 
 
 def activation_jacobian(layer: Dense) -> Array:
-    """Return ∂a/∂z of every example: [E..., B, n, n]; diagonal for an element-wise σ, full for softmax."""
+    """Return ∂a/∂z of every example [E..., B, n, n], diagonal for an element-wise σ and full for softmax."""
     return layer.sigma.jacobian(layer.z, layer.a)
 
 
 def weight_jacobian(layer: Dense) -> Array:
-    """Return ∂z/∂W with W flattened row by row: [E..., B, n, n·m]; ∂z_i/∂W_jk = a_k where i = j, else 0."""
+    """Return ∂z/∂W of every example [E..., B, n, n·m], W flattened by rows: ∂z_i/∂W_jk = a_k where i = j, else 0."""
     a = np.swapaxes(layer.a_in, -1, -2)
     n, m = layer.W.shape[-2], a.shape[-1]
     same_unit = np.eye(n, dtype=a.dtype)[:, :, None]
@@ -58,38 +58,39 @@ def weight_jacobian(layer: Dense) -> Array:
 
 
 def row_gradients(network: Network, y: Array, cost: Cost) -> list[RowGradients]:
-    """Compute every gradient of the last forward pass by products of explicit Jacobians; layers 1 ... L in order."""
+    """Compute the gradients of layers 1 ... L for the last forward pass, as products of explicit Jacobians."""
     top = network.output
     dC_da = np.swapaxes(cost.gradient(top.a, y), -1, -2)[..., None, :]
-    found: list[RowGradients] = []
-    _carry_down(network.blocks, dC_da, found)
-    return found[::-1]
+    gradients: list[RowGradients] = []
+    _carry_down(network.blocks, dC_da, gradients)
+    return gradients[::-1]
 
 
-def _carry_down(blocks: Sequence[Block], dC_da: Array, found: list[RowGradients]) -> Array:
-    """Carry ∂C/∂a [E..., B, 1, n] through blocks to their input; add the gradients of the layers met, top first."""
+def _carry_down(blocks: Sequence[Block], dC_da: Array, gradients: list[RowGradients]) -> Array:
+    """Return ∂C/∂a_in of blocks from their ∂C/∂a [E..., B, 1, n], and append their layers' gradients, top first."""
     for block in reversed(blocks):
         if isinstance(block, Dense):
             da_dz = activation_jacobian(block)
             delta = dC_da @ da_dz
             dW = (delta @ weight_jacobian(block)).mean(axis=-3).reshape(block.W.shape)
-            found.append(RowGradients(dC_da, da_dz, delta, dW, delta.mean(axis=-3)))
+            gradients.append(RowGradients(dC_da, da_dz, delta, dW, delta.mean(axis=-3)))
             dC_da = delta @ block.W[..., None, :, :]
         elif isinstance(block, Residual):
-            dC_da = dC_da + _carry_down(block.blocks, block.scale * dC_da, found)
+            dC_da = dC_da + _carry_down(block.blocks, block.scale * dC_da, gradients)
         else:
             dC_da = dC_da @ block.jacobian()
     return dC_da
 
 
 def input_output_jacobian(network: Network, output: str = "a") -> Array:
-    """Return ∂a^L/∂x (or ∂z^L/∂x) of every example: [E..., B, n_L, n_0], the product of all layer Jacobians.
+    """Return ∂a^L/∂x or ∂z^L/∂x of every example [E..., B, n_L, n_0], the product of all layer Jacobians.
 
     Args:
+        network: Network after a forward pass.
         output: "a" for the activations of the last layer, "z" for its weighted inputs.
 
     Raises:
-        ValueError: another ``output``, or a block without a Jacobian.
+        ValueError: If ``output`` has another value, or a block has no Jacobian.
     """
     if output not in ("a", "z"):
         raise ValueError(f"output={output!r}: must be 'a' or 'z'")

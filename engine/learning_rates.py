@@ -1,7 +1,4 @@
-"""Learning-rate schedules: the factor f(t) by which the learning rate is multiplied at step t of T.
-
-η(t) = η · f(t). Small and composable: :class:`WarmUp` wraps any other.
-"""
+"""Learning-rate schedules η(t) = η f(t) over the steps t = 0 ... T − 1."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from dataclasses import dataclass
 
 
 class LearningRateSchedule(ABC):
-    """A factor of the learning rate for each step."""
+    """Factor f(t) of the learning rate."""
 
     @abstractmethod
     def factor(self, step: int, total_steps: int) -> float:
-        """f(t) for t = step of T = total_steps, t from 0."""
+        """Return f(t) for t = step, T = total_steps."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Cosine(LearningRateSchedule):
 
 @dataclass(frozen=True)
 class WarmUp(LearningRateSchedule):
-    """f = (t + 1)/n for the first n steps, then another schedule over the remaining T − n."""
+    """f = (t + 1)/n for the first n steps, then the schedule ``then`` over the remaining T − n steps."""
 
     steps: int
     then: LearningRateSchedule

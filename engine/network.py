@@ -1,4 +1,4 @@
-"""Forward and backward pass of the derivation, for one network or a stack of networks. Read this file first.
+"""Forward and backward pass of the derivation, for one network or a stack of networks.
 
     z = W a + b,  a = σ(z)                       forward
     δ^L = ∂C/∂a ⊙ σ'(z^L)                        (1)     in general Jᵀ ∂C/∂a with J = ∂a/∂z
@@ -6,9 +6,9 @@
     ∂C/∂W = δ aᵀ                                 (3)(6)
     δ^l = (W^{l+1})ᵀ δ^{l+1} ⊙ σ'(z^l)           (4)
 
-Shapes: W [E..., n, m], b [E..., n, 1], a [E..., n, B]; E... are the ensemble axes (none for a single network), n the
-units of the layer, m those of the layer below, B the examples, which are columns. δ is kept per example; gradients are
-averages over the batch (section 1.6). A member of a stack has, byte for byte, the numbers of the same network alone.
+Shapes: W [E..., n, m], b [E..., n, 1], a [E..., n, B]; the letters are defined in :mod:`engine.arrays`. δ is kept per
+example; gradients are averages over the batch (section 1.6 of the derivation). Each member of a stack has the same
+numbers, byte for byte, as the same network alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.activations import Activation
-from engine.arrays import Array, stored
+from engine.arrays import Array, store
 from engine.blocks import Block, Parameter, flatten, require_matching_sizes
 from engine.costs import Cost
 
@@ -31,9 +31,9 @@ class Dense(Block):
 
     Attributes:
         number: l, from 1 at the input to L at the output.
-        W, b, dW, db: weights [E..., n, m], biases [E..., n, 1] and their gradients, views into theta and grad.
-        a_in, z, a: input [E..., m, B], weighted input and activation [E..., n, B] of the last forward pass.
-        delta: δ = ∂C/∂z of each example, not divided by B, from the last backward pass, [E..., n, B].
+        W, b, dW, db: Weights [E..., n, m], biases [E..., n, 1] and their gradients, views into theta and grad.
+        a_in, z, a: Input [E..., m, B], weighted input and activation [E..., n, B] of the last forward pass.
+        delta: δ = ∂C/∂z [E..., n, B] of the last backward pass, per example and not divided by B.
     """
 
     number: int
@@ -57,14 +57,14 @@ class Dense(Block):
         self.a_in = a_in
         z = np.matmul(self.W, a_in, out=self.z)
         z += self.b  # z = W a + b
-        return stored(self.sigma.value(z, out=self.a), self.a)  # a = σ(z)
+        return store(self.sigma.value(z, out=self.a), self.a)  # a = σ(z)
 
     def backward(self, dC_da: Array) -> None:
         self.backward_from(self.sigma.pull_back(self.z, self.a, dC_da, out=self.delta))  # (1)(4): δ = ∂C/∂a ⊙ σ'(z)
 
     def backward_from(self, delta: Array) -> None:
-        """Compute the gradients of the parameters from δ [E..., n, B]."""
-        stored(delta, self.delta)
+        """Compute the parameter gradients from δ [E..., n, B]."""
+        store(delta, self.delta)
         average = np.multiply(self.delta, 1 / delta.shape[-1], out=self._average)  # δ/B: gradients are batch averages
         np.add.reduce(average, axis=-1, keepdims=True, out=self.db)  # (2)(5): ∂C/∂b = δ
         np.matmul(average, self.a_in.mT, out=self.dW)  # (3)(6): ∂C/∂W = δ aᵀ
@@ -76,31 +76,31 @@ class Dense(Block):
         return self.sigma.jacobian(self.z, self.a) @ self.W[..., None, :, :]
 
     def buffers(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        of_units = dict.fromkeys(("z", "a", "delta", "_average"), (self.n_out, batch_size))
-        return {**of_units, "_dC_da_in": (self.n_in, batch_size)}
+        unit_arrays = dict.fromkeys(("z", "a", "delta", "_average"), (self.n_out, batch_size))
+        return {**unit_arrays, "_dC_da_in": (self.n_in, batch_size)}
 
     def twin(self) -> Dense:
         return Dense(self.n_in, self.n_out, self.sigma)
 
 
 class Network:
-    """A sequence of blocks, the last one a :class:`Dense` layer, with all parameters in one flat vector.
+    """A sequence of blocks that ends with a :class:`Dense` layer, with all parameters in one flat vector.
 
     Args:
-        blocks: from the input to the output; each belongs to one network only.
-        ensemble: the shape E... of the stack, () for a single network.
-        dtype: of parameters and activations.
-        theta: the parameters [E..., P] to use, not a copy of them; initial values by default.
+        blocks: Blocks from input to output; a block belongs to one network only.
+        ensemble: Shape E... of the stack, () for a single network.
+        dtype: Type of parameters and activations.
+        theta: Parameters [E..., P] to use without a copy; by default a new array of initial values.
 
     Attributes:
-        theta, grad, update: parameters, ∂C/∂θ and the optimizer's proposed Δθ, flat [E..., P]. The weights of all
+        theta, grad, update: Parameters, ∂C/∂θ and the optimizer's proposed Δθ, flat [E..., P]. The weights of all
             layers come first, then all other parameters, each in forward order.
-        modules: all blocks in forward order, each before the blocks inside it.
-        layers: the Dense layers 1 ... L among them.
-        x: the input of the last forward pass.
+        modules: All blocks in forward order, each before the blocks inside it.
+        layers: The Dense layers 1 ... L among the modules.
+        x: Input of the last forward pass.
 
     Raises:
-        ValueError: blocks whose sizes do not match, no Dense layer at the output, or a ``theta`` of another shape.
+        ValueError: If sizes do not match, the last block is not Dense, or ``theta`` has another shape.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Network:
         ensemble: Sequence[int] = (),
         dtype: DTypeLike = np.float64,
     ) -> Network:
-        """Build a multilayer perceptron with n_0, ..., n_L units and the activations of layers 1 ... L."""
+        """Return a multilayer perceptron with n_0, ..., n_L units and the activations of layers 1 ... L."""
         blocks = [Dense(m, n, sigma) for (m, n), sigma in zip(pairwise(sizes), activations, strict=True)]
         return cls(blocks, ensemble, dtype)
 
@@ -142,7 +142,7 @@ class Network:
     def forward(self, x: Array, training: bool = True) -> Array:
         """Compute a^L [E..., n_L, B] from the input x [E..., n_0, B] (or [n_0, B], shared by all members).
 
-        The result is a buffer that the next pass with the same B overwrites. Infinities and NaNs pass through.
+        The next pass with the same B overwrites the result. Infinities and NaNs pass through.
         """
         self.resize(x.shape[-1])
         self.x = a = x.astype(self.dtype, casting="same_kind", copy=False)
@@ -152,13 +152,13 @@ class Network:
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward(self, y: Array, cost: Cost) -> Array:
-        """Compute ∂C/∂θ for the targets y [E..., n_L, B] of the last forward pass; returns (overwrites) ``grad``."""
+        """Overwrite ``grad`` with ∂C/∂θ for the targets y [E..., n_L, B] of the last forward pass, and return it."""
         top = self.output
         return self._carry_down(cost.delta(top.sigma, top.z, top.a, y, out=top.delta))  # (1)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def backward_from(self, delta: Array) -> Array:
-        """Compute ∂C/∂θ from a given δ^L [E..., n_L, B]; returns (overwrites) ``grad``."""
+        """Overwrite ``grad`` with ∂C/∂θ for a given δ^L [E..., n_L, B], and return it."""
         return self._carry_down(delta)
 
     def _carry_down(self, delta: Array) -> Array:
@@ -169,33 +169,33 @@ class Network:
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
     def cost(self, y: Array, cost: Cost) -> Array:
-        """C of every example [E..., B] after a forward pass."""
+        """Return C of every example [E..., B] after a forward pass."""
         return cost.of_output(self.output.sigma, self.output.z, self.output.a, y)
 
     @property
     def members(self) -> int:
-        """The number of networks in the stack (1 for a single network)."""
+        """Return the number of networks in the stack (1 for a single network)."""
         return math.prod(self.ensemble)
 
     def twin(self, purpose: str) -> Network:
-        """Return a network with the same θ and state, but with passes and gradients of its own: one per purpose."""
+        """Return the twin for this purpose: a network that shares θ and state but has its own buffers and gradients."""
         if purpose not in self._twins:
             self._twins[purpose] = self.like(self.theta)
         return self._twins[purpose]
 
     def like(self, theta: Array) -> Network:
-        """Return a network of the same blocks and state with the parameters ``theta`` [E..., P], in their dtype."""
-        other = Network([block.twin() for block in self.blocks], self.ensemble, theta.dtype, theta)
-        for block, twin in zip(self.modules, other.modules, strict=True):
+        """Return a network of twin blocks that shares the state and uses ``theta`` [E..., P] in its dtype."""
+        network = Network([block.twin() for block in self.blocks], self.ensemble, theta.dtype, theta)
+        for block, twin in zip(self.modules, network.modules, strict=True):
             twin.share_state(block)
-        return other
+        return network
 
     def state(self) -> dict[str, Array]:
-        """Return the arrays that training changes and that are no parameters, by block number and name."""
+        """Return the state of all blocks, by block number and name."""
         return {f"block_{i}.{name}": x for i, block in enumerate(self.modules) for name, x in block.state().items()}
 
     def update_state(self) -> None:
-        """Advance the state of every block by the last forward pass of training."""
+        """Update the state of every block from the last forward pass of training."""
         for block in self.modules:
             block.update_state()
 
@@ -221,14 +221,14 @@ class Network:
             block.bind(self.ensemble, self.dtype)
 
     def resize(self, batch_size: int) -> None:
-        """Give every block its buffers for this batch size, made at first use."""
+        """Assign to every block its buffers for this batch size, allocated at first use."""
         if batch_size == self.batch_size:
             return
         if batch_size not in self._buffers:
             shapes = [block.buffers(batch_size) for block in self.modules]
             self._buffers[batch_size] = [
-                {name: np.empty((*self.ensemble, *shape), self.dtype) for name, shape in each.items()}
-                for each in shapes
+                {name: np.empty((*self.ensemble, *shape), self.dtype) for name, shape in block_shapes.items()}
+                for block_shapes in shapes
             ]
         for block, buffers in zip(self.modules, self._buffers[batch_size], strict=True):
             vars(block).update(buffers)

@@ -2,8 +2,8 @@
 
     x̂ = (x − μ)/√(v + ε),   a = γ x̂ + β
 
-μ and v are mean and variance over a set of k numbers: the batch's values of one unit (batch norm) or the values of all
-units of one example (layer norm). Derivation, with g = γ ∂C/∂a and ⟨·⟩ the mean over that set:
+μ and v are the mean and variance of k numbers: one unit's values over the batch (batch norm) or one example's values
+over the units (layer norm). With g = γ ∂C/∂a and ⟨·⟩ the mean over these numbers:
     ∂x̂_i/∂x_j = (δ_ij − 1/k − x̂_i x̂_j/k)/√(v + ε),   since ∂μ/∂x_j = 1/k and ∂v/∂x_j = 2(x_j − μ)/k
     ∂C/∂x = (g − ⟨g⟩ − x̂ ⟨g x̂⟩)/√(v + ε)
     ∂C/∂γ = ∂C/∂a x̂,   ∂C/∂β = ∂C/∂a,   averaged over the batch.
@@ -24,18 +24,18 @@ from engine.blocks import Block, Parameter
 
 
 class Normalisation(Block):
-    """What batch norm and layer norm share.
+    """Common base of batch norm and layer norm.
 
     Args:
-        n: units.
+        n: Number of units.
         epsilon: ε > 0, added to the variance.
-        learned: whether γ and β [n, 1] are trained; otherwise they are fixed at 1 and 0.
+        learned: Whether γ and β [n, 1] are trained; otherwise they are fixed at 1 and 0.
 
     Raises:
-        ValueError: ε outside its range.
+        ValueError: If ε is not positive.
     """
 
-    axis: ClassVar[int]  # over which μ and v are taken: −1 the examples, −2 the units
+    axis: ClassVar[int]  # of the mean and variance: −1 the examples, −2 the units
     gamma: Array
     beta: Array
     dgamma: Array
@@ -55,7 +55,7 @@ class Normalisation(Block):
 
     @abstractmethod
     def _statistics(self, x: Array, training: bool) -> tuple[Array, Array, bool]:
-        """μ, v, and whether they are those of x itself."""
+        """Return μ, v and whether both depend on x."""
 
     def _mean(self, x: Array) -> Array:
         return np.add.reduce(x, axis=self.axis, keepdims=True) * (1 / x.shape[self.axis])
@@ -88,10 +88,12 @@ class Normalisation(Block):
         return dict.fromkeys(("a", "_normalised", "_dC_da_in"), (self.n_in, batch_size))
 
     def jacobian(self) -> Array:
-        """∂a/∂a_in of every example: diag γ (1 − 11ᵀ/n − x̂x̂ᵀ/n)/√(v + ε), or diag γ/√(v + ε) for fixed statistics.
+        """Return ∂a/∂a_in of every example [E..., B, n, n].
+
+        diag γ (1 − 11ᵀ/n − x̂x̂ᵀ/n)/√(v + ε), or diag γ/√(v + ε) for fixed statistics.
 
         Raises:
-            ValueError: batch norm in training, which couples the examples of a batch.
+            ValueError: For batch norm in training, which couples the examples of a batch.
         """
         if self._own_statistics and self.axis == -1:
             raise ValueError("batch norm in training couples the examples of a batch: no example has a Jacobian")
@@ -106,16 +108,16 @@ class Normalisation(Block):
 class BatchNorm(Normalisation):
     """Batch norm: μ and v of each unit over the examples of the batch.
 
-    Training uses the batch's own μ and v; evaluation uses running means of both, which are the block's state.
+    Training uses the μ and v of the batch; evaluation uses their running means, which are the block's state.
 
     Args:
-        n: units.
-        epsilon: ε > 0.
-        momentum: the weight in (0, 1] of a new batch in the running means.
-        learned: whether γ and β are trained.
+        n: Number of units.
+        epsilon: ε > 0, added to the variance.
+        momentum: Weight in (0, 1] of a new batch in the running means.
+        learned: Whether γ and β [n, 1] are trained.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: If a value is outside its range.
     """
 
     axis = -1
@@ -129,7 +131,7 @@ class BatchNorm(Normalisation):
         self.momentum = momentum
 
     def initial_state(self, ensemble: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Array]:
-        """Make the running mean and variance, [E..., n, 1] each."""
+        """Return the initial running mean and variance, [E..., n, 1] each."""
         shape = *ensemble, self.n_in, 1
         return {"mean": np.zeros(shape, dtype), "variance": np.ones(shape, dtype)}
 
@@ -141,7 +143,7 @@ class BatchNorm(Normalisation):
         return self._batch_mean, self._batch_variance, True
 
     def update_state(self) -> None:
-        """Advance the running mean and the running (unbiased) variance by the last batch of training."""
+        """Update the running mean and running (unbiased) variance from the last batch of training."""
         size = self._normalised.shape[-1]
         unbiased = self._batch_variance * (size / max(size - 1, 1))
         for name, new in (("mean", self._batch_mean), ("variance", unbiased)):
@@ -152,7 +154,7 @@ class BatchNorm(Normalisation):
 
 
 class LayerNorm(Normalisation):
-    """Layer norm: μ and v of each example over the units, in training and evaluation alike."""
+    """Layer norm: μ and v of each example over the units, in training and in evaluation."""
 
     axis = -2
 

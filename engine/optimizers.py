@@ -1,7 +1,6 @@
-"""Mini-batch SGD, W_new = W − η ∇C, with the common additions, each optional and each in one line.
+"""Mini-batch SGD, θ ← θ − η ∇C, with optional clipping, weight decay and momentum, applied in this order.
 
-Order of the additions: clip the gradient, add weight decay, add momentum, scale by the learning rate.
-A hyperparameter is one number, or an array [E...] with one per member of the stack.
+A hyperparameter is one number, or an array [E...] with one number per member of the stack.
 """
 
 from __future__ import annotations
@@ -18,53 +17,52 @@ from engine.learning_rates import LearningRateSchedule
 from engine.network import Network
 
 
-class Clipping(ABC):
-    """A bound on the gradient's norm."""
-
-    @abstractmethod
-    def clip(self, gradient: Array, network: Network) -> None:
-        """Scale the flat gradient [E..., P] of this network in place."""
-
-
-def _factor(norms: Array, max_norm: PerMember) -> Array:
-    """min(1, max_norm/‖g‖), [E...]; 1 for a norm that is not finite, so that the finding stays visible."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(np.isfinite(norms) & (norms > max_norm), max_norm / norms, 1.0)
-
-
 def _require(name: str, value: PerMember, holds: Any, allowed: str) -> None:
     if not np.all(holds):
         raise ValueError(f"{name}={value}: must be {allowed}")
 
 
 @dataclass(frozen=True)
-class ClipGlobalNorm(Clipping):
-    """g ← g·min(1, c/‖g‖) over all parameters of a network. Source: Pascanu, Mikolov & Bengio, 2013."""
+class Clipping(ABC):
+    """Bound c = ``max_norm`` on gradient norms.
+
+    Raises:
+        ValueError: If the bound is not positive and finite.
+    """
 
     max_norm: PerMember
 
     def __post_init__(self) -> None:
         _require("max_norm", self.max_norm, (self.max_norm > 0) & np.isfinite(self.max_norm), "> 0 and finite")
 
+    @abstractmethod
     def clip(self, gradient: Array, network: Network) -> None:
-        gradient *= _factor(norm(gradient, axes=1), self.max_norm)[..., None].astype(gradient.dtype)
+        """Scale the flat gradient [E..., P] of this network in place."""
+
+    def _factor(self, norms: Array) -> Array:
+        """Return min(1, c/‖g‖) [E...]; 1 for a norm that is not finite, so that clipping does not hide it."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(np.isfinite(norms) & (norms > self.max_norm), self.max_norm / norms, 1.0)
+
+
+@dataclass(frozen=True)
+class ClipGlobalNorm(Clipping):
+    """g ← g·min(1, c/‖g‖) over all parameters of a network. Source: Pascanu, Mikolov & Bengio, 2013."""
+
+    def clip(self, gradient: Array, network: Network) -> None:
+        gradient *= self._factor(norm(gradient, axes=1))[..., None].astype(gradient.dtype)
 
 
 @dataclass(frozen=True)
 class ClipPerLayer(Clipping):
-    """g_l ← g_l·min(1, c/‖g_l‖) for all parameters of each layer (or other block) together."""
-
-    max_norm: PerMember
-
-    def __post_init__(self) -> None:
-        _require("max_norm", self.max_norm, (self.max_norm > 0) & np.isfinite(self.max_norm), "> 0 and finite")
+    """g_l ← g_l·min(1, c/‖g_l‖) over all parameters of each layer (or other block)."""
 
     def clip(self, gradient: Array, network: Network) -> None:
         for block in network.modules:
             parts = [gradient[..., parameter.place] for parameter in block.parameters]
             if parts:
                 norms = np.stack([norm(part, axes=1) for part in parts], axis=-1)
-                factor = _factor(norm(norms, axes=1), self.max_norm)[..., None].astype(gradient.dtype)
+                factor = self._factor(norm(norms, axes=1))[..., None].astype(gradient.dtype)
                 for part in parts:
                     part *= factor
 
@@ -73,18 +71,18 @@ class ClipPerLayer(Clipping):
 class SGD:
     """Stochastic gradient descent: Δθ = −η f(t) v, v ← μ v + g, g = clip(∇C) + λW.
 
-    Args:
-        learning_rate: η ≥ 0.
-        momentum: μ in [0, 1). With 0, v = g: the derivation's rule.
-        nesterov: Δθ = −η f(t) (g + μ v) (Sutskever et al., 2013, in the form PyTorch uses).
-        weight_decay: λ ≥ 0, the gradient of the cost's extra term ½λ‖W‖²; weights only, not biases.
-        clipping: bound on ‖∇C‖, or None.
-        learning_rate_schedule: f(t).
-
     A term is on for all members of a stack or for none: adding 0·v to g would change −0.0, and 0·∞ is NaN.
 
+    Args:
+        learning_rate: η ≥ 0.
+        momentum: μ in [0, 1); 0 gives v = g, the rule of the derivation.
+        nesterov: Whether Δθ = −η f(t) (g + μ v) (Sutskever et al., 2013, in the form that PyTorch uses).
+        weight_decay: λ ≥ 0, from the term ½λ‖W‖² of the cost; it applies to weights, not to biases.
+        clipping: Bound on ‖∇C‖, or None.
+        learning_rate_schedule: f(t).
+
     Raises:
-        ValueError: a value outside its range; nesterov without momentum; a term that is on for some members only.
+        ValueError: If a value is outside its range, nesterov lacks momentum, or a term is on for some members only.
     """
 
     learning_rate: PerMember
@@ -106,18 +104,18 @@ class SGD:
 
     @cached_property
     def _is_plain(self) -> bool:
-        """Whether Δθ = −η f(t) ∇C."""
+        """Return whether Δθ = −η f(t) ∇C."""
         return self.clipping is None and not np.any(self.weight_decay) and not np.any(self.momentum)
 
     def start(self, network: Network) -> Array:
-        """Return the velocity before the first step, v = 0: [E..., P], empty without momentum."""
+        """Return the velocity before the first step, v = 0 [E..., P], or an empty array without momentum."""
         return np.zeros(network.theta.shape if np.any(self.momentum) else (0,), network.dtype)
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def propose(self, network: Network, velocity: Array, step: int, total_steps: int) -> Array:
-        """Compute Δθ [E..., P] for the network's current ``grad``; returns (overwrites) ``network.update``.
+        """Overwrite ``network.update`` with Δθ [E..., P] for the current ``grad``, and return it.
 
-        θ and ∇C stay as they are; the velocity advances.
+        The velocity is updated in place; θ and ∇C do not change.
         """
         g = network.update
         rate = -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)

@@ -1,11 +1,11 @@
-"""A residual block: a shortcut around a sequence of blocks.
+"""Residual block: a shortcut around a sequence of blocks.
 
     a = x + s f(x)
 
-Derivation: a depends on x directly and through f, so by the chain rule
+Since a depends on x directly and through f, the chain rule gives
     ∂C/∂x = ∂C/∂a + s Jᵀ ∂C/∂a,   J = ∂f/∂x,
-and f receives s ∂C/∂a as the gradient at its output. The first term passes any depth unchanged.
-Source: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2015; s < 1: De & Smith, "Batch
+and the gradient at the output of f is s ∂C/∂a. The first term passes any depth unchanged.
+Sources: He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2015; for s < 1: De & Smith, "Batch
 Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks", 2020.
 """
 
@@ -22,14 +22,14 @@ from engine.blocks import Block, require_matching_sizes
 
 
 class Residual(Block):
-    """x + s·f(x), with f a sequence of blocks and s a fixed number.
+    """Residual block, a = x + s f(x).
 
     Args:
-        blocks: f, from its input to its output; as many outputs as inputs.
-        scale: s.
+        blocks: f, from input to output; it has as many outputs as inputs.
+        scale: s, a fixed number.
 
     Raises:
-        ValueError: no blocks, sizes that do not match, or a scale that is not finite.
+        ValueError: If there are no blocks, sizes do not match, or the scale is not finite.
     """
 
     _scaled: Array

@@ -1,4 +1,4 @@
-"""Probes: functions of a layer, or of a training step, that return one number per member of the ensemble."""
+"""Probes: functions of a layer or a training step that return one number per member of the ensemble."""
 
 from engine.probes.activations import NearLinearFraction as NearLinearFraction
 from engine.probes.activations import SaturatedFraction as SaturatedFraction

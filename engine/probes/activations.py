@@ -1,4 +1,4 @@
-"""What the units of a layer do: size of z and a, slopes, saturation, death."""
+"""Probes of the units of a layer: size of z and a, slopes, saturated and dead units."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from engine.probes.base import Layer, Measurement, Step, Traits, layer_probe, st
 
 
 def _flat(x: Array) -> Array:
-    """[..., n, B] -> [..., n·B]."""
     return x.reshape(*x.shape[:-2], -1)
 
 
 def _mean(x: Array) -> Array:
-    """Mean over units and examples, float64."""
+    """Return the float64 mean over units and examples."""
     flat = _flat(x).astype(np.float64, copy=False)
     return np.add.reduce(flat, axis=-1) / flat.shape[-1]
 
 
 def _share(flags: Array) -> Array:
-    """Share of (unit, example) pairs for which a flag is set."""
+    """Return the share of (unit, example) pairs whose flag is set."""
     flat = _flat(flags)
     counts = [np.count_nonzero(row) for row in flat.reshape(-1, flat.shape[-1])]  # faster than with axis=-1
     return np.array(counts).reshape(flat.shape[:-1]) / flat.shape[-1]
@@ -40,31 +39,31 @@ def _require_fraction(name: str, value: float) -> None:
 
 @layer_probe(geometric=True)
 def z_mean_square(layer: Layer) -> Array:
-    """Mean of z² over units and examples: the q of mean-field theory."""
+    """Return the mean of z² over units and examples, the q of mean-field theory."""
     return _mean_square(layer.z)
 
 
 @layer_probe()
 def activation_mean(layer: Layer) -> Array:
-    """Mean of a over units and examples."""
+    """Return the mean of a over units and examples."""
     return _mean(layer.a)
 
 
 @layer_probe()
 def activation_std(layer: Layer) -> Array:
-    """Standard deviation of a over units and examples."""
-    deviation = layer.a - _mean(layer.a)[..., None, None]  # float64, since a float32 mean may be off by the spread
+    """Return the standard deviation of a over units and examples."""
+    deviation = layer.a - _mean(layer.a)[..., None, None]  # float64: the error of a float32 mean may exceed the spread
     return norm(deviation) * (layer.n_out * layer.batch_size) ** -0.5
 
 
 @dataclass(frozen=True)
 class SaturatedFraction:
-    """Share of (unit, example) pairs with |σ'(z)| < threshold · sup|σ'|: hardly any error passes there.
+    """Share of (unit, example) pairs with |σ'(z)| < threshold · sup|σ'|, where almost no error passes.
 
-    For rectifiers it is the share that is switched off, about ½ at initialisation.
+    For rectifiers this is the share of inactive pairs, about ½ at initialisation.
 
     Args:
-        threshold: in (0, 1).
+        threshold: Relative threshold in (0, 1).
     """
 
     threshold: float
@@ -79,24 +78,23 @@ class SaturatedFraction:
 
 @layer_probe()
 def dead_fraction(layer: Layer) -> Array | None:
-    """Share of units with σ'(z) = 0 on every example of the batch: they cannot learn from it."""
+    """Return the share of units with σ'(z) = 0 on every example of the batch, from which they cannot learn."""
     return None if layer.slope is None else np.count_nonzero(_dead(layer.slope), axis=-1) / layer.n_out
 
 
 def _dead(slope: Array) -> Array:
-    """Whether σ'(z) = 0 on every example, of every unit: [..., n]."""
+    """Return for every unit whether σ'(z) = 0 on every example [..., n]."""
     return np.logical_and.reduce(slope == 0, axis=-1)
 
 
 @dataclass(frozen=True)
 class NearLinearFraction:
-    """Share of (unit, example) pairs with σ'(z) within ``tolerance`` of the slope where σ is a straight line.
+    """Share of (unit, example) pairs with |σ'(z)| within ``tolerance`` of ``Activation.linear``.
 
-    That slope is σ'(0) for sigmoids and the slope far above 0 for rectifiers (``Activation.linear``). A layer whose
-    units are all near-linear adds nothing to what the layers around it can do.
+    A layer whose units are all near-linear adds no expressive power to the layers around it.
 
     Args:
-        tolerance: relative, in (0, 1).
+        tolerance: Relative tolerance in (0, 1).
     """
 
     tolerance: float
@@ -114,13 +112,13 @@ class NearLinearFraction:
 
 @layer_probe(geometric=True)
 def slope_mean_square(layer: Layer) -> Array | None:
-    """Mean of σ'(z)² over units and examples: what a layer's σ does to ⟨‖δ‖²⟩."""
+    """Return the mean of σ'(z)² over units and examples, the factor of ⟨‖δ‖²⟩ that is due to σ."""
     return None if layer.slope is None else _mean_square(layer.slope)
 
 
 @layer_probe()
 def dead_examples(layer: Layer) -> Array | None:
-    """Share of the batch's examples for which every unit of the layer has σ'(z) = 0: nothing passes further down."""
+    """Return the share of examples for which every unit has σ'(z) = 0, so that no gradient passes the layer."""
     if layer.slope is None:
         return None
     blocked = np.logical_and.reduce(layer.slope == 0, axis=-2)
@@ -129,10 +127,10 @@ def dead_examples(layer: Layer) -> Array | None:
 
 @step_probe(costly=True)
 def dead_units(step: Step) -> list[Measurement]:
-    """Share of units with σ'(z) = 0 on every example of a whole pass over the training set.
+    """Return the share of units with σ'(z) = 0 on every example of a whole pass over the training set.
 
-    ``dead_fraction`` says the same of one batch, which may miss the examples that wake a unit. In float arithmetic σ'
-    of a tanh unit is 0 from |z| of about 19 (float64): it passes nothing, so it counts.
+    ``dead_fraction`` covers one batch, which may lack the examples that activate a unit. A tanh unit counts as dead
+    from |z| of about 19, where σ' is 0 in float64.
     """
     twin = step.network.twin("whole pass")
     dead: dict[int, Array] = {}

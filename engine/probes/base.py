@@ -1,8 +1,8 @@
-"""What a probe is, and what it reads: a layer or a whole training step, without changing anything.
+"""The interface of probes: the layer or training step that a probe reads, and the measurements that it returns.
 
-A probe is a function of a :class:`Layer` that returns one value per member of the ensemble, [E...], or None where the
-layer has no such quantity. A few probes need more than a layer; they are functions of a :class:`Step` that return
-:class:`Measurement` values. All are called under ``np.errstate(all="ignore")``: infinities and NaNs are findings.
+A probe is a function of a :class:`Layer` that returns one value per member of the ensemble [E...], or None where the
+quantity is not defined. A few probes are functions of a :class:`Step` that return a list of :class:`Measurement`.
+:func:`measure` suppresses floating-point warnings, because infinities and NaNs are valid results.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from engine.arrays import Array
 from engine.costs import Cost
 from engine.network import Dense, Network
 
-Probe = Callable[[Any], Any]  # Layer -> [E...] or None, or Step -> list of Measurements
+Probe = Callable[[Any], Any]  # Layer -> [E...] or None; or Step -> list of Measurements
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Traits(NamedTuple):
-    """What a run must know of a probe.
+    """Properties of a probe that a run needs.
 
     Attributes:
-        geometric: replicates are averaged as logarithms (magnitudes that span decades) or as they are.
-        of_step: the probe reads a :class:`Step`, not a :class:`Layer`.
-        needs_previous: it reads :attr:`Step.previous_grad`.
-        costly: it takes far longer than a step and is left out when the last steps before a divergence are replayed.
+        geometric: Whether means over replicates are geometric, for magnitudes that span decades.
+        of_step: Whether the probe reads a :class:`Step` and not a :class:`Layer`.
+        needs_previous: Whether it reads :attr:`Step.previous_grad`.
+        costly: Whether it takes far longer than a step; a replay of the steps before a divergence then skips it.
     """
 
     geometric: bool = False
@@ -40,40 +40,40 @@ class Traits(NamedTuple):
 
 
 def layer_probe(geometric: bool = False) -> Callable[[Function], Function]:
-    """Declare a function of a layer. An undeclared function is a probe, too, with the default traits."""
+    """Return a decorator that declares a probe of a layer; an undeclared function has the default traits."""
     return _declare(Traits(geometric=geometric))
 
 
 def step_probe(
     geometric: bool = False, needs_previous: bool = False, costly: bool = False
 ) -> Callable[[Function], Function]:
-    """Declare a function of a :class:`Step`."""
+    """Return a decorator that declares a probe of a :class:`Step`."""
     return _declare(Traits(geometric, True, needs_previous, costly))
 
 
 def _declare(traits: Traits) -> Callable[[Function], Function]:
     def declare(function: Function) -> Function:
-        setattr(function, "traits", traits)  # noqa: B010 (a function has attributes, which mypy does not know)
+        setattr(function, "traits", traits)  # noqa: B010 (mypy rejects attributes of functions)
         return function
 
     return declare
 
 
 def traits_of(probe: Probe) -> Traits:
-    """Return what was declared of a probe; of an undeclared function the defaults."""
+    """Return the declared traits of a probe, or the defaults."""
     declared: Traits = getattr(probe.func if isinstance(probe, partial) else probe, "traits", Traits())
     return declared
 
 
 class Measurement(NamedTuple):
-    """What a probe measured at one step.
+    """Values of one quantity at one step.
 
     Attributes:
-        layers: the numbers of the layers, or () for a quantity of the whole network.
-        values: [len(layers) or 1, E...], or [len(layers) or 1, E..., K] with ``bins``.
-        part: the name of this quantity, for a probe that measures several; else "".
-        bins: the labels of the last axis of values (exponents of a histogram, ranks of a spectrum), or None.
-        sparse: whether bins with 0 may be left out of the records (a histogram).
+        layers: Numbers of the layers, or () for a quantity of the whole network.
+        values: Array [len(layers) or 1, E...], or [len(layers) or 1, E..., K] with ``bins``.
+        part: Name of the quantity for a probe that measures several, else "".
+        bins: Labels of the last axis of values (exponents of a histogram, ranks of a spectrum), or None.
+        sparse: Whether records may omit bins with value 0 (a histogram).
     """
 
     layers: tuple[int, ...]
@@ -84,15 +84,15 @@ class Measurement(NamedTuple):
 
 
 class Layer:
-    """A Dense layer as a probe reads it. All arrays are read-only.
+    """Read-only view of a Dense layer.
 
     Attributes:
         number: l, from 1 to L.
         n_in, n_out, batch_size: m, n and B.
         sigma: σ.
-        W, b, dW, db: weights [E..., n, m], biases [E..., n, 1] and their gradients.
-        W_update, b_update: the optimizer's proposed ΔW and Δb.
-        a_in, z, a, delta: input [E..., m, B]; z, a and δ [E..., n, B].
+        W, b, dW, db: Weights [E..., n, m], biases [E..., n, 1] and their gradients.
+        W_update, b_update: The optimizer's proposed ΔW and Δb.
+        a_in, z, a, delta: Input [E..., m, B]; z, a and δ [E..., n, B].
     """
 
     W: Array
@@ -112,9 +112,9 @@ class Layer:
         self.n_in, self.n_out, self.batch_size = layer.n_in, layer.n_out, layer.z.shape[-1]
 
     def __getattr__(self, name: str) -> Array:
-        """Read an array of the layer at its first use."""
+        """Return an array of the layer, kept after the first use."""
         if name not in Layer.__annotations__:
-            raise AttributeError(f"a layer has no {name}")
+            raise AttributeError(f"{name}: a layer has no such array; allowed: {', '.join(Layer.__annotations__)}")
         array = _array(self._layer, name).view()
         array.flags.writeable = False
         vars(self)[name] = array
@@ -122,7 +122,7 @@ class Layer:
 
     @cached_property
     def slope(self) -> Array | None:
-        """σ'(z) of every unit and example [E..., n, B]; None where σ is not element-wise."""
+        """Return σ'(z) of every unit and example [E..., n, B]; None where σ is not element-wise."""
         if not isinstance(self.sigma, Elementwise):
             return None
         slope = self.sigma.derivative(self.z, self.a, out=np.empty_like(self.z))
@@ -139,12 +139,12 @@ def _array(layer: Dense, name: str) -> Array:
     return array if array.shape[:-2] == ensemble else np.broadcast_to(array, (*ensemble, *array.shape[-2:]))
 
 
-def _no_generators(use: int) -> list[np.random.Generator]:
-    raise LookupError("this step has no randomness to give: Step(..., generators=...)")
+def _no_generators(stream: int) -> list[np.random.Generator]:
+    raise LookupError("generators: the step has none; pass Step(..., generators=...)")
 
 
 def _no_inputs() -> Iterator[Array]:
-    raise LookupError("this step has no data to give: Step(..., inputs=...)")
+    raise LookupError("inputs: the step has none; pass Step(..., inputs=...)")
 
 
 @dataclass(eq=False)
@@ -152,12 +152,12 @@ class Step:
     """One training step, after ``backward`` and before the update is added.
 
     Attributes:
-        network: its ``update`` is the proposed Δθ.
-        y: targets of the batch, [E..., n_L, B].
+        network: Network whose ``update`` is the proposed Δθ.
+        y: Targets of the batch [E..., n_L, B].
         cost: C.
-        previous_grad: the gradient of the step before, [E..., P]; None if there is none, or if no probe needs it.
-        generators: for a use of randomness (any number), one fresh generator per member.
-        inputs: a whole pass over the data, in batches of inputs [E..., n_0, B'].
+        previous_grad: Gradient of the previous step [E..., P]; None at step 0, or if no probe needs it.
+        generators: Function of the number of a random stream that returns one new generator per member.
+        inputs: Function that iterates over the data once, in batches of inputs [E..., n_0, B'].
     """
 
     network: Network
@@ -169,18 +169,18 @@ class Step:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """The layers 1 ... L."""
+        """Return layers 1 ... L."""
         return [Layer(layer) for layer in self.network.layers]
 
-    def normal(self, use: int, shape: tuple[int, ...]) -> Array:
-        """Draw standard normal numbers [E..., *shape] in the network's dtype, each member's from its own generator."""
-        drawn = [generator.standard_normal(shape) for generator in self.generators(use)]
-        return np.array(drawn).reshape(*self.network.ensemble, *shape).astype(self.network.dtype)
+    def normal(self, stream: int, shape: tuple[int, ...]) -> Array:
+        """Draw standard normal numbers [E..., *shape] in the network's dtype, with one generator per member."""
+        draws = [generator.standard_normal(shape) for generator in self.generators(stream)]
+        return np.array(draws).reshape(*self.network.ensemble, *shape).astype(self.network.dtype)
 
 
 @np.errstate(all="ignore")
 def measure(step: Step, probe: Probe) -> list[Measurement]:
-    """Apply a probe to a step: all that it measures there."""
+    """Return all measurements of a probe at a step."""
     traits = traits_of(probe)
     if traits.of_step:
         return list(probe(step))

@@ -1,4 +1,4 @@
-"""Where the numbers of a layer lie on the axis of floating-point exponents."""
+"""Histograms of the floating-point exponents of a layer's numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class ExponentHistogram:
     """Counts by exponent (:mod:`engine.exponents`) of one quantity of each layer.
 
     Args:
-        of: "gradient" (∂C/∂W), "delta", "activation" or "weight".
+        of: Quantity, "gradient" (∂C/∂W), "delta", "activation" or "weight".
+
+    Raises:
+        ValueError: If the quantity has another name.
     """
 
     of: Quantity
@@ -29,7 +32,7 @@ class ExponentHistogram:
             raise ValueError(f"of={self.of!r}: must be 'gradient', 'delta', 'activation' or 'weight'")
 
     def __call__(self, step: Step) -> list[Measurement]:
-        """One measurement of all layers; bins that a layer does not use are 0."""
+        """Return one measurement of all layers; bins that a layer does not use are 0."""
         name = {"gradient": "dW", "delta": "delta", "activation": "a", "weight": "W"}[self.of]
         ensemble, numbers = step.network.ensemble, tuple(layer.number for layer in step.layers)
         rows = [getattr(layer, name).reshape(*ensemble, -1).reshape(-1) for layer in step.layers]

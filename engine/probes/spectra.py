@@ -1,4 +1,4 @@
-"""Singular values of Jacobians: how a layer, and the whole network, stretches small differences."""
+"""Probes of the singular values of Jacobians, the factors by which small differences grow or shrink."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ from engine.probes.base import Measurement, Step, Traits
 
 
 def spectrum(jacobians: Array) -> Array:
-    """Compute the singular values, descending, of [..., n, m] -> [..., min(n, m)]; NaN where a matrix is not finite."""
+    """Compute singular values, descending, [..., n, m] -> [..., min(n, m)]; NaN for a matrix that is not finite."""
     finite = np.asarray(np.isfinite(jacobians.reshape(*jacobians.shape[:-2], -1)).all(axis=-1))
     values: Array = np.linalg.svd(np.where(finite[..., None, None], jacobians, 0), compute_uv=False)
     return np.where(finite[..., None], values, np.nan)
 
 
 def _measurements(numbers: tuple[int, ...], spectra: list[Array]) -> list[Measurement]:
-    """Mean, max, min and condition over examples, and all values.
-
-    Args:
-        numbers: of the layers, or () for the network.
-        spectra: of each layer, [E..., k, K]: of each of k examples the singular values, descending.
-    """
+    """Return mean, max, min and largest condition over k examples, and all values, of spectra [E..., k, K]."""
     spectra = [values.astype(np.float64) for values in spectra]
     parts = {
         "mean": [values.reshape(*values.shape[:-2], -1).mean(axis=-1) for values in spectra],
@@ -34,11 +29,11 @@ def _measurements(numbers: tuple[int, ...], spectra: list[Array]) -> list[Measur
         "min": [values[..., -1].min(axis=-1) for values in spectra],
         "condition": [(values[..., 0] / values[..., -1]).max(axis=-1) for values in spectra],
     }
-    found = [Measurement(numbers, np.stack(values), part) for part, values in parts.items()]
+    measurements = [Measurement(numbers, np.stack(values), part) for part, values in parts.items()]
     for i, values in enumerate(spectra):
-        together = values.reshape(*values.shape[:-2], -1)
-        found.append(Measurement(numbers[i : i + 1], together[None], "spectrum", tuple(range(together.shape[-1]))))
-    return found
+        flat = values.reshape(*values.shape[:-2], -1)
+        measurements.append(Measurement(numbers[i : i + 1], flat[None], "spectrum", tuple(range(flat.shape[-1]))))
+    return measurements
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class _Spectrum:
             raise ValueError(f"examples={self.examples}: must be >= 1")
 
     def _first_examples(self, step: Step) -> Network:
-        """A twin after a forward pass over the first few examples of the batch."""
+        """Return a twin after a forward pass over the first examples of the batch."""
         twin = step.network.twin("few examples")
         twin.forward(step.network.x[..., : self.examples], training=False)
         return twin
@@ -59,13 +54,9 @@ class _Spectrum:
 
 @dataclass(frozen=True)
 class LayerJacobianSpectrum(_Spectrum):
-    """Singular values of ∂a^l/∂a^{l−1} = ∂a/∂z · W, for the first examples of the batch.
+    """Singular values of ∂a^l/∂a^{l−1} = ∂a/∂z · W for the first ``examples`` examples of the batch.
 
-    Mean, max, min and the largest condition number (max/min) of an example; the full spectrum is in the run's records,
-    example after example.
-
-    Args:
-        examples: how many.
+    Mean, max, min, the largest condition number (max/min) of an example, and the spectra, example by example.
     """
 
     def __call__(self, step: Step) -> list[Measurement]:
@@ -75,12 +66,9 @@ class LayerJacobianSpectrum(_Spectrum):
 
 @dataclass(frozen=True)
 class InputOutputJacobianSpectrum(_Spectrum):
-    """The same of the whole network, ∂z^L/∂x. All equal to 1: dynamical isometry.
+    """Singular values of ∂z^L/∂x, as in :class:`LayerJacobianSpectrum`; all are 1 under dynamical isometry.
 
     Source: Saxe, McClelland & Ganguli, "Exact Solutions to the Nonlinear Dynamics of Learning", 2014.
-
-    Args:
-        examples: how many.
     """
 
     def __call__(self, step: Step) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""What a step does to the weights."""
+"""Probes of weights and their updates."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from engine.probes.base import Layer, Measurement, Step, layer_probe, step_probe
 
 @layer_probe(geometric=True)
 def weight_norm(layer: Layer) -> Array:
-    """‖W‖_F."""
+    """Return ‖W‖_F."""
     return norm(layer.W)
 
 
 @layer_probe(geometric=True)
 def update_norm(layer: Layer) -> Array:
-    """‖ΔW‖_F of the update about to be added."""
+    """Return ‖ΔW‖_F of the proposed update."""
     return norm(layer.W_update)
 
 
 @layer_probe(geometric=True)
 def update_to_weight(layer: Layer) -> Array:
-    """‖ΔW‖/‖W‖: how far one step moves the weights. Around 1e-3 is healthy by a common rule of thumb."""
+    """Return ‖ΔW‖/‖W‖, the relative size of one step; a common rule of thumb is about 1e-3."""
     return norm(layer.W_update) / norm(layer.W)
 
 
 @layer_probe()
 def lost_updates(layer: Layer) -> Array:
-    """Share of a layer's weights with ∂C/∂w ≠ 0 for which w + Δw == w in the run's type: learnt and rounded away.
+    """Return the share of the weights with ∂C/∂w ≠ 0 for which w + Δw == w in the run's type, lost to rounding.
 
-    0 where no weight has a gradient. Compare float32 with float64: below half a unit in the last place of w, a step is
-    lost whole.
+    A step below half a unit in the last place of w is lost. The share is 0 where no weight has a gradient.
     """
     moved = layer.dW != 0
     lost = moved & (layer.W + layer.W_update == layer.W)
@@ -41,10 +40,9 @@ def lost_updates(layer: Layer) -> Array:
 
 @step_probe(needs_previous=True)
 def gradient_cosine(step: Step) -> list[Measurement]:
-    """Cosine between the weights' gradients of this step's batch and of the batch of the step before.
+    """Return the cosine between ∂C/∂W of this step and of the previous step; no value at step 0.
 
-    Near 1: steps repeat each other; near 0: the gradient is mostly noise; below 0: the learning rate overshoots. No
-    value at step 0, which has no step before it.
+    Near 1, steps repeat each other; near 0, the gradient is mostly noise; below 0, the learning rate overshoots.
     """
     if step.previous_grad is None:
         return []

@@ -1,4 +1,4 @@
-"""Theory of gradient flow in wide networks at initialisation."""
+"""Mean-field theory of gradients in wide networks at initialisation."""
 
 from engine.theory.gaussian import Average as Average
 from engine.theory.gaussian import expectation as expectation

@@ -1,4 +1,4 @@
-"""Averages of a function over a Gaussian variable, with an estimate of their error."""
+"""Gaussian averages of functions, with error estimates."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from engine.special import erf
 
 REACH = 10.0  # standard deviations; the density beyond is below 1e-22
 _EDGES_Z = np.array([-REACH, -6.0, -4.0, -2.5, -1.5, -0.7, 0.0, 0.7, 1.5, 2.5, 4.0, 6.0, REACH])
-_EDGES_X = np.array([s * 4.0**k for k in range(-2, 4) for s in (-1, 1)])  # where activations bend, whatever the spread
+_EDGES_X = np.array([s * 4.0**k for k in range(-2, 4) for s in (-1, 1)])  # where activations curve, for any std
 _FINE, _COARSE = (np.polynomial.legendre.leggauss(n) for n in (16, 8))
 ROUNDS = 14
 
 
 class Average(NamedTuple):
-    """A mean and an estimate of its absolute error, arrays of one shape."""
+    """Mean and estimated absolute error, two arrays of one shape."""
 
     value: Array
     error: Array
@@ -34,40 +34,40 @@ def expectation(
     kinks: Sequence[float] = (),
     tolerance: float = 1e-12,
 ) -> Average:
-    """E f(x), x ~ N(mean, std²), by adaptive Gauss-Legendre quadrature.
+    """Compute E f(x), x ~ N(mean, std²), by adaptive Gauss-Legendre quadrature.
 
-    Panels are cut where f has kinks, so functions with steps and corners are as exact as smooth ones; panels whose
-    rules of 16 and 8 points differ by more than the tolerance are cut in halves, again and again. What is left of the
-    difference, and the tolerance itself, is the error that is returned. It is an estimate: a step that is not declared
-    and that no node sees is not in it.
+    Panels end at the kinks of f. A panel is halved while its rules of 16 and 8 points differ by more than the
+    tolerance. The error estimate is the remaining difference plus the tolerance; it misses an undeclared step between
+    two nodes.
 
     Args:
-        f: of an array [n, m] of numbers, to an array of that shape.
-        mean, std: arrays that broadcast to one shape; std = 0 gives f(mean).
-        kinks: where f or its derivatives jump.
-        tolerance: of the error, relative to E |f|.
+        f: Function of an array [n, m] that returns an array of that shape.
+        mean: Mean, broadcast with ``std``.
+        std: Standard deviation, broadcast with ``mean``; 0 gives f(mean).
+        kinks: Points where f or its derivatives jump.
+        tolerance: Error relative to E |f|.
     """
     mean, std = np.broadcast_arrays(np.asarray(mean, np.float64), np.asarray(std, np.float64))
     shape = mean.shape
     m, s = mean.reshape(-1, 1), std.reshape(-1, 1)
     divisor = np.where(s > 0, s, 1.0)
-    places = (np.concatenate([_EDGES_X, np.asarray(kinks, np.float64)]) - m) / divisor
-    edges = np.concatenate([np.broadcast_to(_EDGES_Z, (len(m), len(_EDGES_Z))), np.clip(places, -REACH, REACH)], axis=1)
+    cuts = (np.concatenate([_EDGES_X, np.asarray(kinks, np.float64)]) - m) / divisor
+    edges = np.concatenate([np.broadcast_to(_EDGES_Z, (len(m), len(_EDGES_Z))), np.clip(cuts, -REACH, REACH)], axis=1)
     edges = np.sort(edges, axis=1)
     left, right = edges[:, :-1], edges[:, 1:]
     total, error, mass = np.zeros(len(m)), np.zeros(len(m)), np.zeros(len(m))
-    for last in range(ROUNDS):
+    for round_number in range(ROUNDS):
         fine, coarse, size = _panels(f, m, s, left, right)
         difference = np.abs(fine - coarse)
         scale = np.maximum(size.sum(axis=1, keepdims=True) + np.abs(total)[:, None], 1e-300)
-        wrong = difference > tolerance * scale / 30
-        again = wrong.any(axis=0) if last < ROUNDS - 1 else np.zeros(left.shape[1], bool)
-        total += fine[:, ~again].sum(axis=1)
-        mass += size[:, ~again].sum(axis=1)
-        error += np.where(wrong, size, difference)[:, ~again].sum(axis=1)  # given up: all that is there may be wrong
-        if not again.any():
+        inexact = difference > tolerance * scale / 30
+        split = inexact.any(axis=0) if round_number < ROUNDS - 1 else np.zeros(left.shape[1], bool)
+        total += fine[:, ~split].sum(axis=1)
+        mass += size[:, ~split].sum(axis=1)
+        error += np.where(inexact, size, difference)[:, ~split].sum(axis=1)  # the last round bounds the error by ∫ |f|
+        if not split.any():
             break
-        begin, end = left[:, again], right[:, again]
+        begin, end = left[:, split], right[:, split]
         middle = (begin + end) / 2
         left, right = np.concatenate([begin, middle], axis=1), np.concatenate([middle, end], axis=1)
     zero = s[:, 0] == 0
@@ -78,7 +78,7 @@ def expectation(
 
 
 def _panels(f: Callable[[Array], Array], m: Array, s: Array, left: Array, right: Array) -> tuple[Array, Array, Array]:
-    """∫ f φ over each panel by both rules, and ∫ |f| φ: [k, p] each."""
+    """Return ∫ f φ over each panel by both rules and ∫ |f| φ, three arrays [k, p]."""
     middle, half = (left + right)[..., None] / 2, (right - left)[..., None] / 2
     results = []
     for nodes, weights in (_FINE, _COARSE):
@@ -93,7 +93,7 @@ def _panels(f: Callable[[Array], Array], m: Array, s: Array, left: Array, right:
 
 @np.errstate(all="ignore")
 def piecewise_moments(pieces: Sequence[Piece], q: Array) -> tuple[Array, Array, Array]:
-    """E σ(x)², E σ'(x)² and E σ'(x)⁴ for x ~ N(0, q) and a piecewise linear σ, in closed form.
+    """Compute E σ(x)², E σ'(x)² and E σ'(x)⁴ for x ~ N(0, q) and a piecewise linear σ, in closed form.
 
     On (a, b): ∫ (s x + c)² = s² M₂ + 2 s c M₁ + c² M₀ with M₀ = Φ(b') − Φ(a'), M₁ = √q (φ(a') − φ(b')),
     M₂ = q (M₀ + a' φ(a') − b' φ(b')), a' = a/√q.
@@ -112,7 +112,7 @@ def piecewise_moments(pieces: Sequence[Piece], q: Array) -> tuple[Array, Array, 
 
 
 def _scaled(edge: float, root: Array) -> Array:
-    """edge/√q; at 0 it is 0 for any q."""
+    """Return edge/√q, and 0 at edge 0 for any q."""
     return np.zeros_like(root) if edge == 0 else edge / root
 
 

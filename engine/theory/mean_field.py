@@ -1,7 +1,7 @@
-"""Mean-field theory of wide networks: how the sizes of z and δ and the angle between examples go from layer to layer.
+"""Mean-field theory of wide networks: size of z and δ and correlation of examples from layer to layer.
 
     q ↦ σ_w² E σ(√q z)² + σ_b²                        mean square of z, fixed point q*
-    χ = σ_w² E σ'(√q z)²                              ⟨‖δ‖²⟩ changes by it a layer; ξ = 1/|ln χ|
+    χ = σ_w² E σ'(√q z)²                              factor of ⟨‖δ‖²⟩ per layer, depth scale ξ = 1/|ln χ|
     c ↦ (σ_w² E σ(u₁)σ(u₂) + σ_b²)/q*                 correlation of two examples, u₁, u₂ ~ N(0, q*) with correlation c
 
 Sources: Poole et al., "Exponential Expressivity in Deep Neural Networks through Transient Chaos", 2016; Schoenholz et
@@ -22,17 +22,14 @@ from engine.activations import Elementwise
 from engine.arrays import Array
 from engine.theory.gaussian import Average, expectation, piecewise_moments
 
-SMALLEST, LARGEST = 1e-12, 1e12  # where fixed points of q are looked for
+SMALLEST, LARGEST = 1e-12, 1e12  # range of the search for fixed points of q
 _GRID = np.geomspace(SMALLEST, LARGEST, 193)
-_STILL = 1e-9  # a relative change of q below this is none: quadrature cannot tell
+_UNCHANGED = 1e-9  # a relative change of q below this is within the error of quadrature
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A fixed point of a map, the slope of the map there, and the error of its value as far as quadrature tells.
-
-    A slope below 1 in magnitude: it attracts.
-    """
+    """Fixed point of a map, slope of the map there, and estimated error of the value."""
 
     value: float
     slope: float
@@ -40,18 +37,18 @@ class FixedPoint:
 
     @property
     def stable(self) -> bool:
-        """Whether it attracts."""
+        """Return whether the fixed point attracts, |slope| < 1."""
         return abs(self.slope) < 1
 
 
 @dataclass(frozen=True)
 class FixedPoints:
-    """All fixed points that were found.
+    """Fixed points of a map.
 
     Attributes:
-        points: ascending.
-        everywhere: every value is one (ReLU with σ_w² = 2): nothing moves.
-        grows: beyond the last of them the value grows without bound.
+        points: Fixed points, ascending.
+        everywhere: Whether every value is a fixed point, as for ReLU with σ_w² = 2.
+        grows: Whether values beyond the last fixed point grow without bound.
     """
 
     points: tuple[FixedPoint, ...]
@@ -61,15 +58,15 @@ class FixedPoints:
 
 @dataclass(frozen=True)
 class MeanField:
-    """The theory of one layer type.
+    """Mean-field theory of layers with one activation and one pair of variances.
 
     Args:
-        sigma: an element-wise activation, one of ours or a user's own.
+        sigma: Element-wise activation, including a user's own.
         weight_variance: σ_w² = fan_in · Var[W] >= 0.
         bias_variance: σ_b² >= 0.
 
     Raises:
-        ValueError: a negative or non-finite variance.
+        ValueError: If a variance is negative or not finite.
     """
 
     sigma: Elementwise
@@ -82,30 +79,28 @@ class MeanField:
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value}: must be >= 0 and finite")
 
-    # Size of z
-
     def q_map(self, q: Array | float) -> Array:
-        """The next layer's mean square of z."""
+        """Return the mean square of z in the next layer."""
         return self.weight_variance * moment(self.sigma, 0, q).value + self.bias_variance
 
     def chi(self, q: Array | float) -> Array:
-        """χ at this mean square of z."""
+        """Return χ at a mean square of z."""
         return np.asarray(self.weight_variance * moment(self.sigma, 1, q).value)
 
     def q_fixed_points(self) -> FixedPoints:
-        """All fixed points of the q-map between 1e-12 and 1e12, and 0 if it is one."""
+        """Return the fixed points of the q-map between 1e-12 and 1e12, and 0 if it is one."""
         square = _on_grid(self.sigma)
         values = self.weight_variance * square.value + self.bias_variance
-        move = np.log(np.maximum(values, 1e-300) / _GRID)
-        move[np.abs(move) < _STILL] = 0
-        if not move.any():
+        change = np.log(np.maximum(values, 1e-300) / _GRID)
+        change[np.abs(change) < _UNCHANGED] = 0
+        if not change.any():
             return FixedPoints((), everywhere=True, grows=False)
-        roots = [_root(lambda t: float(np.log(self.q_map(math.exp(t))) - t), a, b) for a, b in _crossings(move)]
+        roots = [itp_root(lambda t: float(np.log(self.q_map(math.exp(t))) - t), a, b) for a, b in _crossings(change)]
         points = [self._q_point(math.exp(t)) for t in roots]
         if self.bias_variance == 0 and float(self.q_map(0.0)) == 0:
             slope = float(self.q_map(SMALLEST)) / SMALLEST
             points.insert(0, FixedPoint(0.0, slope, 0.0))
-        return FixedPoints(tuple(points), everywhere=False, grows=bool(move[np.flatnonzero(move)[-1]] > 0))
+        return FixedPoints(tuple(points), everywhere=False, grows=bool(change[np.flatnonzero(change)[-1]] > 0))
 
     def _q_point(self, q: float) -> FixedPoint:
         error = self.weight_variance * float(moment(self.sigma, 0, q).error)
@@ -113,44 +108,42 @@ class MeanField:
         return FixedPoint(q, float(self.q_map(high) - self.q_map(low)) / (high - low), error)
 
     def q_star(self, start: float = 1.0) -> float:
-        """The fixed point that q reaches from ``start``; ∞ if it grows without bound, ``start`` if nothing moves."""
-        found = self.q_fixed_points()
-        if found.everywhere:
+        """Return the fixed point that q reaches from ``start``, or ∞ if q grows without bound."""
+        fixed = self.q_fixed_points()
+        if fixed.everywhere:
             return start
-        values = [p.value for p in found.points]
-        here = [v for v in values if math.isclose(v, start, rel_tol=_STILL)]
-        if here:
-            return here[0]
+        values = [p.value for p in fixed.points]
+        at_start = [v for v in values if math.isclose(v, start, rel_tol=_UNCHANGED)]
+        if at_start:
+            return at_start[0]
         rises = float(self.q_map(start)) > start
         if rises:
             return min((v for v in values if v > start), default=math.inf)
         return max((v for v in values if v <= start), default=0.0)
 
     def chi_star(self, start: float = 1.0) -> float:
-        """χ₁ = χ(q*)."""
+        """Return χ₁ = χ(q*)."""
         return float(self.chi(min(max(self.q_star(start), SMALLEST), LARGEST)))
 
     def depth_scale(self, start: float = 1.0) -> float:
-        """ξ = 1/|ln χ₁|: layers over which ⟨‖δ‖²⟩ changes by a factor e; ∞ at χ₁ = 1."""
+        """Return ξ = 1/|ln χ₁|, the layers over which ⟨‖δ‖²⟩ changes by a factor e; ∞ at χ₁ = 1."""
         return _depth_scale(self.chi_star(start))
 
-    # Angle between examples
-
     def c_map(self, c: Array | float, q: float) -> Array:
-        """The next layer's correlation of two examples, both with mean square q."""
+        """Return the correlation of two examples in the next layer, both with mean square q."""
         return (self.weight_variance * pair_moment(self.sigma.value, self.sigma, c, q) + self.bias_variance) / q
 
     def chi_between(self, c: float, q: float) -> float:
-        """σ_w² E σ'(u₁) σ'(u₂): the slope of the c-map, χ₁ at c = 1."""
+        """Return σ_w² E σ'(u₁) σ'(u₂), the slope of the c-map, which is χ₁ at c = 1."""
         if c >= 1:
             return float(self.chi(q))
         return float(self.weight_variance * pair_moment(lambda x: _slope(self.sigma, x), self.sigma, c, q))
 
     def c_star(self, start: float = 1.0) -> FixedPoint:
-        """The correlation that all pairs of examples reach: 1 in the ordered phase, less in the chaotic one.
+        """Return the correlation that all pairs of examples reach: 1 in the ordered phase, less in the chaotic phase.
 
         Raises:
-            ValueError: z vanishes or grows without bound, so that there is no q* to speak of angles at.
+            ValueError: If q* is 0 or ∞, where no correlation is defined.
         """
         q = self.q_star(start)
         if not 0 < q < math.inf:
@@ -162,16 +155,16 @@ class MeanField:
             return float(self.c_map(c, q)) - c
 
         low, high = -1 + 1e-6, 1 - 1e-9
-        c = _root(drift, low, high) if drift(low) > 0 > drift(high) else 1.0
+        c = itp_root(drift, low, high) if drift(low) > 0 > drift(high) else 1.0
         return FixedPoint(c, self.chi_between(c, q), abs(drift(c)))
 
     def correlation_depth_scale(self, start: float = 1.0) -> float:
-        """ξ_c = 1/|ln χ_{c*}|: layers over which an angle between two examples survives."""
+        """Return ξ_c = 1/|ln χ_{c*}|, the layers over which the correlation of two examples decays by a factor e."""
         return _depth_scale(self.c_star(start).slope)
 
 
 def critical_weight_variance(sigma: Elementwise, bias_variance: float) -> float:
-    """The smallest σ_w² at which χ₁ = 1, where gradients neither vanish nor explode; NaN if there is none up to 1e6."""
+    """Return the smallest σ_w² with χ₁ = 1, where gradients neither vanish nor explode; NaN if none is below 1e6."""
 
     def excess(log_variance: float) -> float:
         return math.log(max(MeanField(sigma, math.exp(log_variance), bias_variance).chi_star(), 1e-300))
@@ -181,13 +174,13 @@ def critical_weight_variance(sigma: Elementwise, bias_variance: float) -> float:
     for a, b in pairwise(grid):
         after = excess(b)
         if before < 0 <= after:
-            return math.exp(_root(excess, a, b, tolerance=1e-10))
+            return math.exp(itp_root(excess, a, b, tolerance=1e-10))
         before = after
     return math.nan
 
 
 def moment(sigma: Elementwise, which: int, q: Array | float) -> Average:
-    """E σ(x)² (0), E σ'(x)² (1) or E σ'(x)⁴ (2) for x ~ N(0, q): in closed form for piecewise linear σ."""
+    """Compute E σ(x)² (0), E σ'(x)² (1) or E σ'(x)⁴ (2) for x ~ N(0, q), in closed form for a piecewise linear σ."""
     q = np.asarray(q, np.float64)
     if sigma.pieces:
         return Average(piecewise_moments(sigma.pieces, q)[which], np.zeros_like(q))
@@ -200,39 +193,39 @@ def moment(sigma: Elementwise, which: int, q: Array | float) -> Average:
 
 
 def moments(sigma: Elementwise, q: Array | float) -> tuple[Average, Average, Average]:
-    """All three of them."""
+    """Compute E σ(x)², E σ'(x)² and E σ'(x)⁴ for x ~ N(0, q)."""
     return moment(sigma, 0, q), moment(sigma, 1, q), moment(sigma, 2, q)
 
 
 def _on_grid(sigma: Elementwise) -> Average:
-    """E σ² on the grid, which does not depend on the variances; kept for activations that can be told apart."""
+    """Return E σ² on the grid, which does not depend on the variances; cached for hashable activations."""
     try:
-        return _kept_on_grid(sigma)
-    except TypeError:  # a user's own that cannot be hashed
+        return _cached_on_grid(sigma)
+    except TypeError:  # a user's activation may not be hashable
         return moment(sigma, 0, _GRID)
 
 
 @lru_cache(maxsize=64)
-def _kept_on_grid(sigma: Elementwise) -> Average:
+def _cached_on_grid(sigma: Elementwise) -> Average:
     return moment(sigma, 0, _GRID)
 
 
 def pair_moment(f: Callable[[Array], Array], sigma: Elementwise, c: Array | float, q: float) -> Array:
-    """E f(u₁) f(u₂) for u₁, u₂ ~ N(0, q) with correlation c: the inner average within the outer one."""
+    """Compute E f(u₁) f(u₂) for u₁, u₂ ~ N(0, q) with correlation c, by nested quadrature."""
     kinks = list(sigma.kinks) or [p.left for p in sigma.pieces[1:]]
 
-    def one(correlation: float) -> float:
-        rest = math.sqrt(max(0.0, 1 - correlation**2)) * math.sqrt(q)
+    def average(correlation: float) -> float:
+        conditional_std = math.sqrt(max(0.0, 1 - correlation**2)) * math.sqrt(q)
 
         def outer(x: Array) -> Array:
-            inner = expectation(f, (correlation * x).ravel(), rest, kinks, 1e-10).value
+            inner = expectation(f, (correlation * x).ravel(), conditional_std, kinks, 1e-10).value
             return np.asarray(f(x) * inner.reshape(x.shape))
 
         edges = [*kinks, *(k / correlation for k in kinks if correlation)]
         return float(expectation(outer, 0.0, math.sqrt(q), edges, 1e-10).value)
 
     values = np.asarray(c, np.float64)
-    return np.array([one(v) for v in values.ravel().tolist()]).reshape(values.shape)
+    return np.array([average(v) for v in values.ravel().tolist()]).reshape(values.shape)
 
 
 def _slope(sigma: Elementwise, x: Array) -> Array:
@@ -245,24 +238,24 @@ def _depth_scale(chi: float) -> float:
     return math.inf if abs(math.log(chi)) < 1e-12 else 1 / abs(math.log(chi))
 
 
-def _crossings(move: Array) -> list[tuple[float, float]]:
-    """Between which points of the grid, as logarithms, the move changes sign, with or without a rest between."""
-    logs, moving = np.log(_GRID), np.flatnonzero(move)
-    signs = np.sign(move[moving])
-    return [(logs[moving[i]], logs[moving[i + 1]]) for i in np.flatnonzero(signs[:-1] != signs[1:]).tolist()]
+def _crossings(change: Array) -> list[tuple[float, float]]:
+    """Return the intervals of ln q between whose ends the change of q has opposite signs, zeros skipped."""
+    logs, nonzero = np.log(_GRID), np.flatnonzero(change)
+    signs = np.sign(change[nonzero])
+    return [(logs[nonzero[i]], logs[nonzero[i + 1]]) for i in np.flatnonzero(signs[:-1] != signs[1:]).tolist()]
 
 
-def _root(f: Callable[[float], float], low: float, high: float, tolerance: float = 1e-12) -> float:
-    """A zero of f between low and high, where its signs differ, by ITP.
+def itp_root(f: Callable[[float], float], low: float, high: float, tolerance: float = 1e-12) -> float:
+    """Return a root of f between low and high, where its signs differ, by the ITP method.
 
-    Each point interpolates, is truncated towards the middle and projected to where no more points than bisection's and
-    one can be needed: Oliveira and Takahashi 2021, doi 10.1145/3423597, with κ₁ (b − a) = 0.2, κ₂ = 2, n₀ = 1. No
-    truncation is below the tolerance, so that the other end comes near, too, where steps are as small as rounding.
+    Each point interpolates, is truncated towards the middle, and is projected so that at most one evaluation more than
+    by bisection is needed (κ₁ (b − a) = 0.2, κ₂ = 2, n₀ = 1). The truncation is at least the tolerance, so that both
+    ends approach the root. Source: Oliveira & Takahashi, 2021, doi 10.1145/3423597.
     """
     at_low, at_high = f(low), f(high)
     rising = at_low < 0
     width, near = high - low, tolerance * max(1.0, low, -high) / 2
-    for left in range(max(0, math.ceil(math.log2(width / (2 * near)))) + 1, -1, -1):
+    for remaining in range(max(0, math.ceil(math.log2(width / (2 * near)))) + 1, -1, -1):
         middle, half = (low + high) / 2, (high - low) / 2
         if half <= near or middle in (low, high):
             break
@@ -271,7 +264,7 @@ def _root(f: Callable[[float], float], low: float, high: float, tolerance: float
         inwards = math.copysign(1.0, middle - crossing)
         truncation = max(0.2 / width * (2 * half) ** 2, near)
         point = crossing + inwards * truncation if truncation <= abs(middle - crossing) else middle
-        reach = max(0.0, near * 2.0**left - half)
+        reach = max(0.0, near * 2.0**remaining - half)
         if abs(point - middle) > reach:
             point = middle - inwards * reach
         value = f(point)

@@ -1,4 +1,4 @@
-"""What theory expects of a network at initialisation, layer by layer: through its own widths, from its own data."""
+"""Mean-field predictions for a network at initialisation, from its own widths and data."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from engine.theory.mean_field import moments
 
 @dataclass(frozen=True)
 class Profile:
-    """Expectations at initialisation; arrays over layers 1 ... L.
+    """Predictions at initialisation, as arrays over layers 1 ... L; NaN where a layer has no value.
 
     Attributes:
-        z_mean_square: q of each layer, mean over examples.
-        activation_mean_square: ⟨a²⟩ of each layer; NaN where σ is not element-wise.
-        slope_mean_square: ⟨σ'(z)²⟩; NaN where σ is not element-wise.
-        chi: ⟨‖δ^l‖²⟩/⟨‖δ^{l+1}‖²⟩ for l < L, = n_l Var[W^{l+1}] ⟨σ'(z^l)²⟩; NaN for the last.
-        log_variance: variance of ln(‖δ^l‖²/‖δ^{l+1}‖²) of one example over initialisations, (3κ − 1)/n_l to first order
-            in 1/n, with κ = ⟨σ'⁴⟩/⟨σ'²⟩²; NaN for the last.
+        z_mean_square: q, mean over examples.
+        activation_mean_square: ⟨a²⟩, for element-wise σ.
+        slope_mean_square: ⟨σ'(z)²⟩, for element-wise σ.
+        chi: ⟨‖δ^l‖²⟩/⟨‖δ^{l+1}‖²⟩ = n_l Var[W^{l+1}] ⟨σ'(z^l)²⟩ for l < L.
+        log_variance: Variance over initialisations of ln(‖δ^l‖²/‖δ^{l+1}‖²) of one example for l < L, (3κ − 1)/n_l to
+            first order in 1/n, with κ = ⟨σ'⁴⟩/⟨σ'²⟩².
     """
 
     z_mean_square: Array
@@ -32,12 +32,12 @@ class Profile:
     log_variance: Array
 
     def log10_delta(self) -> Array:
-        """log10 of delta_rms relative to that of layer L."""
+        """Return log10 of delta_rms relative to layer L."""
         steps = np.log10(self.chi[:-1]) / 2
         return np.append(np.cumsum(steps[::-1])[::-1], 0.0)
 
     def log10_delta_std(self) -> Array:
-        """Standard deviation of log10 ‖δ‖ of one example, relative to layer L, over initialisations (log-normal)."""
+        """Return the standard deviation over initialisations of log10 ‖δ‖ of one example, relative to layer L."""
         variances = self.log_variance[:-1] / (2 * np.log(10)) ** 2
         return np.sqrt(np.append(np.cumsum(variances[::-1])[::-1], 0.0))
 
@@ -49,17 +49,19 @@ def profile(
     bias_variances: Sequence[float],
     input_square: Array,
 ) -> Profile:
-    """The profile of a network with independent centred weights.
+    """Compute the profile of a network with independent centred weights.
 
-    q¹_b = Var[W¹] ‖x_b‖² + σ_b², q^{l+1}_b = n_l Var[W^{l+1}] E σ(√q^l_b z)² + σ_b²: each example has its own, from its
-    own size, so the transient towards q* is included. Sources: Poole et al., 2016; Schoenholz et al., 2017; Hanin &
-    Nica, "Products of Many Large Random Matrices and Gradients in Deep Neural Networks", 2019 (fluctuations).
+        q¹_b = Var[W¹] ‖x_b‖² + σ_b²,   q^{l+1}_b = n_l Var[W^{l+1}] E σ(√q^l_b z)² + σ_b²
+
+    Each example has its own q, which includes the transient towards q*. Sources: Poole et al., 2016; Schoenholz et
+    al., 2017; Hanin & Nica, "Products of Many Large Random Matrices and Gradients in Deep Neural Networks", 2019.
 
     Args:
         sizes: n_0 ... n_L.
-        activations: of layers 1 ... L.
-        weight_variances, bias_variances: Var[W^l] and σ_b² of layers 1 ... L.
-        input_square: ‖x_b‖² of some examples, [B].
+        activations: Activations of layers 1 ... L.
+        weight_variances: Var[W^l] of layers 1 ... L.
+        bias_variances: σ_b² of layers 1 ... L.
+        input_square: ‖x_b‖² of some examples [B].
     """
     depth = len(activations)
     nan = np.full(depth, np.nan)

@@ -1,4 +1,4 @@
-"""Residual and normalisation blocks against their equations, written out in plain Python."""
+"""Residual and normalisation blocks against their equations in plain Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.residual import Residual
 
 
 def between(block: BatchNorm | LayerNorm) -> Network:
-    """The block between two layers, with random parameters."""
+    """Return a network with the block between two layers and random parameters."""
     net = Network([Dense(3, block.n_in, act.Tanh()), block, Dense(block.n_in, 2, act.Softmax())])
     net.theta[...] = np.random.default_rng(0).standard_normal(net.theta.shape)
     return net
@@ -51,25 +51,25 @@ def test_layer_norm_normalises_each_example_over_the_units(learned: bool) -> Non
     assert np.array_equal(net.forward(x, training=False), trained)
 
 
-def test_batch_norm_evaluates_with_running_statistics() -> None:
-    """After k equal batches they are the batch's own mean and unbiased variance, up to (1 − momentum)^k."""
+def test_batch_norm_uses_running_statistics_in_evaluation() -> None:
+    """After k equal batches they are the batch's mean and unbiased variance, up to (1 − momentum)^k."""
     net = between(block := BatchNorm(4, 1e-5, 0.25, learned=True))
     x, _ = batch(net, 6)
     for _ in range(3):
         net.forward(x)
         net.update_state()
-    a, left = net.layers[0].a, 0.75**3
+    a, initial_weight = net.layers[0].a, 0.75**3
     mean, variance = a.mean(axis=1, keepdims=True), a.var(axis=1, ddof=1, keepdims=True)
     state = block.state()
-    np.testing.assert_allclose(state["mean"], (1 - left) * mean, rtol=1e-12)
-    np.testing.assert_allclose(state["variance"], left + (1 - left) * variance, rtol=1e-12)
+    np.testing.assert_allclose(state["mean"], (1 - initial_weight) * mean, rtol=1e-12)
+    np.testing.assert_allclose(state["variance"], initial_weight + (1 - initial_weight) * variance, rtol=1e-12)
     net.forward(x, training=False)
     expected = (net.layers[0].a - state["mean"]) / np.sqrt(state["variance"] + 1e-5) * block.gamma + block.beta
     np.testing.assert_allclose(block.a, expected, rtol=1e-12)
 
 
-def test_forward_leaves_the_state_alone() -> None:
-    """Only the training loop advances it, once a step; a twin reads the same state."""
+def test_forward_does_not_change_the_state() -> None:
+    """Only the training loop updates it, once a step; a twin shares it."""
     net = between(BatchNorm(4, 1e-5, 0.25, learned=True))
     before = {name: array.copy() for name, array in net.state().items()}
     gradient(net, *batch(net, 5), costs.LogLikelihood())
@@ -83,7 +83,7 @@ def test_forward_leaves_the_state_alone() -> None:
     assert not any(np.array_equal(array, before[name]) for name, array in net.state().items())
 
 
-def test_an_example_has_a_jacobian_where_the_batch_does_not_couple_it() -> None:
+def test_jacobian_is_refused_where_the_batch_couples_examples() -> None:
     net = block_network(["batch norm", "residual", "layer norm"], (3, 4, 2), act.Tanh(), act.Sigmoid())
     x, _ = batch(net, 3)
     net.forward(x)
@@ -91,11 +91,11 @@ def test_an_example_has_a_jacobian_where_the_batch_does_not_couple_it() -> None:
         input_output_jacobian(net)
     net.forward(x, training=False)
     jacobian = input_output_jacobian(net)
-    other = net.like(net.theta.astype(complex))
+    complex_net = net.like(net.theta.astype(complex))
     for k in range(3):
-        nudged = x.astype(complex)
-        nudged[k] += 1e-30j
-        column = other.forward(nudged, training=False).imag / 1e-30
+        shifted = x.astype(complex)
+        shifted[k] += 1e-30j
+        column = complex_net.forward(shifted, training=False).imag / 1e-30
         assert np.abs(jacobian[..., k].T - column).max() < 1e-13
 
 
@@ -113,8 +113,8 @@ def test_residual_adds_its_branch_to_its_input(scale: float) -> None:
     np.testing.assert_allclose(net.blocks[1].a, below + scale * alone.forward(below), rtol=1e-14)
 
 
-def test_a_residual_network_carries_gradients_where_a_plain_one_loses_them() -> None:
-    """60 saturating layers of small weights: δ falls by decades without shortcuts, and hardly with them."""
+def test_residual_network_keeps_gradients_that_a_plain_network_loses() -> None:
+    """60 layers with small weights: δ falls by 20 decades without shortcuts, by less than 2 with them."""
 
     def first_to_last(residual: bool) -> float:
         layers = [Dense(8, 8, act.Tanh()) for _ in range(60)]

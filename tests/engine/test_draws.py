@@ -1,4 +1,4 @@
-"""Initial draws: the shape of each distribution, its bounds, its fans; and what is given is taken."""
+"""Initialisers: shape, bounds and fans of each distribution, and fixed values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.initializers import Initializer, ParameterShape
 from engine.network import Network
 
 FAN_IN, FAN_OUT = 200, 300
-PLACE = ParameterShape(1, (FAN_OUT, FAN_IN), FAN_IN, FAN_OUT)
+SHAPE = ParameterShape(1, (FAN_OUT, FAN_IN), FAN_IN, FAN_OUT)
 NORMAL: list[Initializer] = [
     init.Gaussian(0.3),
     init.GaussianFanIn(2.0),
@@ -26,7 +26,7 @@ NORMAL: list[Initializer] = [
     init.MeanFieldWeights(1.7),
     init.MeanFieldBiases(0.05),
 ]
-UNIFORM: list[tuple[Initializer, float]] = [  # and the half-width, by hand
+UNIFORM: list[tuple[Initializer, float]] = [  # with the half-width, by hand
     (init.UniformFanIn(), 1 / math.sqrt(200)),
     (init.GlorotUniform(), math.sqrt(6 / 500)),
     (init.HeUniform(), math.sqrt(6 / 200)),
@@ -34,16 +34,16 @@ UNIFORM: list[tuple[Initializer, float]] = [  # and the half-width, by hand
 
 
 def moments(w: Array) -> tuple[float, float, float]:
-    """Mean, mean square and kurtosis."""
+    """Return mean, mean square and kurtosis."""
     square = float(np.mean(w**2))
     return float(np.mean(w)), square, float(np.mean(w**4)) / square**2
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("initialiser", NORMAL, ids=name)
-def test_normal_draws(initialiser: Initializer, seed: int) -> None:
-    """Standard errors of N draws: σ/√N, σ²√(2/N), √(24/N); five of them each."""
-    w = initialiser.sample(np.random.default_rng(seed), PLACE)
+def test_normal_draws_have_the_moments_of_the_distribution(initialiser: Initializer, seed: int) -> None:
+    """Tolerance: five standard errors of N draws, σ/√N, σ²√(2/N) and √(24/N)."""
+    w = initialiser.sample(np.random.default_rng(seed), SHAPE)
     mean, square, kurtosis = moments(w)
     claimed = initialiser.variance(FAN_IN, FAN_OUT)
     assert abs(mean) < 5 * math.sqrt(claimed / w.size)
@@ -53,9 +53,9 @@ def test_normal_draws(initialiser: Initializer, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("initialiser", "half_width"), UNIFORM, ids=[name(i) for i, _ in UNIFORM])
-def test_uniform_draws(initialiser: Initializer, half_width: float, seed: int) -> None:
-    """Within ±r, filling it to the edge; variance r²/3 with standard error r²√(4/45/N); kurtosis 9/5."""
-    w = initialiser.sample(np.random.default_rng(seed), PLACE)
+def test_uniform_draws_fill_their_interval(initialiser: Initializer, half_width: float, seed: int) -> None:
+    """Draws reach ±r; the variance is r²/3 with standard error r²√(4/45/N), the kurtosis 9/5."""
+    w = initialiser.sample(np.random.default_rng(seed), SHAPE)
     assert half_width * 0.999 < np.abs(w).max() <= half_width
     assert w.min() < -0.999 * half_width
     mean, square, kurtosis = moments(w)
@@ -66,10 +66,10 @@ def test_uniform_draws(initialiser: Initializer, half_width: float, seed: int) -
 
 
 @pytest.mark.parametrize("cut", [0.5, 1.0, 2.0, 4.0, 40.0])
-def test_truncated_normal_draws(cut: float) -> None:
-    """Never beyond c·s, near it on both sides; the variance by midpoint quadrature of the truncated density."""
+def test_truncated_normal_draws_stay_within_the_cut(cut: float) -> None:
+    """Draws reach ±c·s but not beyond; the variance is computed by midpoint quadrature of the density."""
     initialiser = init.TruncatedNormal(0.2, cut)
-    w = initialiser.sample(np.random.default_rng(0), PLACE)
+    w = initialiser.sample(np.random.default_rng(0), SHAPE)
     assert np.abs(w).max() <= 0.2 * cut
     if cut <= 2:
         assert w.max() > 0.2 * cut * 0.99
@@ -83,8 +83,8 @@ def test_truncated_normal_draws(cut: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (9, 4), (4, 9), (1, 5), (5, 1), (1, 1)])
-def test_orthogonal_draws(shape: tuple[int, int]) -> None:
-    """All singular values are the gain; the mean square is then the claimed one exactly."""
+def test_orthogonal_draws_have_the_gain_as_singular_values(shape: tuple[int, int]) -> None:
+    """The mean square then equals the stated variance exactly."""
     n, m = shape
     q = init.Orthogonal(1.7).sample(np.random.default_rng(0), ParameterShape(1, shape, m, n))
     assert q.shape == shape
@@ -93,9 +93,9 @@ def test_orthogonal_draws(shape: tuple[int, int]) -> None:
 
 
 def test_orthogonal_draws_are_uniform() -> None:
-    """Mezzadri 2007: without the sign fix the diagonal has a preferred sign; with it E q_ij = 0 and E (tr Q)² = 1."""
-    rng, place = np.random.default_rng(0), ParameterShape(1, (3, 3), 3, 3)
-    draws = np.array([init.Orthogonal(1.0).sample(rng, place) for _ in range(4000)])
+    """E q_ij = 0 and E (tr Q)² = 1; without the signs of Mezzadri, 2007, the diagonal has a preferred sign."""
+    rng, shape = np.random.default_rng(0), ParameterShape(1, (3, 3), 3, 3)
+    draws = np.array([init.Orthogonal(1.0).sample(rng, shape) for _ in range(4000)])
     assert np.abs(draws.mean(axis=0)).max() < 5 * math.sqrt(1 / 3 / 4000)
     traces = np.trace(draws, axis1=1, axis2=2)
     assert abs(float(np.mean(traces**2)) - 1) < 5 * math.sqrt(2 / 4000)  # E (tr Q)⁴ = 3 in three dimensions
@@ -103,18 +103,18 @@ def test_orthogonal_draws_are_uniform() -> None:
     assert abs(float(np.mean(determinants))) < 5 / math.sqrt(4000)  # as many reflections as rotations
 
 
-def test_the_fans_of_each_layer() -> None:
-    """fan_in is the layer below and fan_out the layer itself, for its biases too; weights are drawn before biases."""
-    asked: list[ParameterShape] = []
+def test_initialize_passes_the_fans_of_each_layer() -> None:
+    """fan_in counts the layer below and fan_out the layer, for biases too; weights precede biases."""
+    calls: list[ParameterShape] = []
 
-    class MetricLogger(init.Constant):
-        def sample(self, rng: np.random.Generator, place: ParameterShape) -> Array:
-            asked.append(place)
-            return super().sample(rng, place)
+    class Recording(init.Constant):
+        def sample(self, rng: np.random.Generator, parameter: ParameterShape) -> Array:
+            calls.append(parameter)
+            return super().sample(rng, parameter)
 
     net = Network.mlp([5, 4, 3], [act.Tanh()] * 2)
-    init.initialize(net, MetricLogger(1.0), MetricLogger(2.0), [np.random.default_rng(0)])
-    assert asked == [
+    init.initialize(net, Recording(1.0), Recording(2.0), [np.random.default_rng(0)])
+    assert calls == [
         ParameterShape(1, (4, 5), 5, 4),
         ParameterShape(1, (4, 1), 5, 4),
         ParameterShape(2, (3, 4), 4, 3),
@@ -123,15 +123,15 @@ def test_the_fans_of_each_layer() -> None:
     assert net.theta.tolist() == [1.0] * 32 + [2.0] * 7
 
 
-def test_given_matrices_reach_every_member_and_other_shapes_are_refused() -> None:
+def test_given_values_reach_every_member_and_other_shapes_are_refused() -> None:
     net = Network.mlp([2, 2, 1], [act.Sigmoid()] * 2, (3,))
     weights, biases = init.Given([[[1, 2], [3, 4]], [[5, 6]]]), init.Given([[[7], [8]], [[9]]])
     init.initialize(net, weights, biases, [np.random.default_rng(k) for k in range(3)])
     assert net.theta.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9]] * 3
     assert math.isnan(weights.variance(2, 2))
-    with pytest.raises(ValueError, match=r"values\[0\] is \(2, 2\), but layer 1 needs \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"values\[0\]: shape \(2, 2\); layer 1 needs \(3, 2\)"):
         init.initialize(network([2, 3, 1], [act.Tanh()] * 2), weights, biases, [np.random.default_rng(0)])
-    with pytest.raises(ValueError, match="holds 2 matrices, but the network has a layer 3"):
+    with pytest.raises(ValueError, match="values: holds 2 matrices, the network has a layer 3"):
         init.initialize(
             Network.mlp([2, 2, 1, 1], [act.Tanh()] * 3), weights, init.Constant(0.0), [np.random.default_rng(0)]
         )
@@ -150,6 +150,6 @@ def test_given_matrices_reach_every_member_and_other_shapes_are_refused() -> Non
     ],
     ids=["Gaussian", "GaussianFanIn", "MeanFieldWeights", "MeanFieldBiases", "Orthogonal", "TruncatedNormal"],
 )
-def test_impossible_scales_are_refused(make: type, value: float) -> None:
+def test_invalid_scales_are_refused(make: type, value: float) -> None:
     with pytest.raises(ValueError, match=r"\w+=.*must be"):
         make(value)

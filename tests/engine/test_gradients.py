@@ -1,4 +1,4 @@
-"""The gradients, against four oracles: the worked examples, plain loops, directional derivatives, the second world."""
+"""Gradients against worked examples, plain loops, directional derivatives and the second world."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def numbers(text: Any) -> Array:
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
 @pytest.mark.parametrize("factor", [1, 2], ids=["half_squared_error", "squared_error"])
-def test_worked_examples(example: dict[str, Any], factor: int) -> None:
-    """Every intermediate number of both examples, from 40-digit arithmetic, in both worlds and for both costs."""
+def test_worked_examples_agree_to_1e_12(example: dict[str, Any], factor: int) -> None:
+    """The references of every intermediate number come from 40-digit arithmetic; both worlds, both costs."""
     weights = [numbers(w) for w in example["W"]]
     net = Network.mlp([weights[0].shape[1], *(w.shape[0] for w in weights)], [act.Sigmoid()] * len(weights))
     for layer, w, b in zip(net.layers, weights, example["b"], strict=True):
@@ -65,14 +65,14 @@ def test_worked_examples(example: dict[str, Any], factor: int) -> None:
     assert np.abs((net.layers[1].W.mT @ net.layers[1].delta)[:, 0] - factor * below.reshape(-1)).max() < 1e-12
 
 
-def test_the_sign_that_is_wrong_in_print() -> None:
+def test_sign_that_is_misprinted_in_the_derivation() -> None:
     """δ¹ of the second unit of example 2 is +0.0252; the derivation prints −0.0226."""
     assert numbers(EXAMPLES["example_2_[2,3,2]"]["delta"][0])[1, 0] > 0
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
 @pytest.mark.parametrize("hidden", ELEMENTWISE, ids=name)
-def test_every_activation_inside_a_network(hidden: Activation, ensemble: tuple[int, ...]) -> None:
+def test_gradients_of_every_activation_in_a_network(hidden: Activation, ensemble: tuple[int, ...]) -> None:
     net = network([4, 6, 5, 3], [hidden, hidden, act.Softmax()], ensemble)
     x, y = batch(net, 7)
     check_network(net, x, y, costs.LogLikelihood(), np.random.default_rng(1)).require()
@@ -80,21 +80,21 @@ def test_every_activation_inside_a_network(hidden: Activation, ensemble: tuple[i
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
 @pytest.mark.parametrize(("output", "cost"), PAIRS, ids=name)
-def test_every_output_with_every_cost(output: Activation, cost: Cost, ensemble: tuple[int, ...]) -> None:
+def test_gradients_of_every_output_with_every_cost(output: Activation, cost: Cost, ensemble: tuple[int, ...]) -> None:
     net = network([4, 5, 3], [act.Tanh(), output], ensemble)
     x, y = batch(net, 7)
     check_network(net, x, y, cost, np.random.default_rng(2)).require()
 
 
 @pytest.mark.parametrize("sigma", ALL, ids=name)
-def test_activation_checks(sigma: Activation) -> None:
+def test_activations_pass_the_gradient_check(sigma: Activation) -> None:
     check_activation(sigma, np.random.default_rng(3)).require()
 
 
 @pytest.mark.parametrize(
     "cost", [costs.SquaredError(), costs.HalfSquaredError(), costs.CrossEntropy(), costs.LogLikelihood()], ids=name
 )
-def test_cost_checks(cost: Cost) -> None:
+def test_costs_pass_the_gradient_check(cost: Cost) -> None:
     rng = np.random.default_rng(4)
     a, y = rng.uniform(0.05, 0.95, (3, 20)), rng.uniform(0, 1, (3, 20))
     check_cost(cost, a, y, rng).require()
@@ -102,7 +102,7 @@ def test_cost_checks(cost: Cost) -> None:
 
 @dataclass(frozen=True)
 class WrongTanh(act.Elementwise):
-    """σ' is 1 − σ instead of 1 − σ²."""
+    """tanh with σ' = 1 − σ instead of 1 − σ²."""
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.tanh(z, out=out)
@@ -113,7 +113,7 @@ class WrongTanh(act.Elementwise):
 
 @dataclass(frozen=True)
 class WrongCost(costs.Cost):
-    """∂C/∂a lacks its factor 2."""
+    """Squared error whose ∂C/∂a lacks the factor 2."""
 
     def value(self, a: Array, y: Array) -> Array:
         return np.add.reduce((a - y) ** 2, axis=-2)
@@ -122,7 +122,7 @@ class WrongCost(costs.Cost):
         return a - y
 
 
-def test_the_checks_catch_what_is_wrong_and_say_where() -> None:
+def test_gradient_checks_locate_wrong_parts() -> None:
     rng = np.random.default_rng(5)
     with pytest.raises(AssertionError, match=r"WrongTanh\.pull_back.*WrongTanh\.jacobian"):
         check_activation(WrongTanh(), rng).require()
@@ -136,7 +136,7 @@ def test_the_checks_catch_what_is_wrong_and_say_where() -> None:
 
 
 def loops(net: Network, x: Array, y: Array, factor: float) -> list[tuple[list[list[float]], list[float]]]:
-    """∂C/∂W and ∂C/∂b of a sigmoid network with C = factor/2 · Σ (a−y)², one example, unit by unit."""
+    """Return ∂C/∂W and ∂C/∂b per layer of a sigmoid network with C = factor/2 · Σ (a−y)² for one example."""
     activations = [[float(v) for v in x]]
     for layer in net.layers:
         below = activations[-1]
@@ -146,21 +146,21 @@ def loops(net: Network, x: Array, y: Array, factor: float) -> list[tuple[list[li
         ]
         activations.append([1 / (1 + math.exp(-v)) for v in z])
     error = [factor * (a - float(t)) * a * (1 - a) for a, t in zip(activations[-1], y, strict=True)]
-    found = []
+    gradients = []
     for index in reversed(range(len(net.layers))):
         below = activations[index]
-        found.append(([[d * a for a in below] for d in error], error))
+        gradients.append(([[d * a for a in below] for d in error], error))
         weights = net.layers[index].W
         error = [
             sum(float(weights[j, k]) * error[j] for j in range(len(error))) * below[k] * (1 - below[k])
             for k in range(len(below))
         ]
-    return found[::-1]
+    return gradients[::-1]
 
 
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5), examples=st.integers(1, 4), seed=st.integers(0, 999))
-def test_an_independent_implementation_example_by_example(sizes: list[int], examples: int, seed: int) -> None:
+def test_gradients_equal_plain_loops_over_examples(sizes: list[int], examples: int, seed: int) -> None:
     net = network(sizes, [act.Sigmoid()] * (len(sizes) - 1), seed=seed)
     x, y = batch(net, examples, seed)
     net.forward(x)
@@ -179,7 +179,7 @@ def test_an_independent_implementation_example_by_example(sizes: list[int], exam
     ensemble=st.sampled_from(ENSEMBLES),
     seed=st.integers(0, 999),
 )
-def test_the_second_world_equals_the_first(
+def test_second_world_equals_the_first(
     sizes: list[int], pair: tuple[Activation, Cost], hidden: Activation, ensemble: tuple[int, ...], seed: int
 ) -> None:
     output, cost = pair
@@ -196,16 +196,16 @@ def test_the_second_world_equals_the_first(
 
 @pytest.mark.parametrize("output", ["a", "z"])
 @pytest.mark.parametrize("sigma", [act.Sigmoid(), act.Softmax()], ids=name)
-def test_input_output_jacobian_against_complex_steps(sigma: Activation, output: str) -> None:
+def test_input_output_jacobian_equals_complex_steps(sigma: Activation, output: str) -> None:
     net = network([4, 6, 3], [act.Tanh(), sigma])
     x, _ = batch(net, 2)
     net.forward(x)
     jacobian = input_output_jacobian(net, output)
     twin = net.like(net.theta.astype(np.complex128))
     for k in range(4):
-        nudged = x.astype(complex)
-        nudged[k] += 1e-30j
-        twin.forward(nudged)
+        shifted = x.astype(complex)
+        shifted[k] += 1e-30j
+        twin.forward(shifted)
         top = twin.layers[-1]
         column = (top.a if output == "a" else top.z).imag / 1e-30
         assert np.abs(jacobian[..., k].T - column).max() < 1e-13
@@ -213,8 +213,8 @@ def test_input_output_jacobian_against_complex_steps(sigma: Activation, output: 
         input_output_jacobian(net, "x")
 
 
-def test_an_orthogonal_linear_network_keeps_every_norm() -> None:
-    """Saxe et al. 2014: all singular values of the input-output Jacobian are 1, ‖δ‖ and ‖a‖ never change."""
+def test_orthogonal_linear_network_keeps_every_norm() -> None:
+    """Saxe et al., 2014: all singular values of the input-output Jacobian are 1, and ‖δ‖ is constant."""
     net = Network.mlp([60] * 31, [act.Identity()] * 30)
     initialize(net, Orthogonal(1.0), Constant(0.0), [np.random.default_rng(0)])
     x, y = batch(net, 4)
@@ -226,16 +226,16 @@ def test_an_orthogonal_linear_network_keeps_every_norm() -> None:
     assert np.abs(singular - 1).max() < 1e-13
 
 
-def test_backward_overwrites() -> None:
+def test_backward_overwrites_gradients() -> None:
     net = network([3, 4, 2], [act.Tanh(), act.Sigmoid()])
     x, y = batch(net, 5)
     net.forward(x)
     first = net.backward(y, costs.CrossEntropy()).copy()
-    again = net.backward(y, costs.CrossEntropy())
-    assert np.array_equal(first, again)
+    second = net.backward(y, costs.CrossEntropy())
+    assert np.array_equal(first, second)
 
 
-def test_views_share_memory_with_theta_and_grad() -> None:
+def test_parameters_and_gradients_are_views_into_flat_vectors() -> None:
     net = network([3, 4, 2], [act.Tanh(), act.Sigmoid()], (2, 3))
     for layer in net.layers:
         assert np.shares_memory(layer.W, net.theta)
@@ -259,7 +259,7 @@ def test_views_share_memory_with_theta_and_grad() -> None:
         (lambda: [BatchNorm(3, 1e-5, 1.5, learned=True)], r"momentum=1.5: must be in \(0, 1\]"),
     ],
 )
-def test_impossible_networks_are_refused(blocks: Any, message: str) -> None:
+def test_invalid_networks_are_refused(blocks: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Network(blocks())
 
@@ -271,8 +271,8 @@ def test_parameters_of_another_shape_are_refused() -> None:
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_every_block_inside_a_network(kind: str, ensemble: tuple[int, ...]) -> None:
-    """Gradients of input and parameters of each block, by itself and in the whole, for a stack as well."""
+def test_gradients_of_every_block_in_a_network(kind: str, ensemble: tuple[int, ...]) -> None:
+    """Input and parameter gradients of each block, alone and in the network, for one network and for stacks."""
     for sigma in (act.Tanh(), act.Gelu(), act.Relu()):
         net = block_network([kind, "dense", kind], (4, 5, 3), sigma, act.Softmax(), ensemble)
         x, y = batch(net, 7)
@@ -288,10 +288,10 @@ def test_every_block_inside_a_network(kind: str, ensemble: tuple[int, ...]) -> N
     ensemble=st.sampled_from(ENSEMBLES),
     seed=st.integers(0, 999),
 )
-def test_the_second_world_equals_the_first_for_blocks(
+def test_second_world_equals_the_first_for_blocks(
     kinds: list[str], pair: tuple[Activation, Cost], hidden: Activation, ensemble: tuple[int, ...], seed: int
 ) -> None:
-    """By the explicit Jacobians of residual blocks and layer norm."""
+    """The second world uses the explicit Jacobians of residual blocks and layer norm."""
     output, cost = pair
     net = block_network(kinds, (3, 4, 2), hidden, output, ensemble, seed=seed)
     x, y = batch(net, 5, seed)

@@ -1,4 +1,4 @@
-"""Mean-field theory as an oracle: the square of delta_rms changes by χ a layer (Schoenholz et al. 2017)."""
+"""Mean-field theory as an oracle: the square of delta_rms changes by χ per layer (Schoenholz et al., 2017)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLISHED = {1.0: 0.7590, 1.5: 0.9386, 1.76: 0.9998, 2.5: 1.1335, 4.0: 1.3424}  
 
 
 def theory(sigma_w2: float, sigma_b2: float) -> float:
-    """χ at the fixed point q* of q = σ_w² E tanh²(√q z) + σ_b², by Gauss-Hermite quadrature."""
+    """Return χ at the fixed point of q = σ_w² E tanh²(√q z) + σ_b², by Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(201)
     weights = weights / weights.sum()
     q = 1.0
@@ -25,7 +25,7 @@ def theory(sigma_w2: float, sigma_b2: float) -> float:
 
 
 class Cotangent(Cost):
-    """A Gaussian ∂C/∂a at the top instead of a cost's, one for each example or one for all."""
+    """Cost with a Gaussian ∂C/∂a, one for each example or one shared by all."""
 
     def __init__(self, seed: int, shared: bool = False) -> None:
         self.seed, self.shared = seed, shared
@@ -39,7 +39,7 @@ class Cotangent(Cost):
 
 
 @pytest.mark.parametrize("sigma_w2", list(PUBLISHED))
-def test_tanh_nets_follow_chi(sigma_w2: float) -> None:
+def test_tanh_networks_follow_chi(sigma_w2: float) -> None:
     chi = theory(sigma_w2, 0.05)
     assert chi == pytest.approx(PUBLISHED[sigma_w2], abs=1e-4)
     width, depth, seeds = 300, 40, 5
@@ -50,13 +50,13 @@ def test_tanh_nets_follow_chi(sigma_w2: float) -> None:
     net.forward(x)
     net.backward(np.zeros((width, 20)), Cotangent(1))
     logs = np.array([np.log(norm(layer.delta)).mean() for layer in net.layers])
-    layers = np.arange(depth)[8:]  # the first 8 layers are still on their way to q*
+    layers = np.arange(depth)[8:]  # the first 8 layers are in the transient towards q*
     slope = np.polyfit(layers, logs[8:], 1)[0]
     assert np.exp(-2 * slope) == pytest.approx(chi, rel=0.02)
 
 
-def test_he_relu_nets_keep_delta() -> None:
-    """χ = σ_w²/2 = 1 exactly for ReLU; over 20 layers of 400 units and 20 seeds the drift a layer is below 1%."""
+def test_he_relu_networks_keep_delta() -> None:
+    """χ = σ_w²/2 = 1 exactly for ReLU; with 20 layers of 400 units and 20 seeds the drift per layer is below 1%."""
     net = Network.mlp([400] * 21, [act.Relu()] * 20, (20,))
     initialize(net, HeNormal(), Constant(0.0), [np.random.default_rng(k) for k in range(20)])
     net.forward(np.random.default_rng(0).standard_normal((400, 8)))
@@ -65,8 +65,8 @@ def test_he_relu_nets_keep_delta() -> None:
     assert (squares[0] / squares[-1]) ** (1 / 19) == pytest.approx(1.0, rel=0.01)
 
 
-def test_batch_averages_shrink_where_nothing_vanishes() -> None:
-    """He ReLU, 30 layers, B = 256, one cotangent for all examples: δ_b keeps its size, ⟨δ_b⟩ falls: only averaging."""
+def test_batch_averages_shrink_although_delta_does_not_vanish() -> None:
+    """He ReLU, 30 layers, B = 256, one cotangent for all examples: ‖δ_b‖ is constant, ‖⟨δ_b⟩‖ falls."""
     net = Network.mlp([100] * 31, [*[act.Relu()] * 29, act.Identity()], (20,))
     initialize(net, HeNormal(), Constant(0.0), [np.random.default_rng(k) for k in range(20)])
     net.forward(np.random.default_rng(3).standard_normal((100, 256)))

@@ -1,4 +1,4 @@
-"""engine.arrays.norm against exact rational arithmetic, over the whole range of both types."""
+"""engine.arrays.norm against exact rational arithmetic over the whole range of both types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANY32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 def exact(values: list[float]) -> float:
-    """√Σx² by integers: the sum has no rounding, the root one of 2^−80."""
+    """Return √Σx² by integer arithmetic: the sum is exact, the root has a relative error below 2^−80."""
     square = sum((Fraction(v) ** 2 for v in values), Fraction(0))
     if square == 0:
         return 0.0
@@ -35,9 +35,9 @@ def exact(values: list[float]) -> float:
 @example(x=np.array([1e200, 1e200, 1e-200]))
 @example(x=np.array([5e-324, 5e-324, 5e-324]))
 @example(x=np.array([2e-162, 1e-162]))  # squares are subnormal
-@example(x=np.array([1.7e308, 1.7e308]))  # the norm itself is not representable
-@example(x=np.array([1.3e154, 1.3e154]))  # the squares are, their sum is not
-def test_norm_of_any_float64_numbers(x: Array) -> None:
+@example(x=np.array([1.7e308, 1.7e308]))  # the norm is not representable
+@example(x=np.array([1.3e154, 1.3e154]))  # the squares are representable, their sum is not
+def test_norm_is_exact_for_any_float64_input(x: Array) -> None:
     expected = exact(x.tolist())
     got = float(norm(x, axes=1))
     if math.isinf(expected):
@@ -51,8 +51,8 @@ def test_norm_of_any_float64_numbers(x: Array) -> None:
 @given(x=hnp.arrays(np.float32, st.integers(1, 9), elements=ANY32))
 @example(x=np.array([1e-30, 1e-30], np.float32))
 @example(x=np.array([1e-45], np.float32))  # the smallest subnormal
-@example(x=np.array([3e38, 3e38, 3e38], np.float32))  # beyond float32, not beyond the float64 that is returned
-def test_norm_of_any_float32_numbers(x: Array) -> None:
+@example(x=np.array([3e38, 3e38, 3e38], np.float32))  # the norm exceeds float32 but not the float64 of the result
+def test_norm_is_exact_for_any_float32_input(x: Array) -> None:
     result = norm(x, axes=1)
     assert result.dtype == np.float64
     expected = exact([float(v) for v in x])
@@ -68,7 +68,7 @@ def test_norm_of_any_float32_numbers(x: Array) -> None:
         elements=st.sampled_from([0.0, 1.0, -3.0, 1e-30, 1e30, 1e-40, math.inf, -math.inf, math.nan]),
     )
 )
-def test_members_are_independent_and_each_is_the_norm_alone(x: Array) -> None:
+def test_norm_of_a_member_equals_its_norm_alone(x: Array) -> None:
     for axes in (1, 2, 3):
         lead = x.shape[: x.ndim - axes]
         result = norm(x, axes)
@@ -79,8 +79,8 @@ def test_members_are_independent_and_each_is_the_norm_alone(x: Array) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(x=hnp.arrays(np.float64, st.integers(1, 6), elements=st.floats(-1e3, 1e3)), power=st.integers(-900, 900))
-def test_scaling_by_a_power_of_two_scales_the_norm(x: Array, power: int) -> None:
-    """Exact where nothing leaves the range of normal numbers; the two ways of computing differ by rounding only."""
+def test_norm_scales_with_a_power_of_two(x: Array, power: int) -> None:
+    """The plain and the scaled computation differ by rounding only."""
     x = x[np.abs(x) > 1e-3]
     if len(x):
         assert float(norm(np.ldexp(x, power), 1)) == pytest.approx(math.ldexp(float(norm(x, 1)), power), rel=1e-15 * 4)
@@ -98,18 +98,18 @@ def test_scaling_by_a_power_of_two_scales_the_norm(x: Array, power: int) -> None
         ([0.0, -0.0], 0.0),
     ],
 )
-def test_norms_that_are_findings(values: list[float], expected: float, dtype: type) -> None:
+def test_norm_of_infinities_nans_and_zeros(values: list[float], expected: float, dtype: type) -> None:
     assert np.array_equal(norm(np.array(values, dtype), 1), expected, equal_nan=True)
 
 
-def test_norms_of_strided_arrays() -> None:
+def test_norm_of_strided_arrays() -> None:
     x = np.random.default_rng(0).standard_normal((3, 8, 10)) * 1e-200
     for view in (x[:, ::2, 1::3], x.mT, x[::-1]):
         assert np.array_equal(norm(view), norm(view.copy()))
         assert norm(view)[0] == pytest.approx(exact(view[0].ravel().tolist()), rel=1e-14)
 
 
-def test_norm_leaves_its_argument_alone() -> None:
+def test_norm_does_not_change_its_argument() -> None:
     x = np.array([[1e200, 1.0], [1e-200, 0.0]])
     before = x.copy()
     norm(x)

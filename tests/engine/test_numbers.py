@@ -1,4 +1,4 @@
-"""Norms, special functions, initialisers, optimizers, costs at their limits, probes: each against something slower."""
+"""Norm, special functions, initialisers, optimizers, costs and probes against slower references."""
 
 from __future__ import annotations
 
@@ -44,29 +44,31 @@ from engine.special import erf
     shift=st.floats(-1e4, 1e4) | st.floats(-120, 120),
     dtype=st.sampled_from(["float32", "float64"]),
 )
-def test_softmax_at_any_magnitude(seed: int, shape: tuple[int, int], scale: float, shift: float, dtype: str) -> None:
-    """Against extended precision; each example, and each member of a stack, as if it were alone."""
+def test_softmax_is_exact_at_any_magnitude(
+    seed: int, shape: tuple[int, int], scale: float, shift: float, dtype: str
+) -> None:
+    """The reference is extended precision. Examples and members of a stack are independent."""
     rng = np.random.default_rng(seed)
-    far = shift * rng.integers(-1, 2, (3, 1, shape[1]))
-    z: Array = (far + 10.0**scale * rng.standard_normal((3, *shape))).astype(dtype)
+    offset = shift * rng.integers(-1, 2, (3, 1, shape[1]))
+    z: Array = (offset + 10.0**scale * rng.standard_normal((3, *shape))).astype(dtype)
     a = act.Softmax().value(z)
-    away = z.astype(np.longdouble) - z.max(axis=-2, keepdims=True)
-    exact = np.exp(away)
+    below_max = z.astype(np.longdouble) - z.max(axis=-2, keepdims=True)
+    exact = np.exp(below_max)
     exact /= exact.sum(axis=-2, keepdims=True)
     info = np.finfo(dtype)
-    bound = info.eps * (4 + shape[0] - away)  # of z − max z, e^z, their sum and the ratio
-    seen = exact > info.tiny / info.eps**2
-    assert (np.abs(a - exact) <= bound * exact)[seen].all()
-    assert (a[~seen] <= 2 * info.tiny / info.eps**2).all()
+    bound = info.eps * (4 + shape[0] - below_max)  # rounding of z − max z, e^z, the sum and the ratio
+    normal = exact > info.tiny / info.eps**2
+    assert (np.abs(a - exact) <= bound * exact)[normal].all()
+    assert (a[~normal] <= 2 * info.tiny / info.eps**2).all()
     for k in range(3):
         assert np.array_equal(act.Softmax().value(z[k]), a[k])
-        others = z[k].copy()
-        others[:, 1:] = 1e30
-        assert np.array_equal(act.Softmax().value(others)[:, 0], a[k, :, 0])
+        changed = z[k].copy()
+        changed[:, 1:] = 1e30
+        assert np.array_equal(act.Softmax().value(changed)[:, 0], a[k, :, 0])
 
 
 def slow_norm(values: list[float]) -> float:
-    """math.hypot scales by itself."""
+    """Return the norm by math.hypot, which scales internally."""
     return math.hypot(*values)
 
 
@@ -75,7 +77,7 @@ def slow_norm(values: list[float]) -> float:
     x=hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-1e3, 1e3)),
     exponent=st.integers(-320, 304),
 )
-def test_norm_at_any_magnitude(x: Array, exponent: int) -> None:
+def test_norm_equals_hypot_at_any_magnitude(x: Array, exponent: int) -> None:
     with np.errstate(under="ignore"):
         scaled = x * 10.0**exponent
     expected = slow_norm(scaled.ravel().tolist())
@@ -94,7 +96,7 @@ def test_norm_at_any_magnitude(x: Array, exponent: int) -> None:
         ([[-3.0], [4.0]], 5.0),
     ],
 )
-def test_norm_of_extremes(values: list[list[float]], expected: float) -> None:
+def test_norm_of_extreme_values(values: list[list[float]], expected: float) -> None:
     assert float(norm(np.array(values))) == pytest.approx(expected, rel=1e-15, abs=0, nan_ok=True)
 
 
@@ -105,19 +107,19 @@ def test_norm_in_float32_neither_overflows_nor_underflows() -> None:
         )
 
 
-def test_norm_of_one_member_does_not_depend_on_the_others() -> None:
+def test_norm_of_a_member_does_not_depend_on_other_members() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 5, 6)) * np.array([1.0, 1e-200, 1e200, np.nan])[:, None, None]
     assert np.array_equal(norm(x), [norm(m) for m in x], equal_nan=True)
 
 
-def test_erf() -> None:
+def test_erf_equals_the_math_module() -> None:
     x = np.concatenate([np.linspace(-7, 7, 40001), [0.0, -0.0, 30.0, -1e300, np.inf]])
     assert np.abs(erf(x) - [math.erf(v) for v in x]).max() < 1e-15
 
 
 @pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)
-def test_steepest_slope_and_bounds(sigma: Activation) -> None:
+def test_activations_have_the_stated_steepest_slope_and_bounds(sigma: Activation) -> None:
     assert isinstance(sigma, act.Elementwise)
     z: Array = np.linspace(-40, 40, 800_001)[None]
     a = sigma.value(z)
@@ -128,7 +130,7 @@ def test_steepest_slope_and_bounds(sigma: Activation) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("sigma", ALL, ids=name)
-def test_activations_keep_the_type_and_fill_out(sigma: Activation, dtype: type) -> None:
+def test_activations_keep_the_dtype_and_write_to_out(sigma: Activation, dtype: type) -> None:
     z: Array = np.random.default_rng(0).standard_normal((4, 5)).astype(dtype)
     out, delta = np.empty_like(z), np.empty_like(z)
     a = sigma.value(z, out=out)
@@ -143,7 +145,7 @@ def test_activations_keep_the_type_and_fill_out(sigma: Activation, dtype: type) 
     assert np.isfinite(extremes).all()
 
 
-INITIALISERS: list[tuple[Initializer, float]] = [  # and the variance of an entry of a 300 x 200 matrix, by hand
+INITIALISERS: list[tuple[Initializer, float]] = [  # with the variance of an entry of a 300 x 200 matrix, by hand
     (init.Gaussian(0.3), 0.09),
     (init.GaussianFanIn(2.0), 4 / 200),
     (init.UniformFanIn(), 1 / 600),
@@ -164,27 +166,27 @@ INITIALISERS: list[tuple[Initializer, float]] = [  # and the variance of an entr
 
 
 @pytest.mark.parametrize(("initialiser", "variance"), INITIALISERS, ids=[type(i).__name__ for i, _ in INITIALISERS])
-def test_initialisers_have_the_variance_they_claim(initialiser: Initializer, variance: float) -> None:
-    """60,000 draws: the mean square's standard error is below 0.6%, four of them are 2.4%."""
-    place = ParameterShape(1, (300, 200), fan_in=200, fan_out=300)
-    w = initialiser.sample(np.random.default_rng(0), place)
+def test_initialisers_have_the_stated_variance(initialiser: Initializer, variance: float) -> None:
+    """Tolerance: four standard errors of the mean square of 60,000 draws, 0.6% each."""
+    shape = ParameterShape(1, (300, 200), fan_in=200, fan_out=300)
+    w = initialiser.sample(np.random.default_rng(0), shape)
     assert w.shape == (300, 200)
     assert initialiser.variance(200, 300) == pytest.approx(variance, rel=1e-6)
     assert np.mean(w**2) == pytest.approx(variance, rel=0.024)
 
 
-def test_bounds_and_orthogonality() -> None:
-    rng, place = np.random.default_rng(0), ParameterShape(1, (300, 200), 200, 300)
-    assert np.abs(init.UniformFanIn().sample(rng, place)).max() <= 200**-0.5
-    assert np.abs(init.GlorotUniform().sample(rng, place)).max() <= (6 / 500) ** 0.5
-    assert np.abs(init.TruncatedNormal(0.1, 2.0).sample(rng, place)).max() <= 0.2
-    tall = init.Orthogonal(1.0).sample(rng, place)
+def test_initialisers_keep_bounds_and_orthogonality() -> None:
+    rng, shape = np.random.default_rng(0), ParameterShape(1, (300, 200), 200, 300)
+    assert np.abs(init.UniformFanIn().sample(rng, shape)).max() <= 200**-0.5
+    assert np.abs(init.GlorotUniform().sample(rng, shape)).max() <= (6 / 500) ** 0.5
+    assert np.abs(init.TruncatedNormal(0.1, 2.0).sample(rng, shape)).max() <= 0.2
+    tall = init.Orthogonal(1.0).sample(rng, shape)
     assert np.abs(tall.T @ tall - np.eye(200)).max() < 1e-13
     wide = init.Orthogonal(2.0).sample(rng, ParameterShape(1, (20, 50), 50, 20))
     assert np.abs(wide @ wide.T - 4 * np.eye(20)).max() < 1e-13
 
 
-def test_given_values() -> None:
+def test_given_values_are_copied_and_misfits_are_refused() -> None:
     net = network([2, 2, 1], [act.Sigmoid()] * 2)
     values = init.Given([[[0.1, 0.3], [0.2, 0.4]], [[0.7, -1.2]]])
     init.initialize(net, values, init.Constant(0.0), [np.random.default_rng(0)])
@@ -198,16 +200,15 @@ def test_given_values() -> None:
         init.Given([[[1.0], [1.0, 2.0]]]).sample(rng, ParameterShape(1, (2, 2), 2, 2))
 
 
-def test_float32_starts_from_the_same_numbers_and_members_from_their_own() -> None:
+def test_initial_values_agree_across_dtypes_and_differ_across_members() -> None:
     wide, narrow = network([4, 3, 2], [act.Tanh()] * 2, (2,)), network([4, 3, 2], [act.Tanh()] * 2, (2,), "float32")
     assert np.array_equal(wide.theta.astype(np.float32), narrow.theta)
     assert not np.array_equal(wide.theta[0], wide.theta[1])
-    with pytest.raises(ValueError, match="one each"):
+    with pytest.raises(ValueError, match="rngs: 1 for 2 networks; must be one per network"):
         init.initialize(wide, init.HeNormal(), init.Constant(0.0), [np.random.default_rng(0)])
 
 
-def test_optimizers_by_hand() -> None:
-    """Three steps on given gradients against the formulas, written out."""
+def test_sgd_equals_the_formulas_over_three_steps() -> None:
     net = network([2, 3, 1], [act.Tanh()] * 2)
     start, nw = net.theta.copy(), net.n_weights
     gradients = np.random.default_rng(1).standard_normal((3, net.theta.size))
@@ -225,7 +226,7 @@ def test_optimizers_by_hand() -> None:
         assert np.allclose(net.theta, theta, rtol=1e-14, atol=0)
 
 
-def test_clipping() -> None:
+def test_clipping_scales_only_long_gradients() -> None:
     net = network([2, 3, 1], [act.Tanh()] * 2, (2,))
     rng = np.random.default_rng(0)
     g = rng.standard_normal(net.theta.shape) * np.array([[10.0], [0.01]])
@@ -241,7 +242,7 @@ def test_clipping() -> None:
         assert np.allclose(b[0], gb[0] / max(size, 1), rtol=1e-14)
 
 
-def test_learning_rate_schedules_by_hand() -> None:
+def test_learning_rate_schedules_have_the_values_of_their_formulas() -> None:
     cosine, warm = rates.Cosine(0.2), rates.WarmUp(4, rates.Constant())
     assert [round(cosine.factor(t, 10), 12) for t in (0, 5, 10)] == [1.0, 0.6, 0.2]
     assert [warm.factor(t, 10) for t in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
@@ -250,8 +251,8 @@ def test_learning_rate_schedules_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_costs_at_saturated_outputs(dtype: type) -> None:
-    """z = ±800 saturates σ in either type; the cost from z is exact, from a it is finite."""
+def test_costs_are_finite_at_saturated_outputs(dtype: type) -> None:
+    """z = ±800 saturates σ in both types; the cost from z is exact, the cost from a is finite."""
     z: Array = np.array([[800.0, -800.0, 800.0]], dtype)
     y: Array = np.array([[0.0, 1.0, 1.0]], dtype)
     cost = costs.CrossEntropy()
@@ -267,8 +268,8 @@ def test_costs_at_saturated_outputs(dtype: type) -> None:
     assert np.isfinite(categorical.gradient(act.Softmax().value(scores), target)).all()
 
 
-def test_collapsed_and_general_form_of_equation_one_agree() -> None:
-    """δ^L = a − y is what Jᵀ ∂C/∂a gives, and the cost from z is the cost from a."""
+def test_collapsed_and_general_form_of_equation_1_agree() -> None:
+    """δ^L = a − y equals Jᵀ ∂C/∂a, and the cost from z equals the cost from a."""
     for sigma, cost in ((act.Sigmoid(), costs.CrossEntropy()), (act.Softmax(), costs.LogLikelihood())):
         net = network([4, 3], [sigma])
         x, y = batch(net, 6)
@@ -280,14 +281,14 @@ def test_collapsed_and_general_form_of_equation_one_agree() -> None:
         assert np.abs(net.cost(y, cost) - cost.value(top.a, y)).max() < 1e-13
 
 
-def test_probes_against_loops_over_examples() -> None:
+def test_probes_equal_loops_over_examples() -> None:
     net = network([5, 7, 6, 3], [act.Relu(), act.Sigmoid(), act.Softmax()], (2,))
     x, y = batch(net, 9)
     net.forward(x)
     net.backward(y, costs.LogLikelihood())
     net.update[...] = -0.3 * net.grad
     for layer in net.layers:
-        seen = Layer(layer)
+        observed = Layer(layer)
         for k in range(2):
             deltas = [layer.delta[k, :, b] for b in range(9)]
             mean: Array = np.asarray(sum(deltas)) / 9
@@ -303,17 +304,17 @@ def test_probes_against_loops_over_examples() -> None:
                 update_to_weight: 0.3 * float(np.linalg.norm(layer.dW[k]) / np.linalg.norm(layer.W[k])),
             }
             for probe, value in expected.items():
-                measured = probe(seen)
+                measured = probe(observed)
                 assert measured is not None
                 assert float(measured[k]) == pytest.approx(value, rel=1e-12), probe
     relu, sigmoid, softmax = (Layer(layer) for layer in net.layers)
     assert SaturatedFraction(0.05)(softmax) is None
     assert dead_fraction(softmax) is None
     z = net.layers[0].z
-    switched_off, dead = SaturatedFraction(0.05)(relu), dead_fraction(relu)
-    assert switched_off is not None
+    inactive, dead = SaturatedFraction(0.05)(relu), dead_fraction(relu)
+    assert inactive is not None
     assert dead is not None
-    assert switched_off.tolist() == np.mean(z <= 0, axis=(1, 2)).tolist()
+    assert inactive.tolist() == np.mean(z <= 0, axis=(1, 2)).tolist()
     assert dead.tolist() == np.mean((z <= 0).all(axis=2), axis=1).tolist()
     a = net.layers[1].a
     flat = SaturatedFraction(0.05)(sigmoid)
@@ -321,7 +322,7 @@ def test_probes_against_loops_over_examples() -> None:
     assert flat.tolist() == np.mean(a * (1 - a) < 0.05 / 4, axis=(1, 2)).tolist()
 
 
-def test_a_dead_layer_is_told() -> None:
+def test_dead_layer_has_dead_fraction_1_and_no_delta() -> None:
     net = network([3, 4, 2], [act.Relu(), act.Identity()])
     net.layers[0].b[...] = -100
     x, y = batch(net, 5)

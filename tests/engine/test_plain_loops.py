@@ -1,6 +1,6 @@
-"""A second implementation in lists and the math module: one example, one network, one unit at a time.
+"""An independent implementation with lists and the math module: one example, one unit at a time.
 
-It shares nothing with the engine: σ' is written for z, not a, and softmax is differentiated by the quotient rule.
+It shares no code or formula with the engine: σ' is a function of z, and the softmax derivative uses the quotient rule.
 """
 
 from __future__ import annotations
@@ -74,22 +74,22 @@ def pull_back(kind: str, z: Vector, v: Vector) -> Vector:
     return [u * FUNCTIONS[kind][1](w) for u, w in zip(v, z, strict=True)]
 
 
-def price(kind: str, z: Vector, a: Vector, y: Vector) -> tuple[float, Vector]:
-    """C and ∂C/∂a; the cross-entropy only meets sigmoid outputs, whose 1 − a is σ(−z), without a digit lost."""
+def cost_and_gradient(kind: str, z: Vector, a: Vector, y: Vector) -> tuple[float, Vector]:
+    """Return C and ∂C/∂a; the cross-entropy has sigmoid outputs, so 1 − a = σ(−z) without cancellation."""
     pairs = list(zip(a, y, strict=True))
     if kind == "SquaredError":
         return math.fsum((p - t) ** 2 for p, t in pairs), [2 * (p - t) for p, t in pairs]
     if kind == "HalfSquaredError":
         return math.fsum((p - t) ** 2 for p, t in pairs) / 2, [p - t for p, t in pairs]
     if kind == "CrossEntropy":
-        rest = [(p, s(-v), u) for v, p, u in zip(z, a, y, strict=True)]
-        value = -math.fsum(u * math.log(p) + (1 - u) * math.log(q) for p, q, u in rest)
-        return value, [(1 - u) / q - u / p for p, q, u in rest]
+        triples = [(p, s(-v), u) for v, p, u in zip(z, a, y, strict=True)]
+        value = -math.fsum(u * math.log(p) + (1 - u) * math.log(q) for p, q, u in triples)
+        return value, [(1 - u) / q - u / p for p, q, u in triples]
     return -math.fsum(t * math.log(p) for p, t in pairs), [-t / p for p, t in pairs]
 
 
 def by_hand(net: Network, x: Vector, y: Vector, cost: str) -> tuple[float, list[Vector], list[Vector]]:
-    """C, and for every layer a and δ, of one example."""
+    """Return C, and a and δ of every layer, for one example."""
     layers = [(type(la.sigma).__name__, la.W.tolist(), [row[0] for row in la.b.tolist()]) for la in net.layers]
     below, zs, activations = x, [], []
     for kind, W, b in layers:
@@ -97,7 +97,7 @@ def by_hand(net: Network, x: Vector, y: Vector, cost: str) -> tuple[float, list[
         below = activate(kind, z)
         zs.append(z)
         activations.append(below)
-    value, slope = price(cost, zs[-1], below, y)
+    value, slope = cost_and_gradient(cost, zs[-1], below, y)
     deltas = []
     for (kind, W, _), z in zip(reversed(layers), reversed(zs), strict=True):
         delta = pull_back(kind, z, slope)
@@ -106,20 +106,20 @@ def by_hand(net: Network, x: Vector, y: Vector, cost: str) -> tuple[float, list[
     return value, activations, deltas[::-1]
 
 
-def close(got: Array, expected: Array, reach: float = 0.0) -> None:
-    """Relative to the largest entry, or to ``reach``, the size of the terms that cancelled on the way to it."""
-    assert np.abs(got - expected).max() <= 1e-12 * max(float(np.abs(expected).max()), reach, 1e-300)
+def assert_close(got: Array, expected: Array, scale: float = 0.0) -> None:
+    """Compare relative to the largest entry, or to ``scale``, the size of the terms before cancellation."""
+    assert np.abs(got - expected).max() <= 1e-12 * max(float(np.abs(expected).max()), scale, 1e-300)
 
 
-def reaches(net: Network, cost: Cost, y: Array) -> list[float]:
-    """By layer, how large δ would be if nothing cancelled: |a|, |y| and |∂C/∂a| at the top, then times |Wᵀ| sup|σ'|."""
+def delta_scales(net: Network, cost: Cost, y: Array) -> list[float]:
+    """Return the size of δ per layer without cancellation: |a|, |y| and |∂C/∂a| at the top, then times |Wᵀ| sup|σ'|."""
     top = net.layers[-1]
     size = max(float(np.abs(v).max()) for v in (top.a, y, cost.gradient(top.a, y))) * top.sigma.steepest
-    found = [size]
+    sizes = [size]
     for above, layer in zip(net.layers[:0:-1], net.layers[-2::-1], strict=True):
         size *= float(np.abs(above.W).sum(axis=0).max()) * layer.sigma.steepest
-        found.append(size)
-    return found[::-1]
+        sizes.append(size)
+    return sizes[::-1]
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(name(part) for part in pair))
@@ -130,7 +130,7 @@ def reaches(net: Network, cost: Cost, y: Array) -> list[float]:
     examples=st.integers(1, 4),
     seed=st.integers(0, 999),
 )
-def test_plain_loops_find_the_same_numbers(
+def test_network_equals_plain_loops(
     pair: tuple[Activation, Cost], sizes: list[int], hidden: list[Activation], examples: int, seed: int
 ) -> None:
     output, cost = pair
@@ -138,30 +138,29 @@ def test_plain_loops_find_the_same_numbers(
     x, y = batch(net, examples, seed)
     net.forward(x)
     net.backward(y, cost)
-    found = [by_hand(net, x[:, i].tolist(), y[:, i].tolist(), type(cost).__name__) for i in range(examples)]
-    assert np.allclose(net.cost(y, cost), [value for value, _, _ in found], rtol=1e-12, atol=1e-14)
+    references = [by_hand(net, x[:, i].tolist(), y[:, i].tolist(), type(cost).__name__) for i in range(examples)]
+    assert np.allclose(net.cost(y, cost), [value for value, _, _ in references], rtol=1e-12, atol=1e-14)
     if sizes[-1] == 1 and isinstance(output, act.Softmax):
-        assert np.abs(net.grad).max() < 1e-15  # one softmax unit is always 1: there is nothing to compare but rounding
+        assert np.abs(net.grad).max() < 1e-15  # one softmax unit is always 1: its gradient is rounding only
         return
-    below, reach = x.T.tolist(), reaches(net, cost, y)
+    below, scales = x.T.tolist(), delta_scales(net, cost, y)
     for i, layer in enumerate(net.layers):
-        activations, deltas = [f[1][i] for f in found], [f[2][i] for f in found]
-        close(
-            layer.a, np.array(activations).T, float(np.abs(layer.z).max())
-        )  # z Φ(z): Φ is right to 1e-15, not relatively
-        close(layer.delta, np.array(deltas).T, reach[i])
+        activations, deltas = [r[1][i] for r in references], [r[2][i] for r in references]
+        # the absolute error of Φ in z Φ(z) is 1e-15, its relative error is not
+        assert_close(layer.a, np.array(activations).T, float(np.abs(layer.z).max()))
+        assert_close(layer.delta, np.array(deltas).T, scales[i])
         n, m = layer.W.shape
         mean = [
             [math.fsum(d[j] * a[k] for d, a in zip(deltas, below, strict=True)) for k in range(m)] for j in range(n)
         ]
-        size = reach[i] * max(1.0, max(abs(a) for row in below for a in row))
+        size = scales[i] * max(1.0, max(abs(a) for row in below for a in row))
         assert np.abs(layer.dW - np.array(mean) / examples).max() <= 1e-12 * size
-        assert np.abs(layer.db[:, 0] - np.array(deltas).mean(axis=0)).max() <= 1e-12 * reach[i]
+        assert np.abs(layer.db[:, 0] - np.array(deltas).mean(axis=0)).max() <= 1e-12 * scales[i]
         below = activations
 
 
-def test_the_engine_has_the_sign_that_the_print_has_not() -> None:
-    """δ¹ of the second unit of example 2 is +0.0252 from forward and backward; the derivation prints −0.0226."""
+def test_engine_has_the_correct_sign_of_the_misprinted_delta() -> None:
+    """δ¹ of the second unit of example 2 is +0.0252; the derivation prints −0.0226."""
     data = json.loads((Path(__file__).parent / "worked_examples.json").read_text())["examples"]["example_2_[2,3,2]"]
     net = Network.mlp([2, 3, 2], [act.Sigmoid()] * 2)
     for layer, W, b in zip(net.layers, data["W"], data["b"], strict=True):

@@ -1,4 +1,4 @@
-"""Activations, costs and inputs of a user's own: whatever they return, the passes are right."""
+"""User-defined activations, costs and inputs: passes are correct for any array that they return."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from engine.network import Network
 
 @settings(max_examples=20, deadline=None)
 @given(examples=st.integers(1, 6), seed=st.integers(0, 99))
-def test_the_batch_gradient_is_the_mean_of_the_examples(examples: int, seed: int) -> None:
-    """Section 1.6 of the derivation; and a batch of copies has the gradient of one."""
+def test_batch_gradient_is_the_mean_over_examples(examples: int, seed: int) -> None:
+    """Section 1.6 of the derivation. A batch of copies has the gradient of one example."""
     net = network([3, 4, 2], [act.Silu(), act.Sigmoid()], seed=seed)
     x, y = batch(net, examples, seed)
     cost, singles = costs.SquaredError(), []
@@ -34,8 +34,8 @@ def test_the_batch_gradient_is_the_mean_of_the_examples(examples: int, seed: int
 
 
 @pytest.mark.parametrize("ensemble", [(), (2,)])
-def test_activations_and_costs_may_return_arrays_of_their_own(ensemble: tuple[int, ...]) -> None:
-    """And leave alone, or spoil, the one they were given."""
+def test_activations_and_costs_may_return_new_arrays(ensemble: tuple[int, ...]) -> None:
+    """They may ignore ``out`` or write other values to it."""
 
     class OwnTanh(act.Tanh):
         def value(self, z: Array, *, out: Array | None = None) -> Array:  # type: ignore[override]
@@ -55,19 +55,19 @@ def test_activations_and_costs_may_return_arrays_of_their_own(ensemble: tuple[in
             return weight * super().gradient(a, y)
 
     def passes(net: Network, cost: Cost) -> Array:
-        for seed in (0, 1):  # with the first of a size, buffers are still empty
+        for seed in (0, 1):  # buffers are uninitialised in the first pass
             x, y = batch(net, 5, seed)
             gradient(net, x, y, cost)
         return np.concatenate([net.grad, *(layer.a.reshape(*ensemble, -1) for layer in net.layers)], axis=-1)
 
     sizes = [4, 6, 5, 3, 2]
-    theirs = network(sizes, [OwnTanh(), OwnSoftmax(), OwnTanh(), OwnTanh()], ensemble)
-    ours = network(sizes, [act.Tanh(), act.Softmax(), act.Tanh(), act.Tanh()], ensemble)
-    assert np.array_equal(passes(theirs, OwnCost()), passes(ours, costs.SquaredError()))
+    user_net = network(sizes, [OwnTanh(), OwnSoftmax(), OwnTanh(), OwnTanh()], ensemble)
+    engine_net = network(sizes, [act.Tanh(), act.Softmax(), act.Tanh(), act.Tanh()], ensemble)
+    assert np.array_equal(passes(user_net, OwnCost()), passes(engine_net, costs.SquaredError()))
 
 
 class Exponential(act.Elementwise):
-    """Its σ' is its value: the very array."""
+    """σ = e^z, whose derivative returns the same array as its value."""
 
     def value(self, z: Array, out: Array | None = None) -> Array:
         return np.exp(z, out=out)
@@ -76,16 +76,16 @@ class Exponential(act.Elementwise):
         return a
 
 
-class Switch(act.Relu):
-    """Its σ' are truth values."""
+class BooleanRelu(act.Relu):
+    """ReLU whose derivative returns truth values."""
 
     def derivative(self, z: Array, a: Array, out: Array | None = None) -> Array:
         return z > 0
 
 
-@pytest.mark.parametrize("sigma", [Exponential(), Switch()], ids=["its value", "truth values"])
-def test_slopes_may_be_any_array(sigma: act.Elementwise) -> None:
-    """In the output layer, too; and what they are is left as it is."""
+@pytest.mark.parametrize("sigma", [Exponential(), BooleanRelu()], ids=["value", "truth values"])
+def test_derivative_may_return_any_array(sigma: act.Elementwise) -> None:
+    """The passes do not change that array, in hidden layers or in the output layer."""
     net = network([4, 6, 3, 2], [sigma] * 3)
     net.theta *= 0.1
     x, y = batch(net, 5)
@@ -103,7 +103,7 @@ def test_slopes_may_be_any_array(sigma: act.Elementwise) -> None:
 @pytest.mark.parametrize("size", [7, 2**11 - 1, 2**11, 2**11 + 1, 5000, 2**18 + 1])
 @pytest.mark.parametrize("start", [0, 1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_rectifier_cuts_off_below_0_wherever_a_number_lies(size: int, start: int, dtype: str) -> None:
+def test_relu_is_exact_at_any_position_in_memory(size: int, start: int, dtype: str) -> None:
     tiny = float(np.finfo(dtype).smallest_subnormal)
     values = np.array([-0.0, 0.0, np.nan, np.inf, -np.inf, tiny, -tiny, 1, -1], dtype)
     z = np.random.default_rng(start).choice(values, size + start)[start:]
@@ -113,8 +113,8 @@ def test_a_rectifier_cuts_off_below_0_wherever_a_number_lies(size: int, start: i
     assert not np.signbit(a[a == 0]).any()
 
 
-def test_inputs_of_another_type_are_rounded_once() -> None:
-    """An integer or a float64 image in a float32 network is what its rounding is."""
+def test_inputs_of_other_dtypes_are_rounded_once() -> None:
+    """Integer and float64 inputs of a float32 network equal their rounded values."""
     net = network([3, 4, 2], [act.Tanh(), act.Softmax()], (2,), dtype="float32")
     x = np.random.default_rng(0).random((2, 3, 5)) * 10
     out = net.forward(x).copy()

@@ -1,4 +1,4 @@
-"""The second world against the first where absolute tolerances are blind, and its Jacobians against complex steps."""
+"""The second world against the first in relative terms, and its Jacobians against complex steps."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def relative(got: Array, expected: Array) -> float:
     softmax=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_the_worlds_agree_relatively_where_gradients_vanish(
+def test_worlds_agree_relatively_where_gradients_vanish(
     depth: int, width: int, scale: float, ensemble: tuple[int, ...], softmax: bool, seed: int
 ) -> None:
-    """Sigmoid layers with weights down to 1e-3: ∂C/∂W of the first falls below 1e-40, and still agrees to 1e-12."""
+    """Sigmoid layers with weights down to 1e-3: ∂C/∂W¹ falls below 1e-40 and agrees to a relative 1e-12."""
     top: Activation = act.Softmax() if softmax else act.Sigmoid()
     net = network([width] * (depth + 1), [*[act.Sigmoid()] * (depth - 1), top], ensemble, seed=seed)
-    for layer in net.layers[:-1]:  # the last layer keeps its size: a softmax fed with almost equal z has J ≈ 1/n − 1/n²
+    for layer in net.layers[:-1]:  # almost equal z of a softmax would cancel in its J
         layer.W *= scale
     x, y = batch(net, 4, seed)
     for cost in (costs.HalfSquaredError(), costs.LogLikelihood() if softmax else costs.CrossEntropy()):
@@ -51,8 +51,8 @@ def test_the_worlds_agree_relatively_where_gradients_vanish(
             assert relative(layer.db, rows.db.mT) < 1e-12
 
 
-def test_gradients_of_a_deep_sigmoid_net_are_that_small() -> None:
-    """The regime of the test above is real: ‖∂C/∂W¹‖ < 1e-40 of 14 layers, and not zero."""
+def test_gradients_of_a_deep_sigmoid_network_fall_below_1e_40() -> None:
+    """The test above covers this regime: 14 layers, max|∂C/∂W¹| < 1e-40 and not 0."""
     net = network([4] * 15, [act.Sigmoid()] * 14)
     for layer in net.layers[:-1]:
         layer.W *= 1e-3
@@ -64,8 +64,8 @@ def test_gradients_of_a_deep_sigmoid_net_are_that_small() -> None:
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
 @pytest.mark.parametrize("sigma", ALL, ids=name)
-def test_input_output_jacobians_of_every_activation(sigma: Activation, ensemble: tuple[int, ...]) -> None:
-    """J v against the directional derivative of the forward pass along v in input space."""
+def test_input_output_jacobian_of_every_activation(sigma: Activation, ensemble: tuple[int, ...]) -> None:
+    """J v equals the directional derivative of the forward pass along v in input space."""
     inner = sigma if sigma in ELEMENTWISE else act.Tanh()
     net = network([4, 6, 5, 3], [inner, inner, sigma], ensemble)
     x, _ = batch(net, 3)
@@ -85,7 +85,7 @@ def test_input_output_jacobians_of_every_activation(sigma: Activation, ensemble:
         assert relative(got, np.swapaxes(expected, -1, -2)) < (1e-12 if method == "complex step" else 1e-7)
 
 
-def test_weight_and_layer_jacobians_entry_by_entry() -> None:
+def test_weight_and_layer_jacobians_equal_their_formulas() -> None:
     net = network([3, 4, 2], [act.Tanh(), act.Softmax()], (2,))
     x, _ = batch(net, 5)
     net.forward(x)
@@ -104,8 +104,8 @@ def test_weight_and_layer_jacobians_entry_by_entry() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[40] * 21, [20, 30, 40, 50]], ids=["square", "widening"])
-def test_orthogonal_linear_stacks_are_isometries(sizes: list[int]) -> None:
-    """Wider and wider orthogonal layers keep ‖a‖ and every singular value; square ones keep ‖δ‖ as well."""
+def test_orthogonal_linear_networks_are_isometries(sizes: list[int]) -> None:
+    """Widening orthogonal layers keep ‖a‖ and have singular values 1; square layers keep ‖δ‖ too."""
     net = Network.mlp(sizes, [act.Identity()] * (len(sizes) - 1), (3,))
     initialize(net, Orthogonal(1.0), Constant(0.0), [np.random.default_rng(k) for k in range(3)])
     x, y = batch(net, 4)

@@ -1,4 +1,4 @@
-"""A member of a stack has, byte for byte, the numbers of the same network alone, whatever is done to both."""
+"""Each member of a stack has the same numbers, byte for byte, as the same network alone."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ SPECIAL = [0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 1e-45]
 
 
 def each(values: PerMember, k: int) -> PerMember:
-    """A hyperparameter of member k."""
+    """Return the hyperparameter of member k."""
     return values if isinstance(values, float) else float(values.reshape(-1)[k])
 
 
 def optimizer_of(optimizer: SGD, k: int) -> SGD:
-    """The optimizer of member k alone."""
+    """Return the optimizer of member k alone."""
     clipping = optimizer.clipping
     if isinstance(clipping, ClipGlobalNorm | ClipPerLayer):
         clipping = type(clipping)(each(clipping.max_norm, k))
@@ -58,7 +58,7 @@ def optimizer_of(optimizer: SGD, k: int) -> SGD:
 
 @np.errstate(all="ignore")
 def trained(net: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD) -> Iterator[Array]:
-    """All arrays that a few steps of training produce, and an evaluation at the end."""
+    """Yield all arrays of a few steps of training and of a final evaluation."""
     velocity = optimizer.start(net)
     for step, (x, y) in enumerate(batches):
         net.forward(x)
@@ -74,26 +74,26 @@ def trained(net: Network, batches: list[tuple[Array, Array]], cost: Cost, optimi
 
 
 def same(stacked: Array, index: tuple[int, ...], alone: Array) -> bool:
-    """Whether a member has these bytes; one NaN is as good as another."""
-    values, own = stacked[index], alone
-    return np.where(np.isnan(values), np.nan, values).tobytes() == np.where(np.isnan(own), np.nan, own).tobytes()
+    """Return whether a member has these bytes; all NaNs are equal."""
+    values = stacked[index]
+    return np.where(np.isnan(values), np.nan, values).tobytes() == np.where(np.isnan(alone), np.nan, alone).tobytes()
 
 
-def assert_equals_a_loop(
+def assert_stack_equals_loop(
     stack: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD, shared: bool = False
 ) -> None:
-    """Train a stack, and each of its members alone; compare the bytes of all arrays."""
+    """Train a stack and each of its members alone, and compare the bytes of all arrays."""
     members = [(k, index, member(stack, index)) for k, index in enumerate(np.ndindex(stack.ensemble))]
-    together = [array.copy() for array in trained(stack, batches, cost, optimizer)]
+    stacked_arrays = [array.copy() for array in trained(stack, batches, cost, optimizer)]
     for k, index, net in members:
         own = batches if shared else [(x[index], y[index]) for x, y in batches]
         alone = trained(net, own, cost, optimizer_of(optimizer, k))
-        assert all(same(stacked, index, array) for stacked, array in zip(together, alone, strict=True))
+        assert all(same(stacked, index, array) for stacked, array in zip(stacked_arrays, alone, strict=True))
 
 
 @st.composite
 def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD:
-    """Each hyperparameter one number, or one per member."""
+    """Draw an optimizer whose hyperparameters are one number or one per member."""
 
     def value(low: float, high: float) -> PerMember:
         if draw(st.booleans()):
@@ -113,7 +113,6 @@ def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD:
 @settings(max_examples=90, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(["float64", "float32"]), seed=st.integers(0, 99))
 def test_stack_equals_loop_for_random_networks(data: st.DataObject, dtype: str, seed: int) -> None:
-    """Dense layers of any activation, cost and batch, every optimizer, one hyperparameter or one per member."""
     sizes = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=5))
     hidden, (output, cost) = data.draw(st.sampled_from(ELEMENTWISE)), data.draw(st.sampled_from(PAIRS))
     ensemble = data.draw(st.sampled_from([(1,), (3,), (2, 2)]))
@@ -122,15 +121,14 @@ def test_stack_equals_loop_for_random_networks(data: st.DataObject, dtype: str, 
         batch(stack, size, seed + i)
         for i, size in enumerate(data.draw(st.lists(st.integers(1, 33), min_size=1, max_size=3)))
     ]
-    # as the pipeline passes them: examples are rows in memory, transposed
+    # the pipeline passes transposed arrays, with examples as rows in memory
     batches = [(np.ascontiguousarray(x.mT).mT, np.ascontiguousarray(y.mT).mT) for x, y in rows]
-    assert_equals_a_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
+    assert_stack_equals_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(["float64", "float32"]), seed=st.integers(0, 99))
 def test_stack_equals_loop_for_random_blocks(data: st.DataObject, dtype: str, seed: int) -> None:
-    """Residual and normalisation blocks in any order, and their state."""
     kinds = data.draw(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
     hidden, (output, cost) = data.draw(st.sampled_from(ELEMENTWISE)), data.draw(st.sampled_from(PAIRS))
     ensemble = data.draw(st.sampled_from([(1,), (3,), (2, 2)]))
@@ -140,7 +138,7 @@ def test_stack_equals_loop_for_random_blocks(data: st.DataObject, dtype: str, se
         batch(stack, examples, seed + i)
         for i, examples in enumerate(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
     ]
-    assert_equals_a_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
+    assert_stack_equals_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
 
 
 @settings(max_examples=12, deadline=None)
@@ -164,7 +162,7 @@ def test_stack_equals_loop_for_wide_layers(
     rows: bool,
     seed: int,
 ) -> None:
-    """Sizes at which BLAS and NumPy change their ways; one input for all or one each; examples as columns or rows."""
+    """Sizes at which BLAS and NumPy change algorithms; input shared or per member; examples as columns or rows."""
     stack = network(sizes, [*[hidden] * (len(sizes) - 2), act.Softmax()], ensemble, dtype, seed)
     first = (0,) * len(ensemble)
     batches = []
@@ -173,7 +171,7 @@ def test_stack_equals_loop_for_wide_layers(
         x, y = (np.ascontiguousarray(v.mT).mT if rows else np.ascontiguousarray(v) for v in (x, y))
         batches.append((x, y))
     optimizer = SGD(0.1, 0.9, True, 0.01, ClipPerLayer(0.1), Constant())
-    assert_equals_a_loop(stack, batches, costs.LogLikelihood(), optimizer, shared)
+    assert_stack_equals_loop(stack, batches, costs.LogLikelihood(), optimizer, shared)
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,7 +184,7 @@ def test_stack_equals_loop_for_wide_layers(
     extreme=st.tuples(st.sampled_from([1.0, 0.0, 1e-200, 1e30, 1e160, np.inf, np.nan]), st.sampled_from([None, 1])),
     seed=st.integers(0, 999),
 )
-def test_every_probe_measures_in_a_stack_what_it_measures_alone(
+def test_probes_measure_the_same_in_a_stack_and_alone(
     sizes: list[int],
     hidden: Activation,
     ensemble: tuple[int, ...],
@@ -195,7 +193,7 @@ def test_every_probe_measures_in_a_stack_what_it_measures_alone(
     extreme: tuple[float, int | None],
     seed: int,
 ) -> None:
-    """Also where one member has died, overflowed or vanished; and no array of the network changes."""
+    """Also with a dead, overflowed or vanished member. No array of the network changes."""
     net = network(sizes, [*[hidden] * (len(sizes) - 2), act.Softmax()], ensemble, dtype, seed)
     with np.errstate(all="ignore"):
         net.theta.reshape(net.members, -1)[0, : extreme[1]] *= np.dtype(dtype).type(extreme[0])
@@ -208,23 +206,23 @@ def test_every_probe_measures_in_a_stack_what_it_measures_alone(
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_members_longer_than_a_buffer_of_numpy_do_not_mix(dtype: str) -> None:
-    """A reduction that casts works through 8192 numbers at a time, whichever member they belong to."""
+def test_members_longer_than_a_numpy_buffer_are_independent(dtype: str) -> None:
+    """A reduction that casts processes blocks of 8192 numbers, across members."""
     net = network([2, 5003, 3], [act.Tanh(), act.Softmax()], (5,), dtype)
     step = step_of(net, *batch(net, 3), costs.LogLikelihood())
     for k in np.ndindex(5):
         assert measured(step, FAST, k) == measured(step_alone(step, k), FAST)
 
 
-def test_shared_input_is_the_same_input_for_all() -> None:
+def test_shared_input_equals_one_copy_per_member() -> None:
     stack = network([5, 4, 3], [act.Tanh(), act.Softmax()], (3,))
     x, y = batch(network([5, 4, 3], [act.Tanh(), act.Softmax()]), 6)
     shared = gradient(stack, x, y, costs.LogLikelihood()).copy()
     assert np.array_equal(shared, gradient(stack, np.stack([x] * 3), np.stack([y] * 3), costs.LogLikelihood()))
 
 
-def test_values_do_not_depend_on_where_a_member_sits() -> None:
-    """Odd sizes put the members at every alignment; the same member in every place has the same bytes."""
+def test_values_do_not_depend_on_the_position_of_a_member() -> None:
+    """Odd sizes place equal members at every alignment in memory."""
     stack = network([13, 37, 11, 3], [act.Tanh(), act.Silu(), act.Softmax()], (9,), "float32")
     stack.theta[...] = stack.theta[0]
     x, y = (v[0] for v in batch(stack, 19))
@@ -235,7 +233,7 @@ def test_values_do_not_depend_on_where_a_member_sits() -> None:
 
 @pytest.mark.parametrize("ensemble", [(4,), (2, 2)])
 def test_each_member_has_its_own_generator_and_initialiser(ensemble: tuple[int, ...]) -> None:
-    """Member k of a stack starts as the network of generator k and initialiser k, whatever the others are."""
+    """Member k equals the single network of generator k and initialiser k."""
     seeds, kinds = (7, 3, 9, 1), [GaussianFanIn(1.0), Gaussian(0.3), Orthogonal(1.2), GaussianFanIn(2.0)]
     stack = Network.mlp([5, 4, 3], [act.Tanh()] * 2, ensemble)
     initialize(stack, kinds, ConstantWeights(0.1), [np.random.default_rng(k) for k in seeds])
@@ -243,12 +241,12 @@ def test_each_member_has_its_own_generator_and_initialiser(ensemble: tuple[int, 
         alone = Network.mlp([5, 4, 3], [act.Tanh()] * 2)
         initialize(alone, kind, ConstantWeights(0.1), [np.random.default_rng(seed)])
         assert same(stack.theta, index, alone.theta)
-    with pytest.raises(ValueError, match="one each"):
+    with pytest.raises(ValueError, match="weights: 2 for 4 networks; must be one per network"):
         initialize(stack, kinds[:2], ConstantWeights(0.0), [np.random.default_rng(k) for k in seeds])
 
 
 @pytest.mark.parametrize("sizes_of_batches", [[7, 3, 7, 1, 3, 7]])
-def test_other_batch_sizes_leave_no_trace(sizes_of_batches: list[int]) -> None:
+def test_passes_do_not_depend_on_earlier_batch_sizes(sizes_of_batches: list[int]) -> None:
     used = network([4, 6, 3], [act.Gelu(), act.Softmax()], (2,))
     for k, size in enumerate(sizes_of_batches):
         x, y = batch(used, size, k)
@@ -271,30 +269,29 @@ def test_zeros_keep_their_signs_in_products_of_vectors(sizes: list[int], example
     stack.theta[rng.random(stack.theta.shape) < 0.2] = 0
     x, y = batch(stack, examples, seed)
     x[rng.random(x.shape) < 0.2] = rng.choice(SPECIAL)
-    assert_equals_a_loop(stack, [(x, y)], costs.SquaredError(), SGD(0.1, 0.0, False, 0.0, None, Constant()))
+    assert_stack_equals_loop(stack, [(x, y)], costs.SquaredError(), SGD(0.1, 0.0, False, 0.0, None, Constant()))
 
 
-@pytest.mark.parametrize("lies", ["every second", "repeated", "turned", "wide rows"])
+@pytest.mark.parametrize("layout", ["strided", "broadcast", "transposed", "wide rows"])
 @pytest.mark.parametrize("units", [1, 20])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_layout_of_an_input_in_memory_does_not_matter(lies: str, units: int, dtype: str) -> None:
+def test_values_do_not_depend_on_the_memory_layout_of_the_input(layout: str, units: int, dtype: str) -> None:
     net = network([30, units, 10], [act.Tanh(), act.Softmax()], (2,), dtype=dtype)
     rng = np.random.default_rng(0)
     wide, column = rng.random((2, 60, 24)).astype(dtype), rng.random((2, 30, 1)).astype(dtype)
     x = {
-        "every second": wide[:, ::2, ::2],
-        "repeated": np.broadcast_to(column, (2, 30, 12)),
-        "turned": np.ascontiguousarray(wide[:, :30, :12].mT).mT,
+        "strided": wide[:, ::2, ::2],
+        "broadcast": np.broadcast_to(column, (2, 30, 12)),
+        "transposed": np.ascontiguousarray(wide[:, :30, :12].mT).mT,
         "wide rows": wide[:, :30, :12],
-    }[lies]
+    }[layout]
     y = rng.random((2, 10, 12)).astype(dtype)
-    together = gradient(net, x, y, costs.HalfSquaredError()).copy()
-    assert same(together, (1,), gradient(member(net, (1,)), x[1], y[1], costs.HalfSquaredError()))
+    stacked = gradient(net, x, y, costs.HalfSquaredError()).copy()
+    assert same(stacked, (1,), gradient(member(net, (1,)), x[1], y[1], costs.HalfSquaredError()))
 
 
 @pytest.mark.parametrize("clipping", [ClipGlobalNorm(1e-3), ClipPerLayer(1e-3)], ids=["global", "per_layer"])
-def test_a_diverged_member_leaves_the_others_alone(clipping: Clipping) -> None:
-    """NaN and infinity in one member of the stack touch no other."""
+def test_diverged_members_do_not_change_other_members(clipping: Clipping) -> None:
     optimizer = SGD(0.1, 0.9, False, 0.01, clipping, Constant())
     stack = network([4, 6, 3], [act.Relu(), act.Identity()], (3,))
     alone = member(stack, (2,))
@@ -310,7 +307,7 @@ def test_a_diverged_member_leaves_the_others_alone(clipping: Clipping) -> None:
 
 
 @pytest.mark.parametrize("sgd", ["momentum", "weight_decay"])
-def test_a_term_is_on_for_all_members_or_for_none(sgd: str) -> None:
+def test_optimizer_terms_on_for_some_members_only_are_refused(sgd: str) -> None:
     values: dict[str, PerMember] = {"momentum": 0.0, "weight_decay": 0.0, sgd: np.array([0.0, 0.1])}
     with pytest.raises(ValueError, match=rf"^{sgd}=.*: must be 0 for all members or for none"):
         SGD(0.1, values["momentum"], False, values["weight_decay"], None, Constant())
@@ -319,8 +316,8 @@ def test_a_term_is_on_for_all_members_or_for_none(sgd: str) -> None:
 PASSES = ["network", "residual", "normalisation", "costs", "optimizers", "probes/*"]
 
 
-def test_passes_and_probes_keep_the_rules_of_a_stack() -> None:
-    """No einsum, no reduction over two axes at once, no square by the power operator."""
+def test_passes_and_probes_follow_the_rules_of_stacks() -> None:
+    """No einsum, no reduction over two axes at once, no square by the power operator: their bytes depend on shapes."""
     folder = Path(engine.__file__).parent
     for path in (path for name in PASSES for path in folder.glob(f"{name}.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Theory against closed forms, SciPy's quadrature, published numbers, iteration of its maps and random networks."""
+"""Theory against closed forms, SciPy, published numbers, iteration of its maps and random networks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from engine.activations import Elementwise
 from engine.arrays import Array
 from engine.network import Dense, Network
 from engine.theory import MeanField, critical_weight_variance, expectation, moments, profile
-from engine.theory.mean_field import _root
+from engine.theory.mean_field import itp_root
 
 Function = Callable[[Array], Array]
 SIGMAS = [sigma for sigma in ELEMENTWISE if isinstance(sigma, Elementwise)]
 WIDE = [act.Tanh(), act.Relu(), act.Sigmoid(), act.Gelu(), act.Softsign(), act.HardTanh(), act.Elu(1.3), act.Selu()]
-EPS = 1e-14  # of E |f|: what rounding leaves in the sum over all panels
+EPS = 1e-14  # rounding error of the sum over all panels, relative to E |f|
 
 
 @np.errstate(over="ignore")
 def by_scipy(f: Function, q: float) -> float:
-    """E f(x), x ~ N(0, q), by QUADPACK between places where activations bend and where the density does."""
+    """Return E f(x), x ~ N(0, q), by QUADPACK between points where activations or the density curve."""
     s = math.sqrt(q)
     right = [*(x for x in (0.01, 0.1, 0.3, 1, 3, 10, 30, 100) if x < 12 * s), s, 3 * s, 6 * s, 12 * s]
     largest = float(f(np.linspace(-s, s, 9)).max())
@@ -42,61 +42,63 @@ def by_scipy(f: Function, q: float) -> float:
 
 
 def integrands(sigma: Elementwise) -> list[Function]:
-    """σ², σ'² and σ'⁴."""
+    """Return σ², σ'² and σ'⁴."""
     return [lambda x: sigma.value(x) ** 2, *(lambda x, p=p: sigma.derivative(x, sigma.value(x)) ** p for p in (2, 4))]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=2), st.floats(0.05, 20), st.floats(-3, 3))
-def test_closed_forms_and_the_estimate_bounds_the_error(means: list[float], spread: float, kink: float) -> None:
+def test_expectation_equals_closed_forms_within_its_error_estimate(
+    means: list[float], spread: float, kink: float
+) -> None:
     mean, std = np.array(means), np.array([[spread], [1.0], [0.3]])
-    away = (mean - kink) / std
-    distance = std * (2 * np.exp(-away * away / 2) / math.sqrt(2 * math.pi) + away * (1 - 2 * ndtr(-away)))
+    scaled = (mean - kink) / std
+    distance = std * (2 * np.exp(-scaled * scaled / 2) / math.sqrt(2 * math.pi) + scaled * (1 - 2 * ndtr(-scaled)))
     exponential, k = np.exp(mean / 10 + std**2 / 200), 3 / max(1, spread)
     wave = np.sin(k * mean) * np.exp(-((k * std) ** 2) / 2)
-    cases: list[tuple[Function, tuple[float, ...], Array, Array]] = [  # f, its kinks, E f and a size of E |f|
+    cases: list[tuple[Function, tuple[float, ...], Array, Array]] = [  # f, its kinks, E f and the order of E |f|
         (np.square, (), mean**2 + std**2, mean**2 + std**2),
-        (lambda x: np.abs(x - kink), (kink,), distance, std * (1 + np.abs(away))),
-        (lambda x: (x > kink).astype(float), (kink,), ndtr(away), np.ones_like(away)),
+        (lambda x: np.abs(x - kink), (kink,), distance, std * (1 + np.abs(scaled))),
+        (lambda x: (x > kink).astype(float), (kink,), ndtr(scaled), np.ones_like(scaled)),
         (lambda x: np.exp(x / 10), (), exponential, exponential),
-        (lambda x: np.sin(k * x), (), wave, np.ones_like(away)),
+        (lambda x: np.sin(k * x), (), wave, np.ones_like(scaled)),
     ]
-    for f, kinks, want, size in cases:
+    for f, kinks, expected, size in cases:
         value, error = expectation(f, mean, std, kinks)
         assert value.shape == error.shape == (3, 2)
-        assert np.all(np.abs(value - want) <= error + EPS * size)
-        assert np.all(error <= 2e-12 * size)  # the tolerance itself, 1e-12, is in it
+        assert np.all(np.abs(value - expected) <= error + EPS * size)
+        assert np.all(error <= 2e-12 * size)  # the error includes the tolerance, 1e-12
         value, error = expectation(f, mean, np.array([[0.0], [1.0]]), kinks)
         assert np.array_equal(value[0], f(mean))
         assert not error[0].any()
 
 
 @pytest.mark.parametrize("sigma", SIGMAS, ids=name)
-def test_squares_and_slopes_agree_with_scipy_by_quadrature_and_in_closed_form(sigma: Elementwise) -> None:
+def test_moments_equal_scipy_by_quadrature_and_in_closed_form(sigma: Elementwise) -> None:
     kinks = sigma.kinks or [piece.left for piece in sigma.pieces[1:]]
     for q in (1e-6, 1e-4, 1e-2, 0.3, 2.0, 1e2, 1e4):
         for f, average in zip(integrands(sigma), moments(sigma, q), strict=True):
             value, error = expectation(f, 0.0, math.sqrt(q), kinks)
             assert float(value) == pytest.approx(by_scipy(f, q), rel=2e-11)
             assert float(average.value) == pytest.approx(float(value), rel=1e-11)
-            assert float(error) <= 2e-12 * float(value)  # the tolerance itself is in it
+            assert float(error) <= 2e-12 * float(value)  # the error includes the tolerance
 
 
 def undeclared_steps() -> tuple[Array, Array]:
-    """Errors of E step(x), and their estimates with room for rounding: random x, and nobody declares the step at 0."""
+    """Return errors of E step(x) for random x with the step at 0 undeclared, and the estimates plus rounding."""
     mean, std = np.random.default_rng(0).standard_normal((2, 300)) * [[2], [1]]
-    found = [expectation(lambda x: (x > 0).astype(float), m, s) for m, s in zip(mean, np.exp(std), strict=True)]
-    values, estimates = np.array(found).T
+    averages = [expectation(lambda x: (x > 0).astype(float), m, s) for m, s in zip(mean, np.exp(std), strict=True)]
+    values, estimates = np.array(averages).T
     return np.abs(values - ndtr(mean / np.exp(std))), estimates + EPS
 
 
-def test_undeclared_steps_cost_a_thousandth_where_gauss_hermite_loses_a_tenth() -> None:
+def test_expectation_of_undeclared_steps_is_more_precise_than_gauss_hermite() -> None:
     nodes, weights = np.polynomial.hermite_e.hermegauss(201)
     assert 2 * float(weights @ (nodes > 0)) / weights.sum() == pytest.approx(0.9117, abs=1e-4)  # 1: χ of He ReLU
     assert undeclared_steps()[0].max() < 2e-3
 
 
-def test_published_chi_depth_scales_and_critical_line() -> None:
+def test_chi_depth_scales_and_critical_line_equal_published_values() -> None:
     for variance, chi in {1.0: 0.7590, 1.5: 0.9386, 1.76: 0.9998, 2.5: 1.1335, 4.0: 1.3424}.items():
         assert MeanField(act.Tanh(), variance, 0.05).chi_star() == pytest.approx(chi, abs=1e-4)
     for variance, layers in {1.0: 22, 1.5: 95, 2.5: 71, 4.0: 42}.items():
@@ -107,7 +109,7 @@ def test_published_chi_depth_scales_and_critical_line() -> None:
 
 
 class Plateau(Elementwise):
-    """A user's own: 3 where |z| > 1.3, else 0. It tells nothing of its steps and cannot be hashed."""
+    """User-defined, unhashable activation with undeclared steps: 3 where |z| > 1.3, else 0."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -125,7 +127,7 @@ def iterated(theory: MeanField, q: float, times: int) -> float:
 
 
 @pytest.mark.parametrize("sigma", SIGMAS, ids=name)
-def test_fixed_points_are_fixed_attract_if_they_say_so_and_end_iteration(sigma: Elementwise) -> None:
+def test_fixed_points_are_fixed_and_attract_if_stable_and_end_iteration(sigma: Elementwise) -> None:
     for variance, bias in product((0.7, 1.3, 3.0), (0.0, 0.05)):
         theory = MeanField(sigma, variance, bias)
         for point in theory.q_fixed_points().points:
@@ -139,53 +141,53 @@ def test_fixed_points_are_fixed_attract_if_they_say_so_and_end_iteration(sigma: 
                 assert theory.q_star(start) == pytest.approx(iterated(theory, start, 300), rel=1e-6), (variance, start)
 
 
-def test_an_own_activation_has_all_its_fixed_points_reported_and_starts_choose_their_basin() -> None:
+def test_user_activation_has_all_fixed_points_and_the_start_selects_the_basin() -> None:
     ends = ((0.01, 0.1), (0.1, 1), (1, 20))
     roots = [float(optimize.brentq(lambda q: 9 * erfc(1.3 / math.sqrt(2 * q)) + 0.05 - q, *e)) for e in ends]
     low, middle, high = roots
     theory = MeanField(Plateau(), 1.0, 0.05)
-    found = theory.q_fixed_points()
-    assert [p.value for p in found.points] == pytest.approx(roots, rel=1e-3)
-    assert [p.stable for p in found.points] == [True, False, True]
-    assert not found.grows
+    fixed = theory.q_fixed_points()
+    assert [p.value for p in fixed.points] == pytest.approx(roots, rel=1e-3)
+    assert [p.stable for p in fixed.points] == [True, False, True]
+    assert not fixed.grows
     for start, end in ((1e-3, low), (0.9 * middle, low), (1.1 * middle, high), (1e3, high)):
         assert theory.q_star(start) == pytest.approx(end, rel=1e-3)
 
 
-@pytest.mark.parametrize(("sigma", "still"), [(act.Relu(), 2.0), (act.Identity(), 1.0), (act.LeakyRelu(0.5), 1.6)])
-def test_homogeneous_activations_stand_still_shrink_or_grow(sigma: Elementwise, still: float) -> None:
-    at, less, more = (MeanField(sigma, factor * still, 0.0) for factor in (1, 0.9, 1.1))
+@pytest.mark.parametrize(("sigma", "critical"), [(act.Relu(), 2.0), (act.Identity(), 1.0), (act.LeakyRelu(0.5), 1.6)])
+def test_q_of_homogeneous_activations_is_constant_shrinks_or_grows(sigma: Elementwise, critical: float) -> None:
+    at, below, above = (MeanField(sigma, factor * critical, 0.0) for factor in (1, 0.9, 1.1))
     assert (at.q_fixed_points().everywhere, at.q_star(7.0)) == (True, 7.0)
-    assert (less.q_fixed_points().grows, more.q_fixed_points().grows) == (False, True)
-    assert (less.q_star(), more.q_star()) == (0.0, math.inf)
-    assert MeanField(sigma, 0.9 * still, 0.5).q_star() == pytest.approx(5.0)
-    assert MeanField(sigma, still, 0.5).q_star() == math.inf
+    assert (below.q_fixed_points().grows, above.q_fixed_points().grows) == (False, True)
+    assert (below.q_star(), above.q_star()) == (0.0, math.inf)
+    assert MeanField(sigma, 0.9 * critical, 0.5).q_star() == pytest.approx(5.0)
+    assert MeanField(sigma, critical, 0.5).q_star() == math.inf
 
 
 def ends_where_it_starts(theory: MeanField) -> bool:
-    """Whether q_star from a stable fixed point, give or take rounding, is this point."""
+    """Return whether q_star from a stable fixed point, perturbed by rounding, is this point."""
     point = theory.q_fixed_points().points[-1].value
     return all(abs(theory.q_star(point * (1 + k * 1e-13)) / point - 1) < 1e-9 for k in range(-5, 6))
 
 
 CORNERS: dict[str, Callable[[], bool]] = {
     "q_star of SELU at σ_w² = 1 from 1, the default": lambda: ends_where_it_starts(MeanField(act.Selu(), 1.0, 0.0)),
-    "q_star of tanh from its own value": lambda: ends_where_it_starts(MeanField(act.Tanh(), 2.5, 0.05)),
-    "growth by σ_b² a layer": lambda: MeanField(act.Relu(), 2.0, 0.1).q_fixed_points().grows,
-    "error of a point": lambda: MeanField(act.Selu(), 1.0, 0.0).q_fixed_points().points[-1].error < 1e-9,
-    "error of averages of steps, unless no node sees them": lambda: np.less_equal(*undeclared_steps()).mean() > 0.95,
+    "q_star of tanh from its fixed point": lambda: ends_where_it_starts(MeanField(act.Tanh(), 2.5, 0.05)),
+    "growth by σ_b² per layer": lambda: MeanField(act.Relu(), 2.0, 0.1).q_fixed_points().grows,
+    "error of a fixed point": lambda: MeanField(act.Selu(), 1.0, 0.0).q_fixed_points().points[-1].error < 1e-9,
+    "error estimate of undeclared steps": lambda: np.less_equal(*undeclared_steps()).mean() > 0.95,
 }
 
 
 @pytest.mark.parametrize("case", CORNERS)
-def test_corners(case: str) -> None:
+def test_special_cases(case: str) -> None:
     assert CORNERS[case]()
 
 
 @pytest.mark.parametrize("bad", [-1e-300, -1.0, math.nan, math.inf])
-def test_bad_variances_are_named(bad: float) -> None:
-    for variances, name_of_it in (((bad, 0.1), "weight_variance="), ((1.0, bad), "bias_variance=")):
-        with pytest.raises(ValueError, match=name_of_it):
+def test_invalid_variances_are_named(bad: float) -> None:
+    for variances, key in (((bad, 0.1), "weight_variance="), ((1.0, bad), "bias_variance=")):
+        with pytest.raises(ValueError, match=key):
             MeanField(act.Tanh(), *variances)
 
 
@@ -201,11 +203,11 @@ def test_c_map_of_relu_is_the_arccosine_kernel() -> None:
 
 
 @pytest.mark.parametrize("sigma", [act.Tanh(), act.Relu(), act.Gelu(), act.HardTanh(), act.Sigmoid()], ids=name)
-def test_c_map_meets_1_with_slope_chi(sigma: Elementwise) -> None:
+def test_c_map_has_slope_chi_at_1(sigma: Elementwise) -> None:
     theory = MeanField(sigma, 1.5, 0.05)
     ends = theory.c_map(np.array([1 - 1e-5, 1.0]), theory.q_star())
     assert ends[1] == pytest.approx(1, abs=1e-11)
-    assert (ends[1] - ends[0]) / 1e-5 == pytest.approx(theory.chi_star(), rel=5e-3)  # σ' jumps: to order √1e-5
+    assert (ends[1] - ends[0]) / 1e-5 == pytest.approx(theory.chi_star(), rel=5e-3)  # error √1e-5 where σ' jumps
     assert theory.c_star().value == 1
     with pytest.raises(ValueError, match=r"q\*"):
         MeanField(act.Relu(), 3.0, 0.05).c_star()
@@ -215,51 +217,51 @@ def test_c_star_in_the_chaotic_phase_is_a_fixed_point_below_1() -> None:
     theory = MeanField(act.Tanh(), 2.5, 0.05)
     c, s = theory.c_star().value, math.sqrt(theory.q_star())
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)
-    other = np.tanh(s * (c * nodes[:, None] + math.sqrt(1 - c * c) * nodes)) @ weights / weights.sum()
+    second = np.tanh(s * (c * nodes[:, None] + math.sqrt(1 - c * c) * nodes)) @ weights / weights.sum()
     assert (c < 0.5, theory.c_star().stable) == (True, True)
-    assert (2.5 * (weights * np.tanh(s * nodes)) @ other / weights.sum() + 0.05) / s**2 == pytest.approx(c, abs=1e-7)
+    assert (2.5 * (weights * np.tanh(s * nodes)) @ second / weights.sum() + 0.05) / s**2 == pytest.approx(c, abs=1e-7)
 
 
-def test_profiles_of_linear_and_relu_nets_are_exact() -> None:
+def test_profiles_of_linear_and_relu_networks_are_exact() -> None:
     sizes, weights, biases, x = [7, 50, 30, 80, 10], [0.3, 0.05, 0.01, 0.2], [0.0, 0.1, 0.2, 0.3], np.array([1.0, 9.0])
     for sigma, share in ((act.Identity(), 1.0), (act.Relu(), 0.5)):
-        found, q, incoming = profile(sizes, [*[sigma] * 3, act.Softmax()], weights, biases, x), [], x.mean()
+        predicted, q, incoming = profile(sizes, [*[sigma] * 3, act.Softmax()], weights, biases, x), [], x.mean()
         for n, v, b in zip(sizes[1:], weights, biases, strict=True):
             q.append(v * incoming + b)
             incoming = n * share * q[-1]
         chi, variance = share * np.array(sizes[1:-1]) * weights[1:], (3 / share - 1) / np.array(sizes[1:-1])
-        assert found.z_mean_square == pytest.approx(q)
-        assert found.activation_mean_square[:-1] == pytest.approx(share * np.array(q[:-1]))
-        assert found.chi[:-1] == pytest.approx(chi)
-        assert found.log_variance[:-1] == pytest.approx(variance)
-        assert found.log10_delta()[[0, -1]] == pytest.approx([math.log10(chi.prod()) / 2, 0])
-        assert found.log10_delta_std()[0] == pytest.approx(math.sqrt(variance.sum()) / math.log(100))
+        assert predicted.z_mean_square == pytest.approx(q)
+        assert predicted.activation_mean_square[:-1] == pytest.approx(share * np.array(q[:-1]))
+        assert predicted.chi[:-1] == pytest.approx(chi)
+        assert predicted.log_variance[:-1] == pytest.approx(variance)
+        assert predicted.log10_delta()[[0, -1]] == pytest.approx([math.log10(chi.prod()) / 2, 0])
+        assert predicted.log10_delta_std()[0] == pytest.approx(math.sqrt(variance.sum()) / math.log(100))
 
 
-def test_every_example_has_its_own_transient() -> None:
-    found = profile([5, 50, 50, 50], [act.Tanh()] * 3, [0.3, 0.04, 0.04], [0.01] * 3, np.array([0.1, 50.0]))
+def test_profile_includes_the_transient_of_each_example() -> None:
+    predicted = profile([5, 50, 50, 50], [act.Tanh()] * 3, [0.3, 0.04, 0.04], [0.01] * 3, np.array([0.1, 50.0]))
     (square, slope, _), q = integrands(act.Tanh()), [0.04, 15.01]
     for layer in range(3):
-        assert found.z_mean_square[layer] == pytest.approx(np.mean(q), rel=1e-9)
-        assert found.slope_mean_square[layer] == pytest.approx(np.mean([by_scipy(slope, v) for v in q]), rel=1e-9)
+        assert predicted.z_mean_square[layer] == pytest.approx(np.mean(q), rel=1e-9)
+        assert predicted.slope_mean_square[layer] == pytest.approx(np.mean([by_scipy(slope, v) for v in q]), rel=1e-9)
         q = [2 * by_scipy(square, v) + 0.01 for v in q]
 
 
 @pytest.mark.parametrize("depth", [6, *(pytest.param(n, marks=pytest.mark.thorough) for n in (12, 24))])
 def test_random_networks_change_by_the_predicted_factors(depth: int) -> None:
-    """q and ⟨‖δ‖²⟩ from an input far from q*: mean factor a layer, of arithmetic means over 40 seeds, within 2%.
+    """Mean factor of q and ⟨‖δ‖²⟩ per layer, from arithmetic means over 40 seeds, with an input far from q*.
 
-    120 cells with 6 other sets of seeds: 1.6% at most; smooth rectifiers at σ_w² = 2 to 3 need greater width (docs).
+    Tolerance: 2%; six other sets of seeds deviate by at most 1.6%.
     """
     n, seeds, rng = 200, 40, np.random.default_rng(depth)
     first = Network.mlp([n] * (depth + 1), [act.Tanh()] * depth, (seeds,), "float32")
-    drawn, cut = rng.standard_normal(first.theta.shape, np.float32), first.n_weights
+    draws, n_weights = rng.standard_normal(first.theta.shape, np.float32), first.n_weights
     x, top = (rng.standard_normal(shape, np.float32) for shape in ((n, 10), (seeds, n, 10)))
     x *= 0.5
     for sigma, variance in product(WIDE, (0.5, 1.0, 1.5, 3.0, 4.0)):
         net = Network([Dense(n, n, sigma) for _ in range(depth)], (seeds,), "float32", first.theta)
-        np.multiply(drawn[:, :cut], math.sqrt(variance / n), out=net.theta[:, :cut])
-        np.multiply(drawn[:, cut:], math.sqrt(0.05), out=net.theta[:, cut:])
+        np.multiply(draws[:, :n_weights], math.sqrt(variance / n), out=net.theta[:, :n_weights])
+        np.multiply(draws[:, n_weights:], math.sqrt(0.05), out=net.theta[:, n_weights:])
         net.forward(x)
         net.backward_from(top)
         q, bottom = (np.square(a, dtype=float).mean() for a in (net.layers[-1].z, net.layers[0].delta))
@@ -272,7 +274,7 @@ def test_random_networks_change_by_the_predicted_factors(depth: int) -> None:
 
 
 def exact_log_variance(n: int, relu: bool) -> float:
-    """Var ln(χ²_K/n): K = n, or the number of active units, Binomial(n, 1/2) and not 0."""
+    """Return Var ln(χ²_K/n) with K = n, or K = active units ~ Binomial(n, 1/2) without 0."""
     k = np.arange(1, n + 1)
     p = binom(n, k) / (2.0**n - 1) if relu else np.where(k == n, 1.0, 0.0)
     return float(p @ (polygamma(1, k / 2) + digamma(k / 2) ** 2) - (p @ digamma(k / 2)) ** 2)
@@ -280,9 +282,9 @@ def exact_log_variance(n: int, relu: bool) -> float:
 
 @pytest.mark.parametrize(("sigma", "gain"), [(act.Relu(), 2.0), (act.Identity(), 1.0)], ids=name)
 def test_ln_delta_varies_over_initialisations_as_predicted(sigma: Elementwise, gain: float) -> None:
-    """log_variance is the first order in 1/n; the exact variance a layer is greater by about 4/n (ReLU) or 1/n of it.
+    """log_variance is the first order in 1/n; the exact variance is greater by a share of about 4/n (ReLU) or 1/n.
 
-    Tolerance: 4 standard errors of the variance measured over 3000 nets; against the first order, 5/n of it as well.
+    Tolerance: 4 standard errors of the variance over 3000 networks, plus 5/n of it against the first order.
     """
     assert [exact_log_variance(n, True) for n in (50, 100)] == pytest.approx([0.1082, 0.0519], abs=5e-5)
     n, depth, logs, rng = 50, 6, [], np.random.default_rng(0)
@@ -303,16 +305,16 @@ def test_ln_delta_varies_over_initialisations_as_predicted(sigma: Elementwise, g
 
 
 @given(st.floats(-5, 5), st.floats(0.1, 7), st.floats(0.1, 7), st.sampled_from([1, 3, 9]), st.booleans())
-def test_a_zero_is_found_within_the_tolerance_and_not_later_than_by_halves(
+def test_itp_root_is_within_the_tolerance_after_few_evaluations(
     zero: float, below: float, above: float, power: int, rising: bool
 ) -> None:
-    asked: list[float] = []
+    points: list[float] = []
 
     def f(x: float) -> float:
-        asked.append(x)
+        points.append(x)
         return float((x - zero) ** power) * (1 if rising else -1)
 
     low, high = zero - below, zero + above
-    assert abs(_root(f, low, high, 1e-9) - zero) <= 1e-9 * max(1.0, abs(zero))
-    assert all(low <= x <= high for x in asked)
-    assert len(asked) <= math.log2((high - low) / 1e-9) + 5
+    assert abs(itp_root(f, low, high, 1e-9) - zero) <= 1e-9 * max(1.0, abs(zero))
+    assert all(low <= x <= high for x in points)
+    assert len(points) <= math.log2((high - low) / 1e-9) + 5

@@ -1,4 +1,4 @@
-"""Updates against hand-written lines in the documented order: clip, decay, momentum, learning rate."""
+"""Updates against their formulas in the documented order: clip, decay, momentum, learning rate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def clipped(g: Array, clipping: Clipping | None) -> Array:
     schedule=st.sampled_from([Constant(), Cosine(0.1), StepDecay(2, 0.5), WarmUp(2, Constant())]),
     seed=st.integers(0, 999),
 )
-def test_a_few_steps_against_the_formulas(
+def test_updates_equal_the_formulas_over_four_steps(
     rate: float,
     momentum: float,
     nesterov: bool,
@@ -70,7 +70,7 @@ def test_a_few_steps_against_the_formulas(
         before = net.theta.copy()
         update = optimizer.propose(net, state, step, 4)
         assert update is net.update
-        assert np.array_equal(net.theta, before)  # the optimizer proposes, it does not step
+        assert np.array_equal(net.theta, before)  # propose does not change the parameters
         assert np.array_equal(net.grad, g)
         net.theta += update
         slope = clipped(g, clipping)
@@ -86,34 +86,34 @@ def test_a_few_steps_against_the_formulas(
     exponent=st.integers(-200, 200),
     seed=st.integers(0, 99),
 )
-def test_clipping_keeps_directions_and_holds_its_bound(bound: float, exponent: int, seed: int) -> None:
-    """Whatever the magnitude: 1e200 overflows when squared, 1e-200 vanishes."""
+def test_clipping_keeps_directions_and_bounds_norms(bound: float, exponent: int, seed: int) -> None:
+    """At any magnitude: the square of 1e200 overflows, that of 1e-200 underflows."""
     net = network(SIZES, [act.Tanh()] * 2)
     g = np.random.default_rng(seed).standard_normal(17) * 10.0**exponent
     for clipping, groups in ((ClipGlobalNorm(bound), [list(range(17))]), (ClipPerLayer(bound), LAYERS)):
-        short = g.copy()
-        clipping.clip(short, net)
+        result = g.copy()
+        clipping.clip(result, net)
         for group in groups:
-            before, after = math.hypot(*g[group]), math.hypot(*short[group])
+            before, after = math.hypot(*g[group]), math.hypot(*result[group])
             assert after == pytest.approx(min(before, bound), rel=1e-14)
-            assert np.allclose(short[group] / after, g[group] / before, rtol=1e-13, atol=0)
+            assert np.allclose(result[group] / after, g[group] / before, rtol=1e-13, atol=0)
             if before <= bound:
-                assert np.array_equal(short[group], g[group])
+                assert np.array_equal(result[group], g[group])
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_a_gradient_that_is_a_finding_is_not_clipped_away(bad: float) -> None:
+def test_clipping_keeps_non_finite_gradients(bad: float) -> None:
     net = network(SIZES, [act.Tanh()] * 2)
     g = np.ones(17)
     g[3] = bad
     for clipping, untouched in ((ClipGlobalNorm(0.1), list(range(17))), (ClipPerLayer(0.1), LAYERS[0])):
-        short = g.copy()
-        clipping.clip(short, net)
-        assert np.array_equal(short[untouched], g[untouched], equal_nan=True)
+        result = g.copy()
+        clipping.clip(result, net)
+        assert np.array_equal(result[untouched], g[untouched], equal_nan=True)
 
 
 def test_plain_sgd_is_one_product() -> None:
-    """Δθ = −η ∇C, to the bit; the learning rate may be zero."""
+    """Δθ = −η ∇C, byte for byte; the learning rate may be 0."""
     net = network(SIZES, [act.Tanh()] * 2, (2,))
     net.grad[...] = np.random.default_rng(0).standard_normal(net.grad.shape)
     for rate in (0.3, 0.0):
@@ -121,19 +121,19 @@ def test_plain_sgd_is_one_product() -> None:
         assert np.array_equal(optimizer.propose(net, optimizer.start(net), 0, 1), -rate * net.grad)
 
 
-def test_momentum_starts_from_rest_and_reaches_its_limit() -> None:
-    """On a constant gradient v → g/(1 − μ), geometrically."""
+def test_momentum_starts_at_0_and_reaches_its_limit() -> None:
+    """For a constant gradient v → g/(1 − μ), geometrically."""
     net = network(SIZES, [act.Tanh()] * 2)
     net.grad[...] = 1.0
     optimizer = SGD(1.0, 0.5, False, 0.0, None, Constant())
     state = optimizer.start(net)
-    seen = [float(optimizer.propose(net, state, k, 40)[0]) for k in range(40)]
-    assert seen[:3] == [-1.0, -1.5, -1.75]
-    assert seen[-1] == pytest.approx(-2.0, rel=1e-11)
+    updates = [float(optimizer.propose(net, state, k, 40)[0]) for k in range(40)]
+    assert updates[:3] == [-1.0, -1.5, -1.75]
+    assert updates[-1] == pytest.approx(-2.0, rel=1e-11)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_updates_keep_the_type(dtype: str) -> None:
+def test_updates_keep_the_dtype(dtype: str) -> None:
     net = network(SIZES, [act.Tanh()] * 2, (2,), dtype)
     net.grad[...] = 1.0
     optimizer = SGD(0.1, 0.9, True, 0.1, ClipPerLayer(0.5), WarmUp(2, Cosine(0.0)))
@@ -142,7 +142,7 @@ def test_updates_keep_the_type(dtype: str) -> None:
     assert state.dtype == dtype
 
 
-def test_learning_rate_schedules_stay_between_their_ends() -> None:
+def test_learning_rate_schedules_stay_within_their_bounds() -> None:
     assert [Constant().factor(t, 5) for t in range(5)] == [1.0] * 5
     cosine = [Cosine(0.3).factor(t, 20) for t in range(21)]
     assert cosine == sorted(cosine, reverse=True)
@@ -154,7 +154,7 @@ def test_learning_rate_schedules_stay_between_their_ends() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_impossible_bounds_are_refused(value: float) -> None:
+def test_invalid_clipping_bounds_are_refused(value: float) -> None:
     for kind in (ClipGlobalNorm, ClipPerLayer):
         with pytest.raises(ValueError, match=r"max_norm=.*must be > 0 and finite"):
             kind(value)
@@ -171,6 +171,6 @@ def test_impossible_bounds_are_refused(value: float) -> None:
         (0.1, 0.0, math.inf, "weight_decay"),
     ],
 )
-def test_impossible_hyperparameters_are_refused_by_name(rate: float, momentum: float, decay: float, key: str) -> None:
+def test_invalid_hyperparameters_are_refused_by_name(rate: float, momentum: float, decay: float, key: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key}="):
         SGD(rate, momentum, False, decay, None, Constant())

@@ -1,4 +1,4 @@
-"""Code excerpts in documents that are taken from the source."""
+"""Code excerpts in documents, copied from the source."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ EXCERPT = re.compile(r"<!-- (?P<file>[\w/.]+): (?P<name>[\w.]+) -->\n```python\n
 
 
 def source_of(file: str, name: str) -> str:
-    """The source of a class, method or function such as "Dense.forward", with its decorators, not indented."""
+    """Return the dedented source of a class, method or function such as "Dense.forward", with its decorators."""
     text = (PROJECT / file).read_text(encoding="utf-8")
-    node: ast.AST = ast.parse(text)
+    definition: ast.AST = ast.parse(text)
     for part in name.split("."):
-        body = getattr(node, "body", [])
-        node = next(n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == part)
-    assert isinstance(node, ast.ClassDef | ast.FunctionDef)
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    lines = text.splitlines()[first - 1 : node.end_lineno]
+        body = getattr(definition, "body", [])
+        definition = next(n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == part)
+    assert isinstance(definition, ast.ClassDef | ast.FunctionDef)
+    first = min([definition.lineno, *(decorator.lineno for decorator in definition.decorator_list)])
+    lines = text.splitlines()[first - 1 : definition.end_lineno]
     return textwrap.dedent("\n".join(lines)) + "\n"
 
 
 def refreshed(text: str) -> str:
-    """A document with each excerpt as the source has it."""
+    """Return a document with each excerpt copied from the source again."""
 
-    def excerpt(found: re.Match[str]) -> str:
-        file, name = found["file"], found["name"]
+    def excerpt(match: re.Match[str]) -> str:
+        file, name = match["file"], match["name"]
         return f"<!-- {file}: {name} -->\n```python\n{source_of(file, name)}```\n"
 
     return EXCERPT.sub(excerpt, text)

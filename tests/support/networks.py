@@ -1,4 +1,4 @@
-"""Networks, activations and costs that the engine's tests share."""
+"""Networks, activations, costs and steps shared by the tests of the engine."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ ENSEMBLES: list[tuple[int, ...]] = [(), (3,), (2, 2)]
 
 
 def name(part: object) -> str:
-    """For pytest's ids."""
+    """Return the pytest id of a parameter."""
     return str(part) if isinstance(part, tuple) and not part else getattr(type(part), "__name__", str(part))
 
 
 def network(
     sizes: list[int], sigmas: list[Activation], ensemble: tuple[int, ...] = (), dtype: str = "float64", seed: int = 0
 ) -> Network:
-    """A random network with biases; member k of the stack is seeded with seed + k."""
-    made = Network.mlp(sizes, sigmas, ensemble, dtype)
-    rngs = [np.random.default_rng(seed + k) for k in range(made.members)]
-    initialize(made, GaussianFanIn(1.3), Gaussian(0.4), rngs)
-    return made
+    """Return a random network with biases; the seed of member k is seed + k."""
+    net = Network.mlp(sizes, sigmas, ensemble, dtype)
+    rngs = [np.random.default_rng(seed + k) for k in range(net.members)]
+    initialize(net, GaussianFanIn(1.3), Gaussian(0.4), rngs)
+    return net
 
 
 def batch(net: Network, examples: int, seed: int = 0) -> tuple[Array, Array]:
-    """Inputs [E..., n_0, B] and targets [E..., n_L, B] in (0, 1) that sum to one."""
+    """Return inputs [E..., n_0, B] and targets [E..., n_L, B] in (0, 1) that sum to one."""
     rng = np.random.default_rng(seed + 1000)
     x = rng.standard_normal((*net.ensemble, net.blocks[0].n_in, examples)).astype(net.dtype)
     y = rng.random((*net.ensemble, net.output.n_out, examples)) + 0.1
@@ -68,40 +68,40 @@ def batch(net: Network, examples: int, seed: int = 0) -> tuple[Array, Array]:
 
 
 def member(net: Network, index: tuple[int, ...]) -> Network:
-    """One member of a stack, as a network of its own."""
+    """Return a copy of one member of a stack as a single network."""
     alone = Network([block.twin() for block in net.blocks], (), net.dtype)
     alone.theta[...] = net.theta[index]
     return alone
 
 
 def sizes_of(net: Network) -> list[int]:
-    """n_0, ..., n_L."""
+    """Return n_0, ..., n_L."""
     return [net.blocks[0].n_in, *(layer.n_out for layer in net.layers)]
 
 
 def views(net: Network, flat: Array) -> list[tuple[Array, Array]]:
-    """(W [E..., n, m], b [E..., n, 1]) of every layer, as views into flat [E..., P]."""
+    """Return (W [E..., n, m], b [E..., n, 1]) of every layer as views into flat [E..., P]."""
     pairs = [[parameter.view(flat) for parameter in layer.parameters] for layer in net.layers]
     return [(W, b) for W, b in pairs]
 
 
 def weights(net: Network, flat: Array) -> list[Array]:
-    """The weights [E..., n, m] of every layer, as views into flat [E..., P]."""
+    """Return W [E..., n, m] of every layer as views into flat [E..., P]."""
     return [W for W, _ in views(net, flat)]
 
 
 def gradient(net: Network, x: Array, y: Array, cost: costs.Cost) -> Array:
-    """Both passes."""
+    """Return ∂C/∂θ after a forward and a backward pass."""
     net.forward(x)
     return net.backward(y, cost)
 
 
-def build_probe(node: dict[str, Any]) -> Probe:
-    """The probe that a file of conf/probe describes."""
-    target = getattr(probes, node["_target_"].rpartition(".")[2])
-    options = {k: build_probe(v) if isinstance(v, dict) else v for k, v in node.items() if not k.startswith("_")}
-    made: Probe = partial(target, **options) if node.get("_partial_") else target(**options)
-    return made
+def build_probe(raw_config: dict[str, Any]) -> Probe:
+    """Return the probe that a file of conf/probe describes."""
+    target = getattr(probes, raw_config["_target_"].rpartition(".")[2])
+    options = {k: build_probe(v) if isinstance(v, dict) else v for k, v in raw_config.items() if not k.startswith("_")}
+    probe: Probe = partial(target, **options) if raw_config.get("_partial_") else target(**options)
+    return probe
 
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -111,35 +111,35 @@ PROBES: dict[str, Probe] = {
 
 
 def step_of(net: Network, x: Array, y: Array, cost: costs.Cost, seed: int = 0) -> Step:
-    """A step with a random update and a random gradient before it; a whole pass is three batches of other sizes."""
+    """Return a step with random update and previous gradient; a whole pass is three batches of other sizes."""
 
-    def generators(use: int) -> list[np.random.Generator]:
-        return [np.random.default_rng([seed, k, use]) for k in range(net.members)]
+    def generators(stream: int) -> list[np.random.Generator]:
+        return [np.random.default_rng([seed, k, stream]) for k in range(net.members)]
 
     gradient(net, x, y, cost)
     net.update[...], previous = np.random.default_rng(seed).standard_normal((2, *net.theta.shape)).astype(net.dtype)
-    whole = [batch(net, examples, seed + examples)[0] for examples in (3, 1, 4)]
-    return Step(net, y, cost, previous, generators, lambda: iter(whole))
+    inputs = [batch(net, examples, seed + examples)[0] for examples in (3, 1, 4)]
+    return Step(net, y, cost, previous, generators, lambda: iter(inputs))
 
 
-def step_alone(of: Step, k: tuple[int, ...]) -> Step:
-    """The same step of one member by itself."""
-    net, place = member(of.network, k), int(np.ravel_multi_index(k, of.network.ensemble)) if k else 0
-    assert of.y is not None
-    assert of.cost is not None
-    assert of.previous_grad is not None
-    gradient(net, of.network.x[k], of.y[k], of.cost)
-    net.update[...] = of.network.update[k]
-    rest = of.y[k], of.cost, of.previous_grad[k], lambda use: [of.generators(use)[place]]
-    return Step(net, *rest, lambda: (x[k] for x in of.inputs()))
+def step_alone(stacked: Step, k: tuple[int, ...]) -> Step:
+    """Return the same step for member k as a single network."""
+    net, index = member(stacked.network, k), int(np.ravel_multi_index(k, stacked.network.ensemble)) if k else 0
+    assert stacked.y is not None
+    assert stacked.cost is not None
+    assert stacked.previous_grad is not None
+    gradient(net, stacked.network.x[k], stacked.y[k], stacked.cost)
+    net.update[...] = stacked.network.update[k]
+    fields = stacked.y[k], stacked.cost, stacked.previous_grad[k], lambda stream: [stacked.generators(stream)[index]]
+    return Step(net, *fields, lambda: (x[k] for x in stacked.inputs()))
 
 
 def measured(step: Step, probes_: dict[str, Probe], k: tuple[int, ...] = ()) -> dict[str, list[Any]]:
-    """What each probe measures in one member, as bytes; bins of histograms that are 0 are left out."""
+    """Return the measurements of one member as bytes, without histogram bins of value 0."""
 
     def of_member(m: Measurement) -> Any:
-        place: Any = (slice(None), *k)
-        values = np.where(np.isnan(m.values), np.nan, m.values)[place]  # one NaN is as good as another
+        index: Any = (slice(None), *k)
+        values = np.where(np.isnan(m.values), np.nan, m.values)[index]  # the bits of a NaN have no meaning
         if m.bins is None:
             return m.layers, m.part, values.tobytes()
         kept = (values != 0).any(axis=0) if m.sparse else slice(None)
@@ -157,7 +157,7 @@ def block_network(
     dtype: str = "float64",
     seed: int = 0,
 ) -> Network:
-    """A random network with n_in, n, n_out units and, in its middle, blocks of these kinds: see ``BLOCKS``."""
+    """Return a random network with n_in, n, n_out units and blocks of these kinds (``BLOCKS``) in the middle."""
     n_in, n, n_out = sizes
     middle = [BLOCKS[kind](n, sigma) for kind in kinds]
     net = Network([Dense(n_in, n, sigma), *middle, Dense(n, n_out, output)], ensemble, dtype)

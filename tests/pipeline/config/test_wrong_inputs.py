@@ -197,7 +197,7 @@ CONTRADICTIONS = [
     wrong_run(f"+layer_activations.first={RELU}", says=("layer_activations.first: ", "layer_01")),
     wrong_run(
         "init=given", "init.weights.values=[[[1.0]]]", "init.biases.values=[[[1.0]]]",
-        says=("init: values[0] is (1, 1)", "layer 1 needs (30, 64)"),
+        says=("init: values[0]: shape (1, 1)", "layer 1 needs (30, 64)"),
     ),
     wrong_run("data=point", "data.source.x=[[1],[2]]", says=("data.source.x, y: ", "(2, 1) and (1, 1)")),
     wrong_run("data=point", "data.source.x=[[1],[2,3]]", says=("data.source.x, y: ", "equal lengths")),
