@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from engine.arrays import Array
 from experiments.claims import Answer, answer, markdown, outside_reasons, table
 from experiments.experiment import Experiment
 from pipeline.analysis.summary import Summary
-from pipeline.config.compose import Cell, compose_run, compose_sweep
+from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
-from pipeline.runs.execute import execute
+from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import RunResult
-from pipeline.sweeps.plan import check, source_tags, tracking_of
-from pipeline.sweeps.summary import link_lines, share, summarise
-from pipeline.tracking.run_names import run_name
+from pipeline.sweeps.executor import SerialExecutor
+from pipeline.sweeps.plan import prepare_cells, source_tags, tracking_of
+from pipeline.sweeps.summary import Extras, link_lines, log_summary, summary_links
+from pipeline.tracking.logged_run import read
 from pipeline.tracking.store import Store
+from pipeline.tracking.tags import SWEEP_TAG
 
 DOTS_PER_INCH = 150  # of written figures
 
@@ -121,7 +123,7 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], slow: bool,
         ConfigError: Any cell is invalid. No cell has run.
     """
     tags = {
-        "sweep": f"{experiment.name}-{uuid.uuid4().hex[:8]}",
+        SWEEP_TAG: f"{experiment.name}-{uuid.uuid4().hex[:8]}",
         "kind": "run",
         "experiment": experiment.name,
         **source_tags(overrides),
@@ -134,14 +136,16 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], slow: bool,
         runs: list[RunResult] = []
         results = experiment.collect(slow)
     else:
-        cells = _cells(experiment, overrides, slow)
-        store = Store.open(tracking_of(cells[0][1].config))
-        runs, results = _run_cells(cells, store, tags, quiet)
+        jobs = _jobs(experiment, overrides, slow, tags)
+        store = Store.open(tracking_of(jobs[0][1].raw_config))
+        runs, results = _run_jobs(jobs, store, quiet)
     answers = answer(experiment.claims(slow), experiment.measured(results))
     figure = experiment.figure(results)
     summary_id = _log_summary(store, tags, runs, answers, figure)
-    links = link_lines(store, share(store, tags["sweep"], runs), "charts of its runs") if runs else []
-    links += link_lines(store, store.run_link(summary_id, "/artifacts/figure.png"), "its figure")
+    if runs:
+        links = summary_links(store, tags[SWEEP_TAG], runs, summary_id, "figure.png")
+    else:
+        links = link_lines(store, store.run_link(summary_id, "/artifacts/figure.png"), "its figure")
     failed = sum(run.status == "FAILED" for run in runs)
     return ExperimentResult(experiment, results, answers, figure, failed, links)
 
@@ -151,30 +155,33 @@ def applicable(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
     return [text for text in overrides if not experiment.collect or text.startswith("tracking")]
 
 
-def _cells(experiment: Experiment, overrides: Sequence[str], slow: bool) -> list[tuple[str, Cell]]:
-    """Return all checked cells with their sweeps."""
-    cells = []
-    for sweep in experiment.sweeps(slow):
-        composed = compose_sweep([f"experiment={sweep}", *overrides], experiment.config_dir)
-        check(composed)
-        cells += [(sweep, cell) for cell in composed]
-    return cells
+def _jobs(
+    experiment: Experiment, overrides: Sequence[str], slow: bool, tags: Mapping[str, str]
+) -> list[tuple[str, CellJob]]:
+    """Return all checked cells, each with its sweep."""
+    sweeps = experiment.sweeps(slow)
+    jobs = []
+    for sweep in sweeps:
+        cells = compose_sweep([f"experiment={sweep}", *overrides], experiment.config_dir)
+        jobs += [(sweep, job) for job in prepare_cells(cells, sweep, tags)]
+    return jobs
 
 
-def _run_cells(
-    cells: Sequence[tuple[str, Cell]], store: Store, tags: Mapping[str, str], quiet: bool
+def _run_jobs(
+    jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool
 ) -> tuple[list[RunResult], list[Result]]:
-    """Train and log all cells."""
-    has_parts = len({sweep for sweep, _ in cells}) > 1
-    keys = list(dict.fromkeys(key for _, cell in cells for key in cell.swept))
+    """Train and log all cells. The table of an experiment with several sweeps has a column for the sweep."""
+    has_parts = len({sweep for sweep, _ in jobs}) > 1
+    keys = list(dict.fromkeys(key for _, job in jobs for key in job.swept))
     runs, results = [], []
-    with bars(len(cells), quiet) as progress:
-        for sweep, cell in cells:
-            swept = ({"part": sweep} if has_parts else {}) | {key: cell.swept.get(key, "–") for key in keys}
-            run = execute(cell.config, store, run_name(cell.swept, sweep), swept, tags, progress)
-            runs.append(run)
-            if run.summary is not None:
-                results.append(Result(sweep, cell.swept, cell.config, run.summary))
+    with bars(len(jobs), quiet) as progress:
+        executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
+        for (sweep, job), (_, done) in zip(jobs, executor.map(job for _, job in jobs), strict=True):
+            swept = ({"part": sweep} if has_parts else {}) | {key: job.swept.get(key, "–") for key in keys}
+            runs.append(replace(done.result, swept=swept).without_records())
+            if done.result.status == "FINISHED":
+                summary = done.result.summary or read(store, store.find(done.result.run_id)).summary()
+                results.append(Result(sweep, job.swept, job.raw_config, summary))
     return runs, results
 
 
@@ -182,14 +189,14 @@ def _log_summary(
     store: Store, tags: Mapping[str, str], runs: Sequence[RunResult], answers: Sequence[Answer], figure: Figure
 ) -> str:
     """Log the claims and the figure as a run of their own. Return its id."""
-    name, sweep_id = tags["experiment"], tags["sweep"]
+    name, sweep_id = tags["experiment"], tags[SWEEP_TAG]
     page = "\n".join(markdown(answers)) + "\n"
     metrics = {f"claim/{a.claim.key}": float(a.measured.mean) for a in answers if a.measured is not None}
     metrics["claim/within"] = sum(a.within for a in answers) / max(len(answers), 1)
     statuses = {f"claim.{a.claim.key}": "within" if a.within else "outside" for a in answers}
     if runs:
-        logged: dict[str, float | str] = {**metrics, **statuses}
-        return summarise(store, name, sweep_id, runs, {"claims.md": page}, {"figure.png": figure}, logged)
+        extras = Extras({"claims.md": page}, {"figure.png": figure}, metrics, statuses)
+        return log_summary(store, name, sweep_id, runs, extras)
     with store.start(f"sweep {name}", {**tags, "sweep_summary": sweep_id, "kind": "sweep"}) as summary:
         summary.text(page, "claims.md")
         summary.figure(figure, "figure.png")

@@ -47,21 +47,37 @@ def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Plan:
     if not cells:
         raise ConfigError("the sweep has no cells: a swept key has no values")
     name = str(cells[0].config.get("name") or "sweep")
-    tags = {"kind": "run", **source_tags(overrides)}
+    jobs = prepare_cells(cells, name, {"kind": "run", **source_tags(overrides)})
+    sweep_id = sweep_id_of(name, [job.cell_id for job in jobs])
     colours = run_colours([cell.swept for cell in cells])
+    jobs = [
+        replace(job, tags={**job.tags, SWEEP_TAG: sweep_id, "mlflow.runColor": colour})
+        for job, colour in zip(jobs, colours, strict=True)
+    ]
+    return Plan(name, sweep_id, tracking_of(cells[0].config), jobs)
+
+
+def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str]) -> list[CellJob]:
+    """Check all cells and return their jobs.
+
+    Args:
+        cells: The composed cells.
+        name: Name of the sweep.
+        tags: Tags of all its runs.
+
+    Raises:
+        ConfigError: An invalid cell; the message names the cell if there are several.
+    """
     jobs = []
-    for cell, colour in zip(cells, colours, strict=True):
-        cell_tags = {**tags, "mlflow.runColor": colour}
+    for cell in cells:
         try:
-            jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, cell_tags))
+            jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, tags))
         except ConfigError as invalid:
             values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
             raise ConfigError(f"{invalid} (cell {values})" if values else str(invalid)) from invalid
         if cell.config["tracking"] != cells[0].config["tracking"]:
             raise ConfigError("tracking: must be the same in every cell of a sweep")
-    sweep_id = sweep_id_of(name, [job.cell_id for job in jobs])
-    jobs = [replace(job, tags={**job.tags, SWEEP_TAG: sweep_id}) for job in jobs]
-    return Plan(name, sweep_id, tracking_of(cells[0].config), jobs)
+    return jobs
 
 
 def sweep_id_of(name: str, cell_ids: Sequence[str]) -> str:
