@@ -30,7 +30,7 @@ from benchmarks.timing import Step, Times, interleaved, median_with_interval  # 
 from engine.probes import Probe, traits_of  # noqa: E402
 from pipeline.config.compose import compose_run, compose_sweep  # noqa: E402
 from pipeline.config.schema import build  # noqa: E402
-from pipeline.sweeps.single import single  # noqa: E402
+from pipeline.sweeps.sweep import SweepOptions, run_single  # noqa: E402
 from pipeline.tracking.store import Store, TrackingConfig  # noqa: E402
 from pipeline.training.loop import train  # noqa: E402
 from pipeline.training.prepare import prepare_run  # noqa: E402
@@ -130,7 +130,7 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
         uri = f"sqlite:///{folder}/store.db"
         for where, lasting in (f"sqlite:///{folder}/first.db", 1), (uri, epochs):
             gc.collect()
-            if single([f"epochs={lasting}", f"tracking.uri={where}"], None, True, Console(quiet=True)):
+            if run_single([f"epochs={lasting}", f"tracking.uri={where}"], SweepOptions(quiet=True)).exit_code:
                 raise AssertionError("the run failed")
         (found,) = Store.open(TrackingConfig(uri, "gradvitals")).search()
     metrics = found.data.metrics

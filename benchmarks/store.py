@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 import math
 import shlex
@@ -25,7 +24,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.markdown import Markdown
 
 from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
@@ -33,7 +31,7 @@ from pipeline.reports.sweep_report import find_sweep
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import fingerprint_tags
 from pipeline.runs.cell import close_stale_runs, runs_of_cell
-from pipeline.sweeps.sweep import sweep
+from pipeline.sweeps.sweep import SweepOptions, run_sweep
 from pipeline.tracking import chart_view
 from pipeline.tracking.store import Store, TrackingConfig
 
@@ -165,9 +163,9 @@ def measure(sizes: Sequence[int], seconds: float, tell: Callable[[str], None]) -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mlflow.db"
         uri = f"sqlite:///{path}"
-        told = io.StringIO()
-        if sweep([*MODEL, f"tracking.uri={uri}"], None, quiet=True, console=Console(file=told)) != 0:
-            raise RuntimeError(told.getvalue())
+        swept = run_sweep([*MODEL, f"tracking.uri={uri}"], SweepOptions(quiet=True))
+        if swept.exit_code:
+            raise RuntimeError("\n".join(swept.lines()))
         store = Store.open(TrackingConfig(uri, "gradvitals"))
         rows, there = [], 0
         with sqlite3.connect(path, timeout=60) as database:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli import console, execute, quiet, show
+from pipeline.cli import execute, print_lines, quiet, show
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,16 +29,15 @@ def command(name: str | None, overrides: Sequence[str], run_all: bool, slow: boo
 
     def run_and_print(name: str, overrides: Sequence[str]) -> ExperimentResult:
         result = run_experiment(load(name), overrides, slow, quiet())
-        console().print(result.table())
-        show(result.lines())
+        show(result)
         if write:
-            show(f"wrote {path}" for path in write_pages(result, slow))
+            print_lines(f"wrote {path}" for path in write_pages(result, slow))
         return result
 
     if run_all:
         overrides = [*([name] if name else []), *overrides]
         results = [run_and_print(n, applicable(load(n), overrides)) for n in names()]
-        show(write_catalogue(results, slow).lines())
+        show(write_catalogue(results, slow))
         return max(result.exit_code for result in results)
     if not name:
         raise ConfigError(f"NAME is missing; allowed: {', '.join(names())}, or a folder with claims.yaml")

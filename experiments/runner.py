@@ -167,9 +167,7 @@ def _jobs(
     return jobs
 
 
-def _run_jobs(
-    jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool
-) -> tuple[list[RunResult], list[Result]]:
+def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) -> tuple[list[RunResult], list[Result]]:
     """Train and log all cells. The table of an experiment with several sweeps has a column for the sweep."""
     has_parts = len({sweep for sweep, _ in jobs}) > 1
     keys = list(dict.fromkeys(key for _, job in jobs for key in job.swept))

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -96,9 +96,15 @@ def show(result: Result) -> int:
     table = getattr(result, "table", None)
     if table is not None and (drawn := table()) is not None:
         output.print(drawn)
-    for line in result.lines():
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_lines(result.lines())
     return int(getattr(result, "exit_code", 0))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines, each whole and without markup."""
+    output = console()
+    for line in lines:
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _refuse(text: str, code: int) -> int:

@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pipeline.sweeps.single import single
 from rich.console import Console
 from support import hostile
 from support.audit import watched
@@ -34,7 +35,6 @@ from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE
 from pipeline.reproducibility.run_source import find, load
-from pipeline.sweeps.single import single
 from pipeline.tracking import safe_reading
 from pipeline.tracking.logged_run import config_of
 from pipeline.tracking.safe_reading import parse_yaml, read_table

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline.sweeps.single import single
 from rich.console import Console
 from scipy import stats
 
@@ -31,7 +32,6 @@ from pipeline.reports.comparison import (
     load,
     readings,
 )
-from pipeline.sweeps.single import single
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.training.records import Record, tidy
 

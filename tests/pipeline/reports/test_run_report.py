@@ -18,6 +18,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline.sweeps.single import single
 from rich.console import Console
 from support.configs import config, require
 
@@ -29,7 +30,6 @@ from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_ticks
 from pipeline.reports.figures.sweep import Quantity
 from pipeline.reports.html import write
 from pipeline.reports.run_report import report, report_run, report_sweep
-from pipeline.sweeps.single import single
 from pipeline.sweeps.sweep import sweep
 from pipeline.tracking.logged_run import HEADLINE_PROBES, records_of
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline.sweeps.single import single
 from rich.console import Console
 
 from pipeline.cli import main
 from pipeline.reproducibility.diff import first_record, joined, pairing
 from pipeline.reproducibility.difference_growth import SATURATED, DifferenceSeries, rate, relative_difference
-from pipeline.sweeps.single import single
 from pipeline.training.records import Record, tidy
 
 BASE = (

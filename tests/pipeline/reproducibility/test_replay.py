@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pipeline.sweeps.single import single
 from rich.console import Console
 from support.configs import require
 
@@ -30,7 +31,6 @@ from pipeline.reproducibility.hash_chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
 from pipeline.reproducibility.record_diff import first_difference
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.execute import RunOptions, execute
-from pipeline.sweeps.single import single
 from pipeline.tracking.logged_run import logged_config
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training.records import Record, tidy

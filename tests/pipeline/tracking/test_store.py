@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pipeline.sweeps.single import single
 from support.stores import empty, opened, quiet, runs, uri
 
 from pipeline.config.schema import digest
 from pipeline.runs.artifacts import flat_params
-from pipeline.sweeps.single import single
 from pipeline.sweeps.sweep import sweep
 from pipeline.tracking.run_logger import QUEUE, SHOWN_AFTER, MonotonicTimestamps, Point, RunLogger
 from pipeline.tracking.run_names import run_name

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline.sweeps.single import single
 from rich.console import Console
 from support.configs import RESUMED, config
 from support.stores import content, empty, opened, uri
@@ -28,7 +29,6 @@ from pipeline.config.schedules import At
 from pipeline.config.schema import CheckpointConfig
 from pipeline.paths import PROJECT
 from pipeline.reproducibility.hash_chain import HashChain
-from pipeline.sweeps.single import single
 from pipeline.training import array_files
 from pipeline.training.checkpoints import LEAST, Checkpoints
 from pipeline.training.divergence import Divergence

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline.sweeps.single import single
 from support.configs import REGRESSION, Table, config, records, table
 from support.stores import opened, quiet, runs, uri
 
@@ -22,7 +23,6 @@ from engine.arrays import Array
 from engine.probes import Layer, traits_of
 from pipeline.config.schedules import Every, FirstAndLast, Schedule
 from pipeline.config.schema import Config, DivergenceConfig
-from pipeline.sweeps.single import single
 from pipeline.sweeps.sweep import sweep
 from pipeline.tracking.store import download
 from pipeline.training.divergence import Divergence

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pipeline.sweeps.single import single
 from rich.console import Console
 from support.configs import records
-
-from pipeline.sweeps.single import single
 
 
 def chi_of_sigmoid() -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline.sweeps.single import single
 from support.configs import config, records, table, thorough
 from support.stores import opened, quiet, runs, uri
 
@@ -31,7 +32,6 @@ from pipeline.config.schedules import (
     Schedule,
     TrainingLength,
 )
-from pipeline.sweeps.single import single
 from pipeline.tracking.store import download
 from pipeline.training.loop import run, train
 from pipeline.training.prepare import build_network, prepare_run
