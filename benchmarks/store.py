@@ -24,6 +24,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.markdown import Markdown
 
 from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
