@@ -5,6 +5,7 @@ units of a layer: its J is full. Each computes ∂C/∂z = Jᵀ ∂C/∂a for th
 
 To add one, derive from :class:`Elementwise`, write ``value`` and ``derivative``, and check them with
 :func:`engine.gradient_check.check_activation`. The argument ``out`` saves an allocation; a function may ignore it.
+A parameter outside its range raises ValueError.
 """
 
 from __future__ import annotations

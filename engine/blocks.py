@@ -1,4 +1,4 @@
-"""Blocks, of which a network consists, and their parameters.
+"""The blocks of a network and their parameters.
 
 A block maps a_in [E..., m, B] to a [E..., n, B] in the forward pass and ∂C/∂a to ∂C/∂a_in in the backward pass.
 Blocks: :class:`engine.network.Dense`, :mod:`engine.residual` and :mod:`engine.normalisation`.
@@ -66,7 +66,7 @@ class Block(ABC):
 
         Args:
             a_in: Input [E..., m, B], or [m, B] shared by all members.
-            training: Whether a block that has both uses the batch's own statistics or the learned ones.
+            training: Whether normalisation uses the statistics of the batch; otherwise it uses running statistics.
         """
 
     @abstractmethod

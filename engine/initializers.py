@@ -2,6 +2,7 @@
 
 ``sample`` always draws in float64, so float32 and float64 runs start from the same numbers.
 fan_in = m and fan_out = n of a layer with W [n, m] apply to its biases b [n, 1] too.
+A value outside its range raises ValueError.
 """
 
 from __future__ import annotations

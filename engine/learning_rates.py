@@ -1,4 +1,4 @@
-"""Learning-rate schedules η(t) = η f(t) over the steps t = 0 ... T − 1."""
+"""Learning-rate schedules η(t) = η f(t), t = 0 ... T − 1. A value outside its range raises ValueError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Probes: functions of a layer or a training step that return one number per member of the ensemble."""
+"""Probes: functions of a layer or a training step that return one number per member of the ensemble.
+
+An option of a probe outside its range raises ValueError.
+"""
 
 from engine.probes.activations import NearLinearFraction as NearLinearFraction
 from engine.probes.activations import SaturatedFraction as SaturatedFraction

@@ -19,9 +19,6 @@ class ExponentHistogram:
 
     Args:
         of: Quantity, "gradient" (∂C/∂W), "delta", "activation" or "weight".
-
-    Raises:
-        ValueError: If the quantity has another name.
     """
 
     of: Quantity
