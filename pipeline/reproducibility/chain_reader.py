@@ -123,13 +123,13 @@ def _bytes(text: object) -> bytes:
 
 
 @dataclass(frozen=True)
-class FirstDifference:
+class ChainDifference:
     """The first digest at which two trails part, in the order in which a step computes.
 
     Attributes:
         name: its layer and quantity.
         replicate: of the first trail.
-        was, now: the norms.
+        first_norm, second_norm: the norms.
         names: all that differ at that step, in any replicate.
         last_alike: the last step before it that both have, None if it is the first.
     """
@@ -137,15 +137,12 @@ class FirstDifference:
     step: int
     name: Name
     replicate: int
-    was: float
-    now: float
+    first_norm: float
+    second_norm: float
     names: tuple[Name, ...]
     last_alike: int | None
 
-    def __str__(self) -> str:
-        return self.told("was", "is")
-
-    def told(self, first: str, second: str) -> str:
+    def describe(self, first: str, second: str) -> str:
         """In words, with what to call the two."""
         layer, quantity = self.name
         place = f"layer {layer}, {WORDS.get(quantity, quantity)}" if layer else WORDS.get(quantity, quantity)
@@ -155,11 +152,11 @@ class FirstDifference:
     def _size(self, first: str, second: str) -> str:
         if self.name[0] is None:
             return ""
-        if self.was == self.now or (np.isnan(self.was) and np.isnan(self.now)):
-            return f": norm {self.was!r} in both, so by less than a norm shows"
+        if self.first_norm == self.second_norm or (np.isnan(self.first_norm) and np.isnan(self.second_norm)):
+            return f": norm {self.first_norm!r} in both, so by less than a norm shows"
         with np.errstate(all="ignore"):
-            relative = abs(self.now - self.was) / max(abs(self.was), abs(self.now))
-        return f": norm {first} {self.was!r}, {second} {self.now!r} (by {relative:.2g} of it)"
+            relative = abs(self.second_norm - self.first_norm) / max(abs(self.first_norm), abs(self.second_norm))
+        return f": norm {first} {self.first_norm!r}, {second} {self.second_norm!r} (by {relative:.2g} of it)"
 
     def all_names(self) -> str:
         """All that differ at that step: "W in layers 1-3; ∂C/∂W in layer 3"."""
@@ -188,7 +185,7 @@ def common_steps(a: LoggedChain, b: LoggedChain) -> list[int]:
     return sorted(set(a.steps) & set(b.steps))
 
 
-def first_chain_difference(a: LoggedChain, b: LoggedChain, pairs: Sequence[tuple[int, int]]) -> FirstDifference | None:
+def first_chain_difference(a: LoggedChain, b: LoggedChain, pairs: Sequence[tuple[int, int]]) -> ChainDifference | None:
     """Where two trails first part, of the steps that both have; None if they do not.
 
     Args:
@@ -209,6 +206,6 @@ def first_chain_difference(a: LoggedChain, b: LoggedChain, pairs: Sequence[tuple
             i = int(np.argmax(differ[:, q]))
             was, now = float(a.norms[ta, ka[i], q]), float(b.norms[tb, kb[i], q])
             names = tuple(name for name, any_of in zip(a.names, differ.any(axis=0), strict=True) if any_of)
-            return FirstDifference(step, a.names[q], ka[i], was, now, names, last)
+            return ChainDifference(step, a.names[q], ka[i], was, now, names, last)
         last = step
     return None

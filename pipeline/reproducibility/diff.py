@@ -8,25 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
 from pipeline.reports.figures.style import words
-from pipeline.reproducibility.chain_reader import FirstDifference, common_steps, first_chain_difference
+from pipeline.reproducibility.chain_reader import ChainDifference, common_steps, first_chain_difference
 from pipeline.reproducibility.difference_growth import DifferenceSeries, Pairs, of_records, of_trails, picture, rate
 from pipeline.reproducibility.environment import Provenance
 from pipeline.reproducibility.environment_diff import changes
-from pipeline.reproducibility.record_diff import Difference
+from pipeline.reproducibility.record_diff import RecordDifference, common_records, first_record_difference
 from pipeline.reproducibility.replay import Say
 from pipeline.reproducibility.run_source import ReplayRun, find, load
 from pipeline.tracking.uri import TrackingConfig
-from pipeline.training.records import COLUMNS
 
 ROWS = 24  # of the table of growth
-KEYS = ["step", "probe", "layer", "replicate", "bin"]
 
 
 @dataclass(frozen=True)
@@ -119,8 +116,8 @@ class Found:
         growth: of the difference.
     """
 
-    parted: FirstDifference | None
-    difference: Difference | None
+    parted: ChainDifference | None
+    difference: RecordDifference | None
     steps: int
     records: int
     notes: tuple[str, ...]
@@ -143,8 +140,10 @@ class Found:
         notes = [f"different: {note}" for note in self.notes]
         if self.parted is None and self.difference is None:
             return notes or [f"identical: {have}"]
-        chain = [self.parted.told("in A", "in B"), f"differ there: {self.parted.all_names()}"] if self.parted else []
-        record = [self.difference.told("A", "B")] if self.difference else []
+        chain = (
+            [self.parted.describe("in A", "in B"), f"differ there: {self.parted.all_names()}"] if self.parted else []
+        )
+        record = [self.difference.describe("A", "B")] if self.difference else []
         if self.parted and (self.difference is None or self.parted.step <= self.difference.step):
             told = [f"they part: {chain[0]}", chain[1], *(f"first of the records: {r}" for r in record)]
         else:
@@ -156,7 +155,7 @@ def compare(a: ReplayRun, b: ReplayRun, pairs: Pairs) -> Found:
     """Hold the chains and the records against each other."""
     notes, parted, steps = [], None, 0
     growth: list[DifferenceSeries] = []
-    both = joined(a.records, b.records, pairs)
+    common = common_records(a.records, b.records, pairs)
     if a.chain is not None and b.chain is not None:
         if a.chain.names != b.chain.names:
             notes.append("the networks are not of the same depth")
@@ -167,42 +166,17 @@ def compare(a: ReplayRun, b: ReplayRun, pairs: Pairs) -> Found:
     ends = [_end(run) for run in (a, b)]
     if ends[0] != ends[1]:
         notes.append(f"A ends at step {ends[0]}, B at step {ends[1]}")
-    if not steps and both.empty:
+    if not steps and common[0].empty:
         notes.append("there is nothing that both have recorded")
-    delta = of_records(both, "delta_rms")
+    delta = of_records(*common, "delta_rms")
     growth += [delta] if delta is not None else []
     faulty = bool(a.integrity_errors or b.integrity_errors)
-    return Found(parted, first_record(both), steps, len(both), tuple(notes), faulty, tuple(growth))
+    return Found(parted, first_record_difference(*common), steps, len(common[0]), tuple(notes), faulty, tuple(growth))
 
 
 def _end(run: ReplayRun) -> int:
     recorded = [int(run.records["step"].max())] if len(run.records) else []
     return max([*recorded, *(run.chain.steps[-1:] if run.chain else ())], default=0)
-
-
-def joined(a: pd.DataFrame, b: pd.DataFrame, pairs: Pairs) -> pd.DataFrame:
-    """Records that both have, in A's order and with A's replicates: ``value_a``, ``value_b``."""
-    to_a = {kb: ka for ka, kb in pairs}
-    b = b[b["replicate"].isin(list(to_a))].assign(replicate=lambda t: t["replicate"].map(to_a))
-    a = a[a["replicate"].isin([ka for ka, _ in pairs])]
-    try:
-        one, two = (t[list(COLUMNS)].astype({"layer": "Int64", "bin": "Int64", "value": "float64"}) for t in (a, b))
-        return one.merge(two, on=KEYS, how="left", suffixes=("_a", "_b"), indicator=True).query("_merge == 'both'")
-    except (ValueError, TypeError) as broken:
-        raise ConfigError("records.parquet: has values of another kind than records have") from broken
-
-
-def first_record(both: pd.DataFrame) -> Difference | None:
-    """The first record that differs in a bit, NaN equal to NaN."""
-    a, b = (both[c].to_numpy(np.float64) for c in ("value_a", "value_b"))
-    differ = np.flatnonzero((a.view(np.int64) != b.view(np.int64)) & ~(np.isnan(a) & np.isnan(b)))
-    if not differ.size:
-        return None
-    row = both.iloc[int(differ[0])]
-    layer = None if pd.isna(row["layer"]) else int(row["layer"])
-    return Difference(
-        int(row["step"]), str(row["probe"]), layer, int(row["replicate"]), float(row["value_a"]), float(row["value_b"])
-    )
 
 
 def _show_growth(found: Found, a: ReplayRun, b: ReplayRun, to: Path | None, console: Console, say: Say) -> None:

@@ -79,13 +79,13 @@ def of_trails(a: LoggedChain, b: LoggedChain, pairs: Pairs, quantity: str) -> Di
     return DifferenceSeries(SHOWN[quantity], tuple(steps), np.array(values))
 
 
-def of_records(both: pd.DataFrame, probe: str) -> DifferenceSeries | None:
-    """Of a probe's values in two tables that were joined, columns ``value_a`` and ``value_b``; None without any."""
-    rows = both[both["probe"] == probe]
-    if rows.empty:
+def of_records(a: pd.DataFrame, b: pd.DataFrame, probe: str) -> DifferenceSeries | None:
+    """Return the series of one probe from the records that two runs have in common; None without any."""
+    a, b = (table[table["probe"] == probe] for table in (a, b))
+    if a.empty:
         return None
-    ratio = pd.Series(relative_difference(rows["value_a"].to_numpy(), rows["value_b"].to_numpy()), index=rows.index)
-    found = ratio.groupby(rows["step"]).agg(lambda x: _rms(x.to_numpy()))
+    ratio = pd.Series(relative_difference(a["value"].to_numpy(), b["value"].to_numpy()), index=a.index)
+    found = ratio.groupby(a["step"]).agg(lambda x: _rms(x.to_numpy()))
     return DifferenceSeries(SHOWN[probe], tuple(int(s) for s in found.index), found.to_numpy(np.float64))
 
 

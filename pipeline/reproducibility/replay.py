@@ -17,12 +17,12 @@ from pipeline.config.schedules import At
 from pipeline.errors import ConfigError
 from pipeline.progress import bars
 from pipeline.reproducibility import match_machine, worktree
-from pipeline.reproducibility.chain_reader import FirstDifference, LoggedChain, first_chain_difference
+from pipeline.reproducibility.chain_reader import ChainDifference, LoggedChain, first_chain_difference
 from pipeline.reproducibility.environment import Provenance, provenance
 from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.reproducibility.hash_chain import HashChain
-from pipeline.reproducibility.record_diff import Difference, first_difference
+from pipeline.reproducibility.record_diff import RecordDifference, first_record_difference
 from pipeline.reproducibility.run_source import ReplayRun, find, load
 from pipeline.tracking.safe_reading import printable
 from pipeline.tracking.tags import PRUNED_STEP_TAG
@@ -158,7 +158,7 @@ def _verdict(logged: ReplayRun, again: pd.DataFrame, trail: LoggedChain | None, 
     for fault in logged.integrity_errors:
         say(f"tampered: the chain is not as it was logged: {fault}")
     parted = _parting(logged.chain, trail, say) if logged.chain is not None and trail is not None else None
-    difference = first_difference(logged.records, again)
+    difference = first_record_difference(logged.records, again)
     steps = () if logged.chain is None or trail is None else logged.chain.steps
     cut = trail is not None and logged.chain is not None and trail.steps != logged.chain.steps
     if parted is None and difference is None and not cut:
@@ -174,20 +174,22 @@ def _verdict(logged: ReplayRun, again: pd.DataFrame, trail: LoggedChain | None, 
     return 1
 
 
-def _parting(was: LoggedChain, now: LoggedChain, say: Say) -> FirstDifference | None:
+def _parting(was: LoggedChain, now: LoggedChain, say: Say) -> ChainDifference | None:
     if was.names != now.names or was.replicates != now.replicates:
         say("different: the chain is of a network of other layers, or of another number of replicates")
         return None
     return first_chain_difference(was, now, [(k, k) for k in range(was.replicates)])
 
 
-def _told(parted: FirstDifference | None, difference: Difference | None) -> list[str]:
+def _told(parted: ChainDifference | None, difference: RecordDifference | None) -> list[str]:
     """The earlier of the two first, the chain where both say the same step: it sees where a step begins to differ."""
+    record = None if difference is None else difference.describe("logged", "now")
     if parted is None:
-        return [f"different: {difference}"] if difference is not None else []
-    lines = [f"different: {parted}", f"differ at step {parted.step}: {parted.all_names()}"]
+        return [f"different: {record}"] if record is not None else []
+    chain = parted.describe("was", "is")
+    lines = [f"different: {chain}", f"differ at step {parted.step}: {parted.all_names()}"]
     if difference is None:
         return [*lines, "all records are the same"]
     if difference.step < parted.step:
-        return [f"different: {difference}", f"in the chain: {parted}", lines[1]]
-    return [*lines, f"first of the records: {difference}"]
+        return [f"different: {record}", f"in the chain: {chain}", lines[1]]
+    return [*lines, f"first of the records: {record}"]

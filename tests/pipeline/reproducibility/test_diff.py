@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import main
-from pipeline.reproducibility.diff import first_record, joined, pairing
+from pipeline.reproducibility.diff import pairing
 from pipeline.reproducibility.difference_growth import SATURATED, DifferenceSeries, rate, relative_difference
+from pipeline.reproducibility.record_diff import common_records, first_record_difference
 from pipeline.sweeps.single import single
 from pipeline.training.records import Record, tidy
 
@@ -183,16 +184,16 @@ def test_records_are_joined_by_key_and_parted_by_bits() -> None:
             for r in (Record(s, "x", (), wide[:1], False), Record(s, "delta_rms", (1, 2), wide + s, True))
         ]
     )
-    both = joined(a, b, [(0, 1), (1, 2)])
-    assert sorted(set(both["step"])) == [1, 2]
-    assert len(both) == 8
-    assert first_record(both) is None
+    common = common_records(a, b, [(0, 1), (1, 2)])
+    assert sorted(set(common[0]["step"])) == [1, 2]
+    assert [len(table) for table in common] == [8, 8]
+    assert first_record_difference(*common) is None
     b.loc[(b["step"] == 2) & (b["layer"] == 2) & (b["replicate"] == 2), "value"] = np.nextafter(4.0, 5)
-    found = first_record(joined(a, b, [(0, 1), (1, 2)]))
+    found = first_record_difference(*common_records(a, b, [(0, 1), (1, 2)]))
     assert found is not None
-    assert (found.step, found.probe, found.layer, found.replicate, found.logged) == (2, "delta_rms", 2, 1, 4.0)
+    assert (found.step, found.probe, found.layer, found.replicate, found.first_value) == (2, "delta_rms", 2, 1, 4.0)
     zero = [tidy([Record(0, "x", (), np.array([[z]]), False)]) for z in (0.0, -0.0)]
-    assert first_record(joined(zero[0], zero[1], [(0, 0)])) is not None
+    assert first_record_difference(*common_records(zero[0], zero[1], [(0, 0)])) is not None
 
 
 def series(values: list[float], steps: list[int] | None = None) -> DifferenceSeries:

@@ -27,7 +27,7 @@ from pipeline.reproducibility import match_machine, worktree
 from pipeline.reproducibility.environment import Provenance, provenance
 from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
-from pipeline.reproducibility.record_diff import first_difference
+from pipeline.reproducibility.record_diff import first_record_difference
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.execute import RunOptions, execute
 from pipeline.sweeps.single import single
@@ -213,7 +213,7 @@ def test_an_exported_folder(logged: tuple[str, str, Path], tmp_path: Path, capsy
         ),
         ("pipeline.reproducibility.environment.Path", "defined in pathlib"),
         ("pipeline.tracking.ui.serve", "must be an Activation"),
-        ("pipeline.reproducibility.record_diff.Difference", "is missing|must be"),
+        ("pipeline.reproducibility.record_diff.RecordDifference", "is missing|must be"),
     ],
 )
 def test_a_logged_config_calls_only_what_is_allowed(
@@ -246,20 +246,20 @@ def table(values: list[float], probe: str = "delta_rms") -> pd.DataFrame:
 
 def test_first_difference() -> None:
     """NaN equals NaN, −0 is not 0, the last bit counts, and a shorter table is a difference."""
-    assert first_difference(table([1.0, np.nan, np.inf]), table([1.0, np.nan, np.inf])) is None
-    found = first_difference(table([1.0, 2.0, 3.0]), table([1.0, np.nextafter(2.0, 3.0), 4.0]))
+    assert first_record_difference(table([1.0, np.nan, np.inf]), table([1.0, np.nan, np.inf])) is None
+    found = first_record_difference(table([1.0, 2.0, 3.0]), table([1.0, np.nextafter(2.0, 3.0), 4.0]))
     assert found is not None
-    assert (found.step, found.layer, found.probe, found.logged) == (1, 1, "delta_rms", 2.0)
-    zero = first_difference(table([0.0]), table([-0.0]))
+    assert (found.step, found.layer, found.probe, found.first_value) == (1, 1, "delta_rms", 2.0)
+    zero = first_record_difference(table([0.0]), table([-0.0]))
     assert zero is not None
-    shorter = first_difference(table([1.0, 2.0]), table([1.0]))
+    shorter = first_record_difference(table([1.0, 2.0]), table([1.0]))
     assert shorter is not None
-    assert (shorter.step, shorter.again) == (1, None)
-    assert "no such record" in str(shorter)
-    longer = first_difference(table([1.0]), table([1.0, 2.0]))
+    assert (shorter.step, shorter.second_value) == (1, None)
+    assert "no such record" in shorter.describe("logged", "now")
+    longer = first_record_difference(table([1.0]), table([1.0, 2.0]))
     assert longer is not None
-    assert (longer.step, longer.logged) == (1, None)
-    assert first_difference(table([1.0]), table([1.0], probe="coherence")) is not None
+    assert (longer.step, longer.first_value) == (1, None)
+    assert first_record_difference(table([1.0]), table([1.0], probe="coherence")) is not None
 
 
 CODE = "return np.subtract(1, np.square(a, out=out), out=out)\n\n\n@dataclass(frozen=True)\nclass Relu"
