@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
 from pipeline.reproducibility.fingerprint import code_digest
-from pipeline.reproducibility.replay import reproduce
+from pipeline.reproducibility.replay import ReplayOptions, reproduce
 from pipeline.runs.cell import CellJob, CellPolicy, close_stale_runs, run_cell
 from pipeline.runs.limits import Limits
 from pipeline.sweeps.sweep import Options, sweep
@@ -230,10 +230,10 @@ def test_results_are_the_same_whatever_the_number_of_jobs(tmp_path: Path) -> Non
         assert code == 0
     assert_same(content(tmp_path / "1"), content(tmp_path / "2"))
     run = opened(tmp_path / "2").search("tags.kind = 'run'")[0]
-    console = Console(file=io.StringIO(), width=200)
-    assert reproduce(run.info.run_id, [], TrackingConfig(uri(tmp_path / "2"), "gradvitals"), [], True, console) == 0
-    assert isinstance(console.file, io.StringIO)
-    assert "identical" in console.file.getvalue()
+    tracking = TrackingConfig(uri(tmp_path / "2"), "gradvitals")
+    result = reproduce(run.info.run_id, [], tracking, ReplayOptions(), quiet=True)
+    assert result.exit_code == 0
+    assert any("identical" in line for line in result.lines())
 
 
 @pytest.mark.thorough
