@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -22,9 +21,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 from support import hostile
 from support.audit import watched
+from support.commands import invoke
 from support.exported import content, uri, with_new_manifest
 
 from pipeline.cli import main
@@ -34,7 +33,6 @@ from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE
 from pipeline.reproducibility.run_source import find, load
-from pipeline.sweeps.single import single
 from pipeline.tracking import safe_reading
 from pipeline.tracking.logged_run import config_of
 from pipeline.tracking.safe_reading import parse_yaml, read_table
@@ -60,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a store's folder, and the folder of a run exported from it."""
     folder = tmp_path_factory.mktemp("origin")
     overrides = ["experiment=smoke", "schedule@chain.schedule=every", "activation=tanh", f"tracking.uri={uri(folder)}"]
-    assert single(overrides, None, True, Console(file=io.StringIO())) == 0
+    assert invoke("run", *overrides).code == 0
     (run,) = Store.open(TrackingConfig(uri(folder), "gradvitals")).search()
     assert main(["export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder)]) == 0
     return folder, folder / "out"

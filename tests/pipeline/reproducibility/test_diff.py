@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
+from support.commands import invoke
 
 from pipeline.cli import main
 from pipeline.reproducibility.diff import pair_replicates
 from pipeline.reproducibility.difference_growth import SATURATED, DifferenceSeries, growth_rate, relative_difference
 from pipeline.reproducibility.record_diff import common_records, first_record_difference
-from pipeline.sweeps.single import single
 from pipeline.training.records import Record, tidy
 
 BASE = (
@@ -51,7 +49,7 @@ class Logged:
         if name not in self._ids:
             overrides = [*BASE, *RUNS[name], f"tracking.uri={self.uri}"]
             before = {p.name for p in self.folder.glob("*")}
-            assert single(overrides, None, True, Console(file=io.StringIO())) == 0
+            assert invoke("run", *overrides).code == 0
             (self._ids[name],) = {p.name for p in self.folder.glob("*")} - before
         return self._ids[name]
 

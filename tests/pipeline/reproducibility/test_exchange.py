@@ -131,7 +131,7 @@ def test_second_import_creates_no_run(sweep: tuple[Path, str, Path], destination
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.tracking.{module} import {name} as owner
+from pipeline.{module} import {name} as owner
 original = owner.{method}
 def method(self, *rest, **named):
     if {when!r} in str(rest):
@@ -152,7 +152,7 @@ def killed(module: str, name: str, method: str, when: str, *argv: str) -> None:
 
 def test_killed_import_is_replaced_by_next_import(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     argv = ["import", "--from", str(first_run(sweep[2])), "--uri", uri(tmp_path)]
-    killed("run_logger", "RunLogger", "file", "records.parquet", *argv)
+    killed("tracking.run_logger", "RunLogger", "file", "records.parquet", *argv)
     store = opened(tmp_path)
     (incomplete,) = store.search()
     assert incomplete.info.status == "RUNNING"
@@ -264,7 +264,10 @@ FORGERIES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: rewrite_table(f / "chain.parquet", other_digest), "the link of step 0, replicate 0 does not follow"),
     (lambda f: rewrite_table(f / "chain.parquet", lambda t: t[t["step"] <= 0]), "chain.parquet: its head is"),
     (lambda f: rewrite_table(f / "chain.parquet", lambda t: t.iloc[1:]), "chain.parquet: rows are missing"),
-    (lambda f: rewrite_table(f / "chain.parquet", lambda t: t.assign(norm=1.0)), "chain.parquet: its norms do not match"),
+    (
+        lambda f: rewrite_table(f / "chain.parquet", lambda t: t.assign(norm=1.0)),
+        "chain.parquet: its norms do not match",
+    ),
     (lambda f: (f / "chain.parquet").unlink(), "chain.parquet: is missing"),
     (lambda f: (f / "metrics.parquet").unlink(), "metrics.parquet: is missing"),
     (lambda f: (f / "records.parquet").write_bytes(b"PAR1"), "records.parquet: is not readable parquet"),
@@ -397,7 +400,7 @@ def test_export_to_full_disk_leaves_no_files(
 @pytest.mark.thorough
 def test_killed_export_leaves_no_folder(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     argv = ["export", "--sweep", sweep[1], "--to", str(tmp_path / "out"), "--uri", uri(sweep[0])]
-    killed("exchange.facts", "SweepFacts", "text", "", *argv)
+    killed("reproducibility.exchange.facts", "SweepFacts", "text", "", *argv)
     (abandoned,) = tmp_path.iterdir()
     assert abandoned.name.endswith(".part")
     active = tmp_path / ".out.0.part"  # of a running export

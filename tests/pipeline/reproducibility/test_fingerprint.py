@@ -24,14 +24,14 @@ def test_fingerprint_ignores_cosmetic_keys() -> None:
 
 
 def test_fingerprint_depends_on_science_and_data() -> None:
-    seen = {
+    fingerprints = {
         fingerprint_of(),
         fingerprint_of("seed=1"),
         fingerprint_of("optimizer.learning_rate=0.7"),
         fingerprint_of("schedule=every"),
         fingerprint_of(data="e"),
     }
-    assert len(seen) == 5
+    assert len(fingerprints) == 5
 
 
 def test_modules_of_training_include_no_display_code() -> None:
@@ -68,16 +68,16 @@ def test_code_digest_depends_on_users_probe_and_its_imports(package: Path) -> No
     assert set(fingerprint.modules(["ownparts.probe"])) == {
         "ownparts", "ownparts.probe", "ownparts.deep", "ownparts.deep.helper",
     }  # fmt: skip
-    seen = [digest(probes)]
+    digests = [digest(probes)]
     (package / "unused.py").write_text("x = 2\n")
-    assert digest(probes) == seen[0]
+    assert digest(probes) == digests[0]
     (package / "deep" / "helper.py").write_text("FACTOR = 3\n")
-    seen.append(digest(probes))
+    digests.append(digest(probes))
     with (package / "probe.py").open("a") as file:
         file.write("\n# a line\n")
-    seen.append(digest(probes))
-    assert len(set(seen)) == 3
-    assert digest({}) not in seen
+    digests.append(digest(probes))
+    assert len(set(digests)) == 3
+    assert digest({}) not in digests
 
 
 def test_code_digest_includes_neighbouring_modules_but_not_installed_ones(

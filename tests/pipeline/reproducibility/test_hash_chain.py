@@ -82,7 +82,7 @@ class ArrayRecorder:
 
     def __init__(self, steps: list[int]) -> None:
         self.steps = steps
-        self.seen: list[tuple[int, list[tuple[int | None, str, Array]]]] = []
+        self.steps_and_arrays: list[tuple[int, list[tuple[int | None, str, Array]]]] = []
 
     def due(self, step: int) -> bool:
         return step in self.steps
@@ -93,7 +93,7 @@ class ArrayRecorder:
             parts += [(layer.number, "W", layer.W[0].copy()), (layer.number, "b", layer.b[0].copy())]
         for layer in reversed(network.layers):
             parts += [(layer.number, "dW", layer.dW[0].copy()), (layer.number, "db", layer.db[0].copy())]
-        self.seen.append((step, parts))
+        self.steps_and_arrays.append((step, parts))
 
 
 def test_digests_norms_and_links_match_second_implementation() -> None:
@@ -106,9 +106,9 @@ def test_digests_norms_and_links_match_second_implementation() -> None:
     about = {"chain": 1, "dtype": "<f8", "sizes": [4, 4, 3, 3]}
     link = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=32).digest()
     assert table.loc[table["step"] == -1, "digest"].tolist() == [link.hex()]
-    assert recorder.seen[0][0] == 0
-    assert recorder.seen[-1][0] == run.length.last_step
-    for step, parts in recorder.seen:
+    assert recorder.steps_and_arrays[0][0] == 0
+    assert recorder.steps_and_arrays[-1][0] == run.length.last_step
+    for step, parts in recorder.steps_and_arrays:
         rows = table[table["step"] == step]
         assert rows["quantity"].tolist() == [quantity for _, quantity, _ in parts] + [LINK]
         assert rows["layer"].iloc[1:-1].tolist() == [layer for layer, _, _ in parts[1:]]

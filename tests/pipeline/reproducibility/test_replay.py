@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from rich.console import Console
+from support.commands import invoke
 from support.configs import require
 
 from pipeline.cli import main
@@ -31,7 +31,6 @@ from pipeline.reproducibility.match_machine import REQUIRED_FLAGS, can_restart_p
 from pipeline.reproducibility.record_diff import first_record_difference
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.execute import RunOptions, execute
-from pipeline.sweeps.single import single
 from pipeline.tracking.logged_run import logged_config
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training.records import Record, tidy
@@ -45,7 +44,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     overrides = ["experiment=smoke", "schedule=every", "schedule@chain.schedule=every", "activation=tanh"]
-    assert single([*overrides, f"tracking.uri={uri}"], None, True, Console(file=io.StringIO())) == 0
+    assert invoke("run", *overrides, f"tracking.uri={uri}").code == 0
     store = Store.open(TrackingConfig(uri, "gradvitals"))
     (run,) = store.client.search_runs([store.experiment_id])
     return uri, run.info.run_id, Path(run.info.artifact_uri.removeprefix("file://"))
@@ -173,14 +172,14 @@ def test_run_without_chain_is_compared_by_records(
     client = Store.open(TrackingConfig(logged[0], "gradvitals")).client
     tags = {key: client.get_run(logged[1]).data.tags[key] for key in (HEAD_TAG, NORMS_TAG)}
     config = (logged[2] / "config.yaml").read_text()
-    node = yaml.safe_load(config)
-    del node["chain"], node["checkpoints"]
+    raw_config = yaml.safe_load(config)
+    del raw_config["chain"], raw_config["checkpoints"]
     try:
         for key in tags:
             client.delete_tag(logged[1], key)
         with (
             altered(logged[2] / CHAIN_FILE, None),
-            altered(logged[2] / "config.yaml", yaml.safe_dump(node, sort_keys=False).encode()),
+            altered(logged[2] / "config.yaml", yaml.safe_dump(raw_config, sort_keys=False).encode()),
         ):
             assert reproduce(logged) == 0
     finally:
@@ -226,10 +225,10 @@ def test_logged_config_calls_only_allowed_targets(
 ) -> None:
     config = logged[2] / "config.yaml"
     original = config.read_text()
-    node = yaml.safe_load(original)
-    node["activation"] = {"_target_": target}
+    raw_config = yaml.safe_load(original)
+    raw_config["activation"] = {"_target_": target}
     try:
-        config.write_text(yaml.safe_dump(node))
+        config.write_text(yaml.safe_dump(raw_config))
         assert reproduce(logged) == 2
     finally:
         config.write_text(original)
@@ -458,10 +457,12 @@ def test_environment_changes_are_one_line_each() -> None:
 def test_pruned_run_is_replayed_up_to_its_last_step(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node = compose_run(["experiment=smoke", "architecture.depth=14", "schedule=every", f"tracking.uri={logged[0]}"])
+    raw_config = compose_run(
+        ["experiment=smoke", "architecture.depth=14", "schedule=every", f"tracking.uri={logged[0]}"]
+    )
     store = Store.open(TrackingConfig(logged[0], "gradvitals"))
     with bars(1, True) as progress:
-        outcome = execute(node, store, "doomed", {}, {}, progress, RunOptions(pruning=Pruning(1.0)))
+        outcome = execute(raw_config, store, "doomed", {}, {}, progress, RunOptions(pruning=Pruning(1.0)))
     assert outcome.pruned
     assert main(["reproduce", "--uri", logged[0], outcome.run_id]) == 0
     assert "identical: all" in capsys.readouterr().out
