@@ -262,30 +262,39 @@ def trace(overrides: Sequence[str], config_dir: str | None) -> int:
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 @stored
 @trusting
-@click.option("--as-it-is", is_flag=True, help="Leave core type and CPU features as they are here.")
-@click.option("--patch", is_flag=True, help="Only print the uncommitted changes that the run was recorded with.")
+@click.option("--as-it-is", is_flag=True, help="Keep this machine's core type and CPU features.")
+@click.option("--patch", is_flag=True, help="Only print the uncommitted changes of the run's code.")
 def reproduce(
     run_id: str, changes: Sequence[str], uri: str | None, allow: Sequence[str], as_it_is: bool, patch: bool
 ) -> int:
     """Train a logged run or an exported folder again; compare its hash chain and every record."""
-    from pipeline.reproducibility.replay import patch as print_patch
+    from pipeline.reproducibility.replay import ReplayOptions, recorded_patch
     from pipeline.reproducibility.replay import reproduce as replay
 
     if patch:
-        return print_patch(run_id, _tracking(uri))
-    return replay(run_id, changes, _tracking(uri), allow, quiet(), console(), as_it_is)
+        sys.stdout.write(recorded_patch(run_id, _tracking(uri)))  # unchanged, for git apply
+        return 0
+    result = replay(run_id, changes, _tracking(uri), ReplayOptions(allow, match_machine=not as_it_is), quiet())
+    show(result.lines())
+    return result.exit_code
 
 
 @commands.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--to", type=click.Path(path_type=Path), help="A picture of the growth to write, .png.")
+@click.option("--to", type=click.Path(path_type=Path), help="The figure of the growth to write, .png.")
 @stored
 def diff(a: str, b: str, to: Path | None, uri: str | None) -> int:
-    """Find the first difference between two logged runs, and show how it grows."""
+    """Show the first difference between two logged runs, and how it grows."""
     from pipeline.reproducibility.diff import diff as diff_runs
 
-    return diff_runs(a, b, _tracking(uri), to, console())
+    result = diff_runs(a, b, _tracking(uri), to)
+    show(result.lines())
+    table = result.table()
+    if table is not None:
+        console().print(table)
+    show(result.growth_lines())
+    return result.exit_code
 
 
 @commands.command()
@@ -330,16 +339,18 @@ def export(run_id: str | None, sweep_id: str | None, to: str, uri: str | None) -
     """Write a run or a sweep as a plain folder that can be verified anywhere."""
     from pipeline.reproducibility.exchange.export import export as write_folder
 
-    return write_folder(run_id, sweep_id, to, _tracking(uri), console())
+    show(write_folder(run_id, sweep_id, to, _tracking(uri)).lines())
+    return 0
 
 
 @commands.command()
 @folder
 def verify(folder: str, seal: str | None) -> int:
     """Check that an exported folder is unchanged."""
-    from pipeline.reproducibility.exchange.checking import command
+    from pipeline.reproducibility.exchange.checking import verify as verify_folder
 
-    return command(folder, seal, console())
+    show(verify_folder(folder, seal).lines())
+    return 0
 
 
 @commands.command("import")
@@ -347,9 +358,10 @@ def verify(folder: str, seal: str | None) -> int:
 @stored
 def import_(folder: str, seal: str | None, uri: str | None) -> int:
     """Verify an exported folder and create its runs in the store."""
-    from pipeline.reproducibility.exchange.imports import command
+    from pipeline.reproducibility.exchange.imports import import_folder
 
-    return command(folder, seal, _tracking(uri), console())
+    show(import_folder(folder, seal, _tracking(uri)).lines())
+    return 0
 
 
 @commands.command()

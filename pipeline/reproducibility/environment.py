@@ -1,4 +1,4 @@
-"""What a run must say about itself: code, packages, BLAS, machine. Read once, when a run starts."""
+"""The environment that a run is recorded with: code, packages, BLAS, machine."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "hydra-core",
 
 @dataclass(frozen=True)
 class Provenance:
-    """Flat facts for tags, and the texts that go into artifacts.
+    """Facts about code, packages and machine.
 
     Attributes:
-        tags: short facts by name.
-        patch: uncommitted changes of tracked files against the commit, as ``git diff`` prints them; "" if none.
-        packages: every installed package, ``name==version`` a line.
+        tags: Short facts by name.
+        patch: Uncommitted changes of tracked files, as ``git diff`` prints them; "" if there are none.
+        packages: Every installed package, one ``name==version`` per line.
     """
 
     tags: dict[str, str]
@@ -36,14 +36,10 @@ class Provenance:
 
 
 def provenance() -> Provenance:
-    """The state of code, packages and machine now. A checkout without git is said to be one, not an error."""
+    """Return the present state of code, packages and machine; without git, the commit is "unknown"."""
     commit = _git("rev-parse", "HEAD").strip()
     status = _git("status", "--porcelain")
-    found = sorted((p for p in threadpool_info() if p["user_api"] == "blas"), key=lambda p: str(p["filepath"]))
-    own = str(Path(np.__file__).resolve().parent)  # libraries lie in it, or beside it in numpy.libs
-    blas = [
-        p for p in found if str(Path(p["filepath"]).resolve()).startswith(own)
-    ] or found  # the engine's; SciPy brings another
+    blas = _engine_blas()
     tags = {
         "git.commit": commit or "unknown",
         "git.dirty": "unknown" if not commit else str(bool(status.strip())).lower(),
@@ -58,24 +54,30 @@ def provenance() -> Provenance:
         "blas.threads": _unique(str(p["num_threads"]) for p in blas),
     }
     tags |= {f"package.{name}": _version(name) for name in PACKAGES}
-    return Provenance(tags, _git("diff", "HEAD") if commit else "", _installed())
+    return Provenance(tags, _git("diff", "HEAD") if commit else "", _installed_packages())
+
+
+def _engine_blas() -> list[dict[str, Any]]:
+    """Return NumPy's BLAS libraries, which the engine uses; SciPy may load another one."""
+    libraries = sorted((p for p in threadpool_info() if p["user_api"] == "blas"), key=lambda p: str(p["filepath"]))
+    prefix = str(Path(np.__file__).resolve().parent)  # a BLAS lies inside it, or in the neighbouring numpy.libs
+    return [p for p in libraries if str(Path(p["filepath"]).resolve()).startswith(prefix)] or libraries
 
 
 @cache
-def _installed() -> str:
-    """All packages, a line each; read once, for each run of a sweep has the same process."""
-    found = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
-    return "\n".join(sorted(found, key=str.lower)) + "\n"
+def _installed_packages() -> str:
+    """Return all packages, one per line; cached, because all runs of a sweep share the process."""
+    packages = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions()}
+    return "\n".join(sorted(packages, key=str.lower)) + "\n"
 
 
 def cpu_features() -> str:
-    """The instruction sets beyond its baseline that NumPy uses in this process."""
-    found = _numpy_config().get("SIMD Extensions", {}).get("found", [])
-    return " ".join(str(name) for name in found) or "none"
+    """Return the instruction sets beyond its baseline that NumPy uses in this process."""
+    features = _numpy_config().get("SIMD Extensions", {}).get("found", [])
+    return " ".join(str(name) for name in features) or "none"
 
 
 def _blas_build() -> str:
-    """What NumPy says of the BLAS it was built with."""
     blas = _numpy_config().get("Build Dependencies", {}).get("blas", {})
     return str(blas.get("openblas configuration") or f"{blas.get('name', 'unknown')} {blas.get('version', '')}").strip()
 
@@ -85,7 +87,7 @@ def _numpy_config() -> dict[str, Any]:
 
 
 def _unique(facts: Iterable[str]) -> str:
-    """NumPy and SciPy may each bring a BLAS; what they have in common is said once."""
+    """Join the facts of several libraries; equal facts appear once."""
     return "; ".join(dict.fromkeys(facts)) or "unknown"
 
 
@@ -98,12 +100,12 @@ def _version(package: str) -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False, errors="replace"
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return completed.stdout if completed.returncode == 0 else ""
 
 
 def _processor() -> str:

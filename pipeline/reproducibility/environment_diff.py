@@ -1,4 +1,4 @@
-"""Then and now: how the circumstances of a run differ from those of another, or from the present ones."""
+"""The differences between the environments of two runs, or between a run's and the present one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.reproducibility.environment import Provenance
 
-FACTS = {  # what is compared as it stands: tag -> what to call it
+LABELS = {  # tag -> label; these tags are compared by value
     "config.sha256": "config",
     "data.sha256": "data",
     "blas": "BLAS",
@@ -25,7 +25,7 @@ UNRECORDED = "not recorded"
 
 
 class Change(NamedTuple):
-    """One fact that differs."""
+    """One fact that differs between two environments."""
 
     what: str
     was: str
@@ -36,56 +36,64 @@ class Change(NamedTuple):
 
 
 def changes(then: Provenance, now: Provenance) -> list[Change]:
-    """What differs: config and data, code, packages, BLAS, core type, threads, CPU features, Python, machine."""
+    """Compare two environments.
+
+    Args:
+        then: The first environment.
+        now: The second environment.
+
+    Returns:
+        Changes of config and data, code, packages, then BLAS, CPU features, Python and machine.
+    """
     facts = [
-        Change(f"{word} ({tag})" if tag.endswith("sha256") else word, was, is_)
-        for tag, word in FACTS.items()
+        Change(f"{label} ({tag})" if tag.endswith("sha256") else label, was, is_)
+        for tag, label in LABELS.items()
         if _parts(was := then.tags.get(tag, UNRECORDED)) != _parts(is_ := now.tags.get(tag, UNRECORDED))
     ]
     first = [c for c in facts if c.what.endswith("sha256)")]
-    return [*first, *_code(then, now), *_packages(then, now), *(c for c in facts if c not in first)]
+    return [*first, *_code_changes(then, now), *_package_changes(then, now), *(c for c in facts if c not in first)]
 
 
 def _parts(text: str) -> set[str]:
-    """Of several libraries' facts, in whatever order they were loaded."""
+    """Split the facts of several libraries, whose order depends on when each was loaded."""
     return set(text.split("; "))
 
 
-def _code(then: Provenance, now: Provenance) -> Iterator[Change]:
-    one, two = code(then), code(now)
-    same = then.tags.get("code.sha256") == now.tags.get("code.sha256")
-    if one != two or then.patch != now.patch:
-        known = "code.sha256" in then.tags and "code.sha256" in now.tags
-        note = " (the code that training runs is the same)" if known and same else ""
-        if one == two:
-            two = f"{two}, but another patch"
-        yield Change("commit", one, two + note)
-    elif not same:
+def _code_changes(then: Provenance, now: Provenance) -> Iterator[Change]:
+    was, is_ = code_state(then), code_state(now)
+    is_same_code = then.tags.get("code.sha256") == now.tags.get("code.sha256")
+    if was != is_ or then.patch != now.patch:
+        is_recorded = "code.sha256" in then.tags and "code.sha256" in now.tags
+        note = " (the code that training runs is the same)" if is_recorded and is_same_code else ""
+        if was == is_:
+            is_ = f"{is_}, but another patch"
+        yield Change("commit", was, is_ + note)
+    elif not is_same_code:
         yield Change("code (code.sha256)", *(p.tags.get("code.sha256", UNRECORDED) for p in (then, now)))
 
 
-def code(of: Provenance) -> str:
-    """The commit, and what was not in it."""
-    commit = of.tags.get("git.commit", UNRECORDED)
-    if of.patch:
-        lines = sum(bool(re.match(r"[+-](?![+-]{2})", line)) for line in of.patch.splitlines())
-        return f"{commit} with a patch of {lines} changed lines"
-    return f"{commit} with files git did not know" if of.tags.get("git.dirty") == "true" else commit
+def code_state(environment: Provenance) -> str:
+    """Return the commit, and a description of changes that were not committed."""
+    commit = environment.tags.get("git.commit", UNRECORDED)
+    if environment.patch:
+        count = sum(bool(re.match(r"[+-](?![+-]{2})", line)) for line in environment.patch.splitlines())
+        return f"{commit} with a patch of {count} changed lines"
+    return f"{commit} with untracked files" if environment.tags.get("git.dirty") == "true" else commit
 
 
-def _packages(then: Provenance, now: Provenance) -> Iterator[Change]:
-    """Each package that differs, by name."""
-    one, two = packages(then), packages(now)
-    complete = bool(then.packages) and bool(now.packages)
-    for name in sorted({*one, *two} if complete else {*one} & {*two}):
-        was, is_ = one.get(name, "not installed"), two.get(name, "not installed")
+def _package_changes(then: Provenance, now: Provenance) -> Iterator[Change]:
+    before, after = package_versions(then), package_versions(now)
+    is_complete = bool(then.packages) and bool(now.packages)
+    for name in sorted({*before, *after} if is_complete else {*before} & {*after}):
+        was, is_ = before.get(name, "not installed"), after.get(name, "not installed")
         if was != is_:
             yield Change(f"package {name}", was, is_)
 
 
-def packages(of: Provenance) -> Mapping[str, str]:
-    """Version by name, from the list of all, or from what the tags tell."""
-    if of.packages:
-        pairs = (line.partition("==") for line in of.packages.splitlines())
+def package_versions(environment: Provenance) -> Mapping[str, str]:
+    """Return package versions by name, from the full list if there is one, else from the tags."""
+    if environment.packages:
+        pairs = (line.partition("==") for line in environment.packages.splitlines())
         return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in pairs if name}
-    return {key.removeprefix("package."): value for key, value in of.tags.items() if key.startswith("package.")}
+    tags = environment.tags
+    return {key.removeprefix("package."): value for key, value in tags.items() if key.startswith("package.")}

@@ -1,9 +1,11 @@
-"""A hash chain over a run's trajectory: what a replay is held against, bit for bit.
+"""The hash chain over a run's trajectory, which a replay is compared with bit by bit.
 
-At scheduled steps, and at the first and the last, each replicate's W, b, ∂C/∂W and ∂C/∂b of every layer and the row
-numbers of its batch are hashed; a link is the hash of the link before, the step and these digests. The last link, a
-head, so stands for all that was seen. Replicate k of a stack has the very links of the run with seed + k alone. Beside
-each digest stands a norm, for a digest says that things differ but not by how much.
+At scheduled steps, and at the first and the last step, each replicate's batch (row numbers) and every layer's W, b,
+∂C/∂W and ∂C/∂b are hashed. A link is the hash of the previous link, the step and these digests. The last link, the
+head, therefore depends on every digest. Replicate k of a stack has the same links as a run of seed + k alone. Each
+digest comes with a norm, because a digest shows that two quantities differ but not by how much.
+
+Shapes: R replicates, Q quantities.
 """
 
 from __future__ import annotations
@@ -27,19 +29,19 @@ CHAIN_FILE = "chain.parquet"
 HEAD_TAG, NORMS_TAG = "chain.head", "chain.norms"
 CHAIN_COLUMNS = ("step", "replicate", "layer", "quantity", "digest", "norm")
 ROWS, LINK = "rows", "link"
-BEFORE = -1  # the step of the links that come before the first
-DIGEST, LINK_SIZE = 16, 32  # bytes
+GENESIS_STEP = -1  # of the links before the first step
+DIGEST_SIZE, LINK_SIZE = 16, 32  # bytes
 Name = tuple[int | None, str]
 
 
 @dataclass(frozen=True)
 class ChainLayout:
-    """What is hashed at a step, and in which order.
+    """The quantities that are hashed at a step, and their order.
 
     Args:
-        sizes: units of the layers, input first.
-        dtype: NumPy's letter code with the byte order, "<f8".
-        others: names of the parameters that are not W or b of a layer, in forward order.
+        sizes: Units of the layers, input first.
+        dtype: NumPy's type code with the byte order, such as "<f8".
+        others: Names of the parameters that are not W or b of a layer, in forward order.
     """
 
     sizes: tuple[int, ...]
@@ -47,7 +49,7 @@ class ChainLayout:
     others: tuple[str, ...] = ()
 
     def names(self) -> list[Name]:
-        """(layer, quantity) in the order in which a step computes: the batch, θ, then ∇C from the top layer down."""
+        """Return (layer, quantity) in the order of computation: batch, θ, then ∇C from the top layer down."""
         layers = range(1, len(self.sizes))
         forward: list[Name] = [(layer, quantity) for layer in layers for quantity in ("W", "b")]
         backward: list[Name] = [(layer, quantity) for layer in reversed(layers) for quantity in ("dW", "db")]
@@ -55,39 +57,40 @@ class ChainLayout:
         return [(None, ROWS), *forward, *backward, *others]
 
     def genesis(self) -> bytes:
-        """The link before the first: of sizes and type, which the bytes themselves do not tell."""
-        facts = {"chain": 1, "dtype": self.dtype, "sizes": list(self.sizes)}
-        about = json.dumps(facts | ({"others": list(self.others)} if self.others else {}), sort_keys=True)
-        return hashlib.blake2b(about.encode(), digest_size=LINK_SIZE).digest()
+        """Return the link before the first step; it covers sizes and dtype, which the arrays' bytes do not show."""
+        facts: dict[str, Any] = {"chain": 1, "dtype": self.dtype, "sizes": list(self.sizes)}
+        if self.others:
+            facts["others"] = list(self.others)
+        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=LINK_SIZE).digest()
 
 
-def linked(link: bytes, step: int, digests: bytes) -> bytes:
-    """The link that follows."""
+def next_link(link: bytes, step: int, digests: bytes) -> bytes:
+    """Return the link that follows ``link`` at a step with these digests."""
     return hashlib.blake2b(link + step.to_bytes(8, "little") + digests, digest_size=LINK_SIZE).digest()
 
 
 def combined_head(heads: Sequence[bytes]) -> str:
-    """The head of a run, hexadecimal, from those of its replicates."""
+    """Return the head of a run, hexadecimal, computed from the heads of its replicates."""
     return hashlib.blake2b(b"".join(heads), digest_size=LINK_SIZE).hexdigest()
 
 
-def digest_of_norms(norms: Array) -> str:
-    """Of all norms in the order of the table, for the links do not cover them."""
-    return hashlib.blake2b(_one_nan(norms).astype("<f8").tobytes(), digest_size=DIGEST).hexdigest()
+def norms_digest(norms: Array) -> str:
+    """Return the digest of all norms in the order of the table, because the links do not cover them."""
+    return hashlib.blake2b(canonical_nan(norms).astype("<f8").tobytes(), digest_size=DIGEST_SIZE).hexdigest()
 
 
 class HashChain:
-    """The chain of a run; a :class:`pipeline.training.loop.TrajectoryObserver`.
+    """Compute the chain of a run; a :class:`pipeline.training.loop.TrajectoryObserver`.
 
     Args:
-        run: whose trajectory it is.
-        schedule: the steps to observer.
-        ends: whether to observer the first and the last step in any case.
-        start: the first step that it will be asked for.
-        state: what :meth:`state` gave at an earlier step, to go on from.
+        run: The run whose trajectory is hashed.
+        schedule: The steps to hash.
+        ends: Whether to hash the first and the last step in any case.
+        start: The first step that training runs.
+        state: A result of :meth:`state` at an earlier step, to resume from.
 
     Raises:
-        ValueError: a state that does not fit the run.
+        ValueError: The state does not fit the run.
     """
 
     def __init__(
@@ -101,44 +104,50 @@ class HashChain:
         others = tuple(name for name, _ in _other_parameters(blocks_of(run)))
         self.layout = ChainLayout(tuple(run.sizes), np.dtype(run.config.dtype).str, others)
         self._replicates = run.config.replicates
-        # in a stack, rows of several replicates' data lie one below the other
-        self._first = np.minimum(run.data.train.min(axis=1), run.data.test.min(axis=1, initial=len(run.data.x)))
-        self._count = len(self.layout.names())
-        self._agenda = _agenda(schedule, run.length, ends, start)
+        # A stack holds the rows of all replicates' data; subtracting the first makes them those of the run alone.
+        self._first_row = np.minimum(run.data.train.min(axis=1), run.data.test.min(axis=1, initial=len(run.data.x)))
+        self._quantities = len(self.layout.names())
+        self._scheduler = _scheduler(schedule, run.length, ends, start)
         self._steps: list[int] = []
-        self._digests: list[Array] = []  # uint8 [R, Q, DIGEST] each
-        self._norms: list[Array] = []  # [R, Q]
+        self._digests: list[Array] = []  # uint8 [R, Q, DIGEST_SIZE] for each step
+        self._norms: list[Array] = []  # [R, Q] for each step
         self._links = [[self.layout.genesis()] * self._replicates]
         if state is not None:
-            self._go_on_from(state)
+            self._restore(state)
 
     def due(self, step: int) -> bool:
-        """Whether this step is to be witnessed."""
-        return bool(self._agenda.due(step))
+        """Return whether to hash this step."""
+        return bool(self._scheduler.due(step))
 
     @np.errstate(all="ignore")
     def on_step(self, step: int, network: Network, rows: Array) -> None:
-        """Add a link for each replicate."""
+        """Add a link for each replicate.
+
+        Args:
+            step: Updates made before this step.
+            network: The network after its backward pass.
+            rows: Row numbers of the batch [R, B].
+        """
         arrays = _arrays(network)
-        norms = np.full((self._replicates, self._count), np.nan)
+        norms = np.full((self._replicates, self._quantities), np.nan)
         norms[:, 1:] = np.stack([norm(x, axes=1) for x in arrays], axis=-1)
-        digests = np.empty((*norms.shape, DIGEST), dtype=np.uint8)
+        digests = np.empty((*norms.shape, DIGEST_SIZE), dtype=np.uint8)
         for k in range(self._replicates):
-            batch = np.ascontiguousarray(rows[k] - self._first[k], dtype="<i8")
+            batch = np.ascontiguousarray(rows[k] - self._first_row[k], dtype="<i8")
             for q, part in enumerate([batch, *(x[k] for x in arrays)]):
-                lost = q > 0 and norms[k, q] != norms[k, q]
-                digests[k, q] = np.frombuffer(_digest(_one_nan(part) if lost else part), dtype=np.uint8)
+                has_nan = q > 0 and np.isnan(norms[k, q])
+                digests[k, q] = np.frombuffer(_digest(canonical_nan(part) if has_nan else part), dtype=np.uint8)
         self._add(step, digests, norms)
 
     def _add(self, step: int, digests: Array, norms: Array) -> None:
         self._steps.append(step)
         self._digests.append(digests)
         self._norms.append(norms)
-        before = self._links[-1]
-        self._links.append([linked(link, step, d.tobytes()) for link, d in zip(before, digests, strict=True)])
+        previous = self._links[-1]
+        self._links.append([next_link(link, step, d.tobytes()) for link, d in zip(previous, digests, strict=True)])
 
     def state(self) -> dict[str, Any]:
-        """All that it holds, as plain data that JSON keeps exactly."""
+        """Return the chain so far as plain data that JSON stores exactly."""
         return {
             "genesis": self.layout.genesis().hex(),
             "steps": list(self._steps),
@@ -146,40 +155,40 @@ class HashChain:
             "norms": [n.astype("<f8").tobytes().hex() for n in self._norms],
         }
 
-    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any]) -> None:
         if state["genesis"] != self.layout.genesis().hex():
-            raise ValueError("the chain kept is of other layers or another type")
-        shape = (self._replicates, self._count)
+            raise ValueError("the saved chain has other layers or another dtype")
+        shape = (self._replicates, self._quantities)
         for step, digests, norms in zip(state["steps"], state["digests"], state["norms"], strict=True):
-            seen = np.frombuffer(bytes.fromhex(digests), dtype=np.uint8).reshape(*shape, DIGEST)
-            self._add(int(step), seen, np.frombuffer(bytes.fromhex(norms), dtype="<f8").reshape(shape))
+            restored = np.frombuffer(bytes.fromhex(digests), dtype=np.uint8).reshape(*shape, DIGEST_SIZE)
+            self._add(int(step), restored, np.frombuffer(bytes.fromhex(norms), dtype="<f8").reshape(shape))
 
     @property
     def heads(self) -> list[str]:
-        """The last link of each replicate, hexadecimal."""
+        """Return the last link of each replicate, hexadecimal."""
         return [link.hex() for link in self._links[-1]]
 
     def tags(self) -> dict[str, str]:
-        """What the run says of its chain: its head, and a digest of the norms beside it."""
+        """Return the tags that a run logs: the head, and a digest of the norms."""
         norms = np.array(self._norms).ravel()
-        return {HEAD_TAG: combined_head(self._links[-1]), NORMS_TAG: digest_of_norms(norms)}
+        return {HEAD_TAG: combined_head(self._links[-1]), NORMS_TAG: norms_digest(norms)}
 
     def table(self) -> pd.DataFrame:
-        """One row a digest, in the order of :meth:`ChainLayout.names`; the link of each step follows."""
+        """Return one row for each digest, in the order of :meth:`ChainLayout.names`; each step ends with its link."""
         names: list[Name] = [*self.layout.names(), (None, LINK)]
         replicates, count = self._replicates, len(names)
         steps = np.repeat(np.array(self._steps, dtype=np.int64), replicates * count)
         digests = [
             text
-            for seen, links in zip(self._digests, self._links[1:], strict=True)
-            for d, link in zip(seen, links, strict=True)
+            for step_digests, links in zip(self._digests, self._links[1:], strict=True)
+            for d, link in zip(step_digests, links, strict=True)
             for text in (*(x.tobytes().hex() for x in d), link.hex())
         ]
         norms = [np.pad(n, ((0, 0), (0, 1)), constant_values=np.nan).ravel() for n in self._norms]
         layers: list[Any] = [pd.NA if layer is None else layer for layer, _ in names]
         blocks = len(self._steps) * replicates
         columns: dict[str, Any] = {
-            "step": np.concatenate([np.full(replicates, BEFORE), steps]),
+            "step": np.concatenate([np.full(replicates, GENESIS_STEP), steps]),
             "replicate": [*range(replicates), *np.repeat(list(range(replicates)) * len(self._steps), count)],
             "layer": pd.Series([pd.NA] * replicates + layers * blocks, dtype="Int64"),
             "quantity": [LINK] * replicates + [quantity for _, quantity in names] * blocks,
@@ -189,7 +198,7 @@ class HashChain:
         return pd.DataFrame(columns).astype({"quantity": "str", "digest": "str", "replicate": "int64"})
 
 
-def _agenda(schedule: Schedule, length: TrainingLength, ends: bool, start: int) -> ProbeScheduler:
+def _scheduler(schedule: Schedule, length: TrainingLength, ends: bool, start: int) -> ProbeScheduler:
     schedules: dict[str, Schedule] = {"chosen": schedule}
     if ends:
         schedules["ends"] = FirstAndLast()
@@ -197,7 +206,7 @@ def _agenda(schedule: Schedule, length: TrainingLength, ends: bool, start: int) 
 
 
 def _other_parameters(blocks: Sequence[Block]) -> list[tuple[str, Parameter]]:
-    """Parameters that are not W or b of a Dense layer, with their names."""
+    """Return the parameters that are not W or b of a Dense layer, with their names."""
     numbered = enumerate(flatten(blocks))
     return [
         (f"block_{i}.{p.name}", p) for i, block in numbered if not isinstance(block, Dense) for p in block.parameters
@@ -205,7 +214,7 @@ def _other_parameters(blocks: Sequence[Block]) -> list[tuple[str, Parameter]]:
 
 
 def _arrays(network: Network) -> list[Array]:
-    """The flat parameters and gradients [R, size] in the order of :meth:`ChainLayout.names`."""
+    """Return parameters and gradients, flat [R, size] each, in the order of :meth:`ChainLayout.names`."""
     forward = [parameter for layer in network.layers for parameter in layer.parameters]
     backward = [parameter for layer in reversed(network.layers) for parameter in layer.parameters]
     others = [parameter for _, parameter in _other_parameters(network.blocks)]
@@ -215,9 +224,9 @@ def _arrays(network: Network) -> list[Array]:
 
 
 def _digest(part: Array) -> bytes:
-    return hashlib.blake2b(part.data, digest_size=DIGEST).digest()
+    return hashlib.blake2b(part.data, digest_size=DIGEST_SIZE).digest()
 
 
-def _one_nan(part: Array) -> Array:
-    """Any NaN is as good as any other: their sign and payload depend on the order of operands."""
+def canonical_nan(part: Array) -> Array:
+    """Replace every NaN by the same one: a NaN's sign and payload depend on the order of operands."""
     return np.where(np.isnan(part), np.array(np.nan, part.dtype), part)

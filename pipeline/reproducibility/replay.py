@@ -1,28 +1,28 @@
-"""Train a logged run again from its logged config, and compare its chain and every record, bit for bit."""
+"""Train a logged run again from its logged config, and compare its hash chain and every record bit by bit."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from pipeline.config import schema as configs
 from pipeline.config.schedules import At
 from pipeline.errors import ConfigError
 from pipeline.progress import bars
-from pipeline.reproducibility import match_machine, worktree
-from pipeline.reproducibility.chain_reader import FirstDifference, LoggedChain, first_chain_difference
+from pipeline.reproducibility import worktree
+from pipeline.reproducibility.chain_reader import ChainDifference, LoggedChain, first_chain_difference
 from pipeline.reproducibility.environment import Provenance, provenance
 from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.reproducibility.hash_chain import HashChain
-from pipeline.reproducibility.record_diff import Difference, first_difference
+from pipeline.reproducibility.match_machine import can_restart_process, cpu_flags, match_machine, restart_process
+from pipeline.reproducibility.record_diff import RecordDifference, first_record_difference
 from pipeline.reproducibility.run_source import ReplayRun, find, load
 from pipeline.tracking.safe_reading import printable
 from pipeline.tracking.tags import PRUNED_STEP_TAG
@@ -31,163 +31,232 @@ from pipeline.training.loop import train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record, tidy
 
-LONGEST_LINE = 10_000
-
-
-def reproduce(
-    run_id: str,
-    changed: Sequence[str],
-    tracking: TrackingConfig,
-    allowed: Collection[str],
-    quiet: bool,
-    console: Console,
-    as_it_is: bool = False,
-) -> int:
-    """Train again and compare; prints "identical" (returns 0) or the first difference (returns 1).
-
-    A logged config is untrusted: only classes and functions of ``engine``, ``pipeline`` and ``allowed`` are called.
-
-    Args:
-        run_id: of a run in the store, or a folder that a run was exported to.
-        changed: ``key=value``, what to change in its config first.
-        as_it_is: leave threads, core type and CPU features as they are here.
-
-    Raises:
-        ConfigError: no such run, no records, or a config that does not stand up.
-    """
-    logged = load(find(run_id, tracking))
-    node = logged.node(changed)
-    say, uri = Say(console), None if logged.place else tracking.resolved_uri()
-    try:
-        config = configs.build(node, configs.OWN_PACKAGES | set(allowed))
-    except ConfigError:
-        if logged.tags.get("git.commit") != provenance().tags.get("git.commit"):
-            _offer(logged, uri, say)  # a part may have another name in this code
-        raise
-    threads = 1 if as_it_is else _become_like(logged, say)
-    with threadpool_limits(threads), bars(1, quiet) as progress:
-        run = prepare_run(config)
-        differ = changes(Provenance(dict(logged.tags), logged.patch, logged.packages), present(node, run.data.digest))
-        for change in differ:
-            say(f"differs: {change}")
-        if any(change.what in ("commit", "code (code.sha256)") for change in differ):
-            _offer(logged, uri, say)
-        with progress.run(printable(logged.name), run.length.last_step) as on_step:
-            again, trail = _train(run, logged, on_step)
-    return _verdict(logged, again, trail, say)
-
-
-def patch(run_id: str, tracking: TrackingConfig) -> int:
-    """Print what was not committed when the run was recorded.
-
-    Raises:
-        ConfigError: no such run, or nothing to print.
-    """
-    text = load(find(run_id, tracking)).patch
-    if not text:
-        raise ConfigError(f"RUN={run_id}: was recorded without a patch")
-    sys.stdout.write(text)
-    return 0
+LONGEST_LINE = 10_000  # characters
+MESSAGES = logging.getLogger("gradvitals.user")
 
 
 @dataclass(frozen=True)
-class Say:
-    """Prints whole lines, as they are but for what a terminal would obey: much of them is text from elsewhere."""
+class ReplayOptions:
+    """How to replay a run.
 
-    console: Console
+    Attributes:
+        allowed: Packages, besides ``engine`` and ``pipeline``, whose classes and functions a logged config may call.
+        match_machine: Whether to use the recorded BLAS threads, core type and CPU features.
+    """
 
-    def __call__(self, line: str) -> None:
-        """Print one."""
-        self.console.print(printable(line, LONGEST_LINE), highlight=False, soft_wrap=True, markup=False)
+    allowed: Collection[str] = ()
+    match_machine: bool = True
 
 
-def present(node: dict[str, Any], data_digest: str) -> Provenance:
-    """The state of everything now, with what a run of this config would say of itself."""
+@dataclass(frozen=True)
+class ReplayResult:
+    """The comparison of a run with its replay.
+
+    Attributes:
+        run_id: The run's id.
+        records: Number of logged records.
+        logged_steps: Number of steps of the logged chain; 0 without a chain.
+        replayed_steps: Number of those steps that the replay reached.
+        has_same_layout: Whether both chains have the same layers and number of replicates.
+        chain_difference: The first digest that differs.
+        record_difference: The first record that differs.
+        integrity_errors: Signs that the chain was changed after it was logged.
+    """
+
+    run_id: str
+    records: int
+    logged_steps: int
+    replayed_steps: int
+    has_same_layout: bool
+    chain_difference: ChainDifference | None
+    record_difference: RecordDifference | None
+    integrity_errors: tuple[str, ...]
+
+    @property
+    def is_identical(self) -> bool:
+        """Return whether every record and every digest is equal."""
+        return self._has_identical_chain and self.record_difference is None
+
+    @property
+    def _has_identical_chain(self) -> bool:
+        is_complete = self.logged_steps == self.replayed_steps
+        return self.chain_difference is None and self.has_same_layout and is_complete
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 for an identical replay of an intact run, else 1."""
+        return 0 if self.is_identical and not self.integrity_errors else 1
+
+    def lines(self) -> list[str]:
+        """Return the result as text."""
+        errors = [f"tampered: the chain was changed after it was logged: {error}" for error in self.integrity_errors]
+        if self.is_identical:
+            chain = f" and the chain at {self.logged_steps} steps" if self.logged_steps else "; it has no chain"
+            lines = [f"identical: all {self.records} records{chain}, run {self.run_id}"]
+        else:
+            lines = self._difference_lines()
+        return printable_lines([*errors, *lines])
+
+    def _difference_lines(self) -> list[str]:
+        """Return the earlier difference first; at equal steps the chain, which shows where in the step it arises."""
+        record = "" if self.record_difference is None else self.record_difference.describe("logged", "now")
+        if self.chain_difference is None:
+            return [*([f"different: {record}"] if record else []), *self._chain_lines()]
+        chain = self.chain_difference.describe("was", "is")
+        names = f"differ at step {self.chain_difference.step}: {self.chain_difference.all_names()}"
+        if self.record_difference is None:
+            return [f"different: {chain}", names, "all records are identical"]
+        if self.record_difference.step < self.chain_difference.step:
+            return [f"different: {record}", f"in the chain: {chain}", names]
+        return [f"different: {chain}", names, f"first different record: {record}"]
+
+    def _chain_lines(self) -> list[str]:
+        """Describe chains without a difference at their common steps."""
+        if not self.has_same_layout:
+            return ["different: the chains have different layers or numbers of replicates"]
+        if self.logged_steps != self.replayed_steps:
+            return [f"different: the logged chain has {self.logged_steps} steps, the replayed {self.replayed_steps}"]
+        return ["the chain is identical at all steps"] if self.logged_steps else []
+
+
+def reproduce(
+    run_id: str, changed: Sequence[str], tracking: TrackingConfig, options: ReplayOptions, quiet: bool
+) -> ReplayResult:
+    """Train a run again and compare.
+
+    A logged config is untrusted: it may call only what ``options.allowed`` permits. Differences between the recorded
+    and the present environment are reported before training starts, because training can take hours.
+
+    Args:
+        run_id: The id of a run in the store, or a folder that a run was exported to.
+        changed: ``key=value`` changes of the logged config.
+        tracking: The store.
+        options: How to replay.
+        quiet: Whether to show no progress bar.
+
+    Raises:
+        ConfigError: There is no such run, it has no records, or its config is invalid.
+    """
+    logged = load(find(run_id, tracking))
+    raw_config = logged.node(changed)
+    uri = None if logged.place else tracking.resolved_uri()
+    try:
+        config = configs.build(raw_config, configs.OWN_PACKAGES | set(options.allowed))
+    except ConfigError:
+        if logged.tags.get("git.commit") != provenance().tags.get("git.commit"):
+            _report(_worktree_lines(logged, uri))  # this code may have renamed a class that the config names
+        raise
+    threads = _match_machine(logged) if options.match_machine else 1
+    with threadpool_limits(threads), bars(1, quiet) as progress:
+        run = prepare_run(config)
+        _report(_environment_lines(logged, present_environment(raw_config, run.data.digest), uri))
+        with progress.run(printable(logged.name), run.length.last_step) as on_step:
+            records, chain = _train(run, logged, on_step)
+    return _compare(logged, records, chain)
+
+
+def recorded_patch(run_id: str, tracking: TrackingConfig) -> str:
+    """Return the changes that were not committed when the run was recorded.
+
+    Raises:
+        ConfigError: There is no such run, or it has no patch.
+    """
+    patch = load(find(run_id, tracking)).patch
+    if not patch:
+        raise ConfigError(f"RUN={run_id}: was recorded without a patch")
+    return patch
+
+
+def printable_lines(lines: Iterable[str]) -> list[str]:
+    """Replace control characters, which a terminal would obey: parts of the lines come from untrusted runs."""
+    return [printable(line, LONGEST_LINE) for line in lines]
+
+
+def _report(lines: Iterable[str]) -> None:
+    for line in printable_lines(lines):
+        MESSAGES.info("%s", line)
+
+
+def present_environment(raw_config: dict[str, Any], data_digest: str) -> Provenance:
+    """Return the environment that a run of this config would record at present."""
     now = provenance()
-    own = {"config.sha256": configs.digest(node), "data.sha256": data_digest, "code.sha256": code_digest(node)}
-    return Provenance(now.tags | own, now.patch, now.packages)
+    digests = {
+        "config.sha256": configs.digest(raw_config),
+        "data.sha256": data_digest,
+        "code.sha256": code_digest(raw_config),
+    }
+    return Provenance(now.tags | digests, now.patch, now.packages)
 
 
-def _become_like(logged: ReplayRun, say: Say) -> int:
-    """Start anew with the run's core type and CPU features if that takes it; returns the BLAS threads to use."""
-    plan = match_machine.plan(logged.tags, provenance().tags, match_machine.cpu_flags())
-    if plan.variables and match_machine.can_restart_process():
-        told = ", ".join(f"{name}={value}" for name, value in plan.variables.items())
-        say(f"starts anew with {told}, as the run was recorded (--as-it-is leaves the machine as it is)")
-        match_machine.restart_process(plan.variables, plan.threads)
-    for line in plan.unmatched:
-        say(f"not set: {line}")
-    for name, value in plan.variables.items():
-        say(f"not set: {name}={value}, which must be set before the process begins")
-    return plan.threads
+def _match_machine(logged: ReplayRun) -> int:
+    """Restart the process if core type or CPU features must change; return the number of BLAS threads to use."""
+    match = match_machine(logged.tags, provenance().tags, cpu_flags())
+    if match.variables and can_restart_process():
+        settings = ", ".join(f"{name}={value}" for name, value in match.variables.items())
+        _report([f"restarting with {settings}, as the run was recorded (--as-it-is keeps this machine's settings)"])
+        restart_process(match.variables, match.threads)
+    _report(f"not set: {line}" for line in match.unmatched)
+    _report(
+        f"not set: {name}={value}, which must be set before the process starts"
+        for name, value in match.variables.items()
+    )
+    return match.threads
 
 
-def _offer(logged: ReplayRun, uri: str | None, say: Say) -> None:
-    """Print the commands that run it with the code that recorded it."""
-    run = worktree.absolute(logged.run_id, logged.place)
-    lines = worktree.commands(logged.tags, logged.patch, run, uri)
-    if lines:
-        say("with the code that recorded it, in a worktree of its own:")
-        for line in lines:
-            say(f"  {line}")
+def _environment_lines(logged: ReplayRun, present: Provenance, uri: str | None) -> list[str]:
+    differences = changes(Provenance(dict(logged.tags), logged.patch, logged.packages), present)
+    lines = [f"differs: {difference}" for difference in differences]
+    if any(difference.what in ("commit", "code (code.sha256)") for difference in differences):
+        lines += _worktree_lines(logged, uri)
+    return lines
 
 
-def _train(run: PreparedRun, logged: ReplayRun, on_step: Any) -> tuple[pd.DataFrame, LoggedChain | None]:
-    """Records, and the chain at the steps at which the run's was made."""
+def _worktree_lines(logged: ReplayRun, uri: str | None) -> list[str]:
+    run = worktree.absolute_name(logged.run_id, logged.place)
+    commands = worktree.commands(logged.tags, logged.patch, run, uri)
+    return (
+        ["to run the code that recorded it, in a separate worktree:", *(f"  {c}" for c in commands)] if commands else []
+    )
+
+
+class _EndOfLoggedRunError(Exception):
+    """The logged run was stopped early at this step."""
+
+
+def _train(
+    run: PreparedRun, logged: ReplayRun, on_step: Callable[[int], None]
+) -> tuple[pd.DataFrame, LoggedChain | None]:
+    """Return the records, and the chain at the steps of the logged chain."""
     chain = None if logged.chain is None else HashChain(run, At(logged.chain.steps), ends=False)
-    last = logged.tags.get(PRUNED_STEP_TAG, "")
-    end = int(last) if last.isdecimal() else run.length.last_step
+    pruned_step = logged.tags.get(PRUNED_STEP_TAG, "")
+    last_step = int(pruned_step) if pruned_step.isdecimal() else run.length.last_step
 
-    def stepped(step: int) -> None:
-        if step > end:
-            raise _PrunedError
+    def stop_or_show(step: int) -> None:
+        if step > last_step:
+            raise _EndOfLoggedRunError
         on_step(step)
 
     records: list[Record] = []
-    with contextlib.suppress(_PrunedError):
-        for record in train(run, stepped, observer=chain):
+    with contextlib.suppress(_EndOfLoggedRunError):
+        for record in train(run, stop_or_show, observer=chain):
             records.append(record)
-    return tidy(records), None if chain is None else LoggedChain.of(chain.table())
+    return tidy(records), None if chain is None else LoggedChain.from_table(chain.table())
 
 
-class _PrunedError(Exception):
-    """The run was ended here."""
-
-
-def _verdict(logged: ReplayRun, again: pd.DataFrame, trail: LoggedChain | None, say: Say) -> int:
-    for fault in logged.integrity_errors:
-        say(f"tampered: the chain is not as it was logged: {fault}")
-    parted = _parting(logged.chain, trail, say) if logged.chain is not None and trail is not None else None
-    difference = first_difference(logged.records, again)
-    steps = () if logged.chain is None or trail is None else logged.chain.steps
-    cut = trail is not None and logged.chain is not None and trail.steps != logged.chain.steps
-    if parted is None and difference is None and not cut:
-        beside = f" and the chain at {len(steps)} steps" if steps else "; it has no chain"
-        say(f"identical: all {len(logged.records)} records{beside}, run {logged.run_id}")
-        return 1 if logged.integrity_errors else 0
-    for line in _told(parted, difference):
-        say(line)
-    if parted is None and steps and not cut:
-        say("the chain is the same at all its steps")
-    if cut and parted is None and trail is not None:
-        say(f"different: the chain was made at {len(steps)} steps, is at {len(trail.steps)}")
-    return 1
-
-
-def _parting(was: LoggedChain, now: LoggedChain, say: Say) -> FirstDifference | None:
-    if was.names != now.names or was.replicates != now.replicates:
-        say("different: the chain is of a network of other layers, or of another number of replicates")
-        return None
-    return first_chain_difference(was, now, [(k, k) for k in range(was.replicates)])
-
-
-def _told(parted: FirstDifference | None, difference: Difference | None) -> list[str]:
-    """The earlier of the two first, the chain where both say the same step: it sees where a step begins to differ."""
-    if parted is None:
-        return [f"different: {difference}"] if difference is not None else []
-    lines = [f"different: {parted}", f"differ at step {parted.step}: {parted.all_names()}"]
-    if difference is None:
-        return [*lines, "all records are the same"]
-    if difference.step < parted.step:
-        return [f"different: {difference}", f"in the chain: {parted}", lines[1]]
-    return [*lines, f"first of the records: {difference}"]
+def _compare(logged: ReplayRun, records: pd.DataFrame, chain: LoggedChain | None) -> ReplayResult:
+    has_same_layout, chain_difference = True, None
+    if logged.chain is not None and chain is not None:
+        has_same_layout = (logged.chain.names, logged.chain.replicates) == (chain.names, chain.replicates)
+        if has_same_layout:
+            pairs = [(k, k) for k in range(chain.replicates)]
+            chain_difference = first_chain_difference(logged.chain, chain, pairs)
+    return ReplayResult(
+        run_id=logged.run_id,
+        records=len(logged.records),
+        logged_steps=0 if logged.chain is None else len(logged.chain.steps),
+        replayed_steps=0 if chain is None else len(chain.steps),
+        has_same_layout=has_same_layout,
+        chain_difference=chain_difference,
+        record_difference=first_record_difference(logged.records, records),
+        integrity_errors=logged.integrity_errors,
+    )

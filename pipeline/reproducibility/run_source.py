@@ -1,4 +1,4 @@
-"""A logged run wherever it is: in a store, or in a folder that was exported. Neither is trusted."""
+"""Read a logged run from a store or from an exported folder. Neither is trusted."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ RUN_FILE, PACKAGES_FILE, PATCH_FILE = "run.json", "packages.txt", "uncommitted.p
 
 
 class RunSource(Protocol):
-    """A run's facts, and its files by name."""
+    """The facts of a run, and access to its files by name."""
 
     @property
     def run_id(self) -> str:
-        """Its id in the store that it was logged to."""
+        """Return the id in the store that the run was logged to."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the run's name."""
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """What it says of itself."""
+        """Return the run's tags."""
 
     @property
     def place(self) -> str | None:
-        """The folder it lies in; None for a run in a store."""
+        """Return the folder of an exported run; None for a run in a store."""
 
     def file(self, name: str, to: Path) -> Path | None:
-        """One of its files as a local file, in ``to`` if need be; None if it has none of this name."""
+        """Return a file of the run as a local file, downloaded to ``to`` if necessary; None if it does not exist."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class StoreRun:
 
     @classmethod
     def find(cls, run_id: str, tracking: TrackingConfig) -> StoreRun:
-        """By its id or the beginning of it.
+        """Return the run with this id, or with an id that starts so.
 
         Raises:
-            ConfigError: no store there, no such run.
+            ConfigError: There is no store, or no such run.
         """
         tracking.existing_uri()
         store = Store.open(tracking)
@@ -73,13 +73,13 @@ class StoreRun:
         return cls(store, found, str(run.info.run_name or found), dict(run.data.tags), files)
 
     def file(self, name: str, to: Path) -> Path | None:
-        """Downloaded."""
+        """Download a file; None if it does not exist."""
         return download(self.store, self.run_id, name, to) if name in self.files else None
 
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """A run in a folder."""
+    """A run in an exported folder."""
 
     folder: Path
     run_id: str
@@ -88,10 +88,10 @@ class ExportedRun:
 
     @classmethod
     def read(cls, folder: Path) -> ExportedRun:
-        """Read run.json, once the folder has been held against its manifest.
+        """Verify the folder and read run.json.
 
         Raises:
-            ConfigError: it is not an exported run, or was tampered with.
+            ConfigError: The folder is not an exported run, or was changed.
         """
         from pipeline.reproducibility.exchange import verify
 
@@ -103,37 +103,37 @@ class ExportedRun:
             about = None
         if not isinstance(about, dict) or not isinstance(about.get("tags", {}), dict):
             runs = "; a sweep's runs are in its folder runs" if (folder / "runs").is_dir() else ""
-            raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}, as a run has that `make export` wrote{runs}")
+            raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}; is it a run that `make export` wrote?{runs}")
         tags = {str(key): str(value) for key, value in about.get("tags", {}).items()}
         return cls(folder, str(about.get("run_id", folder.name)), str(about.get("name", folder.name)), tags)
 
     @property
     def place(self) -> str:
-        """The folder."""
+        """Return the folder."""
         return str(self.folder)
 
     def file(self, name: str, to: Path) -> Path | None:
-        """As it lies there."""
+        """Return the path of a file; None if it does not exist."""
         return _plain_file(self.folder / name)
 
 
 def _plain_file(path: Path) -> Path | None:
-    """The path, if an ordinary file is there: a link may lead anywhere."""
+    """Return the path of a plain file; None for a link, which may point outside the folder."""
     return path if path.is_file() and not path.is_symlink() else None
 
 
 @dataclass(frozen=True)
 class ReplayRun:
-    """All that a replay or a comparison of trajectories needs of a run.
+    """The parts of a run that a replay or a comparison of trajectories needs.
 
     Attributes:
-        place: the folder of an exported run, None for one in a store.
-        config: the resolved config, YAML.
-        records: its records (:mod:`pipeline.training.records`).
-        chain: its chain; None for a run that has none that is readable.
-        integrity_errors: what shows that the chain is not as it was logged.
-        packages: packages.txt, "" if there is none.
-        patch: uncommitted.patch, "" if there is none.
+        place: The folder of an exported run; None for a run in a store.
+        config: The resolved config, YAML.
+        records: The records (:mod:`pipeline.training.records`).
+        chain: The hash chain; None without a readable one.
+        integrity_errors: Signs that the chain was changed after it was logged.
+        packages: The content of packages.txt; "" if there is none.
+        patch: The content of uncommitted.patch; "" if there is none.
     """
 
     run_id: str
@@ -148,28 +148,32 @@ class ReplayRun:
     patch: str
 
     def node(self, changes: Sequence[str] = ()) -> dict[str, Any]:
-        """The config as plain data, with ``key=value`` changes applied.
+        """Return the config as plain data, with ``key=value`` changes applied.
 
         Raises:
-            ConfigError: not such a config, or a change that does not fit it.
+            ConfigError: The config is invalid, or has no such key.
         """
         return config_of(self.config, changes)
 
 
 def find(run: str, tracking: TrackingConfig) -> RunSource:
-    """A run by its id in the store, or by the folder it was exported to.
+    """Return the source of a run: the id of a run in the store, or an exported folder.
+
+    Args:
+        run: The id or the folder.
+        tracking: The store.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: There is no such run.
     """
     return ExportedRun.read(Path(run)) if Path(run).is_dir() else StoreRun.find(run, tracking)
 
 
 def load(source: RunSource) -> ReplayRun:
-    """Read what the source has.
+    """Read a run.
 
     Raises:
-        ConfigError: no config or no records, or such as cannot be read.
+        ConfigError: Config or records are missing or not readable.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -195,9 +199,9 @@ def _trail(source: RunSource, to: Path) -> tuple[LoggedChain | None, tuple[str, 
     path = source.file(CHAIN_FILE, to)
     if path is None:
         lost = HEAD_TAG in source.tags
-        return None, (f"the run's tag {HEAD_TAG} speaks of one, but there is no {CHAIN_FILE}",) if lost else ()
+        return None, (f"the run has the tag {HEAD_TAG}, but there is no {CHAIN_FILE}",) if lost else ()
     try:
-        chain = LoggedChain.of(read_table(path, CHAIN_COLUMNS, name=f"{CHAIN_FILE} of run {source.run_id}"))
+        chain = LoggedChain.from_table(read_table(path, CHAIN_COLUMNS, name=f"{CHAIN_FILE} of run {source.run_id}"))
     except ConfigError as broken:
         return None, (str(broken),)
     return chain, tuple(chain.integrity_errors(source.tags))

@@ -1,4 +1,4 @@
-"""How to run again with the very code that recorded a run: the commands, exactly."""
+"""The shell commands that reproduce a run with the code that recorded it."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def commands(tags: Mapping[str, str], patch: str, run: str, uri: str | None) -> list[str]:
-    """Shell commands, with comments where something is left to do by hand; none if the commit is not known.
+    """Return shell commands that check out a run's commit and reproduce the run there.
 
     Args:
-        tags: of the run.
-        patch: what was not committed.
-        run: its id, or the folder it was exported to.
-        uri: of the store it is in, None for a folder.
+        tags: The run's tags.
+        patch: The changes that were not committed.
+        run: The run's id, or the folder it was exported to.
+        uri: The store's URI; None for a folder.
+
+    Returns:
+        Commands, and comments for steps to do by hand; empty if the commit is unknown.
     """
     commit = tags.get("git.commit", "")
-    if not COMMIT.fullmatch(commit):  # it goes into a command line
+    if not COMMIT.fullmatch(commit):  # a tag is untrusted, and this one becomes part of a command line
         return []
     tree = f"../gradvitals-{commit[:8]}"
-    lines = [] if known(commit) else ["# this repository does not have the commit: git fetch it first"]
+    lines = [] if has_commit(commit) else ["# this repository does not have the commit: git fetch it first"]
     lines.append(f"git worktree add {shlex.quote(tree)} {commit}")
     if patch:
         store = f" --uri {shlex.quote(redact(uri))}" if uri else ""
-        read = f".venv/bin/python -m pipeline reproduce {shlex.quote(run)}{store} --patch"
-        lines.append(f"{read} | git -C {shlex.quote(tree)} apply  # the patch is code: read it first")
+        read_patch = f".venv/bin/python -m pipeline reproduce {shlex.quote(run)}{store} --patch"
+        lines.append(f"{read_patch} | git -C {shlex.quote(tree)} apply  # the patch is code: read it first")
     elif tags.get("git.dirty") == "true":
-        lines.append("# files that git did not know were there as well; they are not recorded")
-    place = f" ARGS={_quoted('--uri ' + shlex.quote(redact(uri)))}" if uri else ""
-    lines.append(f"make -C {shlex.quote(tree)} reproduce RUN={_quoted(run)}{place}")
+        lines.append("# the run was recorded with untracked files, whose content was not logged")
+    arguments = f" ARGS={_quote('--uri ' + shlex.quote(redact(uri)))}" if uri else ""
+    lines.append(f"make -C {shlex.quote(tree)} reproduce RUN={_quote(run)}{arguments}")
     return lines
 
 
-def _quoted(text: str) -> str:
-    """For the shell, and for make after it."""
+def _quote(text: str) -> str:
+    """Quote for the shell, and for make, which expands the value after the shell."""
     return shlex.quote(text.replace("$", "$$"))
 
 
-def known(commit: str) -> bool:
-    """Whether this repository has the commit."""
+def has_commit(commit: str) -> bool:
+    """Return whether this repository has the commit."""
     try:
-        asked = subprocess.run(
+        completed = subprocess.run(
             ["git", "cat-file", "-e", f"{commit}^{{commit}}"],
             cwd=PROJECT,
             capture_output=True,
@@ -57,9 +60,9 @@ def known(commit: str) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return asked.returncode == 0
+    return completed.returncode == 0
 
 
-def absolute(run: str, place: str | None) -> str:
-    """A run as it is named from anywhere."""
-    return run if place is None else str(Path(place).absolute())
+def absolute_name(run: str, folder: str | None) -> str:
+    """Return a name of the run that is valid in any working directory: its id, or its folder's absolute path."""
+    return run if folder is None else str(Path(folder).absolute())

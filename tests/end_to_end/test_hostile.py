@@ -1,11 +1,10 @@
-"""A thousand wrong and hostile configs, overrides and folders: no traceback, no write outside, no code run.
+"""A thousand invalid and hostile configs, overrides and folders: no traceback, no write outside, no code is run.
 
-``GRADVITALS_FUZZ=<number>`` draws others; a failure names the number and the case.
+``GRADVITALS_FUZZ=<number>`` sets the seed; a failure names the seed and the case.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -22,11 +21,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipeline.sweeps.single import single
-from rich.console import Console
 from support import hostile
 from support.audit import watched
-from support.exported import content, resealed, uri
+from support.commands import invoke
+from support.exported import content, uri, with_new_manifest
 
 from pipeline.cli import main
 from pipeline.config import schema as configs
@@ -51,16 +49,16 @@ GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir())
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
-    node = compose_run(["experiment=smoke", "optimizer=momentum", "tracking.uri=sqlite:////nowhere"])
-    return {key: value for key, value in node.items() if key != "tracking"}
+    raw_config = compose_run(["experiment=smoke", "optimizer=momentum", "tracking.uri=sqlite:////nowhere"])
+    return {key: value for key, value in raw_config.items() if key != "tracking"}
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A store's folder, and a run of it exported."""
-    folder = tmp_path_factory.mktemp("here")
+    """Return a store's folder, and the folder of a run exported from it."""
+    folder = tmp_path_factory.mktemp("origin")
     overrides = ["experiment=smoke", "schedule@chain.schedule=every", "activation=tanh", f"tracking.uri={uri(folder)}"]
-    assert single(overrides, None, True, Console(file=io.StringIO())) == 0
+    assert invoke("run", *overrides).code == 0
     (run,) = Store.open(TrackingConfig(uri(folder), "gradvitals")).search()
     assert main(["export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder)]) == 0
     return folder, folder / "out"
@@ -68,29 +66,29 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
-    """Where the fuzz may write, and what it must not touch; told at the end if it did."""
-    found = Arena(tmp_path)
-    monkeypatch.syspath_prepend(str(found.outside))
-    monkeypatch.chdir(found.outside)
-    monkeypatch.setenv("HOME", str(found.outside))
-    monkeypatch.setattr(tempfile, "tempdir", str(found.inside))
+    """Yield folders to work in, and check at the end that no other file was written."""
+    arena = Arena(tmp_path)
+    monkeypatch.syspath_prepend(str(arena.outside))
+    monkeypatch.chdir(arena.outside)
+    monkeypatch.setenv("HOME", str(arena.outside))
+    monkeypatch.setattr(tempfile, "tempdir", str(arena.inside))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = content(found.outside)
-    with watched(found.inside) as done:
-        found.done = done
-        yield found
-    assert done == []
-    assert content(found.outside) == before
+    before = content(arena.outside)
+    with watched(arena.inside) as violations:
+        arena.violations = violations
+        yield arena
+    assert violations == []
+    assert content(arena.outside) == before
     assert hostile.MODULE not in sys.modules
 
 
 class Arena:
-    """Two folders.
+    """The folders of a test.
 
     Attributes:
-        inside: may be written to.
-        outside: the current folder, with a module in it that must not be imported.
-        mark: is there when code was run.
+        inside: The folder that may be written to.
+        outside: The working directory, with a module that must not be imported.
+        mark: A file that this module writes when its code is run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,18 +97,18 @@ class Arena:
         self.outside.mkdir()
         self.mark = hostile.plant(self.outside)
         (self.outside / "secret").write_text("secret")
-        self.done: list[str] = []
+        self.violations: list[str] = []
 
-    def case(self, what: str, number: int, try_it: Callable[[], object]) -> None:
-        """Nothing but a ConfigError of one line may come of it, or all is well."""
+    def case(self, what: str, number: int, action: Callable[[], object]) -> None:
+        """Run an action, which may raise a ConfigError and nothing else."""
         name = f"GRADVITALS_FUZZ={SEED} {what} {number}"
         try:
-            try_it()
+            action()
         except ConfigError:
             pass
         except Exception as bug:
             raise AssertionError(f"{name}: {type(bug).__name__}: {bug}") from bug
-        assert not self.done, f"{name}: {self.done}"
+        assert not self.violations, f"{name}: {self.violations}"
         assert not self.mark.exists(), f"{name}: code was run"
 
 
@@ -118,99 +116,101 @@ def draw(what: str, number: int) -> random.Random:
     return random.Random(f"{SEED} {what} {number}")
 
 
-def runs(argv: list[str], capsys: pytest.CaptureFixture[str]) -> int:
-    """The exit code of a command, which says one line if it is 2."""
+def exit_code(argv: list[str], capsys: pytest.CaptureFixture[str]) -> int:
+    """Run a command and return its exit code; an exit code of 2 comes with one line on stderr."""
     code = main(argv)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert code in (0, 1, 2), argv
-    assert "Traceback" not in told.out + told.err
+    assert "Traceback" not in printed.out + printed.err
     if code == 2:
-        assert told.err.startswith("error: "), told.err
-        assert len(told.err.splitlines()) == 1, told.err
-        assert all(c.isprintable() for c in told.err[:-1])
+        assert printed.err.startswith("error: "), printed.err
+        assert len(printed.err.splitlines()) == 1, printed.err
+        assert all(c.isprintable() for c in printed.err[:-1])
     return code
 
 
-def built(node: dict[str, Any]) -> bool:
-    """What every reader of a logged config does with it; training it would be its owner's wish."""
-    config = configs.build(node, configs.OWN_PACKAGES)
+def build(raw_config: dict[str, Any]) -> bool:
+    """Build and prepare a config, as every reader of a logged config does."""
+    config = configs.build(raw_config, configs.OWN_PACKAGES)
     if config.replicates <= 100:
         prepare_run(config)
     return True
 
 
-def test_configs(base: dict[str, Any], arena: Arena) -> None:
-    stood = []
+def test_hostile_configs_are_refused(base: dict[str, Any], arena: Arena) -> None:
+    accepted: list[bool] = []
     for number in range(CASES["configs"]):
-        node = hostile.config(draw("config", number), base, arena.mark)
-        arena.case("config", number, lambda node=node: stood.append(built(node)))  # type: ignore[misc]
-    assert len(stood) < CASES["configs"] / 2  # most of what is made up is indeed wrong
+        raw_config = hostile.config(draw("config", number), base, arena.mark)
+        arena.case("config", number, lambda config=raw_config: accepted.append(build(config)))  # type: ignore[misc]
+    assert len(accepted) < CASES["configs"] / 2  # most generated configs are invalid
 
 
-def test_texts(base: dict[str, Any], arena: Arena) -> None:
-    """YAML as it may stand in a store or a folder, with changes made on the command line."""
+def test_hostile_yaml_is_refused(base: dict[str, Any], arena: Arena) -> None:
+    """YAML from a store or a folder, with changes from the command line."""
 
-    def try_it(rng: random.Random, text: str) -> None:
+    def build_text(rng: random.Random, text: str) -> None:
         changes = [f"{rng.choice(list(base))}={rng.choice(hostile.WORDS)}"] if rng.random() < 0.3 else []
-        built(config_of(text, changes))
+        build(config_of(text, changes))
 
     for text in hostile.YAML:
         with pytest.raises(ConfigError):
-            built(config_of(text, ()))
+            build(config_of(text, ()))
     for number in range(CASES["texts"] - len(hostile.YAML)):
         rng = draw("text", number)
         text = hostile.text(rng, hostile.config(rng, base, arena.mark))
-        arena.case("text", number, lambda rng=rng, text=text: try_it(rng, text))  # type: ignore[misc]
+        arena.case("text", number, lambda rng=rng, text=text: build_text(rng, text))  # type: ignore[misc]
 
 
-def test_overrides(base: dict[str, Any], arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
-    """Through the whole command: composed, checked, told in one line."""
+def test_hostile_overrides_are_refused(base: dict[str, Any], arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
+    """Overrides go through the whole command."""
     keys = [".".join(map(str, place)) for place in hostile.places(base)]
     for number in range(CASES["overrides"]):
         rng = draw("override", number)
-        wrong = hostile.overrides(rng, keys, GROUPS)
-        argv = ["show", *wrong] if rng.random() < 0.7 else ["sweep", "experiment=smoke", "nonsense=1", *wrong]
-        arena.case("override", number, lambda argv=argv: runs(argv, capsys))  # type: ignore[misc]
+        overrides = hostile.overrides(rng, keys, GROUPS)
+        argv = ["show", *overrides] if rng.random() < 0.7 else ["sweep", "experiment=smoke", "nonsense=1", *overrides]
+        arena.case("override", number, lambda argv=argv: exit_code(argv, capsys))  # type: ignore[misc]
 
 
-def test_folders(exported: tuple[Path, Path], arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exported folders with harm done to them, half of them sealed anew by their forger."""
+def test_damaged_folders_are_refused(
+    exported: tuple[Path, Path], arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exported folders are damaged; half of them get a new manifest."""
     tracking = TrackingConfig(uri(exported[0]), "gradvitals")
-    whole = arena.inside / "whole"
-    shutil.copytree(exported[1], whole)
-    passed = 0
+    original = arena.inside / "original"
+    shutil.copytree(exported[1], original)
+    verified = 0
     for number in range(CASES["folders"]):
         rng = draw("folder", number)
         folder = arena.inside / "case"
-        shutil.copytree(whole, folder)
+        shutil.copytree(original, folder)
         for _ in range(rng.randint(1, 3)):
-            hostile.harm(rng, folder, arena.outside, arena.mark)
+            hostile.damage(rng, folder, arena.outside, arena.mark)
         if rng.random() < 0.5:
             forge(folder)
         code = [2]
         argv = ["verify", "--from", str(folder)]
-        arena.case("folder", number, lambda argv=argv, code=code: code.append(runs(argv, capsys)))  # type: ignore[misc]
+        arena.case("folder", number, lambda argv=argv, code=code: code.append(exit_code(argv, capsys)))  # type: ignore[misc]
         if code[-1] == 0:
-            passed += 1
+            verified += 1
             arena.case("folder", number, lambda folder=folder: load(find(str(folder), tracking)).node())  # type: ignore[misc]
         shutil.rmtree(folder)
-    assert 0 < passed < CASES["folders"] / 2
+    assert 0 < verified < CASES["folders"] / 2
 
 
 def forge(folder: Path) -> None:
-    """A new manifest, if there is enough left to make one from."""
+    """Write a new manifest, if run.json is still readable."""
     if (folder / "run.json").is_symlink() or not (folder / "run.json").is_file():
         return
     try:
-        resealed(folder)
+        with_new_manifest(folder)
     except (ConfigError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return
 
 
-def test_forged_folders_that_hold_together(
+def test_consistent_forgery_has_no_effect_in_store(
     exported: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, arena: Arena
 ) -> None:
-    """What a careful forger brings into a store means nothing there."""
+    """Tags of a forged folder have no meaning in the store that imports it."""
     folder = arena.inside / "forged"
     shutil.copytree(exported[1], folder)
     facts = json.loads((folder / "run.json").read_text())
@@ -230,7 +230,7 @@ def test_forged_folders_that_hold_together(
         "a/b": evil,
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    resealed(folder)
+    with_new_manifest(folder)
     place = arena.inside / "store"
     place.mkdir()
     assert main(["import", "--from", str(folder), "--uri", uri(place)]) == 0
@@ -256,21 +256,21 @@ def test_forged_folders_that_hold_together(
     assert "<script" not in page.read_text()
 
 
-def test_tables(exported: tuple[Path, Path], arena: Arena) -> None:
-    """Parquet files and our own npz with bytes changed at random."""
+def test_damaged_tables_are_refused(exported: tuple[Path, Path], arena: Arena) -> None:
+    """Random bytes of parquet and npz files are changed."""
     records = (exported[1] / "records.parquet").read_bytes()
     array_files.write(arena.inside / "state.npz", {"theta": np.arange(100.0)}, {"about": [1, 2, 3]})
     packed = (arena.inside / "state.npz").read_bytes()
     path = arena.inside / "file"
 
-    def try_it(number: int) -> None:
+    def read(number: int) -> None:
         if number % 4:
             read_table(path)
             return
         try:
             array_files.read(path)
-        except array_files.CorruptFileError as damaged:
-            raise ConfigError(str(damaged)) from damaged
+        except array_files.CorruptFileError as error:
+            raise ConfigError(str(error)) from error
 
     for number in range(CASES["tables"]):
         rng = draw("table", number)
@@ -279,11 +279,11 @@ def test_tables(exported: tuple[Path, Path], arena: Arena) -> None:
             at = rng.randrange(len(data) - 600, len(data)) if rng.random() < 0.7 else rng.randrange(len(data))
             data[at] = rng.randrange(256)
         path.write_bytes(bytes(data[: rng.choice([len(data), rng.randrange(len(data))])]))
-        arena.case("table", number, lambda number=number: try_it(number))  # type: ignore[misc]
+        arena.case("table", number, lambda number=number: read(number))  # type: ignore[misc]
 
 
 def test_no_pickle_is_loaded(exported: tuple[Path, Path], arena: Arena) -> None:
-    """Where pickles have been smuggled in elsewhere: npz objects, extension types and pandas notes of parquet."""
+    """Pickles hidden in npz objects, extension types and pandas metadata of parquet are not loaded."""
     evil = hostile.pickled(arena.mark)
     path = arena.inside / "file"
     with path.open("wb") as file:
@@ -291,11 +291,11 @@ def test_no_pickle_is_loaded(exported: tuple[Path, Path], arena: Arena) -> None:
     with pytest.raises(array_files.CorruptFileError):
         array_files.read(path)
     table = pq.read_table(exported[1] / "records.parquet")
-    pandas_note = json.loads(table.schema.metadata[b"pandas"])
-    pandas_note["columns"][0] |= {"numpy_type": "object", "pandas_type": "bytes"}
-    pandas_note["index_columns"] = ["step"]
-    note = {b"pandas": json.dumps(pandas_note).encode(), b"pickle": evil}
-    pq.write_table(table.replace_schema_metadata(note), path)
+    pandas_metadata = json.loads(table.schema.metadata[b"pandas"])
+    pandas_metadata["columns"][0] |= {"numpy_type": "object", "pandas_type": "bytes"}
+    pandas_metadata["index_columns"] = ["step"]
+    metadata = {b"pandas": json.dumps(pandas_metadata).encode(), b"pickle": evil}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
     assert list(read_table(path).columns) == ["step", "probe", "layer", "replicate", "bin", "value"]
     extension = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": evil}
     schema = pa.schema([f.with_metadata(extension) if f.name == "value" else f for f in table.schema])
@@ -305,24 +305,24 @@ def test_no_pickle_is_loaded(exported: tuple[Path, Path], arena: Arena) -> None:
         arena.case("pickle", 0, lambda: read_table(path))
 
 
-def bomb(path: Path, rows: int, word: str = "x") -> None:
-    """A small file of many rows."""
+def write_bomb(path: Path, rows: int, word: str = "x") -> None:
+    """Write a small file of many rows."""
     probe = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), pa.array([word]))
     zeros = pa.array(np.zeros(rows, dtype=np.int64))
     columns = {"step": zeros, "probe": probe, "layer": zeros, "replicate": zeros, "bin": zeros}
     pq.write_table(pa.table(columns | {"value": pa.array(np.zeros(rows))}), path, store_schema=False)
 
 
-def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small files that would become large are refused before they do."""
+def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files with large contents are refused before they are read."""
     path = tmp_path / "records.parquet"
-    bomb(path, 1_000_000)
+    write_bomb(path, 1_000_000)
     assert path.stat().st_size < 50_000
     assert len(read_table(path)) == 1_000_000
     monkeypatch.setattr(safe_reading, "MOST_BYTES", 100_000_000)
     with pytest.raises(ConfigError, match="1000000 rows need"):
         read_table(path)
-    bomb(path, 1000, "x" * 2000)
+    write_bomb(path, 1000, "x" * 2000)
     with pytest.raises(ConfigError, match="a text of 2000 bytes"):
         read_table(path)
     monkeypatch.setattr(safe_reading, "LONGEST_TEXT", 10)
@@ -330,8 +330,8 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         safe_reading.read_text(path, 10)
 
 
-def test_the_folder_of_a_path_is_no_column(tmp_path: Path, exported: tuple[Path, Path]) -> None:
-    """Arrow reads key=value in a path as a column, if it is let."""
+def test_path_adds_no_column_to_table(tmp_path: Path, exported: tuple[Path, Path]) -> None:
+    """By default Arrow reads key=value in a path as a column."""
     folder = tmp_path / "step=7" / "probe=evil"
     folder.mkdir(parents=True)
     shutil.copy(exported[1] / "records.parquet", folder)
@@ -340,20 +340,19 @@ def test_the_folder_of_a_path_is_no_column(tmp_path: Path, exported: tuple[Path,
     )
 
 
-def test_what_is_wrong_with_plain_data_is_said() -> None:
-    for text, says in (
+def test_invalid_plain_data_is_reported() -> None:
+    for text, message in (
         ("a: ${b}", "must be resolved"),
         ("a: 2001-01-01", "not date"),
         ("1: a", "keys must be texts"),
         (hostile.YAML[8], "more than 100000 values"),
         ("a: " + "[" * 50 + "]" * 50, "or 40 levels"),
     ):
-        with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
+        with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
             parse_yaml(text, "config.yaml")
 
 
-def test_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Arena) -> None:
-    """The report trusts no artifact."""
+def test_report_survives_hostile_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Arena) -> None:
     facts = json.loads((exported[1] / "run.json").read_text())
     artifacts = arena.inside / "artifacts"
     shutil.copytree(exported[1], artifacts)
@@ -369,7 +368,7 @@ def test_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Are
 
 
 def page(artifacts: Path, facts: dict[str, Any]) -> None:
-    """The report of a run's files."""
+    """Build the report of a run from its files."""
     from pipeline.reports.run_report import page_of
     from pipeline.tracking.logged_run import TEXTS, read_files
 

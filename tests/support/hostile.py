@@ -1,4 +1,4 @@
-"""Wrong and hostile things at random: values, configs, texts, overrides, files."""
+"""Random invalid and hostile input: values, configs, texts, overrides, files."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Thing:
         call()
     def __reduce__(self):
         return call, ()
-call()  # importing it leaves a mark too
+call()  # an import leaves a mark, too
 """
 
 
 def plant(folder: Path) -> Path:
-    """A module that leaves a mark when it is imported or called; returns the mark's path."""
+    """Write a module that leaves a mark when it is imported or called; return the mark's path."""
     (folder / f"{MODULE}.py").write_text(CANARY)
     return folder / "mark"
 
 
 class Marked:
-    """Pickled, it makes a folder when it is loaded."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class Marked:
 
 
 def pickled(path: Path) -> bytes:
-    """What makes this folder when somebody unpickles it."""
+    """Return a pickle that creates this folder when it is loaded."""
     return pickle.dumps(Marked(str(path)))
 
 
@@ -88,7 +88,7 @@ TARGETS = [
     "pipeline.training.array_files.write",
     "pipeline.__main__.main",
     "pipeline.tracking.ui.serve",
-    "pipeline.reproducibility.exchange.stage.staged",
+    "pipeline.reproducibility.exchange.stage.staging_dir",
     "pipeline.reproducibility.environment.provenance",
     "pipeline.data.files.Csv",
     "pipeline.tracking.store.Store",
@@ -138,7 +138,7 @@ NUMBERS += [float("inf"), float("-inf"), float("nan")]
 
 
 def value(rng: random.Random, mark: Path, depth: int = 0) -> Any:
-    """Something that does not belong there, as a rule."""
+    """Return a random value, most likely an invalid one."""
     kind = rng.randrange(8 if depth < 3 else 5)
     if kind < 2:
         return rng.choice(NUMBERS)
@@ -154,11 +154,11 @@ def value(rng: random.Random, mark: Path, depth: int = 0) -> Any:
 
 
 def target(rng: random.Random, mark: Path) -> dict[str, Any]:
-    """A call of something, with arguments that would leave a mark."""
+    """Return a ``_target_`` with arguments that would leave a mark."""
     path = str(mark)
-    node: dict[str, Any] = {"_target_": rng.choice(TARGETS)}
+    call: dict[str, Any] = {"_target_": rng.choice(TARGETS)}
     for _ in range(rng.randrange(3)):
-        node |= rng.choice(
+        call |= rng.choice(
             [
                 {"path": path},
                 {"html": "x", "path": path},
@@ -174,43 +174,43 @@ def target(rng: random.Random, mark: Path) -> dict[str, Any]:
                 {"node": {"_target_": "os.mkdir", "path": path}},
             ]
         )
-    return node
+    return call
 
 
-def places(node: Any, below: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of all values in a config."""
-    found = [below] if below else []
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+def places(value: Any, below: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all values in a config."""
+    paths = [below] if below else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        found += places(inner, (*below, key))
-    return found
+        paths += places(inner, (*below, key))
+    return paths
 
 
 def config(rng: random.Random, base: dict[str, Any], mark: Path) -> dict[str, Any]:
-    """A config with one to three things wrong."""
-    node = copy.deepcopy(base)
+    """Return a config with one to three random changes."""
+    raw_config = copy.deepcopy(base)
     for _ in range(rng.randint(1, 3)):
-        *way, last = rng.choice(places(node))
-        holder = node
-        for key in way:
+        *parents, last = rng.choice(places(raw_config))
+        holder = raw_config
+        for key in parents:
             holder = holder[key]
-        what = rng.randrange(6)
-        if what == 0 and isinstance(holder, dict):
+        kind = rng.randrange(6)
+        if kind == 0 and isinstance(holder, dict):
             del holder[last]
-        elif what == 1 and isinstance(holder, dict):
+        elif kind == 1 and isinstance(holder, dict):
             holder[rng.choice([*WORDS, "_target_", "_partial_", "x"])] = value(rng, mark)
-        elif what == 2:
+        elif kind == 2:
             holder[last] = target(rng, mark)
         else:
             holder[last] = value(rng, mark)
-    return node
+    return raw_config
 
 
-def text(rng: random.Random, node: dict[str, Any]) -> str:
-    """A config as YAML, at times broken."""
+def text(rng: random.Random, raw_config: dict[str, Any]) -> str:
+    """Return a config as YAML, sometimes damaged."""
     try:
-        plain = yaml.safe_dump(node, sort_keys=False, allow_unicode=rng.random() < 0.5)
-    except ValueError:  # a number of more digits than Python writes
+        plain = yaml.safe_dump(raw_config, sort_keys=False, allow_unicode=rng.random() < 0.5)
+    except ValueError:  # a number with more digits than Python prints
         return rng.choice(YAML)
     kind = rng.randrange(8)
     if kind == 0:
@@ -296,9 +296,9 @@ OVERRIDES = [
 
 
 def overrides(rng: random.Random, keys: list[str], groups: list[str]) -> list[str]:
-    """A command line with one to three things wrong."""
+    """Return one to three random overrides."""
 
-    def one() -> str:
+    def override() -> str:
         number, word = (
             str(rng.choice(NUMBERS[:13])),
             rng.choice([w for w in WORDS if len(w) < 9000 and "\ud800" not in w]),
@@ -307,11 +307,11 @@ def overrides(rng: random.Random, keys: list[str], groups: list[str]) -> list[st
             key=rng.choice([*keys, "nope", "a.b.c"]), group=rng.choice([*groups, "nope"]), word=word, number=number
         )
 
-    return [one() for _ in range(rng.randint(1, 3))]
+    return [override() for _ in range(rng.randint(1, 3))]
 
 
 def records(rng: random.Random, table: pd.DataFrame) -> pd.DataFrame:
-    """A table of records in which some say what none says, are lost or are there twice."""
+    """Return a table of records with invalid, missing or repeated rows."""
     table = table.copy()
     for _ in range(rng.randint(1, 3)):
         kinds = list(table["probe"].unique())
@@ -365,8 +365,8 @@ PATHS = [
 ]
 
 
-def harm(rng: random.Random, folder: Path, outside: Path, mark: Path) -> None:
-    """Do something to an exported run's folder, in its files or in what they say."""
+def damage(rng: random.Random, folder: Path, outside: Path, mark: Path) -> None:
+    """Change a random file of an exported run's folder, or its content."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
     path = rng.choice(files)
     match rng.randrange(9):
@@ -379,7 +379,7 @@ def harm(rng: random.Random, folder: Path, outside: Path, mark: Path) -> None:
             path.write_bytes(path.read_bytes()[: rng.randrange(1 + path.stat().st_size)])
         case 2:
             path.unlink()
-            acts: list[Callable[[], object]] = [
+            replacements: list[Callable[[], object]] = [
                 lambda: path.symlink_to(outside / "secret"),
                 lambda: path.symlink_to("/dev/zero"),
                 lambda: path.symlink_to(path),
@@ -388,57 +388,57 @@ def harm(rng: random.Random, folder: Path, outside: Path, mark: Path) -> None:
                 lambda: shutil.copytree(outside, path),
                 lambda: None,
             ]
-            rng.choice(acts)()
+            rng.choice(replacements)()
         case 3:
             (folder / rng.choice(NAMES)).write_text("x")
         case 4:
             if not (folder / "config.yaml").is_symlink() and (folder / "config.yaml").is_file():
                 (folder / "config.yaml").write_text(rng.choice(YAML), encoding="utf-8", errors="surrogatepass")
         case 5:
-            _rewrite(folder / "run.json", lambda node: _facts(rng, node, mark))
+            _rewrite(folder / "run.json", lambda facts: _facts(rng, facts, mark))
         case 6:
-            _rewrite(folder / "manifest.json", lambda node: _manifest(rng, node))
+            _rewrite(folder / "manifest.json", lambda manifest: _manifest(rng, manifest))
         case 7:
             path.write_bytes(
                 rng.choice([b"", b"\0" * 1000, b"\x89PNG\r\n\x1a\n", b"PAR1PAR1", pickled(mark), b"{}", b"null"])
             )
         case _:
-            other = rng.choice(files)
-            path.write_bytes(other.read_bytes())
+            source = rng.choice(files)
+            path.write_bytes(source.read_bytes())
 
 
 def _rewrite(path: Path, change: Callable[[Any], Any]) -> None:
     if path.is_file() and not path.is_symlink():
         try:
-            node = json.loads(path.read_text())
+            value = json.loads(path.read_text())
         except ValueError:
             return
-        path.write_text(json.dumps(change(node), indent=1, sort_keys=True) + "\n")
+        path.write_text(json.dumps(change(value), indent=1, sort_keys=True) + "\n")
 
 
-def _facts(rng: random.Random, node: Any, mark: Path) -> Any:
-    if not isinstance(node, dict):
-        return node
-    key = rng.choice([*node, "more"])
-    if key in ("tags", "params") and isinstance(node.get(key), dict) and rng.random() < 0.9:
+def _facts(rng: random.Random, facts: Any, mark: Path) -> Any:
+    if not isinstance(facts, dict):
+        return facts
+    key = rng.choice([*facts, "more"])
+    if key in ("tags", "params") and isinstance(facts.get(key), dict) and rng.random() < 0.9:
         name = rng.choice(
             [*PATHS, *WORDS, "mlflow.note.content", "mlflow.runName", "sweep", "kind", "lease", "imported"]
         )
-        return {**node, key: {**node[key], name: rng.choice([*WORDS, "x"])}}
-    return {**node, key: value(rng, mark)}
+        return {**facts, key: {**facts[key], name: rng.choice([*WORDS, "x"])}}
+    return {**facts, key: value(rng, mark)}
 
 
-def _manifest(rng: random.Random, node: Any) -> Any:
-    if not isinstance(node, dict) or not isinstance(node.get("files"), dict):
-        return node
+def _manifest(rng: random.Random, manifest: Any) -> Any:
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        return manifest
     entry = {"sha256": "0" * 64, "size": rng.choice([0, -1, 2**70, 1.5])}
     return rng.choice(
         [
-            {**node, "files": {**node["files"], rng.choice(PATHS): entry}},
-            {**node, "files": {}},
-            {**node, "kind": "sweep"},
-            {**node, "id": rng.choice(PATHS)},
-            {**node, "seal": "0" * 64},
-            {**node, rng.choice(["files", "format", "more"]): rng.choice([*NUMBERS[:13], *WORDS[:6], [], {}])},
+            {**manifest, "files": {**manifest["files"], rng.choice(PATHS): entry}},
+            {**manifest, "files": {}},
+            {**manifest, "kind": "sweep"},
+            {**manifest, "id": rng.choice(PATHS)},
+            {**manifest, "seal": "0" * 64},
+            {**manifest, rng.choice(["files", "format", "more"]): rng.choice([*NUMBERS[:13], *WORDS[:6], [], {}])},
         ]
     )

@@ -1,4 +1,4 @@
-"""Runs and sweeps as plain folders: written, verified and read back without the store they come from."""
+"""Export runs and sweeps as plain folders, verify such folders, and import them into another store."""
 
 from pipeline.reproducibility.exchange.checking import verify
 

@@ -1,4 +1,4 @@
-"""``make verify``: is an exported folder as it was written, and does what is in it hold together?"""
+"""Verify that an exported folder is unchanged and that its contents are consistent."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from pipeline.errors import ConfigError
 from pipeline.reports import html
 from pipeline.reproducibility.chain_reader import LoggedChain
 from pipeline.reproducibility.exchange.facts import RunFacts, SweepFacts
-from pipeline.reproducibility.exchange.folder import metrics_table
+from pipeline.reproducibility.exchange.folder import read_metrics
 from pipeline.reproducibility.exchange.manifest import (
     MANIFEST_FILE,
     METRICS_FILE,
@@ -25,174 +24,170 @@ from pipeline.reproducibility.exchange.manifest import (
     TEXTS,
     Entry,
     Manifest,
-    allowed,
-    entry,
+    is_allowed,
     is_png,
     plain_files,
+    read_entry,
 )
 from pipeline.reproducibility.exchange.stage import reason
 from pipeline.reproducibility.hash_chain import CHAIN_COLUMNS, CHAIN_FILE, HEAD_TAG
 from pipeline.tracking.safe_reading import parse_yaml, printable, read_table, read_text
 from pipeline.tracking.tags import CONFIG_FILE, LAST_STEPS_FILE, RECORDS_FILE
 
-NEEDED = {"run": (RUN_FILE, METRICS_FILE), "sweep": (SWEEP_FILE,)}
-MOST_TOLD = 3
-LEAST_SEAL = 16
-LAST_MILLISECOND = 4_102_444_800_000
+REQUIRED = {"run": (RUN_FILE, METRICS_FILE), "sweep": (SWEEP_FILE,)}
+MOST_PROBLEMS = 3  # in one message
+SHORTEST_SEAL = 16  # characters
+LAST_MILLISECOND = 4_102_444_800_000  # since 1970: the start of 2100
+MISSING_ENTRY = Entry("0" * 64, 0)
 
 
 @dataclass(frozen=True)
-class CheckedRun:
-    """A run in a folder that has been checked."""
+class VerifiedRun:
+    """A run in a verified folder."""
 
     folder: Path
     facts: RunFacts
-    seal: str
+    manifest_digest: str
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A folder that has been checked.
+class VerifiedFolder:
+    """A verified folder.
 
     Attributes:
         sweep: None for a single run.
+        has_expected_seal: Whether the caller passed the seal; False if there was none to compare with.
     """
 
     manifest: Manifest
     sweep: SweepFacts | None
-    runs: tuple[CheckedRun, ...]
+    runs: tuple[VerifiedRun, ...]
+    has_expected_seal: bool
+
+    def lines(self) -> list[str]:
+        """Return the result as text."""
+        manifest = self.manifest
+        chains = sum(HEAD_TAG in run.facts.tags for run in self.runs)
+        comparison = "as given" if self.has_expected_seal else "compare it with the seal that export printed (SEAL=)"
+        return [
+            f"{manifest.kind} {printable(manifest.id)}: all {len(manifest.files) + 1} files are as exported, "
+            f"{chains} of {len(self.runs)} runs with a valid hash chain",
+            f"seal {manifest.manifest_digest}: {comparison}",
+        ]
 
 
-def verify(folder: Path | str, seal: str | None = None) -> None:
-    """Check a folder; returns if nothing is wrong.
+def verify(folder: Path | str, seal: str | None = None) -> VerifiedFolder:
+    """Check every file of an exported folder, and that its contents are consistent.
 
     Args:
-        seal: the one that `make export` printed, or 16 or more of its first characters, learnt elsewhere than from the
-            folder.
+        folder: The folder.
+        seal: The manifest's digest that ``make export`` printed, or its first 16 or more characters.
 
     Raises:
-        ConfigError: in one line, what was changed, is missing, was added or does not hold together.
+        ConfigError: A file was changed, is missing, was added or is inconsistent.
     """
-    check(Path(folder), seal)
+    path = parse_folder(folder)
+    name = printable(str(path))
+    try:
+        if not path.expanduser().is_dir():
+            raise ConfigError(f"FROM={name}: no such folder")
+        return _verify(path.expanduser(), seal)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"FROM={name}: cannot be read ({printable(reason(error))})") from error
 
 
-def command(folder: str, seal: str | None, console: Console) -> int:
-    """``make verify``: prints what was checked.
+def parse_folder(folder: Path | str) -> Path:
+    """Return the folder as a path.
 
     Raises:
-        ConfigError: as :func:`verify`.
+        ConfigError: The text is not a path.
     """
-    checked = check(given(folder), seal)
-    manifest = checked.manifest
-    console.print(
-        f"{manifest.kind} {printable(manifest.id)}: all {len(manifest.files) + 1} files are as they were exported, "
-        f"{_chains(checked)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    told = "which is the one you gave" if seal else "compare it with the one that the export printed: SEAL=..."
-    console.print(f"seal {manifest.seal}, {told}", highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def given(folder: str) -> Path:
-    """The folder that was named.
-
-    Raises:
-        ConfigError: it cannot be one.
-    """
-    if not folder or "\0" in folder:
-        raise ConfigError("FROM=: must be a folder that `make export` wrote")
+    if not str(folder) or "\0" in str(folder):
+        raise ConfigError("FROM=: is no path; allowed: a folder that `make export` wrote")
     return Path(folder)
 
 
-def _chains(checked: Checked) -> str:
-    count = sum(HEAD_TAG in run.facts.tags for run in checked.runs)
-    return f"{count} of {len(checked.runs)} runs with a chain, whose links follow"
-
-
-def check(folder: Path, seal: str | None = None) -> Checked:
-    """As :func:`verify`; returns what is in the folder."""
-    try:
-        if not folder.expanduser().is_dir():
-            raise ConfigError(f"FROM={printable(str(folder))}: no such folder")
-        return _check(folder.expanduser(), seal)
-    except (OSError, RuntimeError) as refused:
-        raise ConfigError(f"FROM={printable(str(folder))}: cannot be read ({printable(reason(refused))})") from refused
-
-
-def _check(folder: Path, seal: str | None) -> Checked:
+def _verify(folder: Path, seal: str | None) -> VerifiedFolder:
     manifest = Manifest.read(folder)
-    if seal is not None and not (len(seal) >= LEAST_SEAL and manifest.seal.startswith(seal.strip().lower())):
+    if seal is not None and not _matches(manifest, seal):
         raise ConfigError(
-            f"SEAL={printable(seal)}: the folder's seal is {manifest.seal}; it is not the export you mean"
+            f"SEAL={printable(seal)}: this folder is another export; its seal is {manifest.manifest_digest}"
         )
-    entries = _files(folder, manifest)
+    entries = _verified_entries(folder, manifest)
     if manifest.kind == "run":
-        return Checked(manifest, None, (_run(folder, manifest, entries),))
+        runs, facts = [_verify_run(folder, manifest, entries)], None
+    else:
+        facts = _verify_sweep(folder, manifest, entries)
+        runs = [_verify_run_of_sweep(folder, run_id, entries) for run_id in facts.runs]
+    return VerifiedFolder(manifest, facts, tuple(runs), seal is not None)
+
+
+def _matches(manifest: Manifest, seal: str) -> bool:
+    return len(seal) >= SHORTEST_SEAL and manifest.manifest_digest.startswith(seal.strip().lower())
+
+
+def _verify_sweep(folder: Path, manifest: Manifest, entries: Mapping[str, Entry]) -> SweepFacts:
     facts = SweepFacts.read(folder / SWEEP_FILE)
     if facts.sweep != manifest.id:
         raise ConfigError(f"{SWEEP_FILE}: is of another sweep than {MANIFEST_FILE}")
-    there = {path.split("/")[1] for path in entries if path.startswith(f"{RUNS}/")}
-    if there != set(facts.runs) or len(there) != len(facts.runs):
+    run_ids = {path.split("/")[1] for path in entries if path.startswith(f"{RUNS}/")}
+    if run_ids != set(facts.runs) or len(run_ids) != len(facts.runs):
         raise ConfigError(f"{SWEEP_FILE}: its runs are not those in {RUNS}/")
-    runs = []
-    for run_id in facts.runs:
-        place, prefix = folder / RUNS / run_id, f"{RUNS}/{run_id}/"
-        own = {path.removeprefix(prefix): e for path, e in entries.items() if path.startswith(prefix)}
-        try:
-            inner = Manifest.read(place)
-            if inner.kind != "run" or inner.id != run_id:
-                raise ConfigError(f"{MANIFEST_FILE}: is of another run")
-            _compare(inner, {path: e for path, e in own.items() if path != MANIFEST_FILE})
-            runs.append(_run(place, inner, own))
-        except ConfigError as wrong:
-            raise ConfigError(f"{prefix}{wrong}") from wrong
-    for name in (TABLE_FILE,):
-        if name in entries:
-            read_text(folder / name)
-    _shown_files(folder, entries)
-    return Checked(manifest, facts, tuple(runs))
+    if TABLE_FILE in entries:
+        read_text(folder / TABLE_FILE)
+    _verify_displayed_files(folder, entries)
+    return facts
 
 
-def _files(folder: Path, manifest: Manifest) -> dict[str, Entry]:
-    """What is there, held against the manifest."""
+def _verify_run_of_sweep(folder: Path, run_id: str, entries: Mapping[str, Entry]) -> VerifiedRun:
+    run_folder, prefix = folder / RUNS / run_id, f"{RUNS}/{run_id}/"
+    run_entries = {path.removeprefix(prefix): e for path, e in entries.items() if path.startswith(prefix)}
+    try:
+        manifest = Manifest.read(run_folder)
+        if manifest.kind != "run" or manifest.id != run_id:
+            raise ConfigError(f"{MANIFEST_FILE}: is of another run")
+        _compare(manifest, {path: e for path, e in run_entries.items() if path != MANIFEST_FILE})
+        return _verify_run(run_folder, manifest, run_entries)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _verified_entries(folder: Path, manifest: Manifest) -> dict[str, Entry]:
+    """Return the entries of all files, which match the manifest."""
     for path in manifest.files:
-        if path == MANIFEST_FILE or not allowed(path, manifest.kind):
+        if path == MANIFEST_FILE or not is_allowed(path, manifest.kind):
             raise ConfigError(f"{MANIFEST_FILE}: {printable(path)}: names no file of an export")
-    there = [path for path in plain_files(folder) if path != MANIFEST_FILE]
-    known = {path for path in there if path in manifest.files}
-    entries = {path: entry(folder / path) for path in sorted(known)}
-    _compare(manifest, entries | {path: Entry("0" * 64, 0) for path in there if path not in known})
-    for name in NEEDED[manifest.kind]:
+    paths = [path for path in plain_files(folder) if path != MANIFEST_FILE]
+    entries = {path: read_entry(folder / path) for path in sorted(paths) if path in manifest.files}
+    _compare(manifest, entries | {path: MISSING_ENTRY for path in paths if path not in manifest.files})
+    for name in REQUIRED[manifest.kind]:
         if name not in entries:
             raise ConfigError(f"{name}: is missing")
     return entries
 
 
-def _compare(manifest: Manifest, there: Mapping[str, Entry]) -> None:
-    problems = list(_problems(manifest, there))
+def _compare(manifest: Manifest, entries: Mapping[str, Entry]) -> None:
+    problems = list(_problems(manifest, entries))
     if problems:
-        more = f" (and {len(problems) - MOST_TOLD} more)" if len(problems) > MOST_TOLD else ""
-        raise ConfigError("; ".join(problems[:MOST_TOLD]) + more)
+        more = f" (and {len(problems) - MOST_PROBLEMS} more)" if len(problems) > MOST_PROBLEMS else ""
+        raise ConfigError("; ".join(problems[:MOST_PROBLEMS]) + more)
 
 
-def _problems(manifest: Manifest, there: Mapping[str, Entry]) -> Iterator[str]:
-    for path, was in sorted(manifest.files.items()):
-        now = there.get(path)
-        if now is None:
+def _problems(manifest: Manifest, entries: Mapping[str, Entry]) -> Iterator[str]:
+    for path, expected in sorted(manifest.files.items()):
+        actual = entries.get(path)
+        if actual is None:
             yield f"{path}: is missing"
-        elif now.size != was.size:
-            yield f"{path}: was changed; it has {now.size} bytes, not {was.size}"
-        elif now.sha256 != was.sha256:
-            yield f"{path}: was changed; its content is another"
-    for path in sorted(set(there) - set(manifest.files)):
-        yield f"{printable(path)}: was added; the manifest does not know it"
+        elif actual.size != expected.size:
+            yield f"{path}: was changed; it has {actual.size} bytes, not {expected.size}"
+        elif actual.sha256 != expected.sha256:
+            yield f"{path}: was changed; its SHA-256 is not that of the manifest"
+    for path in sorted(set(entries) - set(manifest.files)):
+        yield f"{printable(path)}: was added; it is not in the manifest"
 
 
-def _run(folder: Path, manifest: Manifest, entries: Mapping[str, Entry]) -> CheckedRun:
-    """What is in the files of one run."""
+def _verify_run(folder: Path, manifest: Manifest, entries: Mapping[str, Entry]) -> VerifiedRun:
+    """Check that the files of one run are readable and consistent."""
     facts = RunFacts.read(folder / RUN_FILE)
     if facts.run_id != manifest.id or facts.tags.get(HEAD_TAG) != manifest.chain_head:
         raise ConfigError(f"{RUN_FILE}: is of another run, or another chain, than {MANIFEST_FILE}")
@@ -206,29 +201,34 @@ def _run(folder: Path, manifest: Manifest, entries: Mapping[str, Entry]) -> Chec
     for name in (RECORDS_FILE, LAST_STEPS_FILE):
         if name in entries:
             read_table(folder / name)
-    _metrics(folder)
-    if CHAIN_FILE in entries:
-        fault = next(LoggedChain.of(read_table(folder / CHAIN_FILE, CHAIN_COLUMNS)).integrity_errors(facts.tags), None)
-        if fault is not None:
-            raise ConfigError(f"{CHAIN_FILE}: {printable(fault, 300)}")
+    _verify_metrics(folder)
+    _verify_chain(folder, manifest, facts, CHAIN_FILE in entries)
+    _verify_displayed_files(folder, entries)
+    return VerifiedRun(folder, facts, manifest.manifest_digest)
+
+
+def _verify_chain(folder: Path, manifest: Manifest, facts: RunFacts, exists: bool) -> None:
+    if exists:
+        chain = LoggedChain.from_table(read_table(folder / CHAIN_FILE, CHAIN_COLUMNS))
+        error = next(chain.integrity_errors(facts.tags), None)
+        if error is not None:
+            raise ConfigError(f"{CHAIN_FILE}: {printable(error, 300)}")
     elif manifest.chain_head is not None:
         raise ConfigError(f"{CHAIN_FILE}: is missing, but {RUN_FILE} has its head")
-    _shown_files(folder, entries)
-    return CheckedRun(folder, facts, manifest.seal)
 
 
-def _metrics(folder: Path) -> None:
-    table = metrics_table(folder)
+def _verify_metrics(folder: Path) -> None:
+    table = read_metrics(folder)
     values = table["value"].to_numpy()
     times, steps = table["timestamp"].to_numpy(), table["step"].to_numpy()
     if not np.isfinite(values).all() or ((times < 0) | (times > LAST_MILLISECOND) | (abs(steps) > 2**53)).any():
         raise ConfigError(f"{METRICS_FILE}: has a value, a time or a step that no run has")
 
 
-def _shown_files(folder: Path, entries: Mapping[str, Entry]) -> None:
-    """Pictures are pictures, and the page is one in which nothing can run."""
+def _verify_displayed_files(folder: Path, entries: Mapping[str, Entry]) -> None:
+    """Check that figures are PNG files, and that the report is a page in which no script can run."""
     for name in entries:
         if name.endswith(".png") and "/" not in name and not is_png(folder / name):
-            raise ConfigError(f"{name}: is no picture")
+            raise ConfigError(f"{name}: is no PNG file")
     if REPORT_FILE in entries and not html.is_inert(read_text(folder / REPORT_FILE)):
         raise ConfigError(f"{REPORT_FILE}: is not a page that `make report` writes")

@@ -1,16 +1,16 @@
-"""``make export``: a run or a sweep as a plain folder that can be browsed, verified and reproduced anywhere."""
+"""Export a run or a sweep as a plain folder that can be read, verified and reproduced without its store."""
 
 from __future__ import annotations
 
 import io
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from rich.console import Console
 
 from pipeline.errors import ConfigError
 from pipeline.reports.run_report import page_of
@@ -37,7 +37,7 @@ from pipeline.reproducibility.exchange.manifest import (
     Manifest,
     is_png,
 )
-from pipeline.reproducibility.exchange.stage import checked_target, staged
+from pipeline.reproducibility.exchange.stage import parse_target, staging_dir
 from pipeline.reproducibility.hash_chain import HEAD_TAG
 from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged
 from pipeline.tracking.run_logger import Point
@@ -48,51 +48,67 @@ from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
-def export(run: str | None, sweep: str | None, to: str, tracking: TrackingConfig, console: Console) -> int:
-    """Write the folder; prints its place and its seal.
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    def lines(self) -> list[str]:
+        """Return the result as text."""
+        manifest = self.manifest
+        return [
+            f"{self.folder}: {manifest.kind} {manifest.id}, {len(manifest.files) + 1} files",
+            f"seal {manifest.manifest_digest}",
+        ]
+
+
+def export(run: str | None, sweep: str | None, to: str, tracking: TrackingConfig) -> ExportResult:
+    """Export a run or a sweep.
 
     Args:
-        run: a run's id, or its first 8 or more characters.
-        sweep: a sweep's id.
+        run: The run's id, or its first 8 or more characters.
+        sweep: The sweep's id; exactly one of ``run`` and ``sweep`` is given.
+        to: The folder to write.
+        tracking: The store.
 
     Raises:
-        ConfigError: no such run or sweep, one that has not ended, a place that is taken or does not take it.
+        ConfigError: There is no such run or sweep, it has not ended, or the folder cannot be written.
     """
     if (run is None) == (sweep is None):
         raise ConfigError("export: exactly one of RUN=<run id> and SWEEP=<sweep id> must be given")
-    target = checked_target(to)
+    target = parse_target(to)
     tracking.existing_uri()
     store = Store.open(tracking)
-    with staged(target) as folder:
-        manifest = _sweep(store, str(sweep), folder) if run is None else _run(store, _found(store, run), folder)
-    count = f"{len(manifest.files) + 1} files"
-    console.print(f"{target}: {manifest.kind} {manifest.id}, {count}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"seal {manifest.seal}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+    with staging_dir(target) as folder:
+        if run is None:
+            manifest = _write_sweep(store, str(sweep), folder)
+        else:
+            manifest = _write_run(store, _find_run(store, run), folder)
+    return ExportResult(target, manifest)
 
 
-def _found(store: Store, run_id: str) -> Any:
+def _find_run(store: Store, run_id: str) -> Any:
     run = store.find(run_id)
     if run.data.tags.get("kind") == "sweep":
-        raise ConfigError(
-            f"RUN={run_id}: is a sweep's summary; SWEEP={run.data.tags.get('sweep_summary')} is all of it"
-        )
+        sweep_id = run.data.tags.get("sweep_summary")
+        raise ConfigError(f"RUN={run_id}: is the summary of a sweep; export the sweep with SWEEP={sweep_id}")
     return run
 
 
-def _run(store: Store, run: Any, folder: Path) -> Manifest:
-    """A run's folder."""
+def _write_run(store: Store, run: Any, folder: Path) -> Manifest:
     run_id = str(run.info.run_id)
     if run.info.status not in ENDED:
-        raise ConfigError(f"RUN={run_id}: is {run.info.status}; a run can be exported when it has ended")
+        raise ConfigError(f"RUN={run_id}: is {run.info.status}; allowed: {', '.join(ENDED)}")
     facts = facts_of(run)
     (folder / RUN_FILE).write_bytes(facts.text())
-    there = {a.path for a in store.client.list_artifacts(run_id)}
-    if CONFIG_FILE in there:
+    names = {a.path for a in store.client.list_artifacts(run_id)}
+    if CONFIG_FILE in names:
         _write_config(store, run_id, folder)
     for name in ARTIFACTS:
-        if name in there:
-            _fetch(store, run_id, name, folder)
+        if name in names:
+            _download_artifact(store, run_id, name, folder)
     points = [
         Point(key, m.value, m.timestamp, m.step)
         for key in run.data.metrics
@@ -100,20 +116,20 @@ def _run(store: Store, run: Any, folder: Path) -> Manifest:
     ]
     write_metrics(points, folder / METRICS_FILE)
     if (folder / RECORDS_FILE).is_file():
-        _write_page(folder, page_of(read_run(folder, facts)))
-    return _seal(folder, Manifest.of(folder, "run", facts.run_id, facts.tags.get(HEAD_TAG)))
+        _write_report(folder, page_of(read_run(folder, facts)))
+    return _write_manifest(folder, Manifest.from_folder(folder, "run", facts.run_id, facts.tags.get(HEAD_TAG)))
 
 
 def _write_config(store: Store, run_id: str, folder: Path) -> None:
-    """The resolved config without its tracking, which says nothing about the numbers and may hold an address."""
+    """Write the config without its tracking section, which does not affect results and may hold a server's address."""
     with tempfile.TemporaryDirectory() as place:
-        node = parse_yaml(read_text(download(store, run_id, CONFIG_FILE, Path(place))), CONFIG_FILE)
-    kept = {key: value for key, value in node.items() if key != "tracking"}
+        raw_config = parse_yaml(read_text(download(store, run_id, CONFIG_FILE, Path(place))), CONFIG_FILE)
+    kept = {key: value for key, value in raw_config.items() if key != "tracking"}
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
 
 
-def _fetch(store: Store, run_id: str, name: str, folder: Path) -> None:
-    """An artifact as it is; what calls itself a picture must be one."""
+def _download_artifact(store: Store, run_id: str, name: str, folder: Path) -> None:
+    """Download an artifact unchanged; a .png file that is not a PNG is left out."""
     path = download(store, run_id, name, folder)
     if path.parent != folder or path.is_symlink() or not path.is_file():
         raise ConfigError(f"RUN={run_id}: its artifact {name} is not a plain file")
@@ -121,43 +137,43 @@ def _fetch(store: Store, run_id: str, name: str, folder: Path) -> None:
         path.unlink()
 
 
-def _write_page(folder: Path, html: str) -> None:
-    (folder / REPORT_FILE).write_text(html, encoding="utf-8")
+def _write_report(folder: Path, page: str) -> None:
+    (folder / REPORT_FILE).write_text(page, encoding="utf-8")
 
 
-def _seal(folder: Path, manifest: Manifest) -> Manifest:
+def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     (folder / MANIFEST_FILE).write_bytes(manifest.text())
     return manifest
 
 
-def _sweep(store: Store, sweep_id: str, folder: Path) -> Manifest:
-    """A sweep's folder: one of each run in it, and what is about all of them."""
+def _write_sweep(store: Store, sweep_id: str, folder: Path) -> Manifest:
+    """Write one folder for each run, and the sweep's own files."""
     summary, runs = find_sweep(store, sweep_id)
     runs.sort(key=lambda r: (r.info.start_time or 0, facts_of(r).run_id))
     (folder / RUNS).mkdir()
     manifests, logged = [], []
     for run in runs:
-        place = folder / RUNS / facts_of(run).run_id
-        place.mkdir()
-        manifests.append(_run(store, run, place))
-        logged.append(read_run(place, RunFacts.read(place / RUN_FILE), HEADLINE_PROBES))
+        run_folder = folder / RUNS / facts_of(run).run_id
+        run_folder.mkdir()
+        manifests.append(_write_run(store, run, run_folder))
+        logged.append(read_run(run_folder, RunFacts.read(run_folder / RUN_FILE), HEADLINE_PROBES))
     facts = _sweep_facts(summary, sweep_id, [m.id for m in manifests])
     (folder / SWEEP_FILE).write_bytes(facts.text())
-    there = {a.path for a in store.client.list_artifacts(summary.info.run_id)} if summary else set()
+    names = {a.path for a in store.client.list_artifacts(summary.info.run_id)} if summary else set()
     for name in SWEEP_FIGURES:
-        if name in there:
-            _fetch(store, summary.info.run_id, name, folder)
-    if TABLE_FILE in there:
+        if name in names:
+            _download_artifact(store, summary.info.run_id, name, folder)
+    if TABLE_FILE in names:
         ids = {str(r.info.run_id): m.id for r, m in zip(runs, manifests, strict=True)}
-        with tempfile.TemporaryDirectory() as place_of_table:
-            text = read_text(download(store, summary.info.run_id, TABLE_FILE, Path(place_of_table)))
-        (folder / TABLE_FILE).write_text(renamed(text, ids), encoding="utf-8")
-    write_sweep_page(folder, facts, logged)
-    return _seal(folder, Manifest.of(folder, "sweep", facts.sweep))
+        with tempfile.TemporaryDirectory() as place:
+            text = read_text(download(store, summary.info.run_id, TABLE_FILE, Path(place)))
+        (folder / TABLE_FILE).write_text(with_run_ids(text, ids), encoding="utf-8")
+    write_sweep_report(folder, facts, logged)
+    return _write_manifest(folder, Manifest.from_folder(folder, "sweep", facts.sweep))
 
 
 def _sweep_facts(summary: Any, sweep_id: str, runs: list[str]) -> SweepFacts:
-    """Of an imported sweep, what it was imported from."""
+    """Return the sweep's facts; for an imported sweep, those of its origin."""
     if summary is None:
         return SweepFacts(sweep_id, runs, None)
     tags = summary.data.tags
@@ -166,25 +182,35 @@ def _sweep_facts(summary: Any, sweep_id: str, runs: list[str]) -> SweepFacts:
     return SweepFacts(tags.get(ORIGIN_SWEEP_ID, sweep_id), runs, facts_of(summary) if ORIGIN_RUN in tags else None)
 
 
-def write_sweep_page(folder: Path, facts: SweepFacts, logged: Sequence[Logged]) -> None:
-    """The report of a sweep from its folder."""
+def write_sweep_report(folder: Path, facts: SweepFacts, logged: Sequence[Logged]) -> None:
+    """Write the report of a sweep from the files of its folder.
+
+    Args:
+        folder: The sweep's folder.
+        facts: The sweep's facts.
+        logged: The sweep's runs.
+    """
     table = folder / TABLE_FILE
-    named = None if facts.summary is None else facts.summary.params.get("swept", "")
-    swept = swept_table(named, read_text(table) if table.is_file() else "", logged)
+    swept_keys = None if facts.summary is None else facts.summary.params.get("swept", "")
+    swept = swept_table(swept_keys, read_text(table) if table.is_file() else "", logged)
     title = facts.summary.name if facts.summary else f"sweep {facts.sweep}"
-    _write_page(folder, page_of_sweep(facts.sweep, title, logged, swept))
+    _write_report(folder, page_of_sweep(facts.sweep, title, logged, swept))
 
 
-def renamed(text: str, ids: dict[str, str]) -> str:
-    """A sweep's table with the run ids of another store; rows of other runs, which were replaced, are left out.
+def with_run_ids(text: str, ids: dict[str, str]) -> str:
+    """Return a sweep's table with other run ids; rows of runs without a new id, which were replaced, are dropped.
+
+    Args:
+        text: The table as CSV.
+        ids: New run id by old run id.
 
     Raises:
-        ConfigError: it is not such a table.
+        ConfigError: The text is not such a table.
     """
     try:
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         table = table[table["run_id"].isin(ids)]
         table["run_id"] = table["run_id"].map(ids)
-    except (ValueError, KeyError) as broken:
-        raise ConfigError(f"{TABLE_FILE}: is not a readable table with run_id") from broken
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{TABLE_FILE}: is not a readable table with a column run_id") from error
     return table.to_csv(index=False)

@@ -1,4 +1,4 @@
-"""What an export says of a run or a sweep besides its files: run.json and sweep.json."""
+"""The facts of an exported run or sweep that are not in its artifacts: run.json and sweep.json."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from pipeline.reports import html
-from pipeline.reproducibility.exchange.manifest import RunId, parsed, written
+from pipeline.reproducibility.exchange.manifest import RunId, json_bytes, parse_json
 
 NOTE = "mlflow.note.content"
 IMPORTED = "imported"
-ORIGIN_RUN, ORIGIN_SEAL, ORIGIN_NOTE = f"{IMPORTED}.run_id", f"{IMPORTED}.seal", f"{IMPORTED}.note"
+ORIGIN_RUN, ORIGIN_DIGEST, ORIGIN_NOTE = f"{IMPORTED}.run_id", f"{IMPORTED}.seal", f"{IMPORTED}.note"
 ORIGIN_SWEEP, ORIGIN_SWEEP_ID = f"{IMPORTED}.sweep", f"{IMPORTED}.sweep_id"  # a run's sweeps, a summary's sweep
-# what is true of one store, one machine or one process only
+# Tags that hold for one store, one machine or one process only.
 LOCAL = re.compile(r"mlflow\.|imported(\.|$)|lease(\.|$)|command$|attempts$|kind$|sweep_summary$")
 KEY = re.compile(r"[\w./\- :]{1,250}")
-LONGEST_NOTE = 7_500  # a tag holds 8000
+LONGEST_NOTE = 7_500  # characters; MLflow limits a tag to 8,000
 
 
 def _key(text: str) -> str:
-    """MLflow's rule for keys: their parts between slashes are names."""
+    """Return the text if MLflow accepts it as a key: names with slashes between them."""
     if not KEY.fullmatch(text) or posixpath.normpath(text) != text or text.startswith((".", "/")):
         raise ValueError("must be a name, or names with slashes between them")
     return text
@@ -40,12 +40,12 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run.
+    """The facts of a run.
 
     Attributes:
-        run_id: in the store that it was logged to.
-        start, end: milliseconds since 1970, UTC.
-        note: the description of its page, Markdown.
+        run_id: The id in the store that the run was logged to.
+        start, end: Milliseconds since 1970, UTC.
+        note: The run's description, Markdown.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -60,26 +60,26 @@ class RunFacts:
 
     @classmethod
     def read(cls, path: Path) -> RunFacts:
-        """From a file.
+        """Read run.json.
 
         Raises:
-            ConfigError: it holds something else.
+            ConfigError: The file does not hold the facts of a run.
         """
-        return parsed(cls, path)
+        return parse_json(cls, path)
 
     def text(self) -> bytes:
-        """As a file."""
-        return written(asdict(self))
+        """Return the content of run.json."""
+        return json_bytes(asdict(self))
 
 
 @dataclass(frozen=True)
 class SweepFacts:
-    """A sweep.
+    """The facts of a sweep.
 
     Attributes:
-        sweep: its id.
-        runs: ids, in the order in which they began.
-        summary: the sweep's own run, None if it has none.
+        sweep: The sweep's id.
+        runs: Run ids in order of start time.
+        summary: The sweep's summary run; None if it has none.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -89,16 +89,16 @@ class SweepFacts:
 
     @classmethod
     def read(cls, path: Path) -> SweepFacts:
-        """From a file.
+        """Read sweep.json.
 
         Raises:
-            ConfigError: it holds something else.
+            ConfigError: The file does not hold the facts of a sweep.
         """
-        return parsed(cls, path)
+        return parse_json(cls, path)
 
     def text(self) -> bytes:
-        """As a file."""
-        return written(asdict(self))
+        """Return the content of sweep.json."""
+        return json_bytes(asdict(self))
 
 
 def _is_key(text: str) -> bool:
@@ -109,24 +109,24 @@ def _is_key(text: str) -> bool:
 
 
 def facts_of(run: Any) -> RunFacts:
-    """Of a run in the store, in words that do not depend on the store; of an imported one, those of its folder."""
+    """Return the facts of an MLflow run that do not depend on its store; for an imported run, those of its origin."""
     tags, info = dict(run.data.tags), run.info
-    imported = tags.get(IMPORTED) == "true"
+    is_imported = tags.get(IMPORTED) == "true"
     kept = {k: v for k, v in tags.items() if not LOCAL.match(k) and _is_key(k)}
-    if imported and ORIGIN_SWEEP in tags:
+    if is_imported and ORIGIN_SWEEP in tags:
         kept["sweep"] = tags[ORIGIN_SWEEP]
-    elif imported:
+    elif is_imported:
         kept.pop("sweep", None)
     if "overrides" in kept:
         kept["overrides"] = html.without_addresses(kept["overrides"])
     start = int(info.start_time or 0)
     return RunFacts(
-        run_id=tags.get(ORIGIN_RUN, "") if imported else str(info.run_id),
+        run_id=tags.get(ORIGIN_RUN, "") if is_imported else str(info.run_id),
         name=str(info.run_name or info.run_id)[:250],
         status=info.status,
         start=start,
         end=max(start, int(info.end_time or 0)),
-        note=tags.get(ORIGIN_NOTE if imported else NOTE, "")[:LONGEST_NOTE],
+        note=tags.get(ORIGIN_NOTE if is_imported else NOTE, "")[:LONGEST_NOTE],
         tags=kept,
         params=dict(run.data.params),
     )

@@ -1,4 +1,4 @@
-"""The tables and texts of one exported run, written and read back."""
+"""Write and read the tables and texts of one exported run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRIC_COLUMNS = ("key", "step", "timestamp", "value")
 
 
 def write_metrics(points: Sequence[Point], path: Path) -> None:
-    """The history of all metrics: one way to write it, whatever the store's order."""
+    """Write the history of all metrics, sorted, so that the file does not depend on the store's order."""
     ordered = sorted(points, key=lambda p: (p.key, p.step, p.timestamp, p.value))
     columns = {
         "key": pa.array([p.key for p in ordered], pa.string()),
@@ -31,22 +31,27 @@ def write_metrics(points: Sequence[Point], path: Path) -> None:
     pq.write_table(pa.table(columns), str(path))
 
 
-def metrics_table(folder: Path) -> pd.DataFrame:
-    """What :func:`write_metrics` wrote.
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """Read the table that :func:`write_metrics` writes.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: The file does not hold such a table.
     """
     return read_table(folder / METRICS_FILE, METRIC_COLUMNS)
 
 
 def read_run(folder: Path, facts: RunFacts, probes: Collection[str] | None = None) -> Logged:
-    """An exported run, as :func:`pipeline.tracking.logged_run.read` has it from a store.
+    """Read an exported run, as :func:`pipeline.tracking.logged_run.read` reads one from a store.
+
+    Args:
+        folder: The run's folder.
+        facts: The run's facts.
+        probes: Probes whose records to read; None reads all.
 
     Raises:
-        ConfigError: records or metrics that are not readable.
+        ConfigError: Records or metrics are not readable.
     """
-    metrics = metrics_table(folder).sort_values(["step", "timestamp", "value"], kind="stable")
+    metrics = read_metrics(folder).sort_values(["step", "timestamp", "value"], kind="stable")
     latest = metrics.groupby("key", sort=True)["value"].last()
     files = {name: folder / name for name in (RECORDS_FILE, *TEXTS) if (folder / name).is_file()}
     return read_files(

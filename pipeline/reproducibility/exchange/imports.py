@@ -1,8 +1,8 @@
-"""``make import``: an exported folder as runs of the local store. What is in it is somebody's word, and shown as such.
+"""Import an exported folder as runs of the local store.
 
-A run is looked for by its id and its seal first, so importing twice makes nothing twice. Until it is complete it lacks
-the tag by which it is found; what an interruption leaves is removed by the next import. It never counts as a cell that
-has been run here.
+The contents of a folder are claims of its author, and the imported runs are marked as such: an imported run never
+counts as a cell that was run here. Before a run is created, the store is searched for its id and its manifest's digest,
+so that a second import creates nothing. An incomplete run lacks the tag of this search, and the next import deletes it.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from rich.console import Console
+from typing import NamedTuple
 
 from pipeline.errors import ConfigError
-from pipeline.reproducibility.exchange.checking import Checked, CheckedRun, check, given
-from pipeline.reproducibility.exchange.export import renamed
+from pipeline.reproducibility.exchange.checking import VerifiedFolder, VerifiedRun, parse_folder, verify
+from pipeline.reproducibility.exchange.export import with_run_ids
 from pipeline.reproducibility.exchange.facts import (
     IMPORTED,
     LOCAL,
     NOTE,
+    ORIGIN_DIGEST,
     ORIGIN_NOTE,
     ORIGIN_RUN,
-    ORIGIN_SEAL,
     ORIGIN_SWEEP,
     ORIGIN_SWEEP_ID,
     RunFacts,
     SweepFacts,
 )
-from pipeline.reproducibility.exchange.folder import metrics_table
+from pipeline.reproducibility.exchange.folder import read_metrics
 from pipeline.reproducibility.exchange.manifest import (
     ARTIFACTS,
     MANIFEST_FILE,
     SWEEP_FIGURES,
     TABLE_FILE,
-    entry,
+    read_entry,
 )
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_logger import QUEUE, Point, RunLogger
@@ -47,124 +46,150 @@ from pipeline.tracking.safe_reading import printable, read_text
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, join
 
-NOTED = 3_000  # characters of a description that are shown
+LONGEST_NOTE = 3_000  # displayed characters of a description
+LOCK_TIMEOUT = 60  # seconds
 
 
-def command(folder: str, seal: str | None, tracking: TrackingConfig, console: Console) -> int:
-    """Verify the folder, then make its runs in the store; prints their ids.
+class ImportedRun(NamedTuple):
+    """A run of an imported folder.
 
-    Raises:
-        ConfigError: the folder is not as it was exported, or the store does not take it.
+    Attributes:
+        origin_id: The id in the store that the run was logged to.
+        run_id: The id in this store.
+        is_new: Whether this import created it.
     """
-    with snapshot(given(folder), seal) as checked:
-        store = Store.open(tracking)
-        made = import_all(store, checked)
-    for line in made.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
 
-
-@contextlib.contextmanager
-def snapshot(folder: Path, seal: str | None) -> Iterator[Checked]:
-    """The folder checked, then copied and the copy checked, so that nobody can change what is read from now on."""
-    first = check(folder, seal)
-    with tempfile.TemporaryDirectory() as place:
-        copy = Path(place) / "copy"
-        for path in [MANIFEST_FILE, *first.manifest.files]:
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                entry(folder.expanduser() / path, copy / path)
-            except OSError as refused:
-                raise ConfigError(
-                    f"FROM={printable(str(folder))}: {printable(path)} cannot be copied ({refused})"
-                ) from refused
-        yield check(copy, first.manifest.seal)
+    origin_id: str
+    run_id: str
+    is_new: bool
 
 
 @dataclass(frozen=True)
-class Made:
-    """What an import came to.
+class ImportResult:
+    """The runs of an imported folder.
 
     Attributes:
-        runs: original id, id here, whether it is new.
-        sweep: its id here, None for a single run.
+        sweep: The sweep's id in this store; None for a single run.
     """
 
-    runs: tuple[tuple[str, str, bool], ...]
+    runs: tuple[ImportedRun, ...]
     sweep: str | None
 
-    def lines(self) -> Iterator[str]:
-        """For the terminal."""
-        for origin, run_id, new in self.runs:
-            yield f"run {run_id}: imported from {origin}" if new else f"run {run_id}: {origin} was imported before"
-        new_ones = sum(new for _, _, new in self.runs)
+    def lines(self) -> list[str]:
+        """Return the result as text."""
+        lines = [
+            f"run {run.run_id}: imported from {run.origin_id}"
+            if run.is_new
+            else f"run {run.run_id}: {run.origin_id} was imported before"
+            for run in self.runs
+        ]
         if self.sweep is not None:
-            yield f"sweep {self.sweep}: {len(self.runs)} runs, {new_ones} of them new"
+            count = sum(run.is_new for run in self.runs)
+            lines.append(f"sweep {self.sweep}: {len(self.runs)} runs, {count} of them new")
+        return lines
 
 
-def import_all(store: Store, checked: Checked) -> Made:
-    """Make what is not there yet.
+def import_folder(folder: str, seal: str | None, tracking: TrackingConfig) -> ImportResult:
+    """Verify an exported folder and create its runs in the store.
 
     Args:
-        checked: a folder that nobody else can write to.
+        folder: The folder.
+        seal: The manifest's digest that ``make export`` printed, or its first 16 or more characters.
+        tracking: The store.
+
+    Raises:
+        ConfigError: The folder was changed, or the store refuses a run.
     """
-    sweep = None if checked.sweep is None else f"{IMPORTED}-{checked.manifest.seal[:12]}"
+    with verified_copy(parse_folder(folder), seal) as verified:
+        return _import_runs(Store.open(tracking), verified)
+
+
+@contextlib.contextmanager
+def verified_copy(folder: Path, seal: str | None) -> Iterator[VerifiedFolder]:
+    """Verify a folder, copy it, and verify the copy, which no other process can change while it is read.
+
+    Args:
+        folder: The folder.
+        seal: The manifest's digest, or its first characters.
+
+    Raises:
+        ConfigError: The folder was changed, or cannot be copied.
+    """
+    manifest = verify(folder, seal).manifest
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "copy"
+        for path in [MANIFEST_FILE, *manifest.files]:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                read_entry(folder.expanduser() / path, copy / path)
+            except OSError as error:
+                raise ConfigError(
+                    f"FROM={printable(str(folder))}: {printable(path)} cannot be copied ({error})"
+                ) from error
+        yield verify(copy, manifest.manifest_digest)
+
+
+def _import_runs(store: Store, verified: VerifiedFolder) -> ImportResult:
+    sweep_id = None if verified.sweep is None else f"{IMPORTED}-{verified.manifest.manifest_digest[:12]}"
     runs = []
-    for run in checked.runs:
+    for run in verified.runs:
         write = partial(_write_run, store=store, run=run)
-        run_id, new = _once(store, run.facts, run.seal, {"kind": "run", **_run_tags(run.facts)}, write)
-        join(store, store.client.get_run(run_id), sweep)
-        runs.append((run.facts.run_id, run_id, new))
-    if checked.sweep is not None and sweep is not None:
-        _import_summary(store, checked, checked.sweep, sweep, {origin: here for origin, here, _ in runs})
-    return Made(tuple(runs), sweep)
+        tags = {"kind": "run", **_run_tags(run.facts)}
+        run_id, is_new = _create_once(store, run.facts, run.manifest_digest, tags, write)
+        join(store, store.client.get_run(run_id), sweep_id)
+        runs.append(ImportedRun(run.facts.run_id, run_id, is_new))
+    if verified.sweep is not None and sweep_id is not None:
+        _import_summary(store, verified, verified.sweep, sweep_id, {run.origin_id: run.run_id for run in runs})
+    return ImportResult(tuple(runs), sweep_id)
 
 
-def _import_summary(store: Store, checked: Checked, sweep: SweepFacts, sweep_id: str, ids: Mapping[str, str]) -> None:
-    """The sweep's own run; one is made for a sweep that had none."""
-    last = max(run.facts.end for run in checked.runs)
+def _import_summary(
+    store: Store, verified: VerifiedFolder, sweep: SweepFacts, sweep_id: str, ids: Mapping[str, str]
+) -> None:
+    """Create the sweep's summary run, also for a sweep that was exported without one."""
+    last = max(run.facts.end for run in verified.runs)
     facts = sweep.summary or RunFacts("0" * 32, f"sweep {sweep.sweep}"[:250], "KILLED", last, last, "", {}, {})
     tags = {"kind": "sweep", "sweep_summary": sweep_id, ORIGIN_SWEEP_ID: sweep.sweep, **_run_tags(facts)}
     if sweep.summary is None:
         tags.pop(ORIGIN_RUN)
 
     def write(log: RunLogger) -> None:
-        folder = checked.runs[0].folder.parent.parent
+        folder = verified.runs[0].folder.parent.parent
         table = folder / TABLE_FILE
         if table.is_file():
-            log.text(renamed(read_text(table), dict(ids)), TABLE_FILE)
+            log.text(with_run_ids(read_text(table), dict(ids)), TABLE_FILE)
         for name in SWEEP_FIGURES:
             if (folder / name).is_file():
                 log.file(folder / name)
 
-    _once(store, facts, checked.manifest.seal, tags, write)
+    _create_once(store, facts, verified.manifest.manifest_digest, tags, write)
 
 
-def _once(
-    store: Store, facts: RunFacts, seal: str, tags: Mapping[str, str], write: Callable[[RunLogger], None]
+def _create_once(
+    store: Store, facts: RunFacts, manifest_digest: str, tags: Mapping[str, str], write: Callable[[RunLogger], None]
 ) -> tuple[str, bool]:
-    """The run's id here, and whether it had to be made."""
-    digest = hashlib.sha256(f"{tags['kind']} {facts.run_id} {seal}".encode()).hexdigest()[:32]
-    done, begun = f"mlflow.{IMPORTED}.{digest}", f"mlflow.importing.{digest}"
+    """Return the run's id in this store, and whether the run was created."""
+    digest = hashlib.sha256(f"{tags['kind']} {facts.run_id} {manifest_digest}".encode()).hexdigest()[:32]
+    complete_key, incomplete_key = f"mlflow.{IMPORTED}.{digest}", f"mlflow.importing.{digest}"
     locks = RunLocks.of(store)
-    lease = f"import-{digest}"
-    with locks.acquire(lease, timeout=60) as free:
-        if not free:
+    lock = f"import-{digest}"
+    with locks.acquire(lock, timeout=LOCK_TIMEOUT) as is_acquired:
+        if not is_acquired:
             raise ConfigError(f"run {facts.run_id}: is being imported by another process")
-        there = store.runs_with(done)
-        if there:
-            run_id = str(there[0].info.run_id)
-            if there[0].info.status != facts.status:
+        existing = store.runs_with(complete_key)
+        if existing:
+            run_id = str(existing[0].info.run_id)
+            if existing[0].info.status != facts.status:
                 store.client.set_terminated(run_id, facts.status, end_time=facts.end)
             return run_id, False
-        for half in store.runs_with(begun):
-            store.client.delete_run(half.info.run_id)
-        given = {**tags, ORIGIN_SEAL: seal, begun: "1", **locks.tags(lease)}
-        log = store.start(facts.name, given, start_time=facts.start)
+        for run in store.runs_with(incomplete_key):
+            store.client.delete_run(run.info.run_id)
+        run_tags = {**tags, ORIGIN_DIGEST: manifest_digest, incomplete_key: "1", **locks.tags(lock)}
+        log = store.start(facts.name, run_tags, start_time=facts.start)
         try:
             log.params(facts.params)
             write(log)
-            log.tags({done: "1"})
+            log.tags({complete_key: "1"})
         except BaseException:
             with contextlib.suppress(ConfigError):
                 store.client.delete_run(log.run_id)
@@ -174,7 +199,7 @@ def _once(
 
 
 def _run_tags(facts: RunFacts) -> dict[str, str]:
-    """The run's own words, without those that mean something to a store or to this program."""
+    """Return the run's tags without those that have a meaning to a store or to this program."""
     tags = {key: value for key, value in facts.tags.items() if not LOCAL.match(key) and key != "sweep"}
     if "sweep" in facts.tags:
         tags[ORIGIN_SWEEP] = facts.tags["sweep"]
@@ -183,21 +208,24 @@ def _run_tags(facts: RunFacts) -> dict[str, str]:
 
 
 def _note(facts: RunFacts) -> str:
-    """Our own words, and theirs as plain text: whatever could be Markdown or HTML looks like it, but is not."""
-    theirs = "\n".join(printable(line, NOTED) for line in facts.note.splitlines())
-    theirs = re.sub(r"[<>&`~]", lambda found: {"<": "‹", ">": "›", "&": "＆"}.get(found[0], "'"), theirs)
-    text = f"**Imported from a folder** (run {facts.run_id}). Nothing of it was measured here; `make reproduce` does."
-    return f"{text}\n\nIts own description:\n\n```\n{theirs[:NOTED]}\n```" if theirs.strip() else text
+    """Return a description that quotes the run's own as plain text: Markdown and HTML characters are replaced."""
+    original = "\n".join(printable(line, LONGEST_NOTE) for line in facts.note.splitlines())
+    replacements = {"<": "‹", ">": "›", "&": "＆"}
+    original = re.sub(r"[<>&`~]", lambda match: replacements.get(match[0], "'"), original)
+    text = (
+        f"**Imported from a folder** (run {facts.run_id}). No value was measured by this store's owner; "
+        "`make reproduce` measures them again."
+    )
+    return f"{text}\n\nOriginal description:\n\n```\n{original[:LONGEST_NOTE]}\n```" if original.strip() else text
 
 
-def _write_run(log: RunLogger, store: Store, run: CheckedRun) -> None:
-    """Metrics and files."""
+def _write_run(log: RunLogger, store: Store, run: VerifiedRun) -> None:
     points: list[Point] = []
-    for key, step, timestamp, value in metrics_table(run.folder).itertuples(index=False):
+    for key, step, timestamp, value in read_metrics(run.folder).itertuples(index=False):
         points.append(Point(str(key), float(value), int(timestamp), int(step)))
     for at in range(0, len(points), QUEUE):
         store.client.log_points(log.run_id, points[at : at + QUEUE])
-    for name in (CONFIG_FILE, *ARTIFACTS):  # never a page: `make report` makes ours
+    for name in (CONFIG_FILE, *ARTIFACTS):  # not the report: an imported page is untrusted, `make report` writes one
         path = run.folder / name
         if path.is_file():
             log.file(path)

@@ -1,7 +1,8 @@
-"""What an exported folder says of itself: every file with its size and digest, and a seal over all of that.
+"""The manifest of an exported folder: every file with its size and SHA-256, and a digest of all of that.
 
-The seal is the digest of the manifest. Whoever can write to the folder can write a new manifest with a new seal; so the
-seal, told on another way (a mail, a paper), is what a folder from elsewhere is held against.
+Users know the manifest's digest as the *seal*: ``export`` prints it, ``verify`` and ``import`` accept it, and the file
+stores it under that key. A person who can change the folder can also write a new manifest with a new seal. Compare the
+seal with a copy that did not come with the folder, such as one from a mail or a paper.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ RUN_FIGURES = ("gradient_norm_by_layer.png", "delta_rms_layer_by_step.png", "gra
 SWEEP_FIGURES = ("sweep.png", "profiles.png", "figure.png")
 TEXTS = (THEORY_FILE, DIVERGENCE_FILE, PACKAGES_FILE, PATCH_FILE)
 TABLES = (RECORDS_FILE, CHAIN_FILE, LAST_STEPS_FILE)
-ARTIFACTS = (*TEXTS, *TABLES, *RUN_FIGURES)  # taken as they are, as far as the run has them
+ARTIFACTS = (*TEXTS, *TABLES, *RUN_FIGURES)  # copied unchanged; a run may lack some of them
 RUN_NAMES = frozenset({RUN_FILE, CONFIG_FILE, METRICS_FILE, REPORT_FILE, MANIFEST_FILE, *ARTIFACTS})
 SWEEP_NAMES = frozenset({SWEEP_FILE, TABLE_FILE, REPORT_FILE, MANIFEST_FILE, *SWEEP_FIGURES})
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-BLOCK = 1 << 20
-PNG = b"\x89PNG\r\n\x1a\n"
+BLOCK_SIZE = 1 << 20  # bytes
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Text = Annotated[str, pydantic.Field(max_length=10_000)]
 RunId = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{32}$")]
@@ -48,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """A file."""
+    """The SHA-256 and the size of a file, in bytes."""
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
     sha256: Digest
@@ -57,14 +58,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All files of a folder but the manifest itself.
+    """All files of a folder except the manifest itself.
 
     Attributes:
-        kind: what was exported.
-        id: of the run or the sweep.
-        chain_head: of a run that has a chain.
-        files: by their path in the folder, with "/".
-        seal: SHA-256 of all the rest.
+        kind: What was exported.
+        id: The run's or the sweep's id.
+        chain_head: The head of a run's chain; None without a chain.
+        files: Files by their path in the folder, with "/".
+        manifest_digest: SHA-256 of everything above; the key "seal" in the file.
     """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -73,71 +74,84 @@ class Manifest:
     id: Text
     chain_head: Text | None
     files: dict[Text, Entry]
-    seal: Digest
+    manifest_digest: Annotated[Digest, pydantic.Field(alias="seal")]
 
     @classmethod
-    def of(cls, folder: Path, kind: Literal["run", "sweep"], name: str, chain_head: str | None = None) -> Manifest:
-        """Of the files that are there now."""
-        files = {path: entry(folder / path) for path in sorted(plain_files(folder)) if path != MANIFEST_FILE}
-        unsealed = {"format": FORMAT, "kind": kind, "id": name, "chain_head": chain_head}
-        told = {path: asdict(e) for path, e in files.items()}
-        return cls(**unsealed, files=files, seal=seal_of({**unsealed, "files": told}))  # type: ignore[arg-type]
+    def from_folder(
+        cls, folder: Path, kind: Literal["run", "sweep"], name: str, chain_head: str | None = None
+    ) -> Manifest:
+        """Compute the manifest of a folder's present files.
+
+        Args:
+            folder: The folder; a manifest in it is ignored.
+            kind: What was exported.
+            name: The run's or the sweep's id.
+            chain_head: The head of a run's chain.
+        """
+        files = {path: read_entry(folder / path) for path in sorted(plain_files(folder)) if path != MANIFEST_FILE}
+        facts = {"format": FORMAT, "kind": kind, "id": name, "chain_head": chain_head}
+        digest = digest_of({**facts, "files": {path: asdict(entry) for path, entry in files.items()}})
+        return cls(FORMAT, kind, name, chain_head, files, digest)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The folder's own.
+        """Read the folder's manifest and check its digest.
 
         Raises:
-            ConfigError: there is none, it is of another format, or not as it was written.
+            ConfigError: There is none, it has another format, or it was changed.
         """
         path = folder / MANIFEST_FILE
         if path.is_symlink() or not path.is_file():
             raise ConfigError(f"FROM={folder}: has no {MANIFEST_FILE}; is it a folder that `make export` wrote?")
-        found = parsed(cls, path)
-        if found.format != FORMAT:
-            raise ConfigError(f"{MANIFEST_FILE}: format={found.format}: this version reads format {FORMAT}")
-        if found.text() != path.read_bytes() or found.seal != seal_of(found.unsealed()):
-            raise ConfigError(f"{MANIFEST_FILE}: was changed; it does not have its own seal")
-        return found
+        manifest = parse_json(cls, path)
+        if manifest.format != FORMAT:
+            raise ConfigError(f"{MANIFEST_FILE}: format={manifest.format}: unsupported; allowed: {FORMAT}")
+        if manifest.text() != path.read_bytes() or manifest.manifest_digest != digest_of(manifest.content()):
+            raise ConfigError(f"{MANIFEST_FILE}: was changed; its seal does not match its content")
+        return manifest
 
-    def unsealed(self) -> dict[str, Any]:
-        """What the seal is of."""
-        return {key: value for key, value in asdict(self).items() if key != "seal"}
+    def content(self) -> dict[str, Any]:
+        """Return everything that the digest covers, as plain data."""
+        return {key: value for key, value in asdict(self).items() if key != "manifest_digest"}
 
     def text(self) -> bytes:
-        """The file: there is one way to write a manifest."""
-        return written(asdict(self))
+        """Return the only valid file content of this manifest."""
+        return json_bytes({**self.content(), "seal": self.manifest_digest})
 
 
-def written(about: Mapping[str, Any]) -> bytes:
-    """JSON, one way to write it."""
-    return (json.dumps(about, indent=1, sort_keys=True) + "\n").encode("ascii")
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Return JSON in a canonical form."""
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
-def seal_of(unsealed: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without its seal."""
-    return hashlib.sha256(written(unsealed)).hexdigest()
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's content."""
+    return hashlib.sha256(json_bytes(content)).hexdigest()
 
 
-def parsed(kind: type[T], path: Path) -> T:
-    """A JSON file of ours as what it is said to be; every key and type is checked.
+def parse_json(kind: type[T], path: Path) -> T:
+    """Read a JSON file as a dataclass; every key and type is checked.
+
+    Args:
+        kind: The dataclass.
+        path: The file.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: The file does not hold such an object.
     """
     text = read_text(path, LONGEST_TEXT)
     try:
         return pydantic.TypeAdapter(kind).validate_json(text, strict=True)
-    except pydantic.ValidationError as wrong:
-        first = wrong.errors(include_url=False, include_input=False)[0]
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
         place = printable(".".join(str(part) for part in first["loc"]))
-        raise ConfigError(f"{path.name}: {f'{place}: ' if place else ''}{printable(first['msg'], 200)}") from wrong
-    except RecursionError as wrong:
-        raise ConfigError(f"{path.name}: is nested too deeply") from wrong
+        raise ConfigError(f"{path.name}: {f'{place}: ' if place else ''}{printable(first['msg'], 200)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path.name}: is nested too deeply") from error
 
 
-def allowed(path: str, kind: str) -> bool:
-    """Whether an export of this kind may have a file with this path: names are known ones, and nothing else."""
+def is_allowed(path: str, kind: str) -> bool:
+    """Return whether an export of this kind may contain a file at this path."""
     if kind == "run":
         return path in RUN_NAMES
     top, _, rest = path.partition("/")
@@ -146,39 +160,47 @@ def allowed(path: str, kind: str) -> bool:
 
 
 def plain_files(folder: Path, below: str = "") -> Iterator[str]:
-    """The paths of all files of a folder, which must be plain files in plain folders, none of them empty.
+    """Yield the paths of all files in a folder.
+
+    Args:
+        folder: The exported folder.
+        below: The subfolder to list; "" for the folder itself.
 
     Raises:
-        ConfigError: a link, a device, a name that is no text, a folder in a folder that no export has.
+        ConfigError: There is a link, a device, an empty subfolder or one that no export has.
     """
-    with os.scandir(folder / below) as there:
-        entries = sorted(there, key=lambda e: e.name)
+    with os.scandir(folder / below) as scan:
+        entries = sorted(scan, key=lambda e: e.name)
     if not entries and below:
-        raise ConfigError(f"{printable(below)}: is an empty folder, which is none of the export")
-    for found in entries:
-        path = f"{below}/{found.name}" if below else found.name
-        mode = found.stat(follow_symlinks=False).st_mode
+        raise ConfigError(f"{printable(below)}: is an empty folder, which no export has")
+    for item in entries:
+        path = f"{below}/{item.name}" if below else item.name
+        mode = item.stat(follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
-            if path != RUNS and not (below == RUNS and RUN_ID.fullmatch(found.name)):
-                raise ConfigError(f"{printable(path)}: is a folder that is none of the export")
+            if path != RUNS and not (below == RUNS and RUN_ID.fullmatch(item.name)):
+                raise ConfigError(f"{printable(path)}: is a folder that no export has")
             yield from plain_files(folder, path)
         elif stat.S_ISREG(mode):
             yield path
         else:
-            what = "link" if stat.S_ISLNK(mode) else "special file"
-            raise ConfigError(f"{printable(path)}: is a {what}; an export has plain files only")
+            kind = "link" if stat.S_ISLNK(mode) else "special file"
+            raise ConfigError(f"{printable(path)}: is a {kind}; allowed: plain files")
 
 
-def entry(path: Path, copy_to: Path | None = None) -> Entry:
-    """Size and digest of a file as it is read now, and a copy of the very bytes that were read.
+def read_entry(path: Path, copy_to: Path | None = None) -> Entry:
+    """Return size and digest of a file, and optionally copy the bytes that were read.
+
+    Args:
+        path: The file.
+        copy_to: Where to copy the file, so that the copy has this very digest.
 
     Raises:
-        OSError: not readable, or a link.
+        OSError: The file is not readable, or is a link.
     """
     sha, size = hashlib.sha256(), 0
     target = copy_to.open("wb") if copy_to else contextlib.nullcontext()
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file, target as copy:
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK_SIZE):
             sha.update(block)
             size += len(block)
             if copy is not None:
@@ -187,6 +209,6 @@ def entry(path: Path, copy_to: Path | None = None) -> Entry:
 
 
 def is_png(path: Path) -> bool:
-    """Whether a file begins as a picture does."""
+    """Return whether a file starts with the signature of a PNG."""
     with path.open("rb") as file:
-        return file.read(len(PNG)) == PNG
+        return file.read(len(PNG_SIGNATURE)) == PNG_SIGNATURE

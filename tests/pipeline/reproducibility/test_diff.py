@@ -1,8 +1,7 @@
-"""Two logged runs held against each other: where they part, by how much, and how that grows."""
+"""The comparison of two logged runs: first difference, size and growth."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline.sweeps.single import single
-from rich.console import Console
+from support.commands import invoke
 
 from pipeline.cli import main
-from pipeline.reproducibility.diff import first_record, joined, pairing
-from pipeline.reproducibility.difference_growth import SATURATED, DifferenceSeries, rate, relative_difference
+from pipeline.reproducibility.diff import pair_replicates
+from pipeline.reproducibility.difference_growth import SATURATED, DifferenceSeries, growth_rate, relative_difference
+from pipeline.reproducibility.record_diff import common_records, first_record_difference
 from pipeline.training.records import Record, tidy
 
 BASE = (
@@ -28,7 +27,7 @@ RUNS = {
     "again": ("name=other",),
     "ulp": (f"optimizer.learning_rate={ULP!r}",),
     "alone": ("seed=1", "replicates=1"),
-    "elsewhere": ("seed=100",),
+    "other_seeds": ("seed=100",),
     "longer": ("epochs=2",),
     "deeper": ("architecture.depth=4",),
     "sparse": ("schedule@chain.schedule=first_and_last", "schedule=first_and_last"),
@@ -39,7 +38,7 @@ Differ = Callable[..., tuple[int, str]]
 
 
 class Logged:
-    """Runs in a store, made when they are first asked for."""
+    """Runs in a store, trained on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -50,7 +49,7 @@ class Logged:
         if name not in self._ids:
             overrides = [*BASE, *RUNS[name], f"tracking.uri={self.uri}"]
             before = {p.name for p in self.folder.glob("*")}
-            assert single(overrides, None, True, Console(file=io.StringIO())) == 0
+            assert invoke("run", *overrides).code == 0
             (self._ids[name],) = {p.name for p in self.folder.glob("*")} - before
         return self._ids[name]
 
@@ -69,22 +68,22 @@ def differ(runs: Logged, capsys: pytest.CaptureFixture[str]) -> Differ:
     return call
 
 
-def test_two_runs_of_one_config_are_identical(differ: Differ) -> None:
+def test_runs_of_equal_configs_are_identical(differ: Differ) -> None:
     code, out = differ("plain", "again")
     assert code == 0
     assert "config: the configs are the same" in out
-    assert "replicates of seeds 0 ... 1 held against each other\n" in out
+    assert "replicates are paired by seed: seeds 0 ... 1\n" in out
     assert "\nidentical: " in out
 
 
-def test_a_learning_rate_one_ulp_away_parts_them_at_the_first_update(differ: Differ, tmp_path: Path) -> None:
-    picture = tmp_path / "growth.png"
-    code, out = differ("plain", "ulp", "--to", str(picture))
+def test_learning_rate_changed_by_one_ulp_differs_from_first_update(differ: Differ, tmp_path: Path) -> None:
+    figure = tmp_path / "growth.png"
+    code, out = differ("plain", "ulp", "--to", str(figure))
     assert code == 1
     assert f"config: optimizer.learning_rate: 0.1 → {ULP!r}" in out
-    # θ of step 0 and its gradient are the same; the update of step 0 is not, and so θ of step 1
-    assert "they part: step 1, layer 1, W, replicate 0: norm " in out
-    assert "; all alike at step 0" in out
+    # θ and gradient of step 0 are equal; its update is not, so θ of step 1 differs
+    assert "first difference: step 1, layer 1, W, replicate 0: norm " in out
+    assert "; all equal at step 0" in out
     assert "relative difference of the norms" in out
     assert {line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")} == {
         "1",
@@ -94,49 +93,51 @@ def test_a_learning_rate_one_ulp_away_parts_them_at_the_first_update(differ: Dif
         "5",
         "6",
     }
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_member_of_a_stack_is_the_run_alone(differ: Differ) -> None:
+def test_stack_member_is_identical_to_run_alone(differ: Differ) -> None:
     code, out = differ("plain", "alone")
     assert code == 0, out
     assert "config: replicates: 2 → 1" in out
-    assert "replicates of seed 1 held against each other; 1 with other seeds left out" in out
+    assert "replicates are paired by seed: seed 1; 1 with other seeds not compared" in out
     code, out = differ("alone", "ulp")
     assert code == 1
     assert "step 1, layer 1, W, replicate 0" in out
 
 
-def test_other_seeds_part_at_once(differ: Differ) -> None:
-    code, out = differ("plain", "elsewhere")
+def test_other_seeds_differ_at_first_step(differ: Differ) -> None:
+    code, out = differ("plain", "other_seeds")
     assert code == 1
-    assert "no seed in common: replicates are held against each other by number" in out
-    assert "they part: step 0, the rows of the batch, replicate 0" in out
-    assert "has too few points" in out  # unlike from the beginning
+    assert "no common seed: replicates are paired by number" in out
+    assert "first difference: step 0, the rows of the batch, replicate 0" in out
+    assert "has too few points" in out  # saturated from the first step
 
 
-def test_a_longer_run_is_the_same_as_far_as_both_go(differ: Differ) -> None:
+def test_longer_run_is_identical_at_common_steps(differ: Differ) -> None:
     code, out = differ("plain", "longer")
     assert code == 1
     assert "config: epochs: 1 → 2" in out
-    assert "they part" not in out
+    assert "first difference" not in out
     assert "different: A ends at step " in out
 
 
-def test_networks_of_different_depth(differ: Differ) -> None:
+def test_networks_of_different_depths_are_reported(differ: Differ) -> None:
     code, out = differ("plain", "deeper")
     assert code == 1
-    assert "different: the networks are not of the same depth" in out
+    assert "different: the networks have different depths" in out
 
 
-def test_steps_that_both_have_are_held_against_each_other(differ: Differ) -> None:
+def test_common_steps_are_compared(differ: Differ) -> None:
     code, out = differ("plain", "sparse")
     assert code == 0
-    assert "and 2 steps of the chain that both have" in out
+    assert "and 2 common steps of the chain" in out
 
 
-def test_a_folder_and_a_store(runs: Logged, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "away"
+def test_exported_folder_is_compared_with_stored_run(
+    runs: Logged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "exported"
     assert main(["export", "--uri", runs.uri, "--run", runs["plain"], "--to", str(folder)]) == 0
     assert main(["diff", str(folder), runs["again"], "--uri", runs.uri]) == 0
     assert main(["diff", str(folder), str(folder)]) == 0
@@ -144,7 +145,7 @@ def test_a_folder_and_a_store(runs: Logged, tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
 
 
-def test_a_tampered_chain_is_told(runs: Logged, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tampered_chain_is_reported(runs: Logged, capsys: pytest.CaptureFixture[str]) -> None:
     path = runs.folder / runs["again"] / "artifacts" / "chain.parquet"
     original = path.read_bytes()
     chain = pd.read_parquet(path)
@@ -154,11 +155,11 @@ def test_a_tampered_chain_is_told(runs: Logged, capsys: pytest.CaptureFixture[st
         assert main(["diff", runs["plain"], runs["again"], "--uri", runs.uri]) == 1
     finally:
         path.write_bytes(original)
-    assert "tampered: the chain of B is not as it was logged: the link of step " in capsys.readouterr().out
+    assert "tampered: the chain of B was changed after it was logged: the link of step " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("to", ["growth.txt", "nowhere/growth.png"])
-def test_a_wrong_place_for_the_picture(
+def test_invalid_figure_path_is_refused(
     runs: Logged, to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["diff", "a" * 8, "b" * 8, "--uri", runs.uri, "--to", str(tmp_path / to)]) == 2
@@ -166,13 +167,13 @@ def test_a_wrong_place_for_the_picture(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pairs() -> None:
-    assert pairing(range(3, 6), range(4, 9)).pairs == [(1, 0), (2, 1)]
-    assert pairing(range(2), range(5, 8)).pairs == [(0, 0), (1, 1)]
+def test_replicates_are_paired_by_seed_else_by_number() -> None:
+    assert pair_replicates(range(3, 6), range(4, 9)).pairs == [(1, 0), (2, 1)]
+    assert pair_replicates(range(2), range(5, 8)).pairs == [(0, 0), (1, 1)]
 
 
-def test_records_are_joined_by_key_and_parted_by_bits() -> None:
-    """B has another probe, other replicates and other steps; −0 is not 0, NaN is NaN."""
+def test_common_records_are_matched_by_key_and_compared_by_bits() -> None:
+    """B has another probe, other replicates and other steps; −0 differs from 0, NaN equals NaN."""
     values = np.array([[1.0, np.nan], [0.0, 2.0]])
     a = tidy([Record(s, "delta_rms", (1, 2), values + s, True) for s in (0, 1, 2)])
     wide = np.array([[9.0, 1.0, np.nan], [9.0, 0.0, 2.0]])
@@ -183,54 +184,60 @@ def test_records_are_joined_by_key_and_parted_by_bits() -> None:
             for r in (Record(s, "x", (), wide[:1], False), Record(s, "delta_rms", (1, 2), wide + s, True))
         ]
     )
-    both = joined(a, b, [(0, 1), (1, 2)])
-    assert sorted(set(both["step"])) == [1, 2]
-    assert len(both) == 8
-    assert first_record(both) is None
+    common = common_records(a, b, [(0, 1), (1, 2)])
+    assert sorted(set(common[0]["step"])) == [1, 2]
+    assert [len(table) for table in common] == [8, 8]
+    assert first_record_difference(*common) is None
     b.loc[(b["step"] == 2) & (b["layer"] == 2) & (b["replicate"] == 2), "value"] = np.nextafter(4.0, 5)
-    found = first_record(joined(a, b, [(0, 1), (1, 2)]))
-    assert found is not None
-    assert (found.step, found.probe, found.layer, found.replicate, found.logged) == (2, "delta_rms", 2, 1, 4.0)
+    difference = first_record_difference(*common_records(a, b, [(0, 1), (1, 2)]))
+    assert difference is not None
+    assert (difference.step, difference.probe, difference.layer, difference.replicate, difference.first_value) == (
+        2,
+        "delta_rms",
+        2,
+        1,
+        4.0,
+    )
     zero = [tidy([Record(0, "x", (), np.array([[z]]), False)]) for z in (0.0, -0.0)]
-    assert first_record(joined(zero[0], zero[1], [(0, 0)])) is not None
+    assert first_record_difference(*common_records(zero[0], zero[1], [(0, 0)])) is not None
 
 
 def series(values: list[float], steps: list[int] | None = None) -> DifferenceSeries:
     return DifferenceSeries("θ", tuple(steps or range(len(values))), np.array(values))
 
 
-def test_a_rate_is_found_with_its_interval() -> None:
-    """e-folds as planted, from noisy points: the 95% interval holds the truth in about 95% of 400 trials."""
-    rng, held = np.random.default_rng(0), 0
+def test_growth_rate_interval_covers_planted_rate() -> None:
+    """From noisy points, the 95% interval covers the true rate in about 95% of 400 trials."""
+    rng, covered = np.random.default_rng(0), 0
     steps = [0, 1, 3, 5, 10, 22, 47, 100, 150, 200]
     for _ in range(400):
         noise = rng.normal(0, 0.3, len(steps))
-        found = rate(series((1e-12 * np.exp(0.05 * np.array(steps) + noise)).tolist(), steps))
-        assert found is not None
-        held += found.low <= 0.05 <= found.high
-    assert 0.92 <= held / 400 <= 0.98
-    exact = rate(series([1e-12 * math.exp(0.5 * t) for t in range(10)]))
+        rate = growth_rate(series((1e-12 * np.exp(0.05 * np.array(steps) + noise)).tolist(), steps))
+        assert rate is not None
+        covered += rate.low <= 0.05 <= rate.high
+    assert 0.92 <= covered / 400 <= 0.98
+    exact = growth_rate(series([1e-12 * math.exp(0.5 * t) for t in range(10)]))
     assert exact is not None
     assert exact.mean == pytest.approx(0.5)
     assert "tenfold every 4.61 steps" in str(exact)
 
 
-def test_what_does_not_grow_is_not_said_to() -> None:
+def test_growth_rate_is_not_claimed_without_growth() -> None:
     rng = np.random.default_rng(1)
-    flat = rate(series((1e-10 * np.exp(rng.normal(0, 1, 40))).tolist()))
+    flat = growth_rate(series((1e-10 * np.exp(rng.normal(0, 1, 40))).tolist()))
     assert flat is not None
     assert str(flat).startswith("no growth: ")
-    assert str(rate(series([1e-3 * math.exp(-t) for t in range(8)]))).startswith("shrinks: ")
-    assert rate(series([0.0] * 20)) is None
-    assert rate(series([1e-16, 2e-16, 1e-16, 3e-16, 1e-16])) is None  # rounding of norms
+    assert str(growth_rate(series([1e-3 * math.exp(-t) for t in range(8)]))).startswith("shrinks: ")
+    assert growth_rate(series([0.0] * 20)) is None
+    assert growth_rate(series([1e-16, 2e-16, 1e-16, 3e-16, 1e-16])) is None  # rounding of norms
     grown = series([1e-8, 1e-6, 1e-4, 1e-2, 0.5, 0.6, 0.5, 0.6])
-    found = rate(grown)
-    assert found is not None
-    assert found.steps == (0, 3)  # beyond SATURATED nothing grows
-    assert found.mean == pytest.approx(math.log(100))
+    fitted = growth_rate(grown)
+    assert fitted is not None
+    assert fitted.steps == (0, 3)  # no point above SATURATED is used
+    assert fitted.mean == pytest.approx(math.log(100))
     assert grown.values[4] > SATURATED
 
 
-def test_relative_difference() -> None:
+def test_relative_difference_of_equal_and_non_finite_values() -> None:
     a, b = np.array([1.0, 0.0, np.inf, np.nan, 0.0]), np.array([1.5, 0.0, np.inf, 1.0, 2.0])
     np.testing.assert_array_equal(relative_difference(a, b), [0.5 / 1.5, 0.0, np.nan, np.nan, 1.0])

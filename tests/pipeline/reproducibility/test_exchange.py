@@ -1,4 +1,4 @@
-"""Runs and sweeps as folders: nothing is lost on the way there and back, and every tampering is named."""
+"""Exported folders: a round trip keeps every byte, and every change to a folder is reported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.exported import OVERRIDES, changed, content, copied, one_run, resealed, swept, uri
+from support.exported import OVERRIDES, change_json, content, copied, first_run, run_sweep, uri, with_new_manifest
 from support.servers import small_disk
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError
 from pipeline.reproducibility import exchange
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE
-from pipeline.reproducibility.exchange.stage import _held
+from pipeline.reproducibility.exchange.stage import locked
 from pipeline.runs.cell import runs_of_cell
 from pipeline.tracking.store import Store, TrackingConfig
 
@@ -29,25 +29,25 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
-    """A store's folder, the id of a sweep in it, and the folder it was exported to."""
-    folder = tmp_path_factory.mktemp("here")
-    sweep_id = swept(folder)
+    """Return a store's folder, the id of a sweep in it, and the folder the sweep was exported to."""
+    folder = tmp_path_factory.mktemp("origin")
+    sweep_id = run_sweep(folder)
     assert main(["export", "--sweep", sweep_id, "--to", str(folder / "out"), "--uri", uri(folder)]) == 0
     return folder, sweep_id, folder / "out"
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory, sweep: tuple[Path, str, Path]) -> Path:
-    """The folder of another store, into which the sweep was imported."""
-    folder = tmp_path_factory.mktemp("there")
+def destination(tmp_path_factory: pytest.TempPathFactory, sweep: tuple[Path, str, Path]) -> Path:
+    """Return the folder of another store, into which the sweep was imported."""
+    folder = tmp_path_factory.mktemp("destination")
     assert main(["import", "--from", str(sweep[2]), "--uri", uri(folder)]) == 0
     return folder
 
 
 @pytest.fixture
 def run(sweep: tuple[Path, str, Path], tmp_path: Path) -> Path:
-    """A run's folder to do harm to."""
-    return copied(one_run(sweep[2]), tmp_path / "run")
+    """Return a copy of a run's folder, to damage."""
+    return copied(first_run(sweep[2]), tmp_path / "run")
 
 
 def opened(folder: Path) -> Store:
@@ -58,42 +58,44 @@ def seal_of(folder: Path) -> str:
     return str(json.loads((folder / MANIFEST_FILE).read_text())["seal"])
 
 
-def test_there_and_back(sweep: tuple[Path, str, Path], there: Path, tmp_path: Path) -> None:
-    """store -> folder -> other store -> folder: byte for byte the same, the seal too."""
+def test_export_after_import_equals_first_export(
+    sweep: tuple[Path, str, Path], destination: Path, tmp_path: Path
+) -> None:
+    """store -> folder -> other store -> folder: every byte is equal, the seal too."""
     sweep_id = f"imported-{seal_of(sweep[2])[:12]}"
-    assert main(["export", "--sweep", sweep_id, "--to", str(tmp_path / "back"), "--uri", uri(there)]) == 0
+    assert main(["export", "--sweep", sweep_id, "--to", str(tmp_path / "back"), "--uri", uri(destination)]) == 0
     assert content(tmp_path / "back") == content(sweep[2])
 
 
-def test_a_folder_holds_what_it_says(sweep: tuple[Path, str, Path]) -> None:
-    """Digests by another implementation, the run's facts by the store itself."""
-    for folder in (sweep[2], one_run(sweep[2])):
+def test_exported_files_match_manifest_and_store(sweep: tuple[Path, str, Path]) -> None:
+    """Digests are recomputed here; the run's facts come from the store."""
+    for folder in (sweep[2], first_run(sweep[2])):
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
         files = content(folder)
         del files[MANIFEST_FILE]
         assert {k: v["sha256"] for k, v in manifest["files"].items()} == {
             name: hashlib.sha256(data).hexdigest() for name, data in files.items()
         }
-    facts = json.loads((one_run(sweep[2]) / "run.json").read_text())
+    facts = json.loads((first_run(sweep[2]) / "run.json").read_text())
     run = opened(sweep[0]).client.get_run(facts["run_id"])
     assert facts["params"] == run.data.params
     assert (facts["start"], facts["end"], facts["status"]) == (run.info.start_time, run.info.end_time, "FINISHED")
     assert facts["tags"]["chain.head"] == run.data.tags["chain.head"]
     assert not [k for k in facts["tags"] if k.startswith(("mlflow", "lease"))]
-    metrics = pd.read_parquet(one_run(sweep[2]) / "metrics.parquet")
+    metrics = pd.read_parquet(first_run(sweep[2]) / "metrics.parquet")
     assert set(metrics["key"]) == set(run.data.metrics)
     history = opened(sweep[0]).client.get_metric_history(facts["run_id"], "delta_rms/layer_01")
-    mine = metrics[metrics["key"] == "delta_rms/layer_01"]
-    assert list(zip(mine["step"], mine["value"], strict=True)) == sorted((m.step, m.value) for m in history)
-    assert "tracking" not in (one_run(sweep[2]) / "config.yaml").read_text()
+    exported = metrics[metrics["key"] == "delta_rms/layer_01"]
+    assert list(zip(exported["step"], exported["value"], strict=True)) == sorted((m.step, m.value) for m in history)
+    assert "tracking" not in (first_run(sweep[2]) / "config.yaml").read_text()
 
 
-def test_what_was_imported_is_known_as_such(sweep: tuple[Path, str, Path], there: Path) -> None:
-    store = opened(there)
-    facts = json.loads((one_run(sweep[2]) / "run.json").read_text())
+def test_imported_run_is_marked_as_imported(sweep: tuple[Path, str, Path], destination: Path) -> None:
+    store = opened(destination)
+    facts = json.loads((first_run(sweep[2]) / "run.json").read_text())
     (run,) = [r for r in store.search("tags.kind = 'run'") if r.data.tags["imported.run_id"] == facts["run_id"]]
     assert run.data.tags["imported"] == "true"
-    assert run.data.tags["imported.seal"] == seal_of(one_run(sweep[2]))
+    assert run.data.tags["imported.seal"] == seal_of(first_run(sweep[2]))
     assert run.data.tags["mlflow.note.content"].startswith("**Imported from a folder**")
     assert run.data.tags["chain.head"] == facts["tags"]["chain.head"]
     assert (run.info.start_time, run.info.end_time, run.info.status) == (facts["start"], facts["end"], "FINISHED")
@@ -101,40 +103,40 @@ def test_what_was_imported_is_known_as_such(sweep: tuple[Path, str, Path], there
     artifacts = {a.path for a in store.client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "records.parquet", "chain.parquet"} <= artifacts
     assert not [name for name in artifacts if name.endswith((".html", ".json.html"))]
-    assert runs_of_cell(store, facts["tags"]["cell"]) == []  # it never stands for a cell that was run here
+    assert runs_of_cell(store, facts["tags"]["cell"]) == []  # never counts as a cell that was run here
 
 
-def test_its_report_says_so(there: Path, tmp_path: Path) -> None:
-    run = opened(there).search("tags.kind = 'run'")[0]
-    assert main(["report", "--run", run.info.run_id, "--to", str(tmp_path / "r.html"), "--uri", uri(there)]) == 0
+def test_report_of_imported_run_states_its_origin(destination: Path, tmp_path: Path) -> None:
+    run = opened(destination).search("tags.kind = 'run'")[0]
+    assert main(["report", "--run", run.info.run_id, "--to", str(tmp_path / "r.html"), "--uri", uri(destination)]) == 0
     assert "imported from a folder" in (tmp_path / "r.html").read_text()
 
 
-def test_an_exported_run_is_reproduced_without_its_store(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exported_run_is_reproduced_without_store(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", str(run)]) == 0
     assert "identical" in capsys.readouterr().out
 
 
-def test_importing_twice_makes_nothing_twice(sweep: tuple[Path, str, Path], there: Path) -> None:
+def test_second_import_creates_no_run(sweep: tuple[Path, str, Path], destination: Path) -> None:
     def ids() -> list[str]:
-        return sorted(r.info.run_id for r in opened(there).search())
+        return sorted(r.info.run_id for r in opened(destination).search())
 
     before = ids()
     assert len(before) == 3
-    assert main(["import", "--from", str(sweep[2]), "--uri", uri(there), "--seal", seal_of(sweep[2])]) == 0
-    assert main(["import", "--from", str(one_run(sweep[2])), "--uri", uri(there)]) == 0
+    assert main(["import", "--from", str(sweep[2]), "--uri", uri(destination), "--seal", seal_of(sweep[2])]) == 0
+    assert main(["import", "--from", str(first_run(sweep[2])), "--uri", uri(destination)]) == 0
     assert ids() == before
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.tracking.{module} import {name} as owner
-was = owner.{method}
+from pipeline.{module} import {name} as owner
+original = owner.{method}
 def method(self, *rest, **named):
     if {when!r} in str(rest):
         os.kill(os.getpid(), signal.SIGKILL)
-    return was(self, *rest, **named)
+    return original(self, *rest, **named)
 owner.{method} = method
 from pipeline.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -142,97 +144,97 @@ sys.exit(main(sys.argv[1:]))
 
 
 def killed(module: str, name: str, method: str, when: str, *argv: str) -> None:
-    """Run a command in a process of its own that is killed in the middle."""
+    """Run a command in a process that is killed while it works."""
     code = KILLED.format(module=module, name=name, method=method, when=when)
-    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=PROJECT, capture_output=True, check=False)
-    assert done.returncode == -9, done.stderr.decode()
+    process = subprocess.run([sys.executable, "-c", code, *argv], cwd=PROJECT, capture_output=True, check=False)
+    assert process.returncode == -9, process.stderr.decode()
 
 
-def test_a_killed_import_leaves_nothing_that_counts(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
-    argv = ["import", "--from", str(one_run(sweep[2])), "--uri", uri(tmp_path)]
-    killed("run_logger", "RunLogger", "file", "records.parquet", *argv)
+def test_killed_import_is_replaced_by_next_import(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
+    argv = ["import", "--from", str(first_run(sweep[2])), "--uri", uri(tmp_path)]
+    killed("tracking.run_logger", "RunLogger", "file", "records.parquet", *argv)
     store = opened(tmp_path)
-    (half,) = store.search()
-    assert half.info.status == "RUNNING"
+    (incomplete,) = store.search()
+    assert incomplete.info.status == "RUNNING"
     assert main(argv) == 0
-    (whole,) = store.search()
-    assert whole.info.status == "FINISHED"
-    assert whole.info.run_id != half.info.run_id
-    store.client.update_run(whole.info.run_id, "RUNNING")  # as if it had been killed before its very last call
+    (complete,) = store.search()
+    assert complete.info.status == "FINISHED"
+    assert complete.info.run_id != incomplete.info.run_id
+    store.client.update_run(complete.info.run_id, "RUNNING")  # as after a kill before the last call
     assert main(argv) == 0
-    (again,) = store.search()
-    assert (again.info.run_id, again.info.status) == (whole.info.run_id, "FINISHED")
+    (resumed,) = store.search()
+    assert (resumed.info.run_id, resumed.info.status) == (complete.info.run_id, "FINISHED")
 
 
-def test_a_failed_import_takes_back_what_it_made(
-    sweep: tuple[Path, str, Path], there: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_import_deletes_its_runs(
+    sweep: tuple[Path, str, Path], destination: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise ConfigError("the store does not take it")
+        raise ConfigError("the store refuses")
 
-    before = len(opened(there).search())
-    changed(run / "run.json", lambda node: {**node, "name": "other"})
+    before = len(opened(destination).search())
+    change_json(run / "run.json", lambda facts: {**facts, "name": "other"})
     monkeypatch.setattr("pipeline.tracking.run_logger.RunLogger.file", refuse)
-    assert main(["import", "--from", str(resealed(run)), "--uri", uri(there)]) == 2
-    assert len(opened(there).search()) == before
+    assert main(["import", "--from", str(with_new_manifest(run)), "--uri", uri(destination)]) == 2
+    assert len(opened(destination).search()) == before
 
 
-def flipped(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
 
 
-def truncated(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def linked(path: Path) -> None:
-    shutil.copy(path, path.parent.parent / "elsewhere")
+def replace_by_link(path: Path) -> None:
+    shutil.copy(path, path.parent.parent / "outside")
     path.unlink()
-    path.symlink_to(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "outside")
 
 
-@pytest.mark.parametrize("harm", [flipped, truncated, Path.unlink, linked])
-def test_harm_to_any_file_is_named(run: Path, harm: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [flip_bit, truncate, Path.unlink, replace_by_link])
+def test_damage_to_any_file_is_reported(run: Path, damage: Callable[[Path], None], tmp_path: Path) -> None:
     names = sorted(content(run))
     assert len(names) >= 11
     for name in names:
-        folder = copied(run, tmp_path / f"harm-{name}")
-        harm(folder / name)
-        with pytest.raises(ConfigError) as told:
+        folder = copied(run, tmp_path / f"damage-{name}")
+        damage(folder / name)
+        with pytest.raises(ConfigError) as error:
             exchange.verify(folder)
-        assert name in str(told.value)
-        assert "\n" not in str(told.value)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def swap(a: str, b: str) -> Callable[[Path], object]:
-    def harm(folder: Path) -> None:
-        one, other = (folder / a).read_bytes(), (folder / b).read_bytes()
-        (folder / a).write_bytes(other)
-        (folder / b).write_bytes(one)
+    def damage(folder: Path) -> None:
+        first, second = (folder / a).read_bytes(), (folder / b).read_bytes()
+        (folder / a).write_bytes(second)
+        (folder / b).write_bytes(first)
 
-    return harm
+    return damage
 
 
-HARM: list[tuple[Callable[[Path], object], str]] = [
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (swap("records.parquet", "chain.parquet"), "chain.parquet: was changed"),
     (swap("theory.json", "packages.txt"), "packages.txt: was changed"),
     (lambda f: (f / "added.txt").write_text("x"), "added.txt: was added"),
     (lambda f: (f / ".hidden").write_text("x"), ".hidden: was added"),
     (lambda f: (f / "RUN.JSON").write_text("x"), "RUN.JSON: was added"),
     (lambda f: (f / "a\x1b[31mb\n").write_text("x"), "a�[31mb�: was added"),
-    (lambda f: (f / "empty").mkdir(), "empty: is a folder that is none of the export"),
+    (lambda f: (f / "empty").mkdir(), "empty: is a folder that no export has"),
     (lambda f: os.mkfifo(f / "pipe"), "pipe: is a special file"),
     (lambda f: (f / "link").symlink_to("/etc/passwd"), "link: is a link"),
     (lambda f: (f / "runs").symlink_to(f), "runs: is a link"),
     (lambda f: (f / MANIFEST_FILE).write_text("{}"), "manifest.json: "),
     (lambda f: (f / MANIFEST_FILE).write_text("[" * 100_000), "manifest.json: "),
     (lambda f: (f / MANIFEST_FILE).write_bytes(b"\xff\xfe"), "manifest.json: must be UTF-8"),
-    (lambda f: changed(f / MANIFEST_FILE, lambda m: {**m, "seal": "0" * 64}), "manifest.json: was changed"),
-    (lambda f: changed(f / MANIFEST_FILE, lambda m: {**m, "id": "0" * 32}), "manifest.json: was changed"),
-    (lambda f: changed(f / MANIFEST_FILE, lambda m: {**m, "format": 2}), "format=2: this version reads format 1"),
-    (lambda f: changed(f / MANIFEST_FILE, lambda m: {**m, "more": 1}), "manifest.json: more: "),
+    (lambda f: change_json(f / MANIFEST_FILE, lambda m: {**m, "seal": "0" * 64}), "manifest.json: was changed"),
+    (lambda f: change_json(f / MANIFEST_FILE, lambda m: {**m, "id": "0" * 32}), "manifest.json: was changed"),
+    (lambda f: change_json(f / MANIFEST_FILE, lambda m: {**m, "format": 2}), "format=2: unsupported; allowed: 1"),
+    (lambda f: change_json(f / MANIFEST_FILE, lambda m: {**m, "more": 1}), "manifest.json: more: "),
     (
         lambda f: (f / MANIFEST_FILE).write_text((f / MANIFEST_FILE).read_text().replace("\n", "\n ")),
         "manifest.json: was changed",
@@ -240,15 +242,15 @@ HARM: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("harm", "says"), HARM)
-def test_other_harm_is_named(run: Path, harm: Callable[[Path], object], says: str) -> None:
-    harm(run)
-    with pytest.raises(ConfigError) as told:
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_damage_to_folder_is_reported(run: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(run)
+    with pytest.raises(ConfigError) as error:
         exchange.verify(run)
-    assert says in str(told.value)
+    assert message in str(error.value)
 
 
-def rewritten(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+def rewrite_table(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_parquet(path)).to_parquet(path, index=False)
 
 
@@ -258,11 +260,14 @@ def other_digest(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-FORGED: list[tuple[Callable[[Path], object], str]] = [
-    (lambda f: rewritten(f / "chain.parquet", other_digest), "the link of step 0, replicate 0 does not follow"),
-    (lambda f: rewritten(f / "chain.parquet", lambda t: t[t["step"] <= 0]), "chain.parquet: its head is"),
-    (lambda f: rewritten(f / "chain.parquet", lambda t: t.iloc[1:]), "chain.parquet: rows are missing"),
-    (lambda f: rewritten(f / "chain.parquet", lambda t: t.assign(norm=1.0)), "chain.parquet: its norms are not"),
+FORGERIES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: rewrite_table(f / "chain.parquet", other_digest), "the link of step 0, replicate 0 does not follow"),
+    (lambda f: rewrite_table(f / "chain.parquet", lambda t: t[t["step"] <= 0]), "chain.parquet: its head is"),
+    (lambda f: rewrite_table(f / "chain.parquet", lambda t: t.iloc[1:]), "chain.parquet: rows are missing"),
+    (
+        lambda f: rewrite_table(f / "chain.parquet", lambda t: t.assign(norm=1.0)),
+        "chain.parquet: its norms do not match",
+    ),
     (lambda f: (f / "chain.parquet").unlink(), "chain.parquet: is missing"),
     (lambda f: (f / "metrics.parquet").unlink(), "metrics.parquet: is missing"),
     (lambda f: (f / "records.parquet").write_bytes(b"PAR1"), "records.parquet: is not readable parquet"),
@@ -272,79 +277,81 @@ FORGED: list[tuple[Callable[[Path], object], str]] = [
         lambda f: (f / "report.html").write_text((f / "report.html").read_text() + "<script>alert(1)</script>"),
         "report.html: is not a page",
     ),
-    (lambda f: (f / "delta_rms_layer_by_step.png").write_text("<svg onload=alert(1)>"), "png: is no picture"),
-    (lambda f: changed(f / "run.json", lambda r: {**r, "status": "RUNNING"}), "run.json: status"),
-    (lambda f: changed(f / "run.json", lambda r: {**r, "start": 10**30}), "run.json: start"),
-    (lambda f: changed(f / "run.json", lambda r: {**r, "params": {"../../x": "1"}}), "run.json: params"),
-    (lambda f: changed(f / "run.json", lambda r: {**r, "end": r["start"] - 1}), "run.json: end="),
+    (lambda f: (f / "delta_rms_layer_by_step.png").write_text("<svg onload=alert(1)>"), "png: is no PNG file"),
+    (lambda f: change_json(f / "run.json", lambda r: {**r, "status": "RUNNING"}), "run.json: status"),
+    (lambda f: change_json(f / "run.json", lambda r: {**r, "start": 10**30}), "run.json: start"),
+    (lambda f: change_json(f / "run.json", lambda r: {**r, "params": {"../../x": "1"}}), "run.json: params"),
+    (lambda f: change_json(f / "run.json", lambda r: {**r, "end": r["start"] - 1}), "run.json: end="),
     (lambda f: (f / "evil.html").write_text("x"), "evil.html: names no file of an export"),
 ]
 
 
-@pytest.mark.parametrize(("harm", "says"), FORGED)
-def test_a_forged_manifest_does_not_help(run: Path, harm: Callable[[Path], object], says: str) -> None:
-    """A forger who seals the folder anew is caught where what is in it does not hold together."""
-    harm(run)
-    with pytest.raises(ConfigError) as told:
-        exchange.verify(resealed(run))
-    assert says in str(told.value)
+@pytest.mark.parametrize(("damage", "message"), FORGERIES)
+def test_inconsistent_folder_with_new_manifest_is_reported(
+    run: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    """A forger who writes a new manifest is detected where the contents are inconsistent."""
+    damage(run)
+    with pytest.raises(ConfigError) as error:
+        exchange.verify(with_new_manifest(run))
+    assert message in str(error.value)
 
 
-def test_only_a_seal_told_elsewhere_tells_a_good_forgery(run: Path) -> None:
+def test_consistent_forgery_is_detected_by_seal_only(run: Path) -> None:
     seal = seal_of(run)
     exchange.verify(run, seal)
     exchange.verify(run, seal[:16])
-    changed(run / "run.json", lambda node: {**node, "name": "better"})
-    resealed(run)
-    exchange.verify(run)  # nothing in it contradicts itself
-    with pytest.raises(ConfigError, match="it is not the export you mean"):
+    change_json(run / "run.json", lambda facts: {**facts, "name": "better"})
+    with_new_manifest(run)
+    exchange.verify(run)  # the folder is consistent
+    with pytest.raises(ConfigError, match="this folder is another export"):
         exchange.verify(run, seal)
     for short in ("", seal_of(run)[:15]):
         with pytest.raises(ConfigError, match="SEAL="):
             exchange.verify(run, short)
 
 
-def test_a_run_of_another_id_is_noticed(run: Path) -> None:
-    resealed(run, name="f" * 32)
+def test_manifest_of_other_run_is_refused(run: Path) -> None:
+    with_new_manifest(run, name="f" * 32)
     with pytest.raises(ConfigError, match=r"run\.json: is of another run"):
         exchange.verify(run)
 
 
-def test_harm_to_a_sweep_is_named(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_damage_to_sweep_is_reported(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     def runs(folder: Path) -> list[Path]:
         return sorted((folder / "runs").iterdir())
 
-    def swapped(folder: Path) -> None:
-        one, other = runs(folder)
-        one.rename(folder / "aside")
-        other.rename(one)
-        (folder / "aside").rename(other)
+    def swap_runs(folder: Path) -> None:
+        first, second = runs(folder)
+        first.rename(folder / "temporary")
+        second.rename(first)
+        (folder / "temporary").rename(second)
 
-    harms: list[tuple[Callable[[Path], object], str]] = [
-        (swapped, "was changed"),
+    cases: list[tuple[Callable[[Path], object], str]] = [
+        (swap_runs, "was changed"),
         (lambda f: shutil.rmtree(runs(f)[0]), "is missing"),
         (lambda f: shutil.copytree(runs(f)[0], f / "runs" / ("0" * 32)), "was added"),
-        (lambda f: shutil.copytree(runs(f)[0], f / "runs" / "x"), "is a folder that is none"),
+        (lambda f: shutil.copytree(runs(f)[0], f / "runs" / "x"), "is a folder that no export has"),
         (lambda f: (f / "sweep.csv").write_text("run_id\n"), "sweep.csv: was changed"),
         (lambda f: (runs(f)[1] / "theory.json").write_text("{}"), "/theory.json: was changed"),
         (lambda f: (runs(f)[1] / MANIFEST_FILE).unlink(), f"/{MANIFEST_FILE}: is missing"),
     ]
-    for number, (harm, says) in enumerate(harms):
+    for number, (damage, message) in enumerate(cases):
         folder = copied(sweep[2], tmp_path / str(number))
-        harm(folder)
-        with pytest.raises(ConfigError) as told:
+        damage(folder)
+        with pytest.raises(ConfigError) as error:
             exchange.verify(folder)
-        assert says in str(told.value)
+        assert message in str(error.value)
 
 
-def test_a_forged_sweep_that_claims_other_runs(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_sweep_that_claims_other_runs_is_refused(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     folder = copied(sweep[2], tmp_path / "sweep")
-    changed(folder / "sweep.json", lambda node: {**node, "runs": node["runs"][:1]})
+    change_json(folder / "sweep.json", lambda facts: {**facts, "runs": facts["runs"][:1]})
     with pytest.raises(ConfigError, match="its runs are not those in runs/"):
-        exchange.verify(resealed(folder, "sweep", name=sweep[1], head="x"))
+        exchange.verify(with_new_manifest(folder, "sweep", name=sweep[1], head="x"))
 
 
-def test_nothing_is_written_over(sweep: tuple[Path, str, Path], run: Path, tmp_path: Path) -> None:
+def test_export_does_not_overwrite(sweep: tuple[Path, str, Path], run: Path, tmp_path: Path) -> None:
     run_id = json.loads((run / "run.json").read_text())["run_id"]
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -364,7 +371,7 @@ def test_nothing_is_written_over(sweep: tuple[Path, str, Path], run: Path, tmp_p
     assert content(tmp_path / "empty") == content(run)
 
 
-def test_a_run_that_has_not_ended_is_not_exported(
+def test_running_run_is_not_exported(
     sweep: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = opened(sweep[0])
@@ -374,16 +381,16 @@ def test_a_run_that_has_not_ended_is_not_exported(
     assert "is RUNNING" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     log.end("FAILED")
-    assert main(argv) == 0  # a failed run has little, and that is exported
+    assert main(argv) == 0  # a failed run is exported with the files it has
     exchange.verify(tmp_path / "out")
     assert not (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_full_disk_leaves_nothing(
+def test_export_to_full_disk_leaves_no_files(
     sweep: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["export", "--sweep", sweep[1], "--to", str(tmp_path / "out"), "--uri", uri(sweep[0])]
-    for kilobytes in (100, 150, 200, 250):  # full in the middle of one file or another
+    for kilobytes in (100, 150, 200, 250):  # the disk fills up during different files
         with small_disk(tmp_path, kilobytes / 1024):
             assert main(argv) == 2
             assert "the disk is full" in capsys.readouterr().err
@@ -391,20 +398,20 @@ def test_a_full_disk_leaves_nothing(
 
 
 @pytest.mark.thorough
-def test_a_killed_export_leaves_no_folder(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
+def test_killed_export_leaves_no_folder(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     argv = ["export", "--sweep", sweep[1], "--to", str(tmp_path / "out"), "--uri", uri(sweep[0])]
-    killed("exchange.facts", "SweepFacts", "text", "", *argv)
-    (left,) = tmp_path.iterdir()
-    assert left.name.endswith(".part")
-    living = tmp_path / ".out.0.part"  # of an export that is at work
-    living.mkdir()
-    with _held(living):
+    killed("reproducibility.exchange.facts", "SweepFacts", "text", "", *argv)
+    (abandoned,) = tmp_path.iterdir()
+    assert abandoned.name.endswith(".part")
+    active = tmp_path / ".out.0.part"  # of a running export
+    active.mkdir()
+    with locked(active):
         assert main(argv) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"out", living.name}
+    assert {p.name for p in tmp_path.iterdir()} == {"out", active.name}
     exchange.verify(tmp_path / "out")
 
 
-def test_an_export_keeps_no_address(run: Path) -> None:
+def test_export_contains_no_store_address(run: Path) -> None:
     overrides = json.loads((run / "run.json").read_text())["tags"]["overrides"]
     assert overrides == " ".join(OVERRIDES)
     assert b"sqlite" not in b"".join(data for name, data in content(run).items() if name != "uncommitted.patch")

@@ -1,4 +1,4 @@
-"""A cell's identity: what changes it and what does not."""
+"""The fingerprint of a cell: which changes of config, data and code change it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from pipeline.config.compose import compose_run
 from pipeline.reproducibility import fingerprint
 
 
-def of(*overrides: str, data: str = "d") -> str:
+def fingerprint_of(*overrides: str, data: str = "d") -> str:
     return fingerprint.fingerprint(compose_run(overrides), data)
 
 
-def test_cosmetic_keys_do_not_change_it() -> None:
-    one = of()
+def test_fingerprint_ignores_cosmetic_keys() -> None:
+    expected = fingerprint_of()
     for cosmetic in ("tracking.experiment=other", "name=other", "checkpoints.seconds=1"):
-        assert of(cosmetic) == one
+        assert fingerprint_of(cosmetic) == expected
 
 
-def test_science_and_data_change_it() -> None:
-    seen = {of(), of("seed=1"), of("optimizer.learning_rate=0.7"), of("schedule=every"), of(data="e")}
-    assert len(seen) == 5
+def test_fingerprint_depends_on_science_and_data() -> None:
+    fingerprints = {
+        fingerprint_of(),
+        fingerprint_of("seed=1"),
+        fingerprint_of("optimizer.learning_rate=0.7"),
+        fingerprint_of("schedule=every"),
+        fingerprint_of(data="e"),
+    }
+    assert len(fingerprints) == 5
 
 
-def test_training_reaches_engine_and_data_but_nothing_that_only_shows() -> None:
+def test_modules_of_training_include_no_display_code() -> None:
     reached = set(fingerprint.modules([fingerprint.ROOT]))
     assert {"engine.network", "engine.probes.gradients", "pipeline.training.loop", "pipeline.data.batching"} <= reached
     cosmetic = {"tracking", "progress", "report", "figures", "execution", "sweep", "verdict", "checkpoint"}
@@ -37,7 +43,7 @@ def test_training_reaches_engine_and_data_but_nothing_that_only_shows() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package of a user's own: a probe that uses a helper, and a module that it does not use."""
+    """A user's package: a probe that imports a helper, and an unused module."""
     folder = tmp_path / "ownparts"
     (folder / "deep").mkdir(parents=True)
     (folder / "__init__.py").write_text("")
@@ -52,38 +58,38 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def digest(node: object) -> str:
-    fingerprint._digest_of.cache_clear()
-    return fingerprint.code_digest({"probes": node})
+def digest(probes: object) -> str:
+    fingerprint.source_digest.cache_clear()
+    return fingerprint.code_digest({"probes": probes})
 
 
-def test_a_changed_line_of_a_users_probe_or_what_it_uses_changes_it(package: Path) -> None:
-    node = {"own": {"_target_": "ownparts.probe.own"}}
+def test_code_digest_depends_on_users_probe_and_its_imports(package: Path) -> None:
+    probes = {"own": {"_target_": "ownparts.probe.own"}}
     assert set(fingerprint.modules(["ownparts.probe"])) == {
         "ownparts", "ownparts.probe", "ownparts.deep", "ownparts.deep.helper",
     }  # fmt: skip
-    seen = [digest(node)]
+    digests = [digest(probes)]
     (package / "unused.py").write_text("x = 2\n")
-    assert digest(node) == seen[0]
+    assert digest(probes) == digests[0]
     (package / "deep" / "helper.py").write_text("FACTOR = 3\n")
-    seen.append(digest(node))
+    digests.append(digest(probes))
     with (package / "probe.py").open("a") as file:
         file.write("\n# a line\n")
-    seen.append(digest(node))
-    assert len(set(seen)) == 3
-    assert digest({}) not in seen
+    digests.append(digest(probes))
+    assert len(set(digests)) == 3
+    assert digest({}) not in digests
 
 
-def test_a_module_beside_a_users_module_counts_and_an_installed_one_does_not(
+def test_code_digest_includes_neighbouring_modules_but_not_installed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "myprobes.py").write_text("import json\nimport pandas\nfrom myhelpers import FACTOR\n")
     (tmp_path / "myhelpers.py").write_text("FACTOR = 2\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
-    fingerprint._installed.cache_clear()
+    fingerprint.is_installed.cache_clear()
     assert set(fingerprint.modules(["myprobes"])) == {"myprobes", "myhelpers"}
-    node = {"own": {"_target_": "myprobes.own"}}
-    before = digest(node)
+    probes = {"own": {"_target_": "myprobes.own"}}
+    before = digest(probes)
     (tmp_path / "myhelpers.py").write_text("FACTOR = 3\n")
-    assert digest(node) != before
+    assert digest(probes) != before

@@ -1,4 +1,4 @@
-"""A logged run, trained again: identical, or the first difference; and a logged config is not to be trusted."""
+"""Replays are identical or report the first difference; a logged config calls only what is allowed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pipeline.sweeps.single import single
-from rich.console import Console
+from support.commands import invoke
 from support.configs import require
 
 from pipeline.cli import main
 from pipeline.config.compose import compose_run
 from pipeline.progress import bars
-from pipeline.reproducibility import match_machine, worktree
+from pipeline.reproducibility import worktree
 from pipeline.reproducibility.environment import Provenance, provenance
 from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
-from pipeline.reproducibility.record_diff import first_difference
+from pipeline.reproducibility.match_machine import REQUIRED_FLAGS, can_restart_process, cpu_flags, match_machine
+from pipeline.reproducibility.record_diff import first_record_difference
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.execute import RunOptions, execute
 from pipeline.tracking.logged_run import logged_config
@@ -40,11 +40,11 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
-    """(uri, run id, artifact folder) of a small finished run."""
+    """Return (uri, run id, artifact folder) of a small finished run."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     overrides = ["experiment=smoke", "schedule=every", "schedule@chain.schedule=every", "activation=tanh"]
-    assert single([*overrides, f"tracking.uri={uri}"], None, True, Console(file=io.StringIO())) == 0
+    assert invoke("run", *overrides, f"tracking.uri={uri}").code == 0
     store = Store.open(TrackingConfig(uri, "gradvitals"))
     (run,) = store.client.search_runs([store.experiment_id])
     return uri, run.info.run_id, Path(run.info.artifact_uri.removeprefix("file://"))
@@ -54,38 +54,40 @@ def reproduce(logged: tuple[str, str, Path], *arguments: str) -> int:
     return main(["reproduce", "--uri", logged[0], logged[1], *arguments])
 
 
-def test_identical(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_is_identical(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(logged) == 0
     out = capsys.readouterr().out
     assert "identical: all" in out
     assert "records and the chain at " in out
 
 
-def test_the_beginning_of_the_id_is_enough(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_start_of_run_id_is_enough(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "--uri", logged[0], logged[1][:8]]) == 0
     assert "identical" in capsys.readouterr().out
 
 
-def test_a_config_with_parts_of_an_older_commit_gets_the_commands_that_run_it(
+def test_config_of_older_commit_is_refused_with_worktree_commands(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part that has another name in this code: the commands first, then the one line that says what is missing."""
+    """A class has another name in this code: the commands come first, then the error line."""
     older = "probes.delta_rms._target_=engine.probes.DeltaRms"
     assert reproduce(logged, older) == 2
     assert "worktree" not in capsys.readouterr().out
     now = provenance()
-    other = Provenance(now.tags | {"git.commit": "0" * 40}, now.patch, now.packages)
-    monkeypatch.setattr("pipeline.reproducibility.replay.provenance", lambda: other)
+    older_environment = Provenance(now.tags | {"git.commit": "0" * 40}, now.patch, now.packages)
+    monkeypatch.setattr("pipeline.reproducibility.replay.provenance", lambda: older_environment)
     assert reproduce(logged, older) == 2
-    found = capsys.readouterr()
-    assert f"git worktree add ../gradvitals-{now.tags['git.commit'][:8]} {now.tags['git.commit']}" in found.out
-    assert found.err.startswith(
+    printed = capsys.readouterr()
+    assert f"git worktree add ../gradvitals-{now.tags['git.commit'][:8]} {now.tags['git.commit']}" in printed.out
+    assert printed.err.startswith(
         "error: probes.delta_rms._target_=engine.probes.DeltaRms: engine.probes has no DeltaRms"
     )
 
 
-def test_one_bit_of_the_config(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """The next float64 after 0.1: records of step 0 agree but for the update, the first update differs."""
+def test_learning_rate_changed_by_one_ulp_differs_from_first_update(
+    logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next float64 after 0.1: only the update of step 0 differs, so θ differs from step 1."""
     assert (
         reproduce(logged, f"optimizer.learning_rate={np.nextafter(0.1, 1)!r}".replace("np.float64(", "").rstrip(")"))
         == 1
@@ -93,20 +95,20 @@ def test_one_bit_of_the_config(logged: tuple[str, str, Path], capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "differs: config (config.sha256) was" in out
     assert "different: step 1, layer 1, W, replicate 0: norm " in out
-    assert "; all alike at step 0" in out
-    assert "first of the records: step 1, layer " in out
+    assert "; all equal at step 0" in out
+    assert "first different record: step 1, layer " in out
 
 
-def test_another_seed_departs_at_once(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_seed_differs_at_first_step(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(logged, "seed=7") == 1
     out = capsys.readouterr().out
     assert "different: step 0, the rows of the batch, replicate 0" in out
-    assert "first of the records: step 0, layer 1," in out
+    assert "first different record: step 0, layer 1," in out
 
 
 @contextmanager
 def altered(path: Path, content: bytes | None) -> Iterator[None]:
-    """The file with another content, or gone, for a while."""
+    """Change or delete a file until the end of the block."""
     original = path.read_bytes()
     try:
         if content is None:
@@ -124,8 +126,8 @@ def parquet(frame: pd.DataFrame) -> bytes:
     return content.getvalue()
 
 
-def test_a_tampered_chain_is_told(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """One digest of the run's middle, in one hexadecimal digit; the records are as they were."""
+def test_tampered_chain_is_reported(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """One hexadecimal digit of a digest in the middle is changed; the records are not."""
     path = logged[2] / CHAIN_FILE
     chain = pd.read_parquet(path)
     row = chain.index[(chain["step"] == 5) & (chain["quantity"] == "b") & (chain["layer"] == 2)][0]
@@ -134,16 +136,16 @@ def test_a_tampered_chain_is_told(logged: tuple[str, str, Path], capsys: pytest.
     with altered(path, parquet(chain)):
         assert reproduce(logged) == 1
     out = capsys.readouterr().out
-    assert "tampered: the chain is not as it was logged: the link of step 5, replicate 0 does not follow" in out
+    assert "tampered: the chain was changed after it was logged: the link of step 5, replicate 0 does not follow" in out
     assert "different: step 5, layer 2, b, replicate 0: norm " in out
-    assert "all records are the same" in out
+    assert "all records are identical" in out
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "there is no chain.parquet"), (b"PAR1 no more", "not readable parquet"), (b"", "not readable parquet")],
 )
-def test_a_lost_chain_is_told(
+def test_missing_or_unreadable_chain_is_reported(
     logged: tuple[str, str, Path], content: bytes | None, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with altered(logged[2] / CHAIN_FILE, content):
@@ -153,7 +155,7 @@ def test_a_lost_chain_is_told(
     assert says in out
 
 
-def test_tampered_records_are_told(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_tampered_record_is_reported(logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = logged[2] / "records.parquet"
     frame = pd.read_parquet(path)
     frame["value"] = np.where(frame.index == 100, np.nextafter(frame["value"], np.inf), frame["value"])
@@ -161,23 +163,23 @@ def test_tampered_records_are_told(logged: tuple[str, str, Path], capsys: pytest
         assert reproduce(logged) == 1
     out = capsys.readouterr().out
     assert f"different: step {frame['step'][100]}, layer {frame['layer'][100]}, {frame['probe'][100]}" in out
-    assert "the chain is the same at all its steps" in out
+    assert "the chain is identical at all steps" in out
 
 
-def test_a_run_older_than_chains_is_compared_by_its_records(
+def test_run_without_chain_is_compared_by_records(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = Store.open(TrackingConfig(logged[0], "gradvitals")).client
     tags = {key: client.get_run(logged[1]).data.tags[key] for key in (HEAD_TAG, NORMS_TAG)}
     config = (logged[2] / "config.yaml").read_text()
-    node = yaml.safe_load(config)
-    del node["chain"], node["checkpoints"]
+    raw_config = yaml.safe_load(config)
+    del raw_config["chain"], raw_config["checkpoints"]
     try:
         for key in tags:
             client.delete_tag(logged[1], key)
         with (
             altered(logged[2] / CHAIN_FILE, None),
-            altered(logged[2] / "config.yaml", yaml.safe_dump(node, sort_keys=False).encode()),
+            altered(logged[2] / "config.yaml", yaml.safe_dump(raw_config, sort_keys=False).encode()),
         ):
             assert reproduce(logged) == 0
     finally:
@@ -186,8 +188,10 @@ def test_a_run_older_than_chains_is_compared_by_its_records(
     assert "it has no chain" in capsys.readouterr().out
 
 
-def test_an_exported_folder(logged: tuple[str, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "away"
+def test_exported_folder_is_replayed(
+    logged: tuple[str, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "exported"
     assert main(["export", "--uri", logged[0], "--run", logged[1], "--to", str(folder)]) == 0
     assert main(["reproduce", str(folder)]) == 0
     out = capsys.readouterr().out
@@ -197,7 +201,7 @@ def test_an_exported_folder(logged: tuple[str, str, Path], tmp_path: Path, capsy
     assert "config.yaml" in capsys.readouterr().err
     (folder / "run.json").unlink()
     assert main(["reproduce", str(folder)]) == 2
-    assert main(["reproduce", str(tmp_path)]) == 2  # not an export at all
+    assert main(["reproduce", str(tmp_path)]) == 2  # not an exported folder
     assert capsys.readouterr().err.count("error: ") == 2
 
 
@@ -213,18 +217,18 @@ def test_an_exported_folder(logged: tuple[str, str, Path], tmp_path: Path, capsy
         ),
         ("pipeline.reproducibility.environment.Path", "defined in pathlib"),
         ("pipeline.tracking.ui.serve", "must be an Activation"),
-        ("pipeline.reproducibility.record_diff.Difference", "is missing|must be"),
+        ("pipeline.reproducibility.record_diff.RecordDifference", "is missing|must be"),
     ],
 )
-def test_a_logged_config_calls_only_what_is_allowed(
+def test_logged_config_calls_only_allowed_targets(
     logged: tuple[str, str, Path], target: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = logged[2] / "config.yaml"
     original = config.read_text()
-    node = yaml.safe_load(original)
-    node["activation"] = {"_target_": target}
+    raw_config = yaml.safe_load(original)
+    raw_config["activation"] = {"_target_": target}
     try:
-        config.write_text(yaml.safe_dump(node))
+        config.write_text(yaml.safe_dump(raw_config))
         assert reproduce(logged) == 2
     finally:
         config.write_text(original)
@@ -233,7 +237,7 @@ def test_a_logged_config_calls_only_what_is_allowed(
     assert any(part in error for part in says.split("|")), error
 
 
-def test_yaml_tags_construct_nothing(tmp_path: Path) -> None:
+def test_yaml_tags_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("seed: !!python/object/apply:os.system ['touch /tmp/never']\n")
     with pytest.raises(Exception, match="not readable YAML"):
@@ -244,22 +248,22 @@ def table(values: list[float], probe: str = "delta_rms") -> pd.DataFrame:
     return tidy([Record(step, probe, (1,), np.array([[value]]), True) for step, value in enumerate(values)])
 
 
-def test_first_difference() -> None:
-    """NaN equals NaN, −0 is not 0, the last bit counts, and a shorter table is a difference."""
-    assert first_difference(table([1.0, np.nan, np.inf]), table([1.0, np.nan, np.inf])) is None
-    found = first_difference(table([1.0, 2.0, 3.0]), table([1.0, np.nextafter(2.0, 3.0), 4.0]))
-    assert found is not None
-    assert (found.step, found.layer, found.probe, found.logged) == (1, 1, "delta_rms", 2.0)
-    zero = first_difference(table([0.0]), table([-0.0]))
+def test_first_record_difference() -> None:
+    """NaN equals NaN, −0 differs from 0, the last bit counts, and a shorter table is a difference."""
+    assert first_record_difference(table([1.0, np.nan, np.inf]), table([1.0, np.nan, np.inf])) is None
+    bit = first_record_difference(table([1.0, 2.0, 3.0]), table([1.0, np.nextafter(2.0, 3.0), 4.0]))
+    assert bit is not None
+    assert (bit.step, bit.layer, bit.probe, bit.first_value) == (1, 1, "delta_rms", 2.0)
+    zero = first_record_difference(table([0.0]), table([-0.0]))
     assert zero is not None
-    shorter = first_difference(table([1.0, 2.0]), table([1.0]))
+    shorter = first_record_difference(table([1.0, 2.0]), table([1.0]))
     assert shorter is not None
-    assert (shorter.step, shorter.again) == (1, None)
-    assert "no such record" in str(shorter)
-    longer = first_difference(table([1.0]), table([1.0, 2.0]))
+    assert (shorter.step, shorter.second_value) == (1, None)
+    assert "no such record" in shorter.describe("logged", "now")
+    longer = first_record_difference(table([1.0]), table([1.0, 2.0]))
     assert longer is not None
-    assert (longer.step, longer.logged) == (1, None)
-    assert first_difference(table([1.0]), table([1.0], probe="coherence")) is not None
+    assert (longer.step, longer.first_value) == (1, None)
+    assert first_record_difference(table([1.0]), table([1.0], probe="coherence")) is not None
 
 
 CODE = "return np.subtract(1, np.square(a, out=out), out=out)\n\n\n@dataclass(frozen=True)\nclass Relu"
@@ -272,10 +276,8 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.thorough
-def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
-    logged: tuple[str, str, Path], tmp_path: Path
-) -> None:
-    """Recorded with a patch, the code then changed and committed: reproduce says so; its commands bring both back."""
+def test_worktree_commands_reproduce_run_of_older_commit(logged: tuple[str, str, Path], tmp_path: Path) -> None:
+    """The run has a patch and its code changed since: the printed commands restore commit and patch."""
     require(shutil.which("git") is not None, "git is not installed")
     tree, uri = tmp_path / "project", logged[0]
     for name in ("engine", "pipeline", "conf"):
@@ -306,18 +308,17 @@ def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
     done = command("reproduce", run_id, "--uri", uri)
     assert done.returncode == 1, done.stderr
     assert " with a patch of 2 changed lines, is " in done.stdout
-    # the top layer's error is softmax's and right; the first to go wrong is the one below, as a step computes
+    # the top layer's error is that of the softmax, which did not change; the layer below comes next in a step
     assert "different: step 0, layer 3, ∂C/∂W, replicate 0" in done.stdout
     assert "code that training runs is the same" not in done.stdout
-    offered = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert len(offered) == 3, offered
-    assert offered[2].startswith("make -C ../gradvitals-")
-    for line in offered[:2]:
+    commands = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert len(commands) == 3, commands
+    assert commands[2].startswith("make -C ../gradvitals-")
+    for line in commands[:2]:
         shell = line.replace(".venv/bin/python", shlex.quote(sys.executable))
         subprocess.run(["bash", "-ec", shell], cwd=tree, check=True, capture_output=True, env=os.environ)
-    place = tree.parent / shlex.split(offered[2])[2].removeprefix("../")
-    told = shlex.split(offered[2])
-    assert told[3:] == ["reproduce", f"RUN={run_id}", f"ARGS=--uri {uri}"]
+    place = tree.parent / shlex.split(commands[2])[2].removeprefix("../")
+    assert shlex.split(commands[2])[3:] == ["reproduce", f"RUN={run_id}", f"ARGS=--uri {uri}"]
     done = command("reproduce", run_id, "--uri", uri, cwd=place)
     assert done.returncode == 0, done.stdout
     assert "identical: all" in done.stdout
@@ -327,8 +328,8 @@ def test_a_run_of_an_older_commit_is_run_again_by_the_commands_that_are_offered(
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_the_blas_that_counts_is_the_engines() -> None:
-    """SciPy, which some runs load for their intervals and some do not, brings a library of its own."""
+def test_recorded_blas_is_the_one_of_numpy() -> None:
+    """SciPy, which only some runs load, has its own BLAS."""
     before = {key: value for key, value in provenance().tags.items() if key.startswith("blas")}
     importlib.import_module("scipy.linalg")
     after = {key: value for key, value in provenance().tags.items() if key.startswith("blas")}
@@ -336,13 +337,13 @@ def test_the_blas_that_counts_is_the_engines() -> None:
     assert ";" not in after["blas"]
 
 
-def test_the_commands_for_an_older_commit() -> None:
+def test_worktree_commands() -> None:
     tree = "../gradvitals-01234567"
     lines = worktree.commands({"git.commit": COMMIT, "git.dirty": "true"}, "", "a run's $id", "sqlite:////a b/c.db")
     assert lines == [
         "# this repository does not have the commit: git fetch it first",
         f"git worktree add {tree} {COMMIT}",
-        "# files that git did not know were there as well; they are not recorded",
+        "# the run was recorded with untracked files, whose content was not logged",
         f"make -C {tree} reproduce RUN='a run'\"'\"'s $$id' ARGS='--uri '\"'\"'sqlite:////a b/c.db'\"'\"''",
     ]
     (last,) = worktree.commands({"git.commit": COMMIT}, "", "x", "postgresql://me:secret@host/db")[-1:]
@@ -360,48 +361,46 @@ def tags(core_type: str, features: str = "X86_V3", numpy: str = "2.4", threads: 
 
 
 @pytest.mark.parametrize(
-    ("then", "variables", "cannot"),
+    ("then", "variables", "unmatched"),
     [
         (tags("Haswell"), {}, []),
         (tags("Haswell; SkylakeX"), {}, []),  # NumPy's comes first
         (tags("Nehalem"), {"OPENBLAS_CORETYPE": "Nehalem"}, []),
-        (tags("SkylakeX"), {}, ["core type SkylakeX cannot be chosen, this CPU has no avx512bw, avx512cd"]),
-        (tags("Cooperlake; Haswell"), {}, ["core type Cooperlake cannot be chosen, this CPU has no avx512_bf16"]),
-        (tags("x; LD_PRELOAD=y"), {}, ["core type x is not one that is known how to choose"]),
+        (tags("SkylakeX"), {}, ["core type SkylakeX needs avx512bw, avx512cd"]),
+        (tags("Cooperlake; Haswell"), {}, ["core type Cooperlake needs avx512_bf16"]),
+        (tags("x; LD_PRELOAD=y"), {}, ["core type x is not selectable"]),
         (tags("unknown"), {}, []),
         ({}, {}, []),
         (tags("Haswell", "none"), {"NPY_DISABLE_CPU_FEATURES": "X86_V3"}, []),
-        (tags("Haswell", "X86_V3 X86_V4"), {}, ["CPU features X86_V4 are not there"]),
-        (tags("Haswell", "AVX2", numpy="2.3"), {}, ["CPU features are not set, another version of numpy"]),
+        (tags("Haswell", "X86_V3 X86_V4"), {}, ["CPU features X86_V4 are missing here"]),
+        (tags("Haswell", "AVX2", numpy="2.3"), {}, ["CPU features: their names depend on the version of numpy"]),
         (tags("Haswell", threads="1; 2"), {}, []),
-        (tags("Haswell", threads="many"), {}, ["BLAS threads many cannot be set"]),
+        (tags("Haswell", threads="many"), {}, ["BLAS threads many is not a valid number"]),
     ],
 )
-def test_what_is_set_to_be_like_the_recording_process(
-    then: dict[str, str], variables: dict[str, str], cannot: list[str]
-) -> None:
-    found = match_machine.plan(then, tags("Haswell"), HASWELL)
-    assert found.variables == variables
-    assert len(found.unmatched) == len(cannot)
-    assert all(told.startswith(line) for told, line in zip(found.unmatched, cannot, strict=True)), found.unmatched
-    assert found.threads == 1
+def test_match_machine_settings(then: dict[str, str], variables: dict[str, str], unmatched: list[str]) -> None:
+    match = match_machine(then, tags("Haswell"), HASWELL)
+    assert match.variables == variables
+    assert len(match.unmatched) == len(unmatched)
+    assert all(line.startswith(start) for line, start in zip(match.unmatched, unmatched, strict=True)), match.unmatched
+    assert match.threads == 1
 
 
-def test_a_core_type_is_never_set_where_the_cpu_is_not_known() -> None:
-    assert match_machine.plan(tags("Nehalem"), tags("Haswell"), frozenset()).variables == {}
-    assert match_machine.plan(tags("Haswell", threads="4"), tags("Haswell"), HASWELL).threads == 4
-    assert not match_machine.can_restart_process()  # this is pytest
+def test_core_type_is_not_set_for_unknown_cpu() -> None:
+    assert match_machine(tags("Nehalem"), tags("Haswell"), frozenset()).variables == {}
+    assert match_machine(tags("Haswell", threads="4"), tags("Haswell"), HASWELL).threads == 4
+    assert not can_restart_process()  # this is pytest
 
 
 @pytest.mark.thorough
-def test_a_run_of_another_core_type_is_trained_on_that_again(
+def test_replay_restarts_with_recorded_core_type(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nehalem's kernels give other bits than this machine's; the command starts itself anew with them."""
+    """Nehalem's kernels give other bits than this machine's; the command restarts with them."""
     here = provenance().tags["blas.core_type"].partition(";")[0]
-    older = match_machine.NEEDS["Nehalem"] <= match_machine.cpu_flags() | {"sse3"}
+    is_newer = REQUIRED_FLAGS["Nehalem"] <= cpu_flags() | {"sse3"}
     require(
-        older and here in match_machine.NEEDS and here != "Nehalem", "an x86-64 CPU newer than Nehalem, with OpenBLAS"
+        is_newer and here in REQUIRED_FLAGS and here != "Nehalem", "an x86-64 CPU newer than Nehalem, with OpenBLAS"
     )
     uri = logged[0]
     command = [sys.executable, "-m", "pipeline"]
@@ -413,12 +412,12 @@ def test_a_run_of_another_core_type_is_trained_on_that_again(
         [*command, "reproduce", run_id, "--uri", uri], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "starts anew with OPENBLAS_CORETYPE=Nehalem" in again.stdout
+    assert "restarting with OPENBLAS_CORETYPE=Nehalem" in again.stdout
     assert "identical: all" in again.stdout
     assert "core type was" not in again.stdout
-    assert main(["reproduce", "--uri", uri, run_id]) == 1  # not in this process
+    assert main(["reproduce", "--uri", uri, run_id]) == 1  # this process cannot restart
     out = capsys.readouterr().out
-    assert "not set: OPENBLAS_CORETYPE=Nehalem, which must be set before the process begins" in out
+    assert "not set: OPENBLAS_CORETYPE=Nehalem, which must be set before the process starts" in out
     assert f"differs: core type was Nehalem, is {here}" in out
     assert "different: step 0, layer " in out
 
@@ -427,7 +426,7 @@ def facts(tags: dict[str, str], patch: str = "", packages: str = "") -> Provenan
     return Provenance(tags, patch, packages)
 
 
-def test_each_change_of_environment_is_one_line() -> None:
+def test_environment_changes_are_one_line_each() -> None:
     then = facts(
         {"git.commit": "a1", "git.dirty": "true", "code.sha256": "c", "python": "3.11", "blas": "x; y"},
         "+++ f\n+a\n-b\n",
@@ -446,22 +445,24 @@ def test_each_change_of_environment_is_one_line() -> None:
         "Python was 3.11, is 3.12",
     ]
     assert changes(then, then) == []
-    other = facts(then.tags, "+++ f\n+a\n-c\n", then.packages)
-    assert [str(c) for c in changes(then, other)] == [
+    other_patch = facts(then.tags, "+++ f\n+a\n-c\n", then.packages)
+    assert [str(c) for c in changes(then, other_patch)] == [
         "commit was a1 with a patch of 2 changed lines, is a1 with a patch of 2 changed lines, but another patch "
         "(the code that training runs is the same)"
     ]
     tagged = facts({**then.tags, "package.numpy": "3"}, then.patch)
-    assert "package numpy was 1, is 3" in [str(c) for c in changes(then, tagged)]  # without a list of all, the tags
+    assert "package numpy was 1, is 3" in [str(c) for c in changes(then, tagged)]  # from the tags, without a full list
 
 
-def test_a_run_that_was_pruned_is_trained_as_far_as_it_went(
+def test_pruned_run_is_replayed_up_to_its_last_step(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node = compose_run(["experiment=smoke", "architecture.depth=14", "schedule=every", f"tracking.uri={logged[0]}"])
+    raw_config = compose_run(
+        ["experiment=smoke", "architecture.depth=14", "schedule=every", f"tracking.uri={logged[0]}"]
+    )
     store = Store.open(TrackingConfig(logged[0], "gradvitals"))
-    with bars(1, True) as shown:
-        outcome = execute(node, store, "doomed", {}, {}, shown, RunOptions(pruning=Pruning(1.0)))
+    with bars(1, True) as progress:
+        outcome = execute(raw_config, store, "doomed", {}, {}, progress, RunOptions(pruning=Pruning(1.0)))
     assert outcome.pruned
     assert main(["reproduce", "--uri", logged[0], outcome.run_id]) == 0
     assert "identical: all" in capsys.readouterr().out

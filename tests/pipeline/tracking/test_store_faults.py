@@ -4,7 +4,6 @@ wrong, and the next command goes on.
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sqlite3
@@ -21,14 +20,13 @@ import numpy as np
 import pytest
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from rich.console import Console
 from sqlalchemy import text
 from support.configs import require
 from support.servers import CuttingProxy, Postgres, Server, locked, postgres_binaries, small_disk
 
 from pipeline.cli import main
 from pipeline.errors import StoreError
-from pipeline.reproducibility.replay import reproduce
+from pipeline.reproducibility.replay import ReplayOptions, reproduce
 from pipeline.tracking.retry import VARIABLE
 from pipeline.tracking.run_logger import Point, RunLogger
 from pipeline.tracking.store import Store, TrackingConfig
@@ -435,10 +433,8 @@ def test_a_whole_run_over_a_server_gone_for_20_seconds(backend: Backend, tmp_pat
     told = whole_run(hurt.uri, restart, "tracking.experiment=whole")
     check_told(told, "connection refused")
     check_same(alone, hurt)
-    code = reproduce(
-        hurt.search()[0].info.run_id, [], TrackingConfig(hurt.uri, "whole"), (), True, Console(file=io.StringIO())
-    )
-    assert code == 0
+    run_id = hurt.search()[0].info.run_id
+    assert reproduce(run_id, [], TrackingConfig(hurt.uri, "whole"), ReplayOptions(), quiet=True).exit_code == 0
 
 
 def whole_run(uri: str, meanwhile: Callable[[], None], *more: str) -> str:
