@@ -83,7 +83,7 @@ class Page(HTMLParser):
         styles = "".join(re.findall(r"<style>(.*?)</style>", html, re.S))
         assert styles
         assert not re.search(r"url\(|@import|https?:", styles)
-        policy = [a["content"] for _, a in self.elements if a.get("http-equiv") == "Content-Security-CellPolicy"]
+        policy = [a["content"] for _, a in self.elements if a.get("http-equiv") == "Content-Security-Policy"]
         assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
