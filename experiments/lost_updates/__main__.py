@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.config.compose import compose_sweep
 from pipeline.config.schema import build
-from pipeline.reports.figures.profiles import BLUE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, RED, STYLE
 from pipeline.training.loop import run
 from pipeline.training.records import Record
 

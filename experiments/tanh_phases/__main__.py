@@ -22,7 +22,7 @@ from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import expect
 from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.config.schema import Config, build
-from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, RED, STYLE
 from pipeline.training.loop import train
 from pipeline.training.prepare import prepare_run
 

@@ -16,8 +16,10 @@ from rich.console import Console
 from pipeline.analysis.summary import Summary, show
 from pipeline.errors import ConfigError
 from pipeline.reports import html
-from pipeline.reports.figures import exponents, run
-from pipeline.reports.figures.run import SETS
+from pipeline.reports.figures.curves import SETS, learning_figure, unit_figure
+from pipeline.reports.figures.exponents import QUANTITIES, exponent_figure
+from pipeline.reports.figures.heatmaps import layer_by_step_figure
+from pipeline.reports.figures.profiles import profile_figure
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
 from pipeline.tracking.logged_run import Logged, read
@@ -106,11 +108,10 @@ def page_of(logged: Logged) -> str:
 
 def run_pictures(logged: Logged, summary: Summary) -> list[ReportFigure]:
     """All that can be drawn of what was recorded."""
-    found = [run.profiles(summary, logged.theory), run.layer_by_step(summary)]
-    for probe in _histograms(logged):
-        found.append(exponents.exponents(logged.table, probe, exponents.QUANTITIES.get(probe, probe)))
-    found += [run.activations(summary, logged.theory), run.learning(summary)]
-    return [picture for picture in found if picture is not None]
+    figures = [profile_figure(summary, logged.theory), layer_by_step_figure(summary)]
+    figures += [exponent_figure(logged.table, p, QUANTITIES.get(p, p)) for p in _histograms(logged)]
+    figures += [unit_figure(summary, logged.theory), learning_figure(summary)]
+    return [figure for figure in figures if figure is not None]
 
 
 def _histograms(logged: Logged) -> list[str]:
@@ -121,7 +122,7 @@ def _histograms(logged: Logged) -> list[str]:
     except (ConfigError, TypeError, KeyError, AttributeError):
         named = set()
     there = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
-    return [str(probe) for probe in there if probe in named | set(exponents.QUANTITIES)]
+    return [str(probe) for probe in there if probe in named | set(QUANTITIES)]
 
 
 def _run_facts(logged: Logged) -> list[str]:

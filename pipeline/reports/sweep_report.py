@@ -16,8 +16,8 @@ from pipeline.analysis.estimates import Estimate
 from pipeline.analysis.summary import Summary, show
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.reports import html
-from pipeline.reports.figures import profiles
-from pipeline.reports.figures.sweep import Profiled, over_keys, overlaid
+from pipeline.reports.figures.heatmaps import swept_figures
+from pipeline.reports.figures.profiles import RunProfile, overlay_figure
 from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged, read
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
@@ -47,8 +47,8 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd
     summaries = [one.summary() for one in logged]
     cells = cell_table(logged, summaries, swept)
     keys = [str(key) for key in swept.columns]
-    drawn = over_keys(cells, keys)
-    overlay = overlaid(_profiled(logged, summaries, swept))
+    drawn = swept_figures(cells, keys)
+    overlay = overlay_figure(_profiles(logged, summaries, swept))
     failed = sum(one.status == "FAILED" for one in logged)
     first = logged[0]
     return html.render(
@@ -200,16 +200,15 @@ def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
     return " ".join([over, *([f"Verdicts: {told}."] if told else []), ended])
 
 
-def _profiled(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[Profiled]:
-    values = [{str(k): str(v) for k, v in row.items()} for row in swept.to_dict("records")]
-    colours = profiles.run_colours(values)
+def _profiles(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[RunProfile]:
+    cells = [{str(k): str(v) for k, v in row.items()} for row in swept.to_dict("records")]
     return [
-        Profiled(
-            run_name(cell, one.name) if cell else one.name,
-            colour,
-            next(iter(cell.values()), one.name),
-            (summary.at("delta_rms", 0), summary.at("delta_rms", -1)),
-            one.theory,
+        RunProfile(
+            run_name(cell, run.name) if cell else run.name,
+            cell,
+            summary.at("delta_rms", 0),
+            summary.at("delta_rms", -1),
+            run.theory,
         )
-        for one, summary, cell, colour in zip(logged, summaries, values, colours, strict=True)
+        for run, summary, cell in zip(logged, summaries, cells, strict=True)
     ]

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
-from pipeline.reports.figures.style import words
+from pipeline.reports.figures.style import plot_label
 from pipeline.reproducibility.chain_reader import FirstDifference, common_steps, first_chain_difference
 from pipeline.reproducibility.difference_growth import DifferenceSeries, Pairs, of_records, of_trails, picture, rate
 from pipeline.reproducibility.environment import Provenance
@@ -222,6 +222,6 @@ def _show_growth(found: Found, a: ReplayRun, b: ReplayRun, to: Path | None, cons
     for name, fitted in rates.items():
         say(f"{name} {fitted if fitted else 'has too few points between rounding and unlikeness to tell a rate'}")
     if to is not None:
-        figure = picture(growth, f"A {words(a.name)}, B {words(b.name)}", rates)
+        figure = picture(growth, f"A {plot_label(a.name)}, B {plot_label(b.name)}", rates)
         figure.savefig(to, dpi=130)
         say(f"wrote {to}")

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.analysis.summary import show
-from pipeline.reports.figures import profiles as run_profiles
+from pipeline.reports.figures import heatmaps
+from pipeline.reports.figures.profiles import RunProfile, overlay_plot
 from pipeline.runs.result import RunResult
 from pipeline.tracking import chart_view
 from pipeline.tracking.locks import RunLocks
@@ -158,15 +159,12 @@ def picture(name: str, outcomes: Sequence[RunResult]) -> Figure | None:
             numbers[rows.index(_row(o, keys)), columns.index(o.swept[keys[-1]])] = o.diverged_fraction
         maps.append(("diverged fraction", numbers, ".0%", "magma"))
     names = (", ".join(short_key(k) for k in keys[:-1]), short_key(keys[-1]))
-    return run_profiles.grid(maps, rows, columns, names, f"sweep {name}") if maps else None
+    return heatmaps.sweep_plot(maps, rows, columns, names, f"sweep {name}") if maps else None
 
 
 def profiles(name: str, outcomes: Sequence[RunResult]) -> Figure | None:
     """δ against layer at the start of training, all runs overlaid in the colours they have in the UI."""
-    shown = [(o.name, o.profile) for o in outcomes]
-    return run_profiles.overlay(
-        shown, run_profiles.run_colours([o.swept for o in outcomes]), f"sweep {name}: start of training"
-    )
+    return overlay_plot([RunProfile(o.name, o.swept, o.profile) for o in outcomes], f"sweep {name}")
 
 
 def _row(outcome: RunResult, keys: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from pipeline import signals
 from pipeline.config.compose import compose_sweep
 from pipeline.errors import ConfigError
 from pipeline.progress import Bars, bars
-from pipeline.reports.figures import profiles
+from pipeline.reports.figures import style
 from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.runs import cell as cells_
 from pipeline.runs.cell import CellAction, CellJob, CellPolicy, CellResult
@@ -71,7 +71,7 @@ def sweep(
         told = f"run {run.info.run_id} ({run.info.run_name}) was left RUNNING by a process that died: closed as KILLED"
         console.print(told, highlight=False)
     console.print(f"{len(cells)} runs, sweep {sweep_id}", highlight=False)
-    colours = profiles.run_colours([cell.swept for cell in cells])
+    colours = style.run_colours([cell.swept for cell in cells])
     tags = {"sweep": sweep_id, "kind": "run", **source_tags(overrides)}
     tasks = [
         CellJob(

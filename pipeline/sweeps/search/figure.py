@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial
 
 from engine.arrays import Array
-from pipeline.reports.figures.profiles import BLUE, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, ORANGE, RED, STYLE
 from pipeline.sweeps.search.space import ParameterRange, SearchConfig
 from pipeline.sweeps.search.study import position_of
 from pipeline.tracking.run_names import short_key

@@ -23,10 +23,10 @@ from support.configs import config, require
 
 from engine.exponents import INFINITE, NAN, SUBNORMAL, ZERO
 from pipeline.errors import ConfigError
-from pipeline.reports.figures import exponents
-from pipeline.reports.figures import sweep as sweep_figures
-from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_ticks, words
-from pipeline.reports.figures.sweep import Quantity
+from pipeline.reports.figures.exponents import exponent_figure
+from pipeline.reports.figures.heatmaps import swept_figures
+from pipeline.reports.figures.quantities import Quantity
+from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_label, log_ticks, plot_label
 from pipeline.reports.html import write
 from pipeline.reports.run_report import report, report_run, report_sweep
 from pipeline.sweeps.single import single
@@ -330,7 +330,7 @@ SWEPT = {"a": ["1", "2", "10"], "b": ["x", "y"], "c": ["u", "v"], "d": ["p", "q"
 def test_any_number_of_keys_can_be_swept(count: int, figures: int, panels: int) -> None:
     """One key: a panel a quantity; two: a map a quantity; more: a figure a quantity, a map for each of the others."""
     chosen = dict(list(SWEPT.items())[:count])
-    pictures = sweep_figures.over_keys(cells(**chosen), list(chosen))
+    pictures = swept_figures(cells(**chosen), list(chosen))
     assert len(pictures) == figures
     for picture in pictures:
         drawn = [a for a in picture.figure.axes if a.get_xlabel() and a.axison]
@@ -343,7 +343,7 @@ def test_any_number_of_keys_can_be_swept(count: int, figures: int, panels: int) 
 def test_a_cells_number_stands_in_its_row_and_column() -> None:
     frame = pd.DataFrame({"depth": ["10", "2", "2"], "kind": ["x", "x", "y"], "score": [0.25, 0.5, np.nan]})
     quantity = Quantity("score", "score", ".2f", "viridis")
-    (picture,) = sweep_figures.over_keys(frame, ["depth", "kind"], [quantity])
+    (picture,) = swept_figures(frame, ["depth", "kind"], [quantity])
     (axes,) = [a for a in picture.figure.axes if a.get_title() == "score"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["2", "10"], "numbers by size"
     texts = {tuple(t.get_position()): t.get_text() for t in axes.texts}
@@ -371,7 +371,7 @@ def test_exponents_are_counted_in_the_right_rows() -> None:
     bins = (ZERO, SUBNORMAL, 3, 4, INFINITE, NAN)
     counts = np.array([[[2.0, 1, 1, 1, 1, 2]]])
     table = tidy([Record(0, "delta_exponents", (1,), counts, False, bins, sparse=True)])
-    picture = exponents.exponents(table, "delta_exponents", "δ")
+    picture = exponent_figure(table, "delta_exponents", "δ")
     assert picture is not None
     axes = picture.figure.axes[0]
     drawn: Any = np.ma.filled(np.ma.asarray(axes.collections[0].get_array()), np.nan).ravel()
@@ -384,7 +384,8 @@ def test_exponents_are_counted_in_the_right_rows() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(-320.0, 308.0), (-40.2, 0.3), (-0.31, 0.4), (0.0, 1.0), (2.0001, 2.0002)])
 def test_log_ticks_lie_on_the_axis_and_say_where(low: float, high: float) -> None:
-    places, labels = log_ticks(low, high)
+    places = log_ticks(low, high)
+    labels = [log_label(place, decimal=high - low < 2.5) for place in places]
     assert 1 <= len(places) <= 9
     assert all(low <= p <= high for p in places)
     for place, label in zip(places, labels, strict=True):
@@ -407,8 +408,8 @@ def test_layers_are_named_from_the_first_on() -> None:
 
 
 def test_words_of_others_are_no_mathematics() -> None:
-    assert words("a$b$\n c") == "a\\$b\\$ c"
-    assert len(words("x" * 100)) == 28
+    assert plot_label("a$b$\n c") == "a\\$b\\$ c"
+    assert len(plot_label("x" * 100)) == 28
 
 
 # Trust nobody
