@@ -1,7 +1,7 @@
 """Colours, axes and helpers that all figures share.
 
 Magnitudes are drawn as log10 on linear axes. Matplotlib's logarithmic axes end at 1e±308, and gradients that explode or
-vanish exceed that. The Okabe-Ito colours can be told apart with every kind of colour vision.
+vanish exceed that. The Okabe-Ito colours are distinct for every kind of colour vision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
@@ -212,7 +212,7 @@ def category_axis(axis: Axis, names: Sequence[str]) -> None:
     """Label a heat map's axis with at most 16 of its names. Long names below many columns are slanted."""
     places = list(range(0, len(names), math.ceil(len(names) / 16)))
     axis.set_ticks(places, labels=[plot_label(names[p], 14) for p in places])
-    if axis.axis_name == "x" and len(names) > 3 and max(len(plot_label(name, 14)) for name in names) > 5:
+    if isinstance(axis, XAxis) and len(names) > 3 and max(len(plot_label(name, 14)) for name in names) > 5:
         axis.set_tick_params(rotation=30)
         for label in axis.get_ticklabels():
             label.set_horizontalalignment("right")
