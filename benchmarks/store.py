@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 from pipeline.reports.sweep_report import find_sweep
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import fingerprint_tags

@@ -252,9 +252,14 @@ def show_config(overrides: Sequence[str], config_dir: str | None) -> int:
 @composes
 def trace(overrides: Sequence[str], config_dir: str | None) -> int:
     """Print a forward and backward pass step by step; by default those of the worked examples."""
+    from rich.text import Text
+
     from pipeline.reports.trace import trace as trace_config
 
-    return trace_config(overrides, config_dir, console())
+    for traced in trace_config(overrides, config_dir):
+        console().rule(Text(traced.title, style="bold"))
+        show(traced.lines())
+    return 0
 
 
 @commands.command()
@@ -317,7 +322,11 @@ def compare(a: str, b: str, precision: float | None, uri: str | None) -> int:
     """Show how two logged runs differ, and how certain that is."""
     from pipeline.reports.comparison import compare as compare_runs
 
-    return compare_runs(a, b, precision, _tracking(uri), console())
+    result = compare_runs(a, b, precision, _tracking(uri))
+    show(result.lines())
+    console().print(result.table())
+    show(result.conclusions())
+    return 0
 
 
 @commands.command()
@@ -328,7 +337,8 @@ def report(run_id: str | None, sweep_id: str | None, to: Path | None, uri: str |
     """Write one self-contained HTML page about a run or a sweep."""
     from pipeline.reports.run_report import report as write_report
 
-    return write_report(run_id, sweep_id, _tracking(uri), to, console())
+    show([str(write_report(run_id, sweep_id, _tracking(uri), to))])
+    return 0
 
 
 @commands.command()

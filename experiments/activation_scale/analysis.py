@@ -16,7 +16,7 @@ from engine.exponents import ZERO
 from engine.theory import profile
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, HUES, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, HUES, ORANGE, RED, STYLE
 
 STD, Z, DELTA, COUNTS = "activation_std", "z_mean_square", "random_cotangent_delta_rms", "delta_exponents"
 NETS: tuple[tuple[str, str, str, Activation, float, str, str], ...] = (

@@ -13,7 +13,7 @@ from engine.activations import Sigmoid
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 
 DELTA = "bias_gradient_norm"  # of one example and one unit it is |∂C/∂b| = |δ|
 CENTRED = {"1.0": "-0.5", "4.0": "-2.0", "100.0": "-50.0"}  # w: the b for which z = 0

@@ -13,7 +13,7 @@ from scipy.special import gammaln, ndtr, polygamma, psi
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 
 DELTA = "random_cotangent_delta_rms"
 KINDS = (

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, HUES, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, HUES, ORANGE, RED, STYLE
 from pipeline.training.records import Record
 
 DELTA, GRADIENT, JACOBIAN = "random_cotangent_delta_rms", "gradient_norm", "layer_jacobian"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, RED, STYLE
 
 DELTA, Z = "random_cotangent_delta_rms", "z_mean_square"
 

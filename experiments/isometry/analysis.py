@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 
 SPECTRUM = "input_output_jacobian_spectrum"
 FLOOR = 1e-2  # of the figure

@@ -14,7 +14,7 @@ from engine.arrays import Array
 from engine.theory import MeanField, critical_weight_variance
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import HUES, RED, STYLE
+from pipeline.reports.figures.style import HUES, RED, STYLE
 
 DELTA = "random_cotangent_delta_rms"
 SIGMA_W2, SIGMA_B2 = ("1.0", "1.5", "1.76", "2.5", "4.0"), 0.05

@@ -15,7 +15,7 @@ from engine.activations import Sigmoid
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, RED, STYLE
 
 QUADRATIC, CROSS_ENTROPY = "nielsen_3", "nielsen_3_cross_entropy"
 GOOD, BAD = (0.6, 0.9), (2.0, 2.0)

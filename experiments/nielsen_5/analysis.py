@@ -15,7 +15,7 @@ from engine.arrays import Array
 from engine.theory import MeanField
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 
 SPEED = "bias_gradient_norm"
 EPOCHS = (0, 50, 100, 499)

@@ -16,7 +16,7 @@ from engine.network import Network
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.config import schema as configs
-from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, RED, STYLE
 from pipeline.reports.trace import misprints
 from pipeline.training.prepare import build_network, prepare_run
 from pipeline.training.trainer import first_batch

@@ -1,9 +1,8 @@
-"""How sure a number is: 95% intervals of fractions, of any statistic, of differences; and how many replicates it takes.
+"""95% confidence intervals of fractions and of differences, and the number of replicates that a precision needs.
 
 Sources: Student, "The probable error of a mean", Biometrika 6 (1908) 1-25; Wilson, "Probable inference, the law of
 succession, and statistical inference", JASA 22 (1927) 209-212; Welch, "The generalization of 'Student's' problem when
-several different population variances are involved", Biometrika 34 (1947) 28-35; Efron & Tibshirani, An Introduction to
-the Bootstrap (1993), chapter 14.
+several different population variances are involved", Biometrika 34 (1947) 28-35. SciPy computes the intervals.
 """
 
 from __future__ import annotations
@@ -12,84 +11,33 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import student_t
 
-Z = NormalDist().inv_cdf(0.975)
-NONE = "none: fewer than two values"
+NO_INTERVAL = "none: fewer than two values"
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a fraction p̂ = ``successes``/n, n = ``trials``.
+    """Return Wilson's score interval (1927) of the fraction ``successes / trials``.
 
-    (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n), z = 1.96: all p that a score test would not reject. Unlike
-    p̂ ± z √(p̂(1 − p̂)/n) it is no point at 0 of n or n of n. Of no trials at all it is [0, 1].
+    The interval holds all p that a score test does not reject. It has a positive width at 0 of n and at n of n.
+    Without trials it is [0, 1].
 
     Raises:
-        ValueError: not 0 <= successes <= trials.
+        ValueError: If not 0 <= successes <= trials.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"successes={successes}: must be in 0 ... trials={trials}")
     if trials == 0:
         return 0.0, 1.0
-    share, extra = successes / trials, Z**2 / trials
-    centre = (share + extra / 2) / (1 + extra)
-    half = Z * math.sqrt(share * (1 - share) / trials + extra / (4 * trials)) / (1 + extra)
-    return (centre - half if successes else 0.0), (centre + half if successes < trials else 1.0)
+    from scipy.stats import binomtest  # scipy.stats takes long to import
 
-
-@dataclass(frozen=True)
-class Bootstrapped:
-    """A statistic and its interval.
-
-    Attributes:
-        value: the statistic of the finite values; NaN if there are none.
-        low, high: NaN for fewer than two finite values.
-        n, lost: how many values are finite, and how many are not and so left out.
-        method: how the interval was made.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    lost: int
-    method: str
-
-
-def bootstrap(
-    values: Array, rng: np.random.Generator, statistic: Callable[..., Any] = np.mean, resamples: int = 10_000
-) -> Bootstrapped:
-    """Bootstrap interval of any statistic, bias-corrected and accelerated (BCa; Efron & Tibshirani 1993, section 14.3).
-
-    Its ends are the quantiles Φ(z₀ + (z₀ ± z)/(1 − a(z₀ ± z))) of the statistic over resamples with replacement, with
-    z₀ = Φ⁻¹ of the share of resamples below the statistic and a from the jackknife. Where that is not defined (equal
-    values; a statistic that the jackknife does not move) it is the plain quantiles at 2.5% and 97.5%; see ``method``.
-    For a handful of values either is too narrow: for the mean of few replicates take Student's t.
-
-    Args:
-        values: [n]; those that are not finite are left out, but counted.
-        statistic: of an array [n]; with a parameter ``axis`` it is computed for all resamples at once.
-    """
-    from scipy.stats import bootstrap as resample  # takes long to import
-
-    kept = values[np.isfinite(values)]
-    n, lost = kept.size, values.size - kept.size
-    value = float(statistic(kept)) if n else math.nan
-    low, high, used = math.nan, math.nan, NONE
-    for method in ("BCa", "percentile") if n > 1 else ():
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is degenerate
-            found = resample((kept,), statistic, n_resamples=resamples, method=method, rng=rng).confidence_interval
-        low, high, used = float(found.low), float(found.high), f"{method} bootstrap"
-        if math.isfinite(low + high):
-            break
-    return Bootstrapped(value, low, high, n, lost, used)
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -97,20 +45,17 @@ class MeanDifference:
     """The mean of b − a and its 95% interval.
 
     Attributes:
-        mean: NaN where there is nothing to give.
-        low, high: NaN where there is no interval; both the mean itself where the values do not spread at all.
-        p: two-sided, of the t test that the mean is zero; NaN without an interval, or without spread.
-        effect: the standardised difference, the mean over the standard deviation that ``paired`` or ``unpaired`` names.
-        spread: s such that the interval's standard error is s/√n with n replicates (in each group):
-            what :func:`replicates_needed` asks for.
-        method: how the interval was made.
+        mean: NaN without finite values.
+        low: Lower end. NaN without an interval; equal to the mean if the values do not spread.
+        high: Upper end, as ``low``.
+        spread: s such that the standard error is s/√n with n replicates (in each group), as
+            :func:`replicates_needed` expects it.
+        method: Name of the interval.
     """
 
     mean: float
     low: float
     high: float
-    p: float
-    effect: float
     spread: float
     method: str
 
@@ -120,7 +65,8 @@ class PairedDifference(MeanDifference):
     """A difference over pairs.
 
     Attributes:
-        n, lost: how many pairs are finite, and how many are not and so left out.
+        n: Number of pairs whose difference is finite.
+        lost: Number of the other pairs, which are left out.
     """
 
     n: int
@@ -132,108 +78,111 @@ class UnpairedDifference(MeanDifference):
     """A difference between independent groups.
 
     Attributes:
-        n, lost: how many values of a and of b are finite, and how many are not and so left out.
-        degrees: of freedom, Welch's.
+        n: Number of finite values of a and of b.
+        lost: Number of the other values of a and of b, which are left out.
     """
 
     n: tuple[int, int]
     lost: tuple[int, int]
-    degrees: float
-
-
-class _Moments(NamedTuple):
-    n: int
-    mean: float
-    spread: float
-
-
-def _moments(x: Array) -> _Moments:
-    """Count, mean and standard deviation (n − 1) of finite values; NaN where there are too few."""
-    with np.errstate(all="ignore"):
-        mean = float(x.mean()) if x.size else math.nan
-        return _Moments(x.size, mean, float(x.std(ddof=1)) if x.size > 1 else math.nan)
-
-
-def _t_interval(mean: float, error: float, degrees: float) -> tuple[float, float, float]:
-    """mean ± t · error, and the p of the test that the mean is zero."""
-    from scipy.special import stdtr
-
-    half = float(student_t(np.asarray(degrees))) * error
-    p = 2 * float(stdtr(degrees, -abs(mean) / error)) if 0 < error < math.inf else math.nan
-    return mean - half, mean + half, p
-
-
-def _over(mean: float, spread: float) -> float:
-    return mean / spread if 0 < spread < math.inf else math.nan
 
 
 def paired(a: Array, b: Array) -> PairedDifference:
-    """Student's t interval (1908) of the mean of d = b − a over pairs: d̄ ± t_{n−1} s_d/√n.
+    """Compute Student's t interval (1908) of the mean of d = b − a over pairs.
 
-    What a pair has in common (seed: data split, initial weights, batches) cancels. ``effect`` is d̄/s_d.
+    d̄ ± t_{n−1} s_d/√n. What a pair shares through its seed (data split, initial weights, batches) cancels.
 
     Args:
-        a, b: [n], entry i of both from the same seed. Pairs whose difference is not finite are left out, but counted.
+        a: [n]
+        b: [n], entry i from the same seed as entry i of a. Pairs whose difference is not finite are left out.
+
+    Raises:
+        ValueError: If the shapes differ or are not [n].
     """
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"pairs: must be two rows of one length, are {a.shape} and {b.shape}")
+    from scipy.stats import ttest_rel
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(all="ignore"):
-        d = b.astype(np.float64) - a
-    n, mean, spread = _moments(d[np.isfinite(d)])
-    low, high, p = _t_interval(mean, spread / math.sqrt(n), n - 1) if n > 1 else (math.nan,) * 3
-    method = "paired t" if n > 1 else NONE
-    return PairedDifference(mean, low, high, p, _over(mean, spread), spread, method, n, d.size - n)
+        d = b - a
+    finite = np.isfinite(d)
+    n = int(np.count_nonzero(finite))
+    low, high = _t_interval(ttest_rel, a[finite], b[finite])
+    method = "paired t" if n > 1 else NO_INTERVAL
+    return PairedDifference(_mean(d[finite]), low, high, _standard_deviation(d[finite]), method, n, d.size - n)
 
 
 def unpaired(a: Array, b: Array) -> UnpairedDifference:
-    """Welch's t interval (1947) of the difference of two independent means whose spreads may differ.
+    """Compute Welch's t interval (1947) of the difference of two independent means with unequal variances.
 
-    b̄ − ā ± t_ν √(u + v), u = s_a²/n_a, v = s_b²/n_b, ν = (u + v)² / (u²/(n_a − 1) + v²/(n_b − 1)). ``effect`` is the
-    difference over √((s_a² + s_b²)/2), ``spread`` is √(s_a² + s_b²).
+    b̄ − ā ± t_ν √(s_a²/n_a + s_b²/n_b), ν degrees of freedom by Welch and Satterthwaite. ``spread`` is √(s_a² + s_b²).
 
     Args:
-        a, b: [n_a] and [n_b]; values that are not finite are left out, but counted.
+        a: [n_a]
+        b: [n_b]. Values that are not finite are left out of both.
+
+    Raises:
+        ValueError: If the shapes are not [n_a] and [n_b].
     """
     if a.ndim != 1 or b.ndim != 1:
         raise ValueError(f"groups: must be rows of values, are {a.shape} and {b.shape}")
-    one, two = (_moments(x[np.isfinite(x)].astype(np.float64)) for x in (a, b))
-    mean, spread = two.mean - one.mean, math.hypot(one.spread, two.spread)
-    low, high, p, degrees, method = *(math.nan,) * 4, NONE
-    if min(one.n, two.n) > 1:
-        errors = one.spread / math.sqrt(one.n), two.spread / math.sqrt(two.n)
-        error = math.hypot(*errors)
-        share = (errors[0] / error) ** 2 if 0 < error < math.inf else 0.5
-        degrees = 1 / (share**2 / (one.n - 1) + (1 - share) ** 2 / (two.n - 1))
-        low, high, p = _t_interval(mean, error, degrees)
-        method = "Welch t"
-    effect = _over(mean, spread / math.sqrt(2))
-    lost = a.size - one.n, b.size - two.n
-    return UnpairedDifference(mean, low, high, p, effect, spread, method, (one.n, two.n), lost, degrees)
+    from scipy.stats import ttest_ind
+
+    first, second = (x[np.isfinite(x)].astype(np.float64) for x in (a, b))
+    low, high = _t_interval(lambda x, y: ttest_ind(x, y, equal_var=False), first, second)
+    mean = _mean(second) - _mean(first)
+    spread = math.hypot(_standard_deviation(first), _standard_deviation(second))
+    method = "Welch t" if min(first.size, second.size) > 1 else NO_INTERVAL
+    lost = a.size - first.size, b.size - second.size
+    return UnpairedDifference(mean, low, high, spread, method, (first.size, second.size), lost)
+
+
+def _t_interval(test: Callable[[Array, Array], Any], a: Array, b: Array) -> tuple[float, float]:
+    if min(a.size, b.size) < 2:
+        return math.nan, math.nan
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # values without spread, squares that overflow
+        interval = test(b, a).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
+
+
+def _mean(x: Array) -> float:
+    with np.errstate(all="ignore"):
+        return float(x.mean()) if x.size else math.nan
+
+
+def _standard_deviation(x: Array) -> float:
+    with np.errstate(all="ignore"):
+        return float(x.std(ddof=1)) if x.size > 1 else math.nan
 
 
 def replicates_needed(spread: float, half_width: float) -> int:
-    """The smallest n >= 2 with t_{n−1} s/√n <= ``half_width``, the half width of the 95% t interval of a mean.
+    """Return the smallest n >= 2 with t_{n−1} s/√n <= ``half_width``, the half width of a 95% t interval.
 
-    For one sample s is its standard deviation, for paired differences theirs. For two independent groups √(s_a² + s_b²)
-    gives what *each* needs, one or two more than Welch's interval does at most: that has between n − 1 and 2(n − 1)
-    degrees of freedom, this takes n − 1. s is taken as known; from few replicates it is a guess, and so is n.
+    The spread is treated as exact. An estimate from few replicates makes n a rough estimate, too. For two groups n is
+    at most two larger than Welch's interval needs: its degrees of freedom lie between n − 1 and 2(n − 1).
+
+    Args:
+        spread: s, the standard deviation of a sample or of paired differences; for two independent groups
+            √(s_a² + s_b²), and n is then the size of each group.
+        half_width: The half width to reach.
 
     Raises:
-        ValueError: a spread that is negative or not finite, a half width that is not positive, or one out of all reach.
+        ValueError: If the spread is negative or not finite, or the half width is not positive or not reachable.
     """
     if not (0 <= spread < math.inf and 0 < half_width < math.inf):
         raise ValueError(f"spread={spread}, half_width={half_width}: must be finite, not negative and positive")
     ratio = spread / half_width
     if ratio > 1e100:
-        raise ValueError(f"half_width={half_width}: no number of replicates gets there with a spread of {spread}")
+        raise ValueError(f"half_width={half_width}: no number of replicates is enough for spread={spread}")
 
-    def enough(n: int) -> bool:
+    def is_enough(n: int) -> bool:
         return float(student_t(np.asarray(n - 1, dtype=np.float64))) * ratio <= math.sqrt(n)
 
-    low, high = 1, 2  # t_{n−1}/√n falls with n: the last that is not enough, and one that is
-    while not enough(high):
+    low, high = 1, 2  # t_{n−1}/√n falls with n, so bisection applies
+    while not is_enough(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high

@@ -11,11 +11,13 @@ from engine.arrays import Array
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over the replicates whose value is finite, and its interval; arrays of one shape.
+    """Means over the replicates with finite values, and their intervals; arrays of one shape.
 
     Attributes:
-        mean, low, high: NaN where there is nothing to give.
-        lost: the share of replicates whose value is not finite, and so is in none of the three.
+        mean: NaN where no value is finite.
+        low: Lower end of the 95% interval; NaN where there is none.
+        high: Upper end.
+        lost: Share of the replicates whose value is not finite. Mean and interval leave them out.
     """
 
     mean: Array
@@ -25,26 +27,26 @@ class Estimate:
 
 
 def student_t(degrees: Array | int, probability: float = 0.975) -> Array:
-    """The quantile of Student's t distribution; NaN for less than one degree of freedom."""
-    from scipy.special import stdtrit  # scipy takes long to import; runs of one replicate never need it
+    """Return the quantile of Student's t distribution; NaN for less than one degree of freedom."""
+    from scipy.special import stdtrit  # scipy takes long to import, and a single replicate does not need it
 
     return np.asarray(stdtrit(np.where(np.asarray(degrees) < 1, np.nan, degrees), probability))
 
 
 def estimate(values: Array, geometric: bool = False) -> Estimate:
-    """Mean over the last axis and its 95% interval, mean ± t_{n−1} · s/√n over the n finite values.
+    """Return the mean over the last axis and its 95% interval, mean ± t_{n−1} · s/√n over the n finite values.
+
+    Replicates that are not finite are left out. Show ``lost``, their share, wherever the mean is shown. The interval
+    is NaN for a single finite value, and where the logarithms are not finite.
 
     Args:
-        values: [..., R], one value a replicate.
-        geometric: average log10 of the values (norms); the interval is then one of the geometric mean.
-
-    Replicates that are not finite are left out, and ``lost`` says what share of all they are: never show the one
-    without the other. The interval is NaN for one finite value, and where the logarithms are not finite.
+        values: [..., R], one value for each replicate.
+        geometric: Whether to average log10 of the values (norms). Mean and interval are then geometric.
     """
     finite = np.isfinite(values)
     count = np.count_nonzero(finite, axis=-1)
     replicates = values.shape[-1]
-    if replicates == 1:  # the value itself, and no interval
+    if replicates == 1:  # the value itself, without an interval
         mean = np.where(finite, values, np.nan)[..., 0]
         none = np.full_like(mean, np.nan)
         return Estimate(mean, none, none, 1.0 - count)

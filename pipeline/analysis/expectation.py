@@ -1,4 +1,4 @@
-"""Theory's expectation of a run: from its widths, its initialisers and its own data."""
+"""Mean-field prediction of a run at initialisation, from its widths, its initialisers and its own data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from engine.arrays import Array
 from engine.theory import Profile, profile
 from pipeline.training.prepare import PreparedRun
 
-EXAMPLES = 200  # how many of the training examples speak for all
+EXAMPLES = 200  # training examples that the prediction averages over
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A profile and what it was made from.
+    """A mean-field profile and its parameters.
 
     Attributes:
-        profile: over layers 1 ... L.
-        weight_variances, bias_variances: σ_w² = fan_in · Var[W] and σ_b² of each layer.
+        profile: Mean-field theory over layers 1 ... L.
+        weight_variances: σ_w² = fan_in · Var[W] of each layer.
+        bias_variances: σ_b² of each layer.
     """
 
     profile: Profile
@@ -31,15 +32,15 @@ class Expectation:
     bias_variances: list[float]
 
     def log10_delta(self, measured: Array) -> Array:
-        """Expected log10 delta_rms of layers 1 ... L, given that measured in layer L (log10)."""
+        """Return the expected log10 delta_rms of layers 1 ... L, from the measured log10 delta_rms; layer L agrees."""
         return self.profile.log10_delta() + measured[-1]
 
     def residual(self, measured: Array) -> Array:
-        """log10 of measured over expected delta_rms, [L]; 0 in layer L by definition."""
+        """Return log10 of measured over expected delta_rms, [L]; 0 in layer L by definition."""
         return np.asarray(measured - self.log10_delta(measured))
 
     def as_json(self, measured: Array) -> Mapping[str, Any]:
-        """For the run: expected delta_rms with the finite-width band of one example, and the mean square of z."""
+        """Return the artifact ``theory.json``: expected delta_rms with the band of one example, ⟨z²⟩, χ, variances."""
         centre, spread = self.log10_delta(measured), 1.96 * self.profile.log10_delta_std()
         low, middle, high = (np.asarray(10.0**v) for v in (centre - spread, centre, centre + spread))
         return {
@@ -59,9 +60,10 @@ def _plain(values: Array) -> list[float | None]:
 
 
 def expect(run: PreparedRun) -> Expectation | None:
-    """What theory expects of this run at initialisation.
+    """Compute what mean-field theory expects of a run at initialisation.
 
-    None where it says nothing: a hidden layer without a σ', or weights that are not random.
+    Returns:
+        None if a hidden layer has no element-wise σ', or the weights are not random.
     """
     config, sizes = run.config, run.sizes
     sigmas = config.activations(len(sizes) - 1)
@@ -72,5 +74,5 @@ def expect(run: PreparedRun) -> Expectation | None:
     biases = [config.init.biases.variance(m, n) for m, n in fans]
     x = run.data.x[run.data.train[0, :EXAMPLES]].astype(np.float64)
     with np.errstate(all="ignore"):
-        found = profile(sizes, sigmas, weights, biases, np.square(x).sum(axis=1))
-    return Expectation(found, [m * v for (m, _), v in zip(fans, weights, strict=True)], biases)
+        predicted = profile(sizes, sigmas, weights, biases, np.square(x).sum(axis=1))
+    return Expectation(predicted, [m * v for (m, _), v in zip(fans, weights, strict=True)], biases)

@@ -1,4 +1,4 @@
-"""A verdict in plain words: what, how strongly, expected or not, why, what to change."""
+"""The explanation of a verdict: what is wrong, how strongly, whether theory expects it, why, and what to change."""
 
 from __future__ import annotations
 
@@ -28,14 +28,23 @@ from pipeline.config.schema import Config
 def explain(
     verdict: Verdict, config: Config, expectation: Expectation | None, proposed: Sequence[Remedy], hidden: int
 ) -> str:
-    """The verdict in a few sentences that need no further reading."""
-    said = [_class(name, verdict, hidden) for name in verdict.classes]
-    said += [_expected(verdict, config, expectation, hidden), _averaging(verdict), _changes(verdict), _advice(proposed)]
-    return " ".join(sentence for sentence in said if sentence)
+    """Explain a verdict in a few sentences.
+
+    Args:
+        verdict: The verdict.
+        config: Config of the run.
+        expectation: Mean-field prediction, if there is one.
+        proposed: The remedies to list.
+        hidden: Number of hidden layers.
+    """
+    sentences = [_class(name, verdict, hidden) for name in verdict.classes]
+    sentences += [_expected(verdict, config, expectation, hidden), _averaging(verdict), _changes(verdict)]
+    sentences.append(_advice(proposed))
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _interval(e: Estimate, sign: int = 1) -> str:
-    """A mean with its interval; with sign −1 of the opposite."""
+    """Format a mean with its interval; sign −1 negates both."""
     text = f"{sign * float(e.mean):.3g}"
     ends = sorted((sign * float(e.low), sign * float(e.high)))
     return f"{text} [{ends[0]:.3g}, {ends[1]:.3g}]" if np.isfinite(e.low) else text
@@ -54,15 +63,15 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
         "layer, so a step that suits the last layers is far too long for the first.",
         HEALTHY: f"The gradient is healthy: {within}, less than the one decade that would let one end learn ten "
         "times as fast as the other.",
-        UNSURE: f"There is not enough evidence: {within}, and the interval reaches over one decade. More replicates "
-        "would tell.",
-        DIVERGED: "Training diverged: numbers ceased to be finite.",
+        UNSURE: f"There is not enough evidence: {within}, and the interval extends beyond one decade. Run more "
+        "replicates.",
+        DIVERGED: "Training diverged: some numbers are not finite.",
         DEATH: f"Units are dead: in the worst layer σ' is 0 on all examples for {_share(verdict, 'dead')} of the "
-        "units, and nothing passes there.",
+        "units, so no gradient passes through them.",
         SATURATION: f"Units are saturated: in the worst layer {_share(verdict, 'saturated')} of the (unit, example) "
         "pairs have a slope below a twentieth of the steepest.",
         TOO_HIGH: "The learning rate is too high: the training cost rises again, or never falls.",
-        TOO_LOW: "The learning rate is too low: the training cost falls steadily, but hardly at all.",
+        TOO_LOW: "The learning rate is too low: the training cost falls steadily, but very slowly.",
     }
     return sentences[name]
 
@@ -73,7 +82,6 @@ def _share(verdict: Verdict, name: str) -> str:
 
 
 def _expected(verdict: Verdict, config: Config, expectation: Expectation | None, hidden: int) -> str:
-    """What theory says of the start."""
     chi = chi_of(expectation)
     if expectation is None or not math.isfinite(chi):
         return ""
@@ -101,8 +109,8 @@ def _averaging(verdict: Verdict) -> str:
 def _changes(verdict: Verdict) -> str:
     if not verdict.changes:
         return ""
-    told = ", then ".join(f"{state} from step {step}" for step, state in verdict.changes[:4])
-    return f"During training: {verdict.start}, then {told}."
+    changes = ", then ".join(f"{state} from step {step}" for step, state in verdict.changes[:4])
+    return f"During training: {verdict.start}, then {changes}."
 
 
 def _advice(proposed: Sequence[Remedy]) -> str:

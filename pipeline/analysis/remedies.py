@@ -1,4 +1,4 @@
-"""What would help: for each verdict concrete changes of the config, each with its reason in numbers."""
+"""Remedies: concrete config changes for each verdict, each with its reason in numbers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Remedy:
     """A change of a resolved config.
 
     Attributes:
-        name: short.
-        overrides: as one would type it, for people.
-        patch: dotted key -> new value (a subtree or a number).
-        reason: why, in numbers.
+        name: Short name.
+        overrides: The change as command-line overrides, for the explanation.
+        patch: Maps dotted keys to new values (a subtree or a number).
+        reason: The reason in numbers.
     """
 
     name: str
@@ -32,41 +32,41 @@ class Remedy:
     patch: Mapping[str, Any]
     reason: str
 
-    def applied(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of a resolved config with the change made."""
-        changed = copy.deepcopy(dict(node))
+    def applied(self, raw_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a copy of a resolved config with the change applied."""
+        changed = copy.deepcopy(dict(raw_config))
         for key, value in self.patch.items():
             *groups, last = key.split(".")
-            place = changed
+            subtree = changed
             for group in groups:
-                place = place[group]
-            place[last] = copy.deepcopy(value)
+                subtree = subtree[group]
+            subtree[last] = copy.deepcopy(value)
         return changed
 
 
 def remedies(verdict: Verdict, config: Config, expectation: Expectation | None) -> list[Remedy]:
-    """What to try, the most promising first; empty for a healthy run."""
-    found: list[Remedy] = []
+    """Return the remedies to try, the most promising first; empty for a healthy run."""
+    proposed: list[Remedy] = []
     classes = set(verdict.classes)
     if classes & {VANISHING, EXPLODING, SATURATION} or (DIVERGED in classes and verdict.start == EXPLODING):
-        found += _critical(config, expectation)
-        found += _rectifier(config, expectation)
+        proposed += _critical(config, expectation)
+        proposed += _rectifier(config, expectation)
         if type(config.activation).__name__ == "Sigmoid":
-            found += _tanh(expectation)
+            proposed += _tanh(expectation)
     if DEATH in classes:
-        found += _rectifier(config, expectation)
-        found.append(_leaky())
+        proposed += _rectifier(config, expectation)
+        proposed.append(_leaky())
     if classes & {DIVERGED, TOO_HIGH, DEATH}:
-        found.append(_rate(config, 0.1, "steps overshoot: ten times smaller ones"))
+        proposed.append(_rate(config, 0.1, "steps overshoot: make them ten times smaller"))
     if classes & {DIVERGED, EXPLODING}:
-        found.append(_clip())
+        proposed.append(_clip())
     if TOO_LOW in classes:
-        found.append(_rate(config, 10.0, "the cost falls steadily and hardly at all: ten times larger steps"))
-    return list({remedy.name: remedy for remedy in found}.values())
+        proposed.append(_rate(config, 10.0, "the cost falls steadily but very slowly: make steps ten times larger"))
+    return list({remedy.name: remedy for remedy in proposed}.values())
 
 
 def chi_of(expectation: Expectation | None) -> float:
-    """χ in the middle of the network; NaN if theory says nothing."""
+    """Return χ in the middle of the network; NaN without a prediction."""
     if expectation is None:
         return math.nan
     chi = expectation.profile.chi[:-2]
@@ -74,14 +74,13 @@ def chi_of(expectation: Expectation | None) -> float:
 
 
 def _critical_variance(sigma: Elementwise, bias_variance: float) -> float:
-    """Looked for once for each activation, for every cell of a sweep asks."""
     try:
-        return _kept_variance(sigma, bias_variance)
-    except TypeError:  # a user's own that cannot be hashed
+        return _cached_variance(sigma, bias_variance)  # every cell of a sweep needs it
+    except TypeError:  # an activation of the user's that is not hashable
         return critical_weight_variance(sigma, bias_variance)
 
 
-_kept_variance = lru_cache(maxsize=64)(critical_weight_variance)
+_cached_variance = lru_cache(maxsize=64)(critical_weight_variance)
 
 
 def _reason(expectation: Expectation | None, after: float) -> str:
@@ -97,13 +96,13 @@ def _mean_field_init(weight_variance: float, bias_variance: float) -> dict[str, 
 
 
 def _critical(config: Config, expectation: Expectation | None) -> list[Remedy]:
-    """The same activation at its critical weight variance, if it has one that is of use."""
+    """Return the same activation at its critical weight variance, if that is in a useful range."""
     sigma = config.activation
     if not isinstance(sigma, Elementwise):
         return []
     bias_variance = 0.0 if sigma.pieces else 0.05
     variance = _critical_variance(sigma, bias_variance)
-    if not 0 < variance < 20:  # sigmoid: 103, where all units are saturated
+    if not 0 < variance < 20:  # the sigmoid's is 103, which saturates all units
         return []
     shown = f"init=mean_field init.weights.sigma_w2={variance:.4g} init.biases.sigma_b2={bias_variance:g}"
     return [
@@ -143,7 +142,7 @@ def _leaky() -> Remedy:
         "leaky ReLU",
         "activation=leaky_relu activation.alpha=0.1",
         patch,
-        "σ' = 0.1, not 0, below zero: no unit is cut off",
+        "σ' is 0.1 instead of 0 below zero, so no unit is cut off",
     )
 
 
@@ -156,5 +155,5 @@ def _rate(config: Config, factor: float, reason: str) -> Remedy:
 def _clip() -> Remedy:
     clipping = {"_target_": "engine.optimizers.ClipGlobalNorm", "max_norm": 1.0}
     shown = "clipping@optimizer.clipping=global_norm optimizer.clipping.max_norm=1"
-    reason = "no step longer than η, however large the gradient"
+    reason = "steps are at most η long, whatever the size of the gradient"
     return Remedy("clipping", shown, {"optimizer.clipping": clipping}, reason)

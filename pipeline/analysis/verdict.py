@@ -1,8 +1,8 @@
-"""The verdict: is the gradient healthy, and if not, what is wrong and how sure is that?
+"""The verdict on a run: whether its gradient is healthy, and if not, what is wrong and how certain that is.
 
-Everything is judged from slopes and shares, never from the size of a norm: scaling the inputs' units, the cost or the
-batch changes nothing. Decades: log10 of δ in the last hidden layer over δ in the first, from a line through log10
-delta_rms of all hidden layers. Positive: the gradient shrinks on its way to the input (vanishing); negative: it grows.
+It depends on slopes and shares only. Rescaling the inputs, the cost or the batch size does not change it. Decades are
+log10 of δ in the last hidden layer over δ in the first, from a line through log10 delta_rms of all hidden layers. They
+are positive if the gradient shrinks on its way to the input (vanishing), and negative if it grows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pipeline.analysis.summary import Summary
 from pipeline.config.schema import Config
 from pipeline.training.records import Record
 
-DECADES = 1.0  # between first and last hidden layer: one learns ten times as fast as the other
-RELEASE = 0.7  # a state once entered is left below this, so that it does not flap
+DECADES = 1.0  # one end of the network then learns ten times as fast as the other
+RELEASE = 0.7  # decades below which a state ends: hysteresis against repeated changes
 SATURATED = 0.5  # share of (unit, example) pairs of a layer
-AVERAGED = 0.1  # decades by which averaging makes norms fall that are worth a word
-DEAD = 0.9  # share of a layer's units: deep rectifier nets have up to a half by nature
+AVERAGED = 0.1  # decades lost to averaging that the explanation mentions
+DEAD = 0.9  # share of a layer's units; deep rectifier networks normally have up to a half
 SLOWER, BOUNCE = 0.9, 1.5  # final cost over first cost; late costs over the lowest before them
 STEADY, TINY = 0.9, 2e-4  # fall of the cost in the second half over the first; ‖ΔW‖/‖W‖ of a step
 
@@ -34,16 +34,17 @@ TOO_HIGH, TOO_LOW = "learning rate too high", "learning rate too low"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found.
+    """The verdict on a run.
 
     Attributes:
-        classes: one or more words, the gravest first; ("healthy",) or ("not enough evidence",) by itself.
-        start, end: of the gradient's flow alone, at the first and the last measurement.
-        decades: over the hidden layers, of the whole run, with its interval.
-        start_decades: the same at the first measurement.
-        changes: (step, state) whenever the state changed during training.
-        averaging: decades by which batch-averaged norms fall towards the input though δ does not; None if they do not.
-        numbers: other shares that the classes rest on.
+        classes: The most serious first; ("healthy",) and ("not enough evidence",) stand alone.
+        start: Class of the gradient flow at the first measurement.
+        end: Class of the gradient flow at the last measurement.
+        decades: Decades over the hidden layers for the whole run, with their interval.
+        start_decades: Decades at the first measurement.
+        changes: (step, state) of each change during training.
+        averaging: Decades by which batch-averaged norms fall towards the input while δ does not; None if they do not.
+        numbers: Saturated and dead shares, if measured.
     """
 
     classes: tuple[str, ...]
@@ -57,20 +58,24 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The classes in one line."""
+        """All classes in one line."""
         return " + ".join(self.classes)
 
 
 def judge(
     summary: Summary, config: Config, diverged: int, expectation: Expectation | None, layers: int
 ) -> Verdict | None:
-    """The verdict on a run; None if it measured no delta_rms or has fewer than two hidden layers.
+    """Judge a run.
 
     Args:
-        summary: its records.
-        diverged: how many replicates diverged.
-        expectation: for the spread over initialisations where a single replicate shows none.
+        summary: The records of the run.
+        config: Its config.
+        diverged: Number of replicates that diverged.
+        expectation: Gives the spread over initialisations if there is a single replicate.
         layers: L.
+
+    Returns:
+        None without delta_rms or with fewer than two hidden layers.
     """
     records = [r for r in summary.records if r.probe == "delta_rms"]
     if not records or summary.hidden_layers < 2:
@@ -98,11 +103,13 @@ def judge(
 
 
 def decades(record: Record, hidden: int, cut_off: Array | None = None) -> Array:
-    """Decades over the hidden layers of each replicate, [R]: from the line through log10 of the values.
+    """Return the decades over the hidden layers of each replicate, [R], from the line through log10 of the values.
 
     Args:
-        cut_off: replicates in which a 0 means that nothing passes, [R]; they have no number. In the others a 0 is too
-            small a number for its type: the line is drawn through the other layers. None: all are cut off.
+        record: Norms by layer.
+        hidden: Number of hidden layers.
+        cut_off: [R], whether a 0 means that no gradient passes; the result is then NaN. In other replicates a 0 is an
+            underflow, and the line goes through the other layers. None if all are cut off.
     """
     values = record.values[:hidden]
     used = np.isfinite(values) & (values > 0)
@@ -117,9 +124,9 @@ def decades(record: Record, hidden: int, cut_off: Array | None = None) -> Array:
 
 
 def _cut_off(record: Record, dead: Record | None, hidden: int) -> Array:
-    """In which replicates no error reaches the first layer since all units of a layer are dead, [R].
+    """Return in which replicates no error reaches the first layer because all units of a layer are dead, [R].
 
-    A δ of 0 above which no layer is dead is too small a number; where death was not measured, any 0 counts.
+    Without a dead layer a δ of 0 is an underflow. If dead units were not measured, any 0 counts as cut off.
     """
     zero = (record.values[:hidden] == 0).any(axis=0)
     if dead is None or len(dead.values) < hidden:
@@ -128,7 +135,7 @@ def _cut_off(record: Record, dead: Record | None, hidden: int) -> Array:
 
 
 def flow_class(e: Estimate) -> str:
-    """Vanishing, exploding or healthy where the whole interval says so, else not enough evidence."""
+    """Classify decades: the whole interval must lie in one class, else there is not enough evidence."""
     low, high = float(e.low), float(e.high)
     if low > DECADES:
         return VANISHING
@@ -138,7 +145,7 @@ def flow_class(e: Estimate) -> str:
 
 
 def _states(estimates: Sequence[Estimate]) -> list[str]:
-    """The class at each measurement, with hysteresis: a state is left only when the mean has gone well back."""
+    """Return the class at each measurement, with hysteresis: a state ends when the mean is within ``RELEASE``."""
     states: list[str] = []
     for e in estimates:
         state, before = flow_class(e), states[-1] if states else None
@@ -160,9 +167,9 @@ def _median(lines: Sequence[Array]) -> Array:
 
 
 def _theory_spread(expectation: Expectation | None, hidden: int) -> float:
-    """Standard deviation of one network's decades over initialisations, as far as theory knows; NaN if it does not.
+    """Return the standard deviation of one network's decades over initialisations; NaN without a prediction.
 
-    The steps between layers vary independently, and the line weighs them: most in the middle.
+    The changes from layer to layer are independent. The line weighs them, most in the middle.
     """
     if expectation is None:
         return np.nan
@@ -173,7 +180,7 @@ def _theory_spread(expectation: Expectation | None, hidden: int) -> float:
 
 
 def _with_spread(e: Estimate, spread: float) -> Estimate:
-    """The estimate with theory's interval where the replicates give none."""
+    """Return the estimate, with theory's interval if the replicates give none."""
     if np.isfinite(e.low) or not np.isfinite(spread):
         return e
     return Estimate(e.mean, e.mean - 1.96 * spread, e.mean + 1.96 * spread, e.lost)
@@ -195,7 +202,7 @@ def _sure_above(e: Estimate, limit: float) -> bool:
 
 
 def _worst_layer(summary: Summary, probe: str) -> Estimate | None:
-    """Of the hidden layer with the largest share, over replicates, median over measurements."""
+    """Return the share of the hidden layer with the largest one: mean over replicates, median over measurements."""
     shares = [r.values[: summary.hidden_layers] for r in summary.records if r.probe == probe]
     if not shares or len(shares[0]) < summary.hidden_layers:
         return None
@@ -208,13 +215,13 @@ def _dead(summary: Summary) -> Estimate | None:
 
 
 def _saturated(summary: Summary, config: Config) -> Estimate | None:
-    """Only for activations bounded on both sides: a rectifier's flat side is its nature."""
+    """Return the saturated share for activations bounded on both sides; a rectifier is flat by design."""
     sigma = config.activation
     return _worst_layer(summary, "saturated_fraction") if np.isfinite([sigma.low, sigma.high]).all() else None
 
 
 def _rate_classes(summary: Summary, flow: str) -> list[str]:
-    """From the training cost: does it climb again, or fall straight down, hardly at all, by steps that are tiny?"""
+    """Judge the learning rate by the training cost: too high if it climbs, too low if it falls slowly and steadily."""
     costs = [r.values[0] for r in summary.records if r.probe == "cost/train"]
     if len(costs) < 4 or not np.isfinite(costs).all() or np.min(costs) <= 0:
         return []
@@ -230,7 +237,7 @@ def _rate_classes(summary: Summary, flow: str) -> list[str]:
 
 
 def _tiny_steps(summary: Summary) -> bool:
-    """Whether no layer's weights change by a share worth speaking of in a step; False if that was not measured."""
+    """Return whether every layer's weights change by less than ``TINY`` in a step; False if not measured."""
     shares = [r.values for r in summary.records if r.probe == "update_to_weight"]
     if not shares:
         return False
@@ -239,15 +246,15 @@ def _tiny_steps(summary: Summary) -> bool:
 
 
 def _averaging(summary: Summary, whole: Estimate) -> float | None:
-    """Decades by which the norms of averages fall towards the input at the start, where δ itself does not."""
+    """Return the decades by which averaged norms fall towards the input at the start, if δ does not vanish."""
     if flow_class(whole) in (VANISHING, EXPLODING):
         return None
     deltas = summary.at("delta_rms", 0)
-    found = []
+    excess = []
     for probe in ("gradient_norm", "bias_gradient_norm"):
         record = summary.at(probe, 0)
         if record is not None and deltas is not None:
             e = estimate(decades(record, summary.hidden_layers) - decades(deltas, summary.hidden_layers))
             if _sure_above(e, 0.0) and float(e.mean) > AVERAGED:
-                found.append(float(e.mean))
-    return max(found, default=None)
+                excess.append(float(e.mean))
+    return max(excess, default=None)

@@ -1,1 +1,1 @@
-"""HTML pages, comparisons, traces and figures."""
+"""Reports: HTML pages, comparisons, traces and figures."""

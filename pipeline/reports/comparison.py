@@ -1,17 +1,16 @@
-"""Two logged runs side by side: what differs in their configs and, with an interval each, in what they measured."""
+"""Comparison of two logged runs: their configs, their environments, and each quantity that both measured."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -36,17 +35,17 @@ from pipeline.training.records import COLUMNS, Record
 FINAL = {"accuracy/test": "test accuracy, final", "r2/test": "test R², final", "cost/test": "test cost, final"}
 DECADES = {0: "decades of δ lost per layer, start", -1: "decades of δ lost per layer, end"}
 ENVIRONMENT = ("git.commit", "python", "machine", "package.numpy", "blas", "blas.core_type")
-MOST = 10**9  # replicates; beyond, the number says no more than "out of reach"
-SAME = 1e-12  # a spread this small beside the values themselves is rounding
+MOST = 10**9  # replicates; larger numbers are all out of reach
+SAME = 1e-12  # a spread this small relative to the values is rounding
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A quantity of a run.
+    """One measured quantity of a run.
 
     Attributes:
-        step: when it was measured.
-        values: [R], one a replicate.
+        step: Step of the measurement.
+        values: [R], one for each replicate.
     """
 
     step: int
@@ -55,13 +54,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Logged:
-    """A logged run as it is compared.
+    """The part of a logged run that is compared.
 
     Attributes:
-        node: its resolved config.
-        tags: what it was run with.
-        seed: of replicate 0; replicate k has seed + k.
-        readings: by the name of the quantity.
+        node: The resolved config.
+        tags: The tags, with versions of code, packages and machine.
+        seed: Seed of replicate 0; replicate k has seed + k.
+        readings: Measurements by the name of the quantity.
     """
 
     run_id: str
@@ -73,11 +72,11 @@ class Logged:
     readings: Mapping[str, Reading]
 
     def seeds(self) -> range:
-        """The seeds of its replicates."""
+        """Return the seeds of the replicates."""
         return range(self.seed, self.seed + self.replicates)
 
     def values(self, quantity: str, seeds: range) -> Array:
-        """The quantity of the replicates with these seeds."""
+        """Return the values of a quantity for the replicates with these seeds."""
         return self.readings[quantity].values[seeds.start - self.seed : seeds.stop - self.seed]
 
 
@@ -86,8 +85,9 @@ class Comparison:
     """One quantity of two runs.
 
     Attributes:
-        a, b: the values compared, one a replicate; entry i of both is of one seed if the difference is paired.
-        notes: what to bear in mind.
+        a: Values of A, one for each replicate. Entry i of a and b has the same seed if the difference is paired.
+        b: Values of B.
+        notes: Caveats, such as different steps.
     """
 
     quantity: str
@@ -97,7 +97,7 @@ class Comparison:
     notes: tuple[str, ...]
 
     def means(self) -> tuple[float, float]:
-        """Means of A and of B over what the difference is taken over; if nothing is, over what is finite in each."""
+        """Return the means of A and B over the finite pairs, or over the finite values of each if there are none."""
         kept = np.isfinite(self.a), np.isfinite(self.b)
         if isinstance(self.difference, PairedDifference) and self.difference.n:
             with np.errstate(all="ignore"):
@@ -106,24 +106,28 @@ class Comparison:
 
     @property
     def rounding(self) -> float:
-        """What is so small beside the values that it is nothing."""
+        """Largest difference that is rounding error for values of this size."""
         return SAME * max([abs(x) for x in self.means() if math.isfinite(x)], default=0.0)
 
     def interval(self) -> str:
-        """The difference with its interval; alone, where the values do not spread and the interval would be a point."""
+        """Return the difference with its interval; without the interval if the values do not spread."""
         d = self.difference
-        bare = math.isnan(d.low) or d.spread <= self.rounding
-        return _number(d.mean) + ("" if bare else f" [{d.low:.3g}, {d.high:.3g}]")
+        has_interval = not math.isnan(d.low) and d.spread > self.rounding
+        return _number(d.mean) + (f" [{d.low:.3g}, {d.high:.3g}]" if has_interval else "")
 
-    def over(self) -> str:
-        """What the difference is taken over."""
+    def sample(self) -> str:
+        """Return what the difference is computed from: 'paired over 5 seeds'."""
         d = self.difference
         if isinstance(d, PairedDifference):
             return f"paired over {d.n} {'seed' if d.n == 1 else 'seeds'}"
         return f"unpaired (Welch), {d.n[0]} against {d.n[1]} replicates"
 
-    def needed(self, precision: float | None) -> str:
-        """How many replicates the wanted half width would take: by default a tenth of the difference."""
+    def replicates_for(self, precision: float | None) -> str:
+        """Return how many replicates an interval needs.
+
+        Args:
+            precision: Half width of the interval; None for a tenth of the difference.
+        """
         half = precision if precision is not None else abs(self.difference.mean) / 10
         spread = self.difference.spread
         if not (self.rounding < spread < math.inf and 0 < half < math.inf):
@@ -133,63 +137,95 @@ class Comparison:
         return f"{replicates_needed(spread, half):,}"
 
     def sentence(self) -> str:
-        """How sure it is, in plain words."""
+        """State the difference and its certainty in one sentence."""
         d = self.difference
         if not math.isfinite(d.mean):
-            return "no difference can be given: there is nothing finite to take it of"
+            return "no difference can be computed: there are no finite values to compare"
         by = f"B is {'higher' if d.mean > 0 else 'lower'} by {abs(d.mean):.3g}"
-        said = "B is equal to A" if abs(d.mean) <= self.rounding else by
+        statement = "B is equal to A" if abs(d.mean) <= self.rounding else by
         if math.isnan(d.low):
-            return f"no interval can be given, {self.over()} where two are needed; {said}"
+            return f"no interval can be computed, {self.sample()} where two are needed; {statement}"
         if d.spread <= self.rounding:
-            return f"{said}, {self.over()}; these do not spread, so that no interval says how sure it is"
+            return f"{statement}, {self.sample()}; the values do not vary, so there is no interval"
         if d.low <= 0 <= d.high:
-            return f"no difference can be told: B − A is {self.interval()}, {self.over()}"
+            return f"no significant difference: B − A is {self.interval()}, {self.sample()}"
         low, high = sorted((abs(d.low), abs(d.high)))
-        return f"{by} [{low:.3g}, {high:.3g}], {self.over()}"
+        return f"{by} [{low:.3g}, {high:.3g}], {self.sample()}"
 
 
-def compare(a: str, b: str, precision: float | None, tracking: TrackingConfig, console: Console) -> int:
-    """Print what differs between two logged runs, and how sure it is; returns 0.
+@dataclass(frozen=True)
+class ComparedRuns:
+    """The differences between two logged runs.
 
-    Runs that share seeds are compared pair by pair over these seeds, others as independent groups (Welch).
+    Attributes:
+        quantities: A comparison for each quantity that both runs have.
+        precision: Half width of the interval to plan replicates for; None for a tenth of each difference.
+    """
+
+    a: Logged
+    b: Logged
+    quantities: tuple[Comparison, ...]
+    precision: float | None
+
+    def lines(self) -> list[str]:
+        """Return the two runs, the changes of config and environment, and how replicates are paired."""
+        runs = [
+            f"{letter}: run {run.run_id[:8]} {run.name}, seeds {_range(run.seeds())}"
+            for letter, run in (("A", self.a), ("B", self.b))
+        ]
+        changes = [*config_changes(self.a.node, self.b.node), *environment_changes(self.a, self.b)]
+        return [*runs, *(f"  {change}" for change in changes), pairing(self.a, self.b)]
+
+    def table(self) -> Table:
+        """Return a row for each quantity: means, difference with its interval, replicates needed."""
+        target = "±|B − A|/10" if self.precision is None else f"±{self.precision:g}"
+        table = Table(title="means over replicates; B − A with its 95% interval", title_justify="left")
+        for head in ("quantity", "A", "B", "B − A", "method", f"replicates for {target}"):
+            table.add_column(head, justify="left" if head in ("quantity", "method") else "right")
+        for c in self.quantities:
+            a, b = c.means()
+            method, needed = c.difference.method, c.replicates_for(self.precision)
+            table.add_row(*map(escape, (c.quantity, _number(a), _number(b), c.interval(), method, needed)))
+        return table
+
+    def conclusions(self) -> list[str]:
+        """Return a sentence for each quantity, and a warning if there are several."""
+        sentences = [f"{c.quantity}: {'; '.join([c.sentence(), *c.notes])}" for c in self.quantities]
+        if len(sentences) > 1:
+            sentences.append(
+                "The intervals are not corrected for multiple comparisons: of 20 quantities that do not differ, about "
+                "one will seem to."
+            )
+        return sentences
+
+
+def compare(a: str, b: str, precision: float | None, tracking: TrackingConfig) -> ComparedRuns:
+    """Compare two logged runs.
+
+    Runs that share seeds are compared pair by pair over these seeds, other runs as independent groups (Welch).
 
     Args:
-        a, b: ids of runs, or their first 8 or more characters.
-        precision: the half width of the interval to say the number of replicates for; by default a tenth of each
-            difference.
+        a: Id of run A, or its first 8 or more characters.
+        b: Id of run B.
+        precision: Half width of the interval to plan replicates for; None for a tenth of each difference.
+        tracking: The store.
 
     Raises:
-        ConfigError: no such run, no records, no quantity in both, a precision that is not positive.
+        ConfigError: If a run or its records are missing, no quantity is shared, or the precision is not positive.
     """
     if precision is not None and not 0 < precision < math.inf:
         raise ConfigError(f"precision={precision}: must be a number > 0")
     tracking.existing_uri()
     store = Store.open(tracking)
-    one, two = load(store, a), load(store, b)
-    found = comparisons(one, two)
-    for letter, run in (("A", one), ("B", two)):
-        _say(console, f"{letter}: run {run.run_id[:8]} {run.name}, seeds {_range(run.seeds())}")
-    for line in [*config_changes(one.node, two.node), *environment_changes(one, two)]:
-        _say(console, f"  {line}")
-    _say(console, pairing(one, two))
-    console.print(_table(found, precision))
-    for c in found:
-        _say(console, f"{c.quantity}: {'; '.join([c.sentence(), *c.notes])}")
-    if len(found) > 1:
-        _say(console, "Each interval stands alone: of 20 differences that are not there, about one will seem to be.")
-    return 0
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    first, second = load(store, a), load(store, b)
+    return ComparedRuns(first, second, tuple(comparisons(first, second)), precision)
 
 
 def load(store: Store, run_id: str) -> Logged:
-    """A run with the quantities that are compared.
+    """Load a run with the quantities that are compared.
 
     Raises:
-        ConfigError: no such run, or one without a config or records.
+        ConfigError: If the run, its config or its records are missing.
     """
     run = store.find(run_id)
     with tempfile.TemporaryDirectory() as folder:
@@ -208,9 +244,9 @@ def load(store: Store, run_id: str) -> Logged:
 
 
 def readings(table: pd.DataFrame) -> dict[str, Reading]:
-    """The quantities that a table of records has; decades lost only with two hidden layers or more.
+    """Return the quantities in a table of records; decades lost only with two hidden layers or more.
 
-    What was measured once is at the start, not at the end too.
+    A single measurement of δ counts as the start, not as the end.
     """
     found: dict[str, Reading] = {}
     for index, name in DECADES.items():
@@ -230,7 +266,7 @@ def readings(table: pd.DataFrame) -> dict[str, Reading]:
 
 
 def _record(table: pd.DataFrame, probe: str, index: int) -> Record | None:
-    """The probe's first (0) or last (−1) record, from its rows."""
+    """Return the probe's first (0) or last (−1) record."""
     rows = table[table["probe"] == probe]
     if rows.empty:
         return None
@@ -242,31 +278,31 @@ def _record(table: pd.DataFrame, probe: str, index: int) -> Record | None:
 
 
 def comparisons(a: Logged, b: Logged) -> list[Comparison]:
-    """Every quantity that both runs have.
+    """Compare every quantity that both runs have.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: If they share no quantity.
     """
     shared = [name for name in (*DECADES.values(), *FINAL.values()) if name in a.readings and name in b.readings]
     if not shared:
         has = [f"{run.run_id[:8]} has {', '.join(run.readings) or 'none'}" for run in (a, b)]
         raise ConfigError(f"the runs share no quantity to compare: {'; '.join(has)}")
     seeds = common(a.seeds(), b.seeds())
-    found = []
+    compared = []
     for name in shared:
         x, y = a.values(name, seeds or a.seeds()), b.values(name, seeds or b.seeds())
         difference = paired(x, y) if seeds else unpaired(x, y)
-        found.append(Comparison(name, x, y, difference, tuple(_notes(name, a, b, x, y))))
-    return found
+        compared.append(Comparison(name, x, y, difference, tuple(_notes(name, a, b, x, y))))
+    return compared
 
 
 def common(a: range, b: range) -> range:
-    """The seeds in both."""
+    """Return the seeds in both ranges."""
     return range(max(a.start, b.start), min(a.stop, b.stop))
 
 
 def _notes(quantity: str, a: Logged, b: Logged, x: Array, y: Array) -> Iterator[str]:
-    """Other steps, other costs, replicates left out because they are not finite."""
+    """Yield the caveats: different steps, different cost functions, replicates left out as not finite."""
     steps = a.readings[quantity].step, b.readings[quantity].step
     if steps[0] != steps[1]:
         yield f"A at step {steps[0]}, B at step {steps[1]}"
@@ -281,7 +317,7 @@ def _notes(quantity: str, a: Logged, b: Logged, x: Array, y: Array) -> Iterator[
 
 
 def pairing(a: Logged, b: Logged) -> str:
-    """What is compared with what, and why."""
+    """State which replicates are compared, and why."""
     seeds = common(a.seeds(), b.seeds())
     if not seeds:
         return "no seed in both: compared as independent groups (Welch)"
@@ -291,23 +327,11 @@ def pairing(a: Logged, b: Logged) -> str:
 
 
 def environment_changes(a: Logged, b: Logged) -> list[str]:
-    """Code, packages, machine or (with one config for the data) data that were not the same."""
+    """Return the changes of code, packages and machine, and of the data if its config is the same."""
     same_data = a.node.get("data") == b.node.get("data") and a.seeds() == b.seeds()
     keys = [*ENVIRONMENT, *(["data.sha256"] if same_data else [])]
     changed = [key for key in keys if a.tags.get(key) != b.tags.get(key)]
     return [f"{key}: {a.tags.get(key, 'not logged')} → {b.tags.get(key, 'not logged')}" for key in changed]
-
-
-def _table(found: Sequence[Comparison], precision: float | None) -> Table:
-    wanted = "±|B − A|/10" if precision is None else f"±{precision:g}"
-    shown = Table(title="means over replicates; B − A with its 95% interval", title_justify="left")
-    for head in ("quantity", "A", "B", "B − A", "method", f"replicates for {wanted}"):
-        shown.add_column(head, justify="left" if head in ("quantity", "method") else "right")
-    for c in found:
-        a, b = c.means()
-        cells = (c.quantity, _number(a), _number(b), c.interval(), c.difference.method, c.needed(precision))
-        shown.add_row(*map(escape, cells))
-    return shown
 
 
 def _mean(finite: Array) -> float:

@@ -1,7 +1,7 @@
-"""The page of a report: one HTML file that needs nothing else, no network, no scripts, no fonts of others.
+"""HTML pages of reports: self-contained files without network access, scripts or external fonts.
 
-What comes from the store is untrusted: the template escapes all of it, and pictures are images, in which nothing runs.
-The same content gives the same page, byte for byte.
+Content of the store is untrusted. The template escapes it, and figures are images, which cannot run scripts. The same
+content gives the same page, byte for byte.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pipeline.reports.figures.style import ReportFigure
 from pipeline.tracking.safe_reading import parse_yaml
 
 TEMPLATES = Path(__file__).parent / "templates"
-LONGEST_CONFIG = 200_000
-PIXELS = 112  # an inch of a figure on the page
-ORIGIN = (  # tag, what it is
+LONGEST_CONFIG = 200_000  # characters
+PIXELS_PER_INCH = 112  # of a figure on the page
+ORIGIN = (  # tag, label
     ("git.commit", "commit"),
     ("config.sha256", "config, SHA-256"),
     ("data.sha256", "data, SHA-256"),
@@ -43,37 +43,37 @@ ORIGIN = (  # tag, what it is
 
 
 def svg(figure: Figure) -> str:
-    """A figure as a data URI; the same figure gives the same text."""
+    """Return a figure as a data URI; the same figure gives the same text."""
     buffer = io.BytesIO()
     options: Any = {"svg.hashsalt": "gradvitals", "svg.fonttype": "path"}
     with matplotlib.rc_context(options), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name in the store
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name from the store
         figure.savefig(buffer, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def shown(found: Sequence[ReportFigure]) -> list[dict[str, Any]]:
-    """Pictures as the template wants them."""
+def template_figures(figures: Sequence[ReportFigure]) -> list[dict[str, Any]]:
+    """Return the fields of each figure that the template reads."""
     return [
         {
             "title": p.title,
             "source": svg(p.figure),
-            "width": round(PIXELS * p.figure.get_size_inches()[0]),
+            "width": round(PIXELS_PER_INCH * p.figure.get_size_inches()[0]),
             "alt": p.alt,
             "caption": p.caption,
         }
-        for p in found
+        for p in figures
     ]
 
 
 def _code(text: str) -> list[str]:
-    """Text between backticks at the odd places, what is around it at the even ones."""
+    """Split text at backticks: code is at the odd places, other text at the even ones."""
     parts = text.split("`")
     return parts if len(parts) % 2 else [text]
 
 
 def render(**content: Any) -> str:
-    """The template, filled in."""
+    """Render the template with these variables."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -83,11 +83,11 @@ def render(**content: Any) -> str:
     )
     environment.filters["code"] = _code
     html = environment.get_template("report.html.j2").render(**content)
-    return html.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate of a JSON file is no text
+    return html.encode("utf-8", "replace").decode("utf-8")  # JSON files may hold lone surrogates
 
 
 def origin(tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What the numbers depend on besides the config."""
+    """Return label and value of everything that the numbers depend on, apart from the config."""
     rows = [(name, tags[tag]) for tag, name in ORIGIN if tags.get(tag)]
     rows = [(name, without_addresses(value) if name == "overrides" else value) for name, value in rows]
     rows = [(name, value) for name, value in rows if value]
@@ -98,29 +98,29 @@ def origin(tags: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def without_addresses(overrides: str) -> str:
-    """Where a store is says nothing about the numbers, and may hold a password."""
+    """Remove the store from a run's overrides, since its address may hold a password."""
     return " ".join(o for o in overrides.split(" ") if not o.lstrip("+").startswith("tracking"))
 
 
 def is_inert(html: str) -> bool:
-    """Whether a page begins as ours do, with the policy by which no browser runs or loads anything in it."""
+    """Return whether a page starts like ours: with a policy that keeps browsers from running or loading anything."""
     head = (TEMPLATES / "report.html.j2").read_text(encoding="utf-8").partition("<title>")[0]
     return html.startswith(head) and "<script" not in html.lower()
 
 
 def foreign(tags: Mapping[str, str]) -> list[str]:
-    """What a reader of somebody else's run should know."""
+    """Return a note on the origin of an imported run."""
     if tags.get("imported") != "true":
         return []
     run, seal = tags.get("imported.run_id", "")[:64], tags.get("imported.seal", "")[:64]
     return [
-        f"imported from a folder (run {run}, seal {seal}): it says what its folder said, the verdict included, and "
-        "nothing of it was measured here; `make reproduce` does"
+        f"imported from a folder (run {run}, seal {seal}): all its numbers and its verdict come from that folder and "
+        "were not measured here; `make reproduce` measures them"
     ]
 
 
 def config_text(text: str) -> str:
-    """The resolved config without its tracking, for the same reason; as it is where it is not YAML."""
+    """Return the resolved config without the store, shortened; text that is not YAML is left as it is."""
     with contextlib.suppress(ConfigError):
         kept = {key: value for key, value in parse_yaml(text, "").items() if key != "tracking"}
         text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
@@ -128,10 +128,10 @@ def config_text(text: str) -> str:
 
 
 def write(html: str, path: Path) -> None:
-    """The whole file or none: written beside it, then put in its place.
+    """Write a page atomically: to a temporary file in the same folder, which then replaces the old page.
 
     Raises:
-        ConfigError: a place that cannot be written to.
+        ConfigError: If the folder or the file is not writable.
     """
     new = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:

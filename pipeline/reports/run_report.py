@@ -1,6 +1,6 @@
-"""The report of a run or of a sweep: verdict first, then pictures, numbers, and how to have it all again.
+"""The report of a run or a sweep: verdict, figures, numbers, and the command that reproduces them.
 
-It is made from the store alone.
+It is written from the store alone.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from pipeline.analysis.summary import Summary, show
 from pipeline.errors import ConfigError
 from pipeline.reports import html
-from pipeline.reports.figures import exponents, run
-from pipeline.reports.figures.run import SETS
+from pipeline.reports.figures.curves import SETS, learning_figure, unit_figure
+from pipeline.reports.figures.exponents import QUANTITIES, exponent_figure
+from pipeline.reports.figures.heatmaps import layer_by_step_figure
+from pipeline.reports.figures.profiles import profile_figure
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
 from pipeline.tracking.logged_run import Logged, read
@@ -29,16 +30,20 @@ __all__ = ["report", "report_run", "report_sweep"]
 ARTIFACT = "report.html"
 
 
-def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Path | None, console: Console) -> int:
-    """Write the page about a run or a sweep, log it as its artifact, print where it is.
+def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Path | None) -> Path:
+    """Write the page of a run or a sweep, and log it as an artifact.
 
     Args:
-        run: a run's id, or its first 8 or more characters.
-        sweep: a sweep's id.
-        to: the file, or a folder for it; ``report-<id>.html`` here by default.
+        run: Id of a run, or its first 8 or more characters.
+        sweep: Id of a sweep.
+        tracking: The store.
+        to: The file, or a folder for ``report-<id>.html``; None for the current folder.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        ConfigError: no such run or sweep, no readable records, nowhere to write.
+        ConfigError: If the run or sweep does not exist, its records are not readable, or the file is not writable.
     """
     if (run is None) == (sweep is None):
         raise ConfigError("report: exactly one of RUN=<run id> and SWEEP=<sweep id> must be given")
@@ -56,12 +61,11 @@ def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Pat
     html.write(text, target)
     if owner is not None:
         RunLogger(store.client, owner).text(text, ARTIFACT)
-    console.print(str(target), soft_wrap=True, highlight=False, markup=False)
-    return 0
+    return target
 
 
 def _target(to: Path | None, name: str) -> Path:
-    """The file to write, told before anything is drawn."""
+    """Return the file to write. A missing folder is reported before anything is drawn."""
     path = Path.cwd() if to is None else to.expanduser().absolute()
     if path.is_dir():
         path = path / f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:100]}.html"
@@ -71,10 +75,10 @@ def _target(to: Path | None, name: str) -> Path:
 
 
 def report_run(store: Store, run_id: str) -> str:
-    """The page about a run.
+    """Return the page of a run.
 
     Raises:
-        ConfigError: no such run, no readable records.
+        ConfigError: If the run does not exist or its records are not readable.
     """
     run = store.find(run_id)
     if run.data.tags.get("kind") == "sweep":
@@ -85,7 +89,7 @@ def report_run(store: Store, run_id: str) -> str:
 
 
 def page_of(logged: Logged) -> str:
-    """The page about a run, wherever it was read from."""
+    """Return the page of a run that was read from a store or an exported folder."""
     summary = logged.summary()
     return html.render(
         title=logged.name,
@@ -95,7 +99,7 @@ def page_of(logged: Logged) -> str:
         paragraph=logged.tags.get("verdict_paragraph") or _description(logged.tags),
         tiles=_tiles(logged, summary),
         notes=[*html.foreign(logged.tags), *logged.notes],
-        pictures=html.shown(run_pictures(logged, summary)),
+        pictures=html.template_figures(run_figures(logged, summary)),
         numbers=_numbers(logged, summary),
         findings=logged.findings,
         command=f"make reproduce RUN={logged.run_id}",
@@ -104,30 +108,29 @@ def page_of(logged: Logged) -> str:
     )
 
 
-def run_pictures(logged: Logged, summary: Summary) -> list[ReportFigure]:
-    """All that can be drawn of what was recorded."""
-    found = [run.profiles(summary, logged.theory), run.layer_by_step(summary)]
-    for probe in _histograms(logged):
-        found.append(exponents.exponents(logged.table, probe, exponents.QUANTITIES.get(probe, probe)))
-    found += [run.activations(summary, logged.theory), run.learning(summary)]
-    return [picture for picture in found if picture is not None]
+def run_figures(logged: Logged, summary: Summary) -> list[ReportFigure]:
+    """Return all figures that the records allow."""
+    figures = [profile_figure(summary, logged.theory), layer_by_step_figure(summary)]
+    figures += [exponent_figure(logged.table, p, QUANTITIES.get(p, p)) for p in _histograms(logged)]
+    figures += [unit_figure(summary, logged.theory), learning_figure(summary)]
+    return [figure for figure in figures if figure is not None]
 
 
 def _histograms(logged: Logged) -> list[str]:
-    """Probes that are histograms by exponent: by name, or by what the config says they are."""
+    """Return the recorded histograms by exponent, known by name or by their class in the config."""
     try:
         probes = parse_yaml(logged.config, "")["probes"]
         named = {n for n, p in probes.items() if str(p["_target_"]).endswith(".ExponentHistogram")}
     except (ConfigError, TypeError, KeyError, AttributeError):
         named = set()
-    there = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
-    return [str(probe) for probe in there if probe in named | set(exponents.QUANTITIES)]
+    recorded = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
+    return [str(probe) for probe in recorded if probe in named | set(QUANTITIES)]
 
 
 def _run_facts(logged: Logged) -> list[str]:
-    """What it is, in a few words each."""
+    """Return the facts below the title of the page."""
     p = logged.params
-    said = [
+    facts = [
         f"layers {_folded(p['layer_sizes'])}" if "layer_sizes" in p else "",
         f"{p['activation']}, then {p['output']}" if {"activation", "output"} <= set(p) else "",
         p.get("cost", "").replace("_", " "),
@@ -139,7 +142,7 @@ def _run_facts(logged: Logged) -> list[str]:
         f"run {logged.run_id}",
         "" if logged.status == "FINISHED" else logged.status.lower(),
     ]
-    return [fact for fact in said if fact]
+    return [fact for fact in facts if fact]
 
 
 def _counted(count: str, what: str) -> str:
@@ -147,14 +150,14 @@ def _counted(count: str, what: str) -> str:
 
 
 def _folded(sizes: str) -> str:
-    """'64-20×30-10' for sixty-four inputs, twenty layers of thirty units, ten outputs."""
+    """Shorten layer sizes: '64-20×30-10' for 64 inputs, 20 layers of 30 units, 10 outputs."""
     first, *rest = sizes.split("-")
     groups = [(size, len(list(same))) for size, same in groupby(rest)]
     return "-".join([first, *(f"{n}×{size}" if n > 2 else "-".join([size] * n) for size, n in groups)])
 
 
 def _description(tags: Mapping[str, str]) -> str:
-    """The first paragraph of the run's description, without its Markdown."""
+    """Return the first paragraph of the run's description, without Markdown."""
     return re.sub(r"[*`]", "", tags.get("mlflow.note.content", "").split("\n\n")[0])
 
 
@@ -166,10 +169,10 @@ class Tile(dict[str, str]):
 
 
 def _tiles(logged: Logged, summary: Summary) -> list[Tile]:
-    """The three or four numbers to remember."""
+    """Return the numbers at the top of the page."""
     headline, tiles = summary.headline(), []
     if summary.steps("delta_rms")[1:] == []:
-        headline.pop("decades_lost_delta_rms_end", None)  # nothing was trained
+        headline.pop("decades_lost_delta_rms_end", None)  # the run was not trained
     for key, name in (
         ("decades_lost_delta_rms_start", "decades of δ lost, start"),
         ("decades_lost_delta_rms_end", "decades of δ lost, end"),
@@ -188,26 +191,26 @@ NAMES = {"delta_rms": "δ", "gradient_norm": "the weight gradient ‖∂C/∂W�
 
 
 def _evaluated(summary: Summary, quantity: str) -> str:
-    """When a quantity was last evaluated; a run that stops because it has diverged is not evaluated at its end."""
+    """Return when a quantity was last evaluated: a diverged run stops without a last evaluation."""
     steps = summary.steps(quantity)
     ended = not steps or steps[-1] == summary.records[-1].step
     return "end of training" if ended else f"last evaluated at step {steps[-1]}"
 
 
 def _in_words(key: str, summary: Summary) -> str:
-    """'decades of δ lost per layer, start of training' for 'decades_lost_per_layer_delta_rms_start'."""
-    found = re.fullmatch(r"decades_lost_(per_layer_)?(.*)_(start|end)", key)
-    if found:
-        what = NAMES.get(found[2], found[2])
-        return f"decades of {what} lost{' per layer' if found[1] else ''}, {found[3]} of training"
-    found = re.fullmatch(r"final_(.*)_(train|test)", key)
-    if found:
-        return f"{NAMES.get(found[1], found[1])}, {SETS[found[2]]} set, {_evaluated(summary, f'{found[1]}/{found[2]}')}"
+    """Return 'decades of δ lost per layer, start of training' for 'decades_lost_per_layer_delta_rms_start'."""
+    match = re.fullmatch(r"decades_lost_(per_layer_)?(.*)_(start|end)", key)
+    if match:
+        name = NAMES.get(match[2], match[2])
+        return f"decades of {name} lost{' per layer' if match[1] else ''}, {match[3]} of training"
+    match = re.fullmatch(r"final_(.*)_(train|test)", key)
+    if match:
+        return f"{NAMES.get(match[1], match[1])}, {SETS[match[2]]} set, {_evaluated(summary, f'{match[1]}/{match[2]}')}"
     return key.replace("_", " ")
 
 
 def _numbers(logged: Logged, summary: Summary) -> list[dict[str, str]]:
-    """Rows of the table of final numbers."""
+    """Return the rows of the table of final numbers."""
     rows = [{"name": _in_words(key, summary), "key": key, "value": show(e)} for key, e in summary.headline().items()]
     for key in ("diverged_fraction", "non_finite_values"):
         if key in logged.metrics:

@@ -1,4 +1,4 @@
-"""The report of a sweep: its cells as a table, as maps over the swept keys, and as profiles, one over the other."""
+"""The report of a sweep: a table of its cells, maps over the swept keys, and the profiles of all runs overlaid."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.analysis.estimates import Estimate
 from pipeline.analysis.summary import Summary, show
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.reports import html
-from pipeline.reports.figures import profiles
-from pipeline.reports.figures.sweep import Profiled, over_keys, overlaid
+from pipeline.reports.figures.heatmaps import swept_figures
+from pipeline.reports.figures.profiles import RunProfile, overlay_figure
 from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged, read
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
@@ -27,10 +27,10 @@ MOST_ROWS = 2000
 
 
 def report_sweep(store: Store, sweep_id: str) -> str:
-    """The page about a sweep.
+    """Return the page of a sweep.
 
     Raises:
-        ConfigError: no such sweep, records of a run that are not readable.
+        ConfigError: If the sweep does not exist or the records of a run are not readable.
     """
     summary, runs = find_sweep(store, sweep_id)
     logged = [read(store, run, HEADLINE_PROBES, must=False) for run in runs]
@@ -39,17 +39,20 @@ def report_sweep(store: Store, sweep_id: str) -> str:
 
 
 def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd.DataFrame) -> str:
-    """The page about these runs, wherever they were read from.
+    """Return the page of runs that were read from a store or an exported folder.
 
     Args:
-        swept: the values of the swept keys, one row a run.
+        sweep_id: Id of the sweep.
+        title: Title of the page.
+        logged: The runs.
+        swept: Values of the swept keys, one row for each run.
     """
-    summaries = [one.summary() for one in logged]
+    summaries = [run.summary() for run in logged]
     cells = cell_table(logged, summaries, swept)
     keys = [str(key) for key in swept.columns]
-    drawn = over_keys(cells, keys)
-    overlay = overlaid(_profiled(logged, summaries, swept))
-    failed = sum(one.status == "FAILED" for one in logged)
+    figures = swept_figures(cells, keys)
+    overlay = overlay_figure(_profiles(logged, summaries, swept))
+    failed = sum(run.status == "FAILED" for run in logged)
     first = logged[0]
     return html.render(
         title=title,
@@ -58,19 +61,19 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd
         verdict="",
         paragraph=_sweep_paragraph(cells, keys),
         tiles=[],
-        notes=[f"{one.name}: {note}" for one in logged for note in (*html.foreign(one.tags), *one.notes)],
+        notes=[f"{run.name}: {note}" for run in logged for note in (*html.foreign(run.tags), *run.notes)],
         heads=_heads(cells, keys),
         rows=_rows(cells, keys)[:MOST_ROWS],
         cells=len(cells),
-        pictures=html.shown([*drawn, *([overlay] if overlay else [])]),
+        pictures=html.template_figures([*figures, *([overlay] if overlay else [])]),
         command="make reproduce RUN=<run id>",
-        origin=html.origin(_common([one.tags for one in logged])),
+        origin=html.origin(_common([run.tags for run in logged])),
         config=html.config_text(first.config),
     )
 
 
 def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
-    """The summary run of a sweep, None if it has none (yet), and its runs in the order in which they began."""
+    """Return the summary run of a sweep (None if it has none yet) and its runs in the order of their starts."""
     everywhere = [e.experiment_id for e in store.client.search_experiments()]
     newest = ["attributes.start_time DESC"]
     if re.fullmatch(r"[^'\"`\\%\s]+", sweep_id):
@@ -82,15 +85,16 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
             own = store.client.search_runs(everywhere, query, order_by=newest, max_results=1)
             return (own[0] if own else None), list(runs)
     summaries = store.client.search_runs(everywhere, "tags.kind = 'sweep'", order_by=newest, max_results=10)
-    known = [s.data.tags.get("sweep_summary", "") for s in summaries]
-    raise ConfigError(f"SWEEP={sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, known)}")
+    existing = [s.data.tags.get("sweep_summary", "") for s in summaries]
+    raise ConfigError(f"SWEEP={sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, existing)}")
 
 
 def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.DataFrame:
-    """The swept keys of a sweep and each run's values, as text, one row a run.
+    """Return the values of the swept keys as text, one row for each run.
 
-    They are in the summary's ``sweep.csv`` as they were given. Of a sweep without a summary, and of runs that are not
-    in it, parameters speak; of a group of several parts (``init=he_normal``) those parts that differ.
+    The summary's ``sweep.csv`` holds them as the user typed them. Runs that are not in it, and sweeps without a
+    summary, take them from the runs' parameters. A group (``init=he_normal``) is then shown by the parameters that
+    differ.
     """
     if summary is None:
         return swept_table(None, "", logged)
@@ -103,18 +107,24 @@ def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.Dat
 
 
 def swept_table(named: str | None, csv: str, logged: Sequence[Logged]) -> pd.DataFrame:
-    """The same from the summary's parameter "swept", None without a summary, and the text of its ``sweep.csv``."""
+    """Return the values of the swept keys as text, one row for each run.
+
+    Args:
+        named: The summary's parameter ``swept``; None without a summary.
+        csv: Text of the summary's ``sweep.csv``.
+        logged: The runs.
+    """
     keys = [key for key in (named or "").split(", ") if key]
-    varying = [k for k in dict.fromkeys(k for one in logged for k in one.params) if k != "layer_sizes"]
-    varying = [k for k in varying if len({one.params.get(k) for one in logged}) > 1]
+    varying = [k for k in dict.fromkeys(k for run in logged for k in run.params) if k != "layer_sizes"]
+    varying = [k for k in varying if len({run.params.get(k) for run in logged}) > 1]
     keys = keys or ([] if named is not None else varying)
     given = _given(csv, keys)
-    rows = [{key: given.get((one.run_id, key)) or _parameter(one, key, varying) for key in keys} for one in logged]
-    return pd.DataFrame(rows, index=[one.run_id for one in logged], columns=keys)
+    rows = [{key: given.get((run.run_id, key)) or _parameter(run, key, varying) for key in keys} for run in logged]
+    return pd.DataFrame(rows, index=[run.run_id for run in logged], columns=keys)
 
 
 def _given(csv: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(run id, swept key) -> value, as the sweep's table has it; empty if it has none that can be read."""
+    """Map (run id, swept key) to the value in the sweep's table; empty if the table is not readable."""
     try:
         table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False).set_index("run_id")
     except (ValueError, KeyError):
@@ -122,25 +132,25 @@ def _given(csv: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
     return {(str(i), key): str(v) for key in keys if key in table for i, v in table[key].items()}
 
 
-def _parameter(one: Logged, key: str, varying: Sequence[str]) -> str:
+def _parameter(run: Logged, key: str, varying: Sequence[str]) -> str:
     place = key.lstrip("+").partition("@")[2] or key.lstrip("+")
-    if place in one.params:
-        return one.params[place]
-    return " ".join(one.params[k] for k in varying if k.startswith(f"{place}.") and k in one.params) or "–"
+    if place in run.params:
+        return run.params[place]
+    return " ".join(run.params[k] for k in varying if k.startswith(f"{place}.") and k in run.params) or "–"
 
 
 def _common(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Tags that all runs have in common."""
-    return {k: v for k, v in tags[0].items() if all(other.get(k) == v for other in tags)}
+    """Return the tags that all runs share."""
+    return {k: v for k, v in tags[0].items() if all(t.get(k) == v for t in tags)}
 
 
 def cell_table(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:
-    """Tidy, one row a run: swept values, how it ended, and the numbers to compare with their intervals."""
+    """Return one tidy row for each run: swept values, status, verdict, and numbers with their intervals."""
     rows = []
-    for (_, values), one, summary in zip(swept.iterrows(), logged, summaries, strict=True):
+    for (_, values), run, summary in zip(swept.iterrows(), logged, summaries, strict=True):
         row: dict[str, Any] = {str(k): str(v) for k, v in values.items()}
-        row |= {"run_id": one.run_id, "status": one.status, "verdict": one.tags.get("verdict", "–")}
-        row["diverged"] = one.metrics.get("diverged_fraction", np.nan)
+        row |= {"run_id": run.run_id, "status": run.status, "verdict": run.tags.get("verdict", "–")}
+        row["diverged"] = run.metrics.get("diverged_fraction", np.nan)
         headline = summary.headline()
         for column, key in (
             ("decades", "decades_lost_delta_rms_start"),
@@ -157,8 +167,8 @@ PARTS = ("", "_low", "_high", "_lost")
 
 
 def _flat(column: str, e: Estimate | None) -> dict[str, float]:
-    found = [np.nan] * 4 if e is None else [float(v) for v in (e.mean, e.low, e.high, e.lost)]
-    return {f"{column}{part}": value for part, value in zip(PARTS, found, strict=True)}
+    values = [np.nan] * 4 if e is None else [float(v) for v in (e.mean, e.low, e.high, e.lost)]
+    return {f"{column}{part}": value for part, value in zip(PARTS, values, strict=True)}
 
 
 COLUMNS = (
@@ -177,7 +187,7 @@ def _heads(cells: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def _rows(cells: pd.DataFrame, keys: Sequence[str]) -> list[list[str]]:
-    """The table of cells, as text."""
+    """Return the table of cells as text."""
     rows = []
     for cell in cells.to_dict("records"):
         texts = [str(cell[key]) for key in keys] + [str(cell["verdict"])]
@@ -191,25 +201,24 @@ def _rows(cells: pd.DataFrame, keys: Sequence[str]) -> list[list[str]]:
 
 
 def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
-    """How many runs got which verdict, and over what."""
+    """State the swept keys, the number of runs with each verdict, and the diverged runs."""
     counts = cells.loc[cells["verdict"] != "–", "verdict"].value_counts()
     over = f"Swept: {', '.join(keys)}." if keys else "Nothing was swept."
-    told = "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
     diverged = int((cells["diverged"] > 0).sum())
     ended = f"In {diverged} of {len(cells)} runs replicates diverged." if diverged else "No replicate diverged."
-    return " ".join([over, *([f"Verdicts: {told}."] if told else []), ended])
+    return " ".join([over, *([f"Verdicts: {verdicts}."] if verdicts else []), ended])
 
 
-def _profiled(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[Profiled]:
-    values = [{str(k): str(v) for k, v in row.items()} for row in swept.to_dict("records")]
-    colours = profiles.run_colours(values)
+def _profiles(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[RunProfile]:
+    cells = [{str(k): str(v) for k, v in row.items()} for row in swept.to_dict("records")]
     return [
-        Profiled(
-            run_name(cell, one.name) if cell else one.name,
-            colour,
-            next(iter(cell.values()), one.name),
-            (summary.at("delta_rms", 0), summary.at("delta_rms", -1)),
-            one.theory,
+        RunProfile(
+            run_name(cell, run.name) if cell else run.name,
+            cell,
+            summary.at("delta_rms", 0),
+            summary.at("delta_rms", -1),
+            run.theory,
         )
-        for one, summary, cell, colour in zip(logged, summaries, values, colours, strict=True)
+        for run, summary, cell in zip(logged, summaries, cells, strict=True)
     ]

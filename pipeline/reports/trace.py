@@ -1,7 +1,7 @@
 """A small network's forward and backward pass, step by step, with shapes, in both of the derivation's conventions.
 
-By default the two worked examples, each printed number of the derivation beside the right one; or the first example
-of the first batch of any config.
+The default is the two worked examples, each compared with the numbers that the derivation prints. Any other config is
+traced on the first example of its first batch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
-from rich.markup import escape
 
 from engine.arrays import Array
 from engine.costs import Cost
@@ -29,12 +27,12 @@ from pipeline.training.trainer import first_batch
 
 EXAMPLES = ("worked_example_1", "worked_example_2")
 PRINTED = PROJECT / "experiments" / "worked_examples" / "printed.yaml"
-LARGEST = 16  # units: a matrix must fit on a screen
+LARGEST = 16  # units of a layer; a larger matrix does not fit on a screen
 
 
 @dataclass(frozen=True)
 class Misprint:
-    """A number of the derivation that is wrong."""
+    """A wrong number in the derivation."""
 
     quantity: str
     layer: int
@@ -48,34 +46,49 @@ class Misprint:
         return f"{self.quantity}^{self.layer} [{entry}]: printed {self.printed:g}, correct {self.correct:.4f}{sign}"
 
 
-def trace(overrides: Sequence[str], config_dir: str | None, console: Console) -> int:
-    """Print the trace of a config, or of both worked examples if there are no overrides; returns 0.
+@dataclass(frozen=True)
+class Trace:
+    """A traced pass as text."""
+
+    title: str
+    text: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return the trace, line by line."""
+        return list(self.text)
+
+
+def trace(overrides: Sequence[str], config_dir: str | None) -> list[Trace]:
+    """Trace a config, or both worked examples if there are no overrides.
+
+    Args:
+        overrides: Hydra overrides.
+        config_dir: A folder with config groups of the user's own.
 
     Raises:
-        ConfigError: a wrong config, or a network too large to print.
+        ConfigError: If the config is invalid or the network too large to print.
     """
-    wanted = [[f"experiment={name}"] for name in EXAMPLES] if not overrides else [list(overrides)]
+    if overrides:
+        return [_trace(compose_run([*overrides], config_dir), None)]
     printed = yaml.safe_load(Path(PRINTED).read_text(encoding="utf-8"))
-    for chosen in wanted:
-        node = compose_run([*chosen], config_dir)
-        run = prepare_run(configs.build({**node, "replicates": 1}))
-        if max(run.sizes) > LARGEST:
-            raise ConfigError(
-                f"architecture: layers {run.sizes} are too large to print; at most {LARGEST} units each "
-                "(try data=iris architecture.hidden=[3])"
-            )
-        network, y = _pass(run)
-        console.rule(f"[bold]{node.get('name') or 'trace'}: layers {'-'.join(map(str, run.sizes))}")
-        for line in lines(network, y, run):
-            console.print(line, highlight=False, soft_wrap=True)
-        if not overrides:
-            for line in comparison(network, printed[str(node["name"])]):
-                console.print(line, highlight=False, soft_wrap=True)
-    return 0
+    return [_trace(compose_run([f"experiment={name}"], config_dir), printed[name]) for name in EXAMPLES]
+
+
+def _trace(raw_config: Mapping[str, Any], printed: Mapping[str, Any] | None) -> Trace:
+    run = prepare_run(configs.build({**raw_config, "replicates": 1}))
+    if max(run.sizes) > LARGEST:
+        raise ConfigError(
+            f"architecture: layers {run.sizes} are too large to print; at most {LARGEST} units each "
+            "(try data=iris architecture.hidden=[3])"
+        )
+    network, y = _pass(run)
+    title = f"{raw_config.get('name') or 'trace'}: layers {'-'.join(map(str, run.sizes))}"
+    differences = comparison(network, printed) if printed is not None else ()
+    return Trace(title, (*lines(network, y, run), *differences))
 
 
 def _pass(run: PreparedRun) -> tuple[Network, Array]:
-    """The network of the first replicate after a pass over the first example of its first batch, and the target."""
+    """Run a pass over one example with the network of the first replicate. Return the network and the target."""
     stack = build_network(run)
     network = Network([block.twin() for block in stack.blocks], (), stack.dtype, stack.theta[0])
     row = first_batch(run)[0, :1]
@@ -86,22 +99,22 @@ def _pass(run: PreparedRun) -> tuple[Network, Array]:
 
 
 def lines(network: Network, y: Array, run: PreparedRun) -> Iterator[str]:
-    """The trace, line by line."""
+    """Yield the trace of a pass, line by line."""
     cost = run.config.cost
     rows = row_gradients(network, y, cost)
     first, top = network.layers[0], network.layers[-1]
     yield f"activations {', '.join(type(layer.sigma).__name__ for layer in network.layers)}; cost {type(cost).__name__}"
     yield from _show("x = a^0", first.a_in)
     yield from _show("y", y)
-    yield "\n[bold]Forward: z = W a + b, a = σ(z)[/bold]"
+    yield "\nForward: z = W a + b, a = σ(z)"
     for layer in network.layers:
         yield from _forward(layer)
     yield f"C = {float(network.cost(y, cost)[0]):.10g}"
-    yield "\n[bold]Backward, first world: gradients are columns, ⊙ σ'(z)[/bold]"
+    yield "\nBackward, first world: gradients are columns, ⊙ σ'(z)"
     dC_da_top = _dC_da_top(top, y, cost)
     for layer in reversed(network.layers):
         yield from _backward(layer, network, dC_da_top)
-    yield "\n[bold]Backward, second world: gradients are rows, ∂a/∂z is a matrix[/bold]"
+    yield "\nBackward, second world: gradients are rows, ∂a/∂z is a matrix"
     for layer, row in zip(reversed(network.layers), reversed(rows), strict=True):
         yield from _second_world(layer, row, len(network.layers))
     yield f"largest difference between the two worlds: {_largest_difference(network, rows):.1e}"
@@ -148,44 +161,44 @@ def _largest_difference(network: Network, rows: Sequence[RowGradients]) -> float
 
 
 def _show(name: str, matrix: Array) -> Iterator[str]:
-    """A name with the shape, and the numbers indented below."""
+    """Yield a name with its shape, and the numbers indented below."""
     text = np.array2string(matrix, precision=6, suppress_small=False, floatmode="maxprec", max_line_width=150)
-    yield escape(f"{name}   ({'×'.join(map(str, matrix.shape))})")
-    yield escape("\n".join(f"      {line}" for line in text.splitlines()))
+    yield f"{name}   ({'×'.join(map(str, matrix.shape))})"
+    yield "\n".join(f"      {line}" for line in text.splitlines())
 
 
 @np.errstate(all="ignore")
 def _dC_da_top(top: Dense, y: Array, cost: Cost) -> Array | None:
-    """∂C/∂a of layer L; None where nobody needs it: cost and σ collapse."""
+    """Return ∂C/∂a of layer L, or None where cost and σ collapse and δ = a − y."""
     return None if cost.collapses_with is type(top.sigma) else cost.gradient(top.a, y)
 
 
 @np.errstate(all="ignore")
 def dC_da(network: Network, number: int) -> Array:
-    """∂C/∂a of a hidden layer, (W^{l+1})ᵀ δ^{l+1} (4), after a backward pass."""
+    """Return ∂C/∂a of a hidden layer after a backward pass: (W^{l+1})ᵀ δ^{l+1} (4)."""
     return network.layers[number].input_gradient()
 
 
 def misprints(network: Network, printed: Mapping[str, Any]) -> list[Misprint]:
-    """Every printed number that is off by more than one unit of its last decimal."""
-    found = []
+    """Return every printed number that is off by more than one unit of its last decimal."""
+    wrong = []
     for quantity, by_layer in printed.items():
         if quantity == "decimals":
             continue
         for number, matrix in by_layer.items():
-            of_layer = network.layers[number - 1]
-            right = dC_da(network, number) if quantity == "dC_da" else getattr(of_layer, quantity)
+            layer = network.layers[number - 1]
+            correct = dC_da(network, number) if quantity == "dC_da" else getattr(layer, quantity)
             for entry, value in np.ndenumerate(np.array(matrix, dtype=np.float64)):
-                if abs(value - right[entry]) > 1.5 * 10.0 ** -printed["decimals"]:
-                    found.append(Misprint(quantity, number, entry, float(value), float(right[entry])))
-    return found
+                if abs(value - correct[entry]) > 1.5 * 10.0 ** -printed["decimals"]:
+                    wrong.append(Misprint(quantity, number, entry, float(value), float(correct[entry])))
+    return wrong
 
 
 def comparison(network: Network, printed: Mapping[str, Any]) -> Iterator[str]:
-    """Where the derivation prints other numbers."""
+    """Yield the numbers that the derivation prints wrongly."""
     wrong = misprints(network, printed)
     if not wrong:
-        yield "\n[bold]As printed in the derivation[/bold], to its digits (the last may be off by one)."
+        yield "\nAs printed in the derivation, to its digits (the last may be off by one)."
         return
-    yield f"\n[bold]The derivation prints {len(wrong)} wrong numbers here:[/bold]"
-    yield from (f"  {escape(str(m))}" for m in wrong)
+    yield f"\nThe derivation prints {len(wrong)} wrong numbers here:"
+    yield from (f"  {m}" for m in wrong)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
-from pipeline.reports.figures.style import words
+from pipeline.reports.figures.style import plot_label
 from pipeline.reproducibility.chain_reader import ChainDifference, common_steps, first_chain_difference
 from pipeline.reproducibility.difference_growth import (
     DifferenceSeries,
@@ -199,7 +199,7 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None) -> DiffResul
     trajectory = compare_trajectories(first, second, pairing.pairs)
     figure = to if trajectory.has_difference else None
     if figure is not None:
-        title = f"A {words(first.name)}, B {words(second.name)}"
+        title = f"A {plot_label(first.name)}, B {plot_label(second.name)}"
         growth_figure(trajectory.growth, title, trajectory.rates).savefig(figure, dpi=130)
     runs = (f"{first.run_id} {first.name}", f"{second.run_id} {second.name}")
     return DiffResult(runs, circumstances, pairing, trajectory, figure)

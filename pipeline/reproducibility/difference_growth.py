@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import student_t
-from pipeline.reports.figures.profiles import BLUE, GREEN, ORANGE, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, STYLE
 from pipeline.reproducibility.chain_reader import LoggedChain, common_steps
 
 SATURATED = 0.1  # relative difference above which two networks are unrelated and the growth ends

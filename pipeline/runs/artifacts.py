@@ -19,10 +19,12 @@ from pipeline.analysis.estimates import estimate
 from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
-from pipeline.reports.figures import profiles
+from pipeline.reports.figures.heatmaps import layer_by_step_plot
+from pipeline.reports.figures.profiles import profile_plot
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
+from pipeline.tracking.logged_run import theory_of
 from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.tracking.uri import redacted_config
@@ -120,9 +122,9 @@ def log_figures_and_records(
     run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None
 ) -> None:
     """Log the figures of the norms, by layer and by layer and step, and all records as a table."""
-    figures = {"gradient_norm_by_layer.png": profiles.profile(summary, name, theory)}
+    figures = {"gradient_norm_by_layer.png": profile_plot(summary, None if theory is None else theory_of(theory), name)}
     for probe in ("delta_rms", "gradient_norm"):
-        figures[f"{probe}_layer_by_step.png"] = profiles.heat_map(summary, probe, f"{name}: log₁₀ {probe}")
+        figures[f"{probe}_layer_by_step.png"] = layer_by_step_plot(summary, probe, f"log₁₀ {probe}", name)
     for file_name, figure in figures.items():
         if figure is not None:
             run_logger.figure(figure, file_name)

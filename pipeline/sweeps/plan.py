@@ -12,7 +12,7 @@ from pipeline.config.compose import Cell
 from pipeline.config.instantiate import instantiate
 from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
-from pipeline.reports.figures.profiles import run_colours
+from pipeline.reports.figures.style import run_colours
 from pipeline.runs.job import CellJob, prepare_cell
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.tags import SWEEP_TAG

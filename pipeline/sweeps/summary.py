@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.analysis.summary import show
-from pipeline.reports.figures import profiles as run_profiles
+from pipeline.reports.figures import heatmaps
+from pipeline.reports.figures.profiles import RunProfile, overlay_plot
 from pipeline.runs.result import RunResult
 from pipeline.tracking import chart_view
 from pipeline.tracking.locks import RunLocks
@@ -162,15 +163,12 @@ def grid(name: str, results: Sequence[RunResult]) -> Figure | None:
             numbers[rows.index(_row(r, keys)), columns.index(r.swept[keys[-1]])] = r.diverged_fraction
         maps.append(("diverged fraction", numbers, ".0%", "magma"))
     names = (", ".join(short_key(k) for k in keys[:-1]), short_key(keys[-1]))
-    return run_profiles.grid(maps, rows, columns, names, f"sweep {name}") if maps else None
+    return heatmaps.sweep_plot(maps, rows, columns, names, f"sweep {name}") if maps else None
 
 
 def profiles(name: str, results: Sequence[RunResult]) -> Figure | None:
     """Draw δ against layer at the start of training, all runs in the colours that they have in MLflow."""
-    shown = [(r.name, r.profile) for r in results]
-    return run_profiles.overlay(
-        shown, run_profiles.run_colours([r.swept for r in results]), f"sweep {name}: start of training"
-    )
+    return overlay_plot([RunProfile(r.name, r.swept, r.profile) for r in results], f"sweep {name}")
 
 
 def _row(result: RunResult, keys: Sequence[str]) -> str:

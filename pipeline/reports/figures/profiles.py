@@ -1,167 +1,252 @@
-"""Pictures of a run and of a sweep. Okabe-Ito colours: they differ for every kind of colour vision."""
+"""Norms against layer: one run at the start and at the end of training, and all runs of a sweep overlaid."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
 
-from engine.arrays import Array
 from pipeline.analysis.estimates import estimate
 from pipeline.analysis.summary import Summary
+from pipeline.reports.figures.style import (
+    BLUE,
+    CURVES,
+    ORANGE,
+    Curve,
+    ReportFigure,
+    annotate,
+    curve,
+    draw,
+    has_line,
+    layer_axis,
+    legend_below,
+    log10,
+    log_axis,
+    panels,
+    plot_label,
+    run_colours,
+    start_and_end,
+)
+from pipeline.tracking.logged_run import Theory
 from pipeline.training.records import Record
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "figure.constrained_layout.use": True,
-}
-LABELS = {
-    "delta_rms": "δ, per example: √⟨‖δ‖²⟩",
-    "gradient_norm": "weight gradient of the batch: ‖∂C/∂W‖",
-}
+NORMS = (  # probe, label, colour, marker
+    ("delta_rms", "δ of one example, √⟨‖δ‖²⟩", BLUE, "o"),
+    ("gradient_norm", "weight gradient of the batch, ‖∂C/∂W‖", ORANGE, "s"),
+)
+PROBES = tuple(probe for probe, *_ in NORMS)
+MOST_RUNS, MOST_NAMES = 200, 24  # lines in an overlay; names in its legend
 
 
-def profile(summary: Summary, title: str, theory: Mapping[str, Any] | None = None) -> Figure | None:
-    """Gradient norm and δ against layer, at the start and at the end, with the replicates' 95% interval.
+# One run
+
+
+def profile_plot(summary: Summary, theory: Theory | None, title: str = "") -> Figure | None:
+    """Draw δ and the weight gradient against layer at the start and at the end, with 95% intervals over replicates.
 
     Args:
-        theory: what is expected of δ at the start, with the band of one example (:mod:`pipeline.analysis.expectation`).
+        summary: The records of the run. Without a record of either norm the result is None.
+        theory: Predicted δ, drawn at the start.
+        title: Title of the whole figure.
     """
-    if not any(summary.at(probe, 0) for probe in LABELS):
+    if not any(summary.at(probe, 0) for probe in PROBES):
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 4))
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, index, when in ((left, 0, "start"), (right, -1, "end")):
-            step = 0
-            for (probe, label), colour, marker in zip(LABELS.items(), (BLUE, ORANGE), "os", strict=True):
-                record = summary.at(probe, index)
-                if record is None:
-                    continue
-                step = record.step
-                _band(axes, record, label, colour, marker)
+    shown = start_and_end(summary, *PROBES)
+    with matplotlib.rc_context(CURVES):
+        figure, panel_axes = panels(len(shown), 4.3, sharey=True)
+        lines = []
+        for axes, (index, when) in zip(panel_axes, shown, strict=True):
+            lines += _profile_panel(axes, summary, index, when)
             if theory is not None and index == 0:
-                _draw_theory(axes, theory)
-            axes.set(yscale="log", xlabel="layer (1 is next to the input)", title=f"{when} of training (step {step})")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        left.set_ylabel("norm")
-        left.legend(frameon=False)
-        figure.suptitle(title)
+                lines.append(_draw_theory(axes, theory))
+        log_axis(panel_axes[0], lines)
+        panel_axes[0].set_ylabel("norm (logarithmic)")
+        legend_below(figure, panel_axes[0])
+        if title:
+            figure.suptitle(title)
     return figure
 
 
-def _draw_theory(axes: matplotlib.axes.Axes, theory: Mapping[str, Any]) -> None:
-    """δ as expected, anchored at layer L, and the 95% band of one example's δ at finite width."""
-    layers = theory["layers"]
-    middle, low, high = (np.array(theory[k], dtype=np.float64) for k in ("delta_rms", "low", "high"))
-    if not (middle > 0).any():  # neither of NaN nor of 0 is there a logarithm
-        return
-    axes.plot(layers, middle, color="black", lw=1, ls="--", label="δ by mean-field theory")
-    axes.fill_between(layers, low, high, color="black", alpha=0.08, lw=0)
-
-
-def _band(axes: matplotlib.axes.Axes, record: Record, label: str, colour: str, marker: str) -> None:
-    e = estimate(record.values, record.geometric)
-    positive = np.where(np.isfinite(e.mean) & (e.mean > 0), e.mean, np.nan)
-    axes.plot(record.layers, positive, marker=marker, ms=4, color=colour, label=label)
-    if np.isfinite(e.low).any():
-        axes.fill_between(record.layers, e.low, e.high, color=colour, alpha=0.2, lw=0)
-
-
-def overlay(runs: Sequence[tuple[str, Record | None]], colours: Sequence[str], title: str) -> Figure | None:
-    """One line a run: a norm against layer, log axis, with the replicates' 95% interval."""
-    if not any(record for _, record in runs):
+def profile_figure(summary: Summary, theory: Theory | None) -> ReportFigure | None:
+    """Return the profile plot with its texts for a report."""
+    figure = profile_plot(summary, theory)
+    if figure is None:
         return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.5))
-        axes = figure.subplots()
-        for (name, record), colour in zip(runs, colours, strict=True):
-            if record is not None:
-                _band(axes, record, name, colour, "o")
-        axes.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=LABELS["delta_rms"], title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(loc="outside right upper", frameon=False)
-    return figure
+    return ReportFigure("The gradient in every layer", figure, _profile_alt(summary, theory), _profile_caption(summary))
 
 
-def heat_map(summary: Summary, probe: str, title: str) -> Figure | None:
-    """log10 of a probe, layer against recorded step (evenly spaced, labelled), mean over replicates."""
-    records = [r for r in summary.records if r.probe == probe]
-    if len(records) < 2:
+def _profile_panel(axes: Axes, summary: Summary, index: int, when: str) -> list[Curve]:
+    lines: list[Curve] = []
+    step, layers = 0, tuple[int, ...]([1])
+    for probe, label, colour, marker in NORMS:
+        record = summary.at(probe, index)
+        if record is None:
+            continue
+        step, layers = record.step, max(layers, record.layers, key=len)
+        line = curve(record.layers, estimate(record.values, geometric=True), True)
+        if has_line(line):
+            lines.append(draw(axes, line, colour, label, marker=marker))
+    if not lines:
+        annotate(axes, "too few finite values to draw")
+    axes.set_title(f"{when} of training (step {step})")
+    layer_axis(axes, layers)
+    return lines
+
+
+def _draw_theory(axes: Axes, theory: Theory) -> Curve:
+    line = Curve(theory.layers, log10(theory.delta_rms), log10(theory.low), log10(theory.high))
+    axes.plot(line.x, line.mean, "--", color="black", lw=1.2, label="theory: δ, and its 95% band for one example")
+    axes.fill_between(line.x, line.low, line.high, color="black", alpha=0.1, lw=0)
+    return line._replace(low=line.mean, high=line.mean)
+
+
+def _change(summary: Summary, index: int) -> str | None:
+    """Return how δ changes from the last hidden layer to the first: 'falls by 3.2 decades'."""
+    lost = summary.decades_lost("delta_rms", index)
+    mean = float(estimate(lost).mean) if lost is not None else math.nan
+    if not math.isfinite(mean):
         return None
-    with np.errstate(divide="ignore"):
-        values = np.stack([np.log10(estimate(r.values, r.geometric).mean) for r in records], axis=1)
-    values[~np.isfinite(values)] = np.nan
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(8, 4))
-        axes = figure.subplots()
-        image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
-        layers = records[0].layers
-        ticks = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 10)).round().astype(int))
-        axes.set_yticks(ticks, [str(layers[t]) for t in ticks])
-        ticks = np.unique(np.linspace(0, len(records) - 1, min(len(records), 12)).round().astype(int))
-        axes.set_xticks(ticks, [str(records[t].step) for t in ticks])
-        axes.set(xlabel="step (scheduled steps, evenly spaced)", ylabel="layer", title=title)
-        figure.colorbar(image, label=f"log₁₀ {probe}")
-    return figure
+    if abs(mean) < 0.3:
+        return f"stays level (within {abs(mean):.2g} decades)"
+    return f"{'falls' if mean > 0 else 'grows'} by {abs(mean):.3g} decades"
 
 
-def grid(
-    values: Sequence[tuple[str, Array, str, str]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    names: tuple[str, str],
-    title: str,
-) -> Figure:
-    """Heat maps side by side over the same two swept keys.
+def _profile_caption(summary: Summary) -> str:
+    changes = [
+        f"{change} at the {when}"
+        for index, when in start_and_end(summary, "delta_rms")
+        if (change := _change(summary, index))
+    ]
+    if len(changes) == 2 and changes[0].split()[0] == changes[1].split()[0] != "stays":
+        changes[1] = changes[1].partition(" ")[2]
+    below = f"On its way down from layer {summary.hidden_layers} to layer 1, δ {' and '.join(changes)} of training"
+    text = below if changes else "How large the error and the gradient are in each layer"
+    return f"{text}; the shaded bands are the replicates' 95% intervals."
+
+
+def _profile_alt(summary: Summary, theory: Theory | None) -> str:
+    parts = []
+    for index, when in start_and_end(summary, "delta_rms"):
+        record = summary.at("delta_rms", index)
+        if record is not None:
+            e = estimate(record.values, geometric=True)
+            ends = f"{e.mean[0]:.2g} in layer {record.layers[0]}, {e.mean[-1]:.2g} in layer {record.layers[-1]}"
+            parts.append(f"δ at the {when} is {ends}")
+    dashed = ", with theory's prediction as a dashed line" if theory else ""
+    return f"Norms against layer on a logarithmic axis{dashed}. {'; '.join(parts)}."
+
+
+# The runs of a sweep
+
+
+class RunProfile(NamedTuple):
+    """One run of an overlay.
+
+    Attributes:
+        swept: Values of the swept keys, which give the colour.
+        start: Record of δ at the start of training.
+        end: Record of δ at the end.
+    """
+
+    name: str
+    swept: Mapping[str, str]
+    start: Record | None
+    end: Record | None = None
+    theory: Theory | None = None
+
+
+class _Line(NamedTuple):
+    """A run with its colour."""
+
+    run: RunProfile
+    colour: str
+
+    @property
+    def hue(self) -> str:
+        """Value of the first swept key."""
+        return next(iter(self.run.swept.values()), self.run.name)
+
+
+def overlay_plot(runs: Sequence[RunProfile], title: str = "") -> Figure | None:
+    """Draw δ against layer of all runs at the start and, if there are records, at the end; theory is dashed.
 
     Args:
-        values: for each map its title, its numbers [rows, columns], the format of a cell's text and its colour map.
-        names: what rows and columns are.
+        runs: At most the first ``MOST_RUNS`` with a record at the start are drawn. Without one the result is None.
+        title: Title of the whole figure.
     """
-    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        width = max(3.2, 0.9 * len(columns) + 1.8)
-        figure = Figure(figsize=(width * len(values), max(2.4, 0.6 * len(rows) + 1.6)))
-        for axes, (label, numbers, form, colours) in zip(
-            np.atleast_1d(figure.subplots(1, len(values))), values, strict=True
-        ):
-            finite = numbers[np.isfinite(numbers)]
-            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-            norm = Normalize(low, high if high > low else low + 1)
-            colour_map = matplotlib.colormaps[colours]
-            axes.imshow(numbers, aspect="auto", cmap=colour_map, norm=norm)
-            for (i, j), number in np.ndenumerate(numbers):
-                shade = colour_map(norm(number)) if np.isfinite(number) else (1, 1, 1, 1)
-                dark = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2] < 0.5
-                text = format(round(number, 6) + 0.0, form).replace("-0.00", "0.00") if np.isfinite(number) else "–"
-                axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
-            axes.set_xticks(range(len(columns)), columns)
-            axes.set_yticks(range(len(rows)), rows)
-            axes.set(xlabel=names[1], ylabel=names[0], title=label)
-        figure.suptitle(title)
+    colours = run_colours([run.swept for run in runs])
+    lines_of_runs = [_Line(run, colour) for run, colour in zip(runs, colours, strict=True)]
+    shown = [line for line in lines_of_runs if line.run.start is not None][:MOST_RUNS]
+    if not shown:
+        return None
+    with matplotlib.rc_context(CURVES):
+        figure, axes = panels(2 if _was_trained(line.run for line in shown) else 1, 4.6, width=10.5, sharey=True)
+        lines = [
+            line
+            for place, when in zip(axes, ("start", "end"), strict=False)
+            for line in _overlay_panel(place, shown, when)
+        ]
+        log_axis(axes[0], lines)
+        axes[0].set_ylabel("δ of one example, √⟨‖δ‖²⟩ (logarithmic)")
+        figure.legend(handles=_overlay_legend(shown), loc="outside right upper")
+        if title:
+            figure.suptitle(title)
     return figure
 
 
-HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+def overlay_figure(runs: Sequence[RunProfile]) -> ReportFigure | None:
+    """Return the overlay plot with its texts for a report."""
+    figure = overlay_plot(runs)
+    if figure is None:
+        return None
+    shown = [run for run in runs if run.start is not None][:MOST_RUNS]
+    notes = "; dashed lines are theory's" if any(run.theory for run in shown) else ""
+    ends = [run.end.values for run in shown if run.end is not None]
+    if _was_trained(shown) and not all(np.isfinite(values).any(axis=1).all() for values in ends):
+        notes += "; a run whose replicates have all diverged has no line at the end"
+    return ReportFigure(
+        "All runs, layer by layer",
+        figure,
+        f"δ against layer of {len(shown)} runs on a logarithmic axis, one line each.",
+        f"A line that falls to the left loses the gradient on its way to the input, a level one keeps it{notes}.",
+    )
 
 
-def run_colours(swept: Sequence[Mapping[str, str]]) -> list[str]:
-    """A colour a run: its hue from the first swept key, its lightness from the other keys."""
-    hues, rest = ([tuple(list(cell.values())[part]) for cell in swept] for part in (slice(0, 1), slice(1, None)))
-    hue_order, rest_order = list(dict.fromkeys(hues)), list(dict.fromkeys(rest))
-    colours = []
-    for hue, other in zip(hues, rest, strict=True):
-        base = np.array(matplotlib.colors.to_rgb(HUES[hue_order.index(hue) % len(HUES)]))
-        towards_white = 0.6 * (1 - (rest_order.index(other) + 1) / len(rest_order))
-        colours.append(matplotlib.colors.to_hex(tuple(base + (1 - base) * towards_white)))
-    return colours
+def _was_trained(runs: Iterable[RunProfile]) -> bool:
+    return any(run.end is not None and run.end.step > 0 for run in runs)
+
+
+def _overlay_panel(axes: Axes, shown: Sequence[_Line], when: str) -> list[Curve]:
+    lines = []
+    for run, colour in shown:
+        record = run.start if when == "start" else run.end
+        if record is None:
+            continue
+        line = curve(record.layers, estimate(record.values, geometric=True), True)
+        if not has_line(line):
+            continue
+        if len(shown) > MOST_NAMES:
+            line = line._replace(low=np.full_like(line.mean, np.nan), high=np.full_like(line.mean, np.nan))
+        lines.append(draw(axes, line, colour, run.name, marker="o" if len(shown) <= MOST_NAMES else ""))
+        if when == "start" and run.theory is not None:
+            axes.plot(run.theory.layers, log10(run.theory.delta_rms), "--", color=colour, lw=1)
+    axes.set_title(f"{when} of training")
+    layer_axis(axes, [1, max((int(max(line.x)) for line in lines), default=1)])
+    return lines
+
+
+def _overlay_legend(shown: Sequence[_Line]) -> list[Line2D]:
+    """Return one entry for each run; for many runs, one for each value of the first swept key."""
+    if len(shown) <= MOST_NAMES:
+        entries = [(line.run.name, line.colour) for line in shown]
+    else:
+        entries = list({line.hue: line.colour for line in shown}.items())  # the darkest colour of a hue comes last
+    return [
+        Line2D([], [], color=colour, marker="o", ms=4, label=plot_label(name)) for name, colour in entries[:MOST_NAMES]
+    ]

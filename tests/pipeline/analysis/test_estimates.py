@@ -1,4 +1,4 @@
-"""Means and 95% intervals: by hand, by simulation, and with the non-finite among them."""
+"""Means and 95% intervals against worked numbers and simulation, with values that are not finite."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.analysis.summary import show
 T_2 = 4.302652729749464  # the 97.5% quantile of Student's t with two degrees of freedom: 0.95·√(2/(1 − 0.95²))
 
 
-def test_quantiles() -> None:
+def test_student_t_equals_tables() -> None:
     assert 0.95 * math.sqrt(2 / (1 - 0.95**2)) == pytest.approx(T_2, rel=1e-12)
     assert student_t(2) == pytest.approx(T_2, rel=1e-9)
     assert student_t(4) == pytest.approx(2.776445105, rel=1e-9)  # printed in every table
     assert student_t(10**6) == pytest.approx(1.959966, rel=1e-5)
 
 
-def test_three_numbers_by_hand() -> None:
+def test_estimate_of_worked_example() -> None:
     e = estimate(np.array([1.0, 2.0, 6.0]))
     half = T_2 * math.sqrt(7) / math.sqrt(3)  # mean 3; squares of deviations 4 + 1 + 9, over 2
     assert float(e.mean) == 3
@@ -30,7 +30,7 @@ def test_three_numbers_by_hand() -> None:
     assert float(e.high) == pytest.approx(3 + half, rel=1e-9)
 
 
-def test_three_norms_by_hand() -> None:
+def test_geometric_estimate_of_worked_example() -> None:
     e = estimate(np.array([1e-3, 1e-2, 1e-1]), geometric=True)
     half = T_2 / math.sqrt(3)  # logarithms −3, −2, −1: standard deviation 1
     assert float(e.mean) == pytest.approx(1e-2, rel=1e-12)
@@ -38,11 +38,11 @@ def test_three_norms_by_hand() -> None:
     assert float(e.high) == pytest.approx(10 ** (-2 + half), rel=1e-9)
 
 
-def test_norms_whose_product_underflows() -> None:
+def test_geometric_mean_is_exact_where_the_product_underflows() -> None:
     assert float(estimate(np.array([1e-300, 1e-200, 1e-100]), geometric=True).mean) == pytest.approx(1e-200, rel=1e-9)
 
 
-def test_along_the_last_axis_row_by_row() -> None:
+def test_estimate_reduces_the_last_axis() -> None:
     values = np.random.default_rng(0).standard_normal((4, 7))
     e = estimate(values)
     for i, row in enumerate(values.tolist()):
@@ -53,7 +53,7 @@ def test_along_the_last_axis_row_by_row() -> None:
 
 @pytest.mark.parametrize("geometric", [False, True])
 @pytest.mark.parametrize("replicates", [2, 5])
-def test_intervals_cover_the_truth_95_times_in_100(geometric: bool, replicates: int) -> None:
+def test_intervals_cover_the_truth_in_95_of_100_cases(geometric: bool, replicates: int) -> None:
     trials = 20_000
     x = 0.7 + 1.3 * np.random.default_rng(2025).standard_normal((trials, replicates))
     e = estimate(10**x if geometric else x, geometric)
@@ -64,7 +64,7 @@ def test_intervals_cover_the_truth_95_times_in_100(geometric: bool, replicates: 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("geometric", [False, True])
-def test_survivors_are_averaged_and_the_lost_are_counted(bad: float, geometric: bool) -> None:
+def test_finite_values_are_averaged_and_others_counted(bad: float, geometric: bool) -> None:
     e = estimate(np.array([[1.0, 2.0, bad, 4.0], [1.0, 2.0, 4.0, 4.0], [bad] * 4, [bad, 3.0, bad, bad]]), geometric)
     alone = estimate(np.array([1.0, 2.0, 4.0]), geometric)
     for got, expected in ((e.mean, alone.mean), (e.low, alone.low), (e.high, alone.high)):
@@ -76,7 +76,7 @@ def test_survivors_are_averaged_and_the_lost_are_counted(bad: float, geometric: 
     assert "(25% not finite)" in show(estimate(np.array([1.0, 2.0, bad, 4.0]), geometric))
 
 
-def test_a_vanished_norm_makes_the_geometric_mean_vanish() -> None:
+def test_geometric_mean_with_a_zero_is_zero() -> None:
     e = estimate(np.array([0.0, 1.0, 1.0]), geometric=True)
     assert float(e.mean) == 0
     assert math.isnan(e.low)

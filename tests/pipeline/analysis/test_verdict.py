@@ -1,4 +1,4 @@
-"""The verdict: right on planted faults, and blind to units, to the cost's scale and to the batch size."""
+"""The verdict: correct for planted faults, and independent of units, cost scale and batch size."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ UNTRAINED = ("epochs=0", "replicates=4", "batching.size=64")
 
 
 def record(values: Sequence[Sequence[float]] | Array, probe: str = "delta_rms", step: int = 0) -> Record:
-    """Values [layers, R]; a whole-network quantity if there is a / in its name."""
+    """Return a record of values [layers, R]; a name with a slash is a whole-network quantity."""
     array = np.array(values, dtype=np.float64)
     layers = () if "/" in probe else tuple(range(1, len(array) + 1))
     return Record(step, probe, layers, array, geometric=probe == "delta_rms")
 
 
 def falling(per_layer: float, replicates: int = 3, hidden: int = 5, spread: float = 0.0, step: int = 0) -> Record:
-    """δ that shrinks by so many decades a layer towards the input, and an output layer that does not fit in."""
+    """Return δ that shrinks by ``per_layer`` decades a layer towards the input, with an outlier in the output layer."""
     logs = per_layer * np.arange(hidden)[:, None] + spread * np.arange(replicates) * np.arange(hidden)[:, None]
     return record(np.vstack([10.0**logs, np.full((1, replicates), 1e7)]), step=step)
 
@@ -109,9 +109,9 @@ def judge_records(records: Sequence[Record], hidden: int = 5, diverged: int = 0)
     summary = Summary(hidden)
     for r in records:
         summary.add(r)
-    found = judge(summary, _plain_config(), diverged, None, hidden + 1)
-    assert found is not None
-    return found
+    result = judge(summary, _plain_config(), diverged, None, hidden + 1)
+    assert result is not None
+    return result
 
 
 def interval(low: float, high: float) -> Estimate:
@@ -126,7 +126,7 @@ def test_decades_are_the_slope_over_the_hidden_layers() -> None:
     np.testing.assert_allclose(decades(falling(-0.25), 5), [-1.0, -1.0, -1.0])
 
 
-def test_decades_see_all_layers_not_only_the_ends() -> None:
+def test_decades_depend_on_all_layers() -> None:
     ends_alike = record([[1.0], [10.0], [100.0], [1000.0], [1.0], [1.0]])
     assert 0 < decades(ends_alike, 5)[0] < 2
 
@@ -139,17 +139,17 @@ def test_decades_do_not_depend_on_the_size_of_the_values(per_layer: float, log_f
     np.testing.assert_allclose(decades(other, 5), decades(one, 5), atol=1e-9)
 
 
-def test_a_replicate_that_is_not_finite_or_cut_off_has_no_decades() -> None:
-    found = decades(record([[1.0, math.inf, math.nan, 0.0], [1.0, 1.0, 1.0, 1.0], [10.0] * 4]), 3)
-    np.testing.assert_array_equal(np.isfinite(found), [True, False, False, False])
+def test_decades_are_nan_for_non_finite_or_cut_off_replicates() -> None:
+    result = decades(record([[1.0, math.inf, math.nan, 0.0], [1.0, 1.0, 1.0, 1.0], [10.0] * 4]), 3)
+    np.testing.assert_array_equal(np.isfinite(result), [True, False, False, False])
 
 
-def test_a_delta_too_small_for_its_type_is_on_the_line_of_the_others() -> None:
+def test_decades_skip_a_delta_that_underflows() -> None:
     one = falling(0.5)
     values = one.values.copy()
     values[0] = 0.0
-    found = decades(one._replace(values=values), 5, np.array([False, False, True]))
-    np.testing.assert_allclose(found, [2.0, 2.0, np.nan])
+    result = decades(one._replace(values=values), 5, np.array([False, False, True]))
+    np.testing.assert_allclose(result, [2.0, 2.0, np.nan])
 
 
 # Classes of the flow
@@ -167,23 +167,23 @@ def test_a_delta_too_small_for_its_type_is_on_the_line_of_the_others() -> None:
         (math.nan, math.nan, UNSURE),
     ],
 )
-def test_the_whole_interval_decides(low: float, high: float, expected: str) -> None:
+def test_flow_class_needs_the_whole_interval(low: float, high: float, expected: str) -> None:
     assert flow_class(interval(low, high)) == expected
 
 
-def test_vanishing_and_exploding_are_told_apart_by_the_sign() -> None:
+def test_sign_separates_vanishing_from_exploding() -> None:
     assert judge_records([falling(1.0)]).classes == (VANISHING,)
     assert judge_records([falling(-1.0)]).classes == (EXPLODING,)
     assert judge_records([falling(0.1)]).classes == (HEALTHY,)
 
 
-def test_a_wide_interval_is_not_enough_evidence() -> None:
-    found = judge_records([falling(0.2, spread=0.2)])
-    assert found.classes == (UNSURE,)
-    assert float(found.decades.low) < 1 < float(found.decades.high)
+def test_wide_interval_is_not_enough_evidence() -> None:
+    result = judge_records([falling(0.2, spread=0.2)])
+    assert result.classes == (UNSURE,)
+    assert float(result.decades.low) < 1 < float(result.decades.high)
 
 
-def test_nothing_is_said_without_two_hidden_layers_or_delta() -> None:
+def test_verdict_needs_two_hidden_layers_and_delta() -> None:
     assert judge(Summary(1), config(), 0, None, 2) is None
     summary = Summary(3)
     summary.add(record([[1.0]], "cost/train"))
@@ -192,27 +192,25 @@ def test_nothing_is_said_without_two_hidden_layers_or_delta() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0.75, 1.25), min_size=2, max_size=30), st.sampled_from([1, -1]))
-def test_a_gradient_that_hovers_around_a_decade_changes_a_known_state_at_most_once(
-    totals: list[float], sign: int
-) -> None:
+def test_state_changes_at_most_once_near_the_limit(totals: list[float], sign: int) -> None:
     hovering = [falling(sign * total / 4, spread=1e-4, step=step) for step, total in enumerate(totals)]
-    found = judge_records(hovering)
-    assert len(found.changes) <= 1 + (found.start == UNSURE)
+    result = judge_records(hovering)
+    assert len(result.changes) <= 1 + (result.start == UNSURE)
 
 
-def test_changes_during_training_are_told_with_their_steps() -> None:
+def test_changes_during_training_have_their_steps() -> None:
     totals = [0.0, 0.2, 1.3, 0.9, 1.2, 0.8, 0.3, 0.0]
-    found = judge_records([falling(total / 4, step=10 * i) for i, total in enumerate(totals)])
-    assert (found.start, found.end) == (HEALTHY, HEALTHY)
-    assert found.changes == ((20, VANISHING), (60, HEALTHY))
+    result = judge_records([falling(total / 4, step=10 * i) for i, total in enumerate(totals)])
+    assert (result.start, result.end) == (HEALTHY, HEALTHY)
+    assert result.changes == ((20, VANISHING), (60, HEALTHY))
 
 
-# What must not matter
+# Invariances
 
 
 @dataclass(frozen=True)
 class TimesCost(Cost):
-    """Half the squared error in other units."""
+    """Half the squared error in different units."""
 
     factor: float
 
@@ -233,7 +231,7 @@ def same_verdict(one: Verdict, other: Verdict, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
-def test_the_scale_of_the_cost_does_not_matter(activation: str) -> None:
+def test_verdict_is_independent_of_cost_scale(activation: str) -> None:
     chosen = config(
         *deep(8), f"activation={activation}", "activation@output=identity", "cost=half_squared_error", "replicates=3",
         "epochs=4", "batching.size=64", "optimizer.learning_rate=0.01",
@@ -246,7 +244,7 @@ def test_the_scale_of_the_cost_does_not_matter(activation: str) -> None:
     same_verdict(one, other, 1e-9)
 
 
-def test_the_units_of_the_inputs_do_not_matter_once_standardised() -> None:
+def test_verdict_is_independent_of_input_units_after_standardisation() -> None:
     keys = ("data=gaussian_noise", "data.source.examples=300", "data.standardise=true", "architecture=deep", *UNTRAINED)
     for activation in ("relu", "tanh"):
         one, other = (
@@ -257,8 +255,8 @@ def test_the_units_of_the_inputs_do_not_matter_once_standardised() -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "identity"])
-def test_the_size_of_the_inputs_does_not_matter_to_straight_pieces(activation: str) -> None:
-    """Without biases z and a scale with x and σ' stays; only the weight of each example in the mean changes."""
+def test_verdict_is_independent_of_input_size_for_piecewise_linear_activations(activation: str) -> None:
+    """Without biases z and a scale with x and σ' is constant; only the weights of examples in the mean change."""
     keys = ("data=gaussian_noise", "data.source.examples=300", "architecture=deep", f"activation={activation}")
     linear = ("init=he_normal", "activation@output=identity", "cost=half_squared_error", *UNTRAINED)
     one, other = (
@@ -270,13 +268,13 @@ def test_the_size_of_the_inputs_does_not_matter_to_straight_pieces(activation: s
 @pytest.mark.parametrize(
     ("activation", "expected"), [("relu", HEALTHY), ("sigmoid", VANISHING), ("leaky_relu", HEALTHY)]
 )
-def test_the_batch_size_does_not_matter(activation: str, expected: str) -> None:
-    found = [
+def test_verdict_is_independent_of_batch_size(activation: str, expected: str) -> None:
+    result = [
         judge_of(*deep(10, 64), f"activation={activation}", "epochs=0", "replicates=4", f"batching.size={size}").verdict
         for size in (4, 32, 256)
     ]
-    assert [v.classes for v in found] == [(expected,)] * 3
-    means = [float(v.decades.mean) for v in found]
+    assert [v.classes for v in result] == [(expected,)] * 3
+    means = [float(v.decades.mean) for v in result]
     assert max(means) - min(means) < 0.25
 
 
@@ -286,20 +284,22 @@ def test_the_batch_size_does_not_matter(activation: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("activation", "std", "expected", "sign"), [("tanh", 0.1, VANISHING, 1), ("relu", 200**0.5, EXPLODING, -1)]
 )
-def test_tenfold_a_layer_has_the_right_name_and_sign(activation: str, std: float, expected: str, sign: int) -> None:
+def test_tenfold_change_per_layer_has_correct_class_and_sign(
+    activation: str, std: float, expected: str, sign: int
+) -> None:
     seen = judge_of(
         *deep(10, 50), f"activation={activation}", "init=gaussian_fan_in", f"init.weights.std={std}", *UNTRAINED
     )
     assert seen.verdict.classes == (expected,)
     assert float(seen.verdict.decades.mean) == pytest.approx(sign * 9, abs=1)
-    said = "Gradients vanish" if sign > 0 else "Gradients explode"
-    assert said in seen.explain
+    sentence = "Gradients vanish" if sign > 0 else "Gradients explode"
+    assert sentence in seen.explain
     factor = re.search(r"a factor of ([\d.]+) a layer", seen.explain)
     assert factor is not None
     assert float(factor[1]) == pytest.approx(10, rel=0.3)
 
 
-def test_averaging_is_not_vanishing() -> None:
+def test_averaging_is_distinguished_from_vanishing() -> None:
     seen = judge_of(
         "architecture=deep", "architecture.depth=30", "activation=relu", "epochs=0", "replicates=10",
         "batching.size=256",
@@ -314,13 +314,13 @@ def test_averaging_is_not_vanishing() -> None:
     assert "That is averaging, not vanishing." in seen.explain
 
 
-def test_where_delta_itself_vanishes_nothing_is_put_down_to_averaging() -> None:
+def test_vanishing_delta_is_not_attributed_to_averaging() -> None:
     seen = judge_of(*deep(10), *UNTRAINED)
     assert seen.verdict.classes == (VANISHING,)
     assert seen.verdict.averaging is None
 
 
-def test_a_single_replicate_takes_its_interval_from_theory() -> None:
+def test_single_replicate_has_interval_from_theory() -> None:
     keys = ("activation=relu", "epochs=0", "batching.size=16")
     single = judge_of(*deep(12, 24), *keys, "replicates=1")
     half = float(single.verdict.decades.high - single.verdict.decades.mean)
@@ -332,17 +332,17 @@ def _first_delta(seen: Seen) -> int:
     return next(i for i, r in enumerate(seen.summary.records) if r.probe == "delta_rms")
 
 
-def test_a_single_replicate_without_theory_is_not_enough_evidence() -> None:
+def test_single_replicate_without_theory_is_not_enough_evidence() -> None:
     assert judge_records([falling(3.0, replicates=1)]).classes == (UNSURE,)
 
 
-def test_a_single_replicate_far_from_the_limit_is_enough() -> None:
+def test_single_replicate_far_from_the_limit_is_enough_evidence() -> None:
     for activation, expected in (("sigmoid", VANISHING), ("relu", HEALTHY)):
         seen = judge_of(*deep(8, 64), f"activation={activation}", "epochs=0", "replicates=1")
         assert seen.verdict.classes == (expected,)
 
 
-def test_theory_has_no_spread_where_its_variance_is_unknown_and_none_where_weights_are_given() -> None:
+def test_theory_spread_is_unknown_without_variance_and_zero_for_given_weights() -> None:
     keys = (*deep(4), "activation=relu", "epochs=0", "replicates=1")
     unknown = "init.biases._target_=experiments.verdicts.planted.OneLayer"
     seen = judge_of(*keys, unknown, "+init.biases.layer=2", "+init.biases.share=0.1")
@@ -356,7 +356,7 @@ def test_theory_has_no_spread_where_its_variance_is_unknown_and_none_where_weigh
     assert float(written_out.verdict.decades.high - written_out.verdict.decades.low) == 0
 
 
-def test_a_delta_that_underflows_has_vanished_and_is_not_dead() -> None:
+def test_delta_that_underflows_is_vanishing_and_not_dead() -> None:
     seen = judge_of(*deep(90, 20), "dtype=float32", "epochs=0", "replicates=3")
     first = seen.summary.at("delta_rms", 0)
     assert first is not None
@@ -365,14 +365,14 @@ def test_a_delta_that_underflows_has_vanished_and_is_not_dead() -> None:
     assert float(seen.verdict.decades.mean) > 45
 
 
-def test_units_that_are_off_are_dead() -> None:
+def test_inactive_units_are_dead() -> None:
     keys = (*deep(6), "activation=relu", "init.biases.value=-30", *UNTRAINED)
     for probes in ("standard", "essential"):
         seen = judge_of(*keys, f"probes={probes}")
         assert seen.verdict.classes == (DEATH,)
 
 
-def test_saturation_is_of_bounded_activations_only() -> None:
+def test_saturation_applies_to_bounded_activations_only() -> None:
     wide = ("init=gaussian_fan_in", "init.weights.std=12", *UNTRAINED)
     assert SATURATION in judge_of(*deep(6), "activation=tanh", *wide).verdict.classes
     assert SATURATION not in judge_of(*deep(6), "activation=relu", *wide).verdict.classes
@@ -385,24 +385,24 @@ TRAINED = ("activation=tanh", "init=mean_field", "epochs=5", "batching.size=32",
 
 def costs(rows: Sequence[Sequence[float]], share: float | None = 0.01) -> list[Record]:
     """A healthy flow with these training costs, one row an evaluation, and steps of this share of the weights."""
-    found = []
+    result = []
     for step, row in enumerate(rows):
-        found += [falling(0.0, replicates=len(row), step=step), record([row], "cost/train", step)]
+        result += [falling(0.0, replicates=len(row), step=step), record([row], "cost/train", step)]
         if share is not None:
-            found.append(record(np.full((6, len(row)), share), "update_to_weight", step))
-    return found
+            result.append(record(np.full((6, len(row)), share), "update_to_weight", step))
+    return result
 
 
 @pytest.mark.parametrize(
     ("rate", "expected"), [(30.0, TOO_HIGH), (1e-5, TOO_LOW), (0.05, HEALTHY)], ids=["high", "low", "right"]
 )
-def test_learning_rates(rate: float, expected: str) -> None:
-    found = judge_of(*deep(5), *TRAINED, f"optimizer.learning_rate={rate}").verdict
-    assert expected in found.classes
-    assert (found.classes == (HEALTHY,)) == (expected == HEALTHY)
+def test_learning_rate_is_classified(rate: float, expected: str) -> None:
+    result = judge_of(*deep(5), *TRAINED, f"optimizer.learning_rate={rate}").verdict
+    assert expected in result.classes
+    assert (result.classes == (HEALTHY,)) == (expected == HEALTHY)
 
 
-def test_a_cost_that_climbs_again_means_too_high_a_rate_whatever_else_is_wrong() -> None:
+def test_climbing_cost_means_learning_rate_too_high() -> None:
     rows = [[1.0, 1.1, 0.9], [0.5, 0.4, 0.6], [2.0, 3.0, 1.5], [2.1, 2.2, 2.5]]
     assert judge_records(costs(rows)).classes == (TOO_HIGH,)
     vanishing = [falling(1.0, step=r.step) if r.probe == "delta_rms" else r for r in costs(rows)]
@@ -410,18 +410,18 @@ def test_a_cost_that_climbs_again_means_too_high_a_rate_whatever_else_is_wrong()
     assert judge_records(costs(rows), diverged=1).classes == (DIVERGED,)
 
 
-def test_a_cost_that_never_falls_means_too_high_a_rate() -> None:
+def test_cost_that_never_falls_means_learning_rate_too_high() -> None:
     assert judge_records(costs([[1.0, 1.1, 0.9], [1.2, 1.2, 1.1], [1.1, 1.2, 1.2], [1.2, 1.3, 1.1]])).classes == (
         TOO_HIGH,
     )
 
 
-def test_a_leap_at_the_start_from_which_training_recovers_is_none() -> None:
+def test_early_jump_of_the_cost_is_healthy_after_recovery() -> None:
     rows = [[1.0, 1.1, 0.9], [3.0, 2.5, 4.0], [0.5, 0.4, 0.6], [0.3, 0.2, 0.3], [0.2, 0.1, 0.2]]
     assert judge_records(costs(rows)).classes == (HEALTHY,)
 
 
-def test_a_rate_is_too_low_only_where_steps_are_tiny_and_the_gradient_is_healthy() -> None:
+def test_learning_rate_too_low_needs_tiny_steps_and_healthy_gradient() -> None:
     rows = [[v, v, v] for v in (1.0, 0.99, 0.98, 0.97, 0.96)]
     assert judge_records(costs(rows, 1e-5)).classes == (TOO_LOW,)
     assert judge_records(costs(rows, 1e-2)).classes == (HEALTHY,)
@@ -430,14 +430,14 @@ def test_a_rate_is_too_low_only_where_steps_are_tiny_and_the_gradient_is_healthy
     assert judge_records(vanishing).classes == (VANISHING,)
 
 
-def test_a_cost_that_settles_does_not_mean_too_low_a_rate() -> None:
+def test_cost_that_converges_is_healthy() -> None:
     rows = [[v, v, v] for v in (1.0, 0.95, 0.94, 0.937, 0.936)]
     assert judge_records(costs(rows, 1e-5)).classes == (HEALTHY,)
 
 
-# In words
+# The explanation
 
-SPOKEN: dict[str, tuple[str, ...]] = {
+EXAMPLES: dict[str, tuple[str, ...]] = {
     HEALTHY: (*deep(8, 64), "activation=relu", *UNTRAINED),
     VANISHING: (*deep(10), *UNTRAINED),
     EXPLODING: (*deep(8), "activation=relu", "init=gaussian_fan_in", "init.weights.std=3", *UNTRAINED),
@@ -461,9 +461,9 @@ KEYWORD = {
 }
 
 
-@pytest.mark.parametrize("name", SPOKEN)
-def test_every_class_is_told_in_words_and_numbers(name: str) -> None:
-    seen = judge_of(*SPOKEN[name])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_explanation_names_every_class_with_numbers(name: str) -> None:
+    seen = judge_of(*EXAMPLES[name])
     assert name in seen.verdict.classes
     assert KEYWORD[name] in seen.explain
     assert re.search(r"\d", seen.explain)
@@ -471,34 +471,34 @@ def test_every_class_is_told_in_words_and_numbers(name: str) -> None:
     assert (name in (HEALTHY, UNSURE)) == ("What to change" not in seen.explain)
 
 
-def test_the_paragraph_of_a_deep_sigmoid_network() -> None:
+def test_explanation_of_deep_sigmoid_network() -> None:
     seen = judge_of(*deep(20), *UNTRAINED)
-    told = seen.explain
+    text = seen.explain
     assert seen.verdict.classes == (VANISHING,)
     mean = f"{float(seen.verdict.decades.mean):.3g}"
-    assert f"Gradients vanish: from the last of 20 hidden layers to the first, δ shrinks by {mean}" in told
-    factor = re.search(r"a factor of (\d\.\d) a layer", told)
+    assert f"Gradients vanish: from the last of 20 hidden layers to the first, δ shrinks by {mean}" in text
+    factor = re.search(r"a factor of (\d\.\d) a layer", text)
     assert factor is not None
     assert 3.5 < float(factor[1]) < 4.5
-    chi = re.search(r"χ = (0\.\d+) a layer", told)
+    chi = re.search(r"χ = (0\.\d+) a layer", text)
     assert chi is not None
     assert float(chi[1]) == pytest.approx(1 / float(factor[1]) ** 2, rel=0.1)
-    assert "as measured" in told
-    assert "init=" in told
-    assert "activation=relu" in told
+    assert "as measured" in text
+    assert "init=" in text
+    assert "activation=relu" in text
 
 
 # Planted faults
 
 
-def test_planted_networks_depend_on_seed_and_number_alone() -> None:
+def test_planted_networks_depend_only_on_seed_and_number() -> None:
     assert plant(VANISHING, 7, seed=3) == plant(VANISHING, 7, seed=3)
     assert plant(VANISHING, 7, seed=3) != plant(VANISHING, 8, seed=3)
 
 
 @pytest.mark.parametrize("kind", [HEALTHY, VANISHING, EXPLODING])
-def test_what_theory_was_asked_about_is_what_is_run(kind: str) -> None:
-    """The planter's initialisers and sizes, made without the config, agree with the run's own theory."""
+def test_planted_theory_agrees_with_theory_of_the_run(kind: str) -> None:
+    """The planted initialisers and sizes, built without the config, agree with the theory of the run."""
     for number in range(2):
         planted = plant(kind, number, seed=11)
         run = prepare_run(build(compose_run([*planted.overrides, "epochs=0", "batching.size=16"])))
@@ -506,13 +506,13 @@ def test_what_theory_was_asked_about_is_what_is_run(kind: str) -> None:
         assert expectation is not None
         own = -float(np.log10(expectation.profile.chi[: hidden - 1]).sum()) / 2
         low, high = map(float, re.findall(r"(-?[\d.]+) to (-?[\d.]+) decades", planted.why)[0])
-        slack = 0.1 + 0.1 * abs(own)  # its own data have examples of all sizes
+        slack = 0.1 + 0.1 * abs(own)  # the run's data have examples of all sizes
         assert low - slack <= own <= high + slack, planted
 
 
 @pytest.mark.thorough
-def test_the_verdict_is_right_on_a_few_planted_networks() -> None:
-    """Neither count speaks against its aim; `python -m experiments verdicts --slow` judges enough of them."""
+def test_verdict_is_correct_on_planted_networks() -> None:
+    """Neither rate contradicts its target. `python -m experiments.verdicts` judges enough networks to confirm both."""
     with threadpool_limits(1):
         results = list(judge_planted(40, seed=5))
     healthy = [r for r in results if r.planted.kind == HEALTHY]
@@ -521,17 +521,17 @@ def test_the_verdict_is_right_on_a_few_planted_networks() -> None:
     assert wilson(len(alarms), len(healthy))[0] <= 0.02, alarms
     assert wilson(len(faults) - len(missed), len(faults))[1] >= 0.98, missed
 
-    told = markdown(results, "python -m something", "2000-01-02")
-    assert "Written by `python -m something` on 2000-01-02." in told
-    assert f"| healthy | {len(healthy)} |" in told
+    report = markdown(results, "python -m something", "2000-01-02")
+    assert "Written by `python -m something` on 2000-01-02." in report
+    assert f"| healthy | {len(healthy)} |" in report
     for r in results:
-        assert (" ".join(r.planted.overrides) in told) == (not r.is_found)
+        assert (" ".join(r.planted.overrides) in report) == (not r.is_found)
 
 
-def test_an_interval_that_replicates_give_is_theirs() -> None:
+def test_interval_of_several_replicates_is_their_own() -> None:
     values = np.array([0.1, 0.2, 0.4])
     one = record(10.0 ** (values * np.arange(5)[:, None] / 4))
-    found = judge_records([one])
+    result = judge_records([one])
     mine = estimate(values)
-    assert float(found.decades.low) == pytest.approx(float(mine.low))
-    assert float(found.decades.high) == pytest.approx(float(mine.high))
+    assert float(result.decades.low) == pytest.approx(float(mine.low))
+    assert float(result.decades.high) == pytest.approx(float(mine.high))

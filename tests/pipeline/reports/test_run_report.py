@@ -1,9 +1,8 @@
-"""The report: one page that needs nothing else, says what the store says, and trusts nobody."""
+"""Reports: self-contained pages that show what the store holds and treat all of it as untrusted."""
 
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 import json
 import os
@@ -20,14 +19,15 @@ import pandas as pd
 import pytest
 from pipeline.sweeps.single import single
 from rich.console import Console
+from support.commands import invoke
 from support.configs import config, require
 
 from engine.exponents import INFINITE, NAN, SUBNORMAL, ZERO
 from pipeline.errors import ConfigError
-from pipeline.reports.figures import exponents
-from pipeline.reports.figures import sweep as sweep_figures
-from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_ticks, words
-from pipeline.reports.figures.sweep import Quantity
+from pipeline.reports.figures.exponents import exponent_figure
+from pipeline.reports.figures.heatmaps import swept_figures
+from pipeline.reports.figures.quantities import Quantity
+from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_label, log_ticks, plot_label
 from pipeline.reports.html import write
 from pipeline.reports.run_report import report, report_run, report_sweep
 from pipeline.sweeps.sweep import sweep
@@ -41,7 +41,7 @@ MEGABYTE = 1_000_000
 
 
 class Page(HTMLParser):
-    """What a browser would see: its elements with their attributes, and its text."""
+    """The elements of a page with their attributes, and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Page(HTMLParser):
         return sum(tag == "h2" for tag, _ in self.elements)
 
     def check(self, html: str) -> None:
-        """Well formed, small, self-contained, and inert."""
+        """Check that the page is well formed, small, self-contained, and inert."""
         assert self.open == []
         assert len(html.encode()) < 3 * MEGABYTE
         assert not {"script", "iframe", "object", "embed", "link", "form", "base", "svg"} & {
@@ -83,7 +83,7 @@ class Page(HTMLParser):
         styles = "".join(re.findall(r"<style>(.*?)</style>", html, re.S))
         assert styles
         assert not re.search(r"url\(|@import|https?:", styles)
-        policy = [a["content"] for _, a in self.elements if a.get("http-equiv") == "Content-Security-CellPolicy"]
+        policy = [a["content"] for _, a in self.elements if a.get("http-equiv") == "Content-Security-Policy"]
         assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
@@ -94,7 +94,7 @@ def checked(html: str) -> Page:
 
 
 def drawing(image: dict[str, str]) -> str:
-    """The SVG that an image holds."""
+    """Return the SVG in an image."""
     kind, _, data = image["src"].partition(";base64,")
     assert kind == "data:image/svg+xml"
     return base64.b64decode(data).decode()
@@ -102,7 +102,7 @@ def drawing(image: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
-    """A store with a run that has measured everything, a sweep over two keys, and one that diverges."""
+    """Return a store with a run of all probes, a sweep over two keys, and a sweep that diverges."""
     config = TrackingConfig(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}", "gradvitals")
     where, quiet = f"tracking.uri={config.uri}", Console(quiet=True)
     everything = ["experiment=smoke", "probes=full", "architecture.depth=4", "epochs=2", "schedule=each_epoch"]
@@ -113,38 +113,38 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     return config
 
 
-def opened(tracking: TrackingConfig) -> Store:
+def open_store(tracking: TrackingConfig) -> Store:
     return Store.open(tracking)
 
 
-def found(tracking: TrackingConfig, query: str) -> list[Any]:
-    store = opened(tracking)
+def search(tracking: TrackingConfig, query: str) -> list[Any]:
+    store = open_store(tracking)
     return list(store.client.search_runs([store.experiment_id], query))
 
 
 def full_run(tracking: TrackingConfig) -> Any:
-    (run,) = [r for r in found(tracking, "tags.diverged = 'false'") if "sweep" not in r.data.tags]
+    (run,) = [r for r in search(tracking, "tags.diverged = 'false'") if "sweep" not in r.data.tags]
     return run
 
 
 @pytest.fixture(scope="module")
 def html(tracking: TrackingConfig) -> str:
-    """The page of the full run."""
-    return report_run(opened(tracking), full_run(tracking).info.run_id)
+    """Return the page of the full run."""
+    return report_run(open_store(tracking), full_run(tracking).info.run_id)
 
 
 def sweep_id(tracking: TrackingConfig, name: str) -> str:
-    (summary,) = found(tracking, f"tags.kind = 'sweep' and attributes.run_name = 'sweep {name}'")
+    (summary,) = search(tracking, f"tags.kind = 'sweep' and attributes.run_name = 'sweep {name}'")
     return str(summary.data.tags["sweep_summary"])
 
 
 def artifacts(tracking: TrackingConfig, run_id: str) -> set[str]:
-    return {a.path for a in opened(tracking).client.list_artifacts(run_id)}
+    return {a.path for a in open_store(tracking).client.list_artifacts(run_id)}
 
 
 def copy_of(tracking: TrackingConfig, folder: Path, without: str = "") -> RunLogger:
-    """A second run with some of what the full one recorded, to be spoilt."""
-    store, original = opened(tracking), full_run(tracking)
+    """Return a second run with part of the artifacts of the full run, for a test to damage."""
+    store, original = open_store(tracking), full_run(tracking)
     copy = store.start("copy", {"kind": "run"})
     copy.params(original.data.params)
     for name in ("config.yaml", "records.parquet", "theory.json"):
@@ -160,7 +160,7 @@ def copy_of(tracking: TrackingConfig, folder: Path, without: str = "") -> RunLog
 # The page of a run
 
 
-def test_a_runs_page_is_self_contained_and_shows_everything(tracking: TrackingConfig, html: str) -> None:
+def test_run_page_is_self_contained_and_complete(tracking: TrackingConfig, html: str) -> None:
     run = full_run(tracking)
     page = checked(html)
     sections = re.findall(r"<h2>(.*?)</h2>", html)
@@ -183,7 +183,7 @@ def test_a_runs_page_is_self_contained_and_shows_everything(tracking: TrackingCo
         assert drawing(image).count("<path") + drawing(image).count("<image") > 20
     assert len(re.findall("<figcaption>[^<]{60,}</figcaption>", html)) == 8
     tags = run.data.tags
-    for told in (
+    for text in (
         tags["verdict_paragraph"].replace("`", ""),
         f"make reproduce RUN={run.info.run_id}",
         tags["git.commit"],
@@ -195,31 +195,31 @@ def test_a_runs_page_is_self_contained_and_shows_everything(tracking: TrackingCo
         "_target_: engine.activations.Sigmoid",
         "decades_lost_delta_rms_start",
     ):
-        assert told in page.text
+        assert text in page.text
     assert html.index("verdict") < html.index("<figure") < html.index("Final numbers") < html.index("Resolved config")
 
 
-def test_the_numbers_are_those_of_the_store(tracking: TrackingConfig, html: str) -> None:
+def test_run_page_shows_numbers_of_the_store(tracking: TrackingConfig, html: str) -> None:
     run, page = full_run(tracking), checked(html)
     for key in ("decades_lost_delta_rms_start", "decades_lost_per_layer_gradient_norm_end", "final_accuracy_test"):
         assert f"{run.data.metrics[key]:.3g} [" in page.text
-    history = opened(tracking).client.get_metric_history(run.info.run_id, "delta_rms/layer_01")
+    history = open_store(tracking).client.get_metric_history(run.info.run_id, "delta_rms/layer_01")
     first = min(history, key=lambda m: m.step).value
     assert f"δ at the start is {first:.2g} in layer 1" in page.images()[0]["alt"]
 
 
-def test_the_same_page_twice(tracking: TrackingConfig, html: str) -> None:
+def test_pages_are_deterministic(tracking: TrackingConfig, html: str) -> None:
     run_id, one = full_run(tracking).info.run_id, sweep_id(tracking, "two_keys")
-    assert report_run(opened(tracking), run_id[:8]) == html
-    assert report_sweep(opened(tracking), one) == report_sweep(opened(tracking), one)
+    assert report_run(open_store(tracking), run_id[:8]) == html
+    assert report_sweep(open_store(tracking), one) == report_sweep(open_store(tracking), one)
 
 
-def test_theory_is_drawn_where_it_is_there(tracking: TrackingConfig, tmp_path: Path) -> None:
+def test_theory_is_drawn_if_it_was_logged(tracking: TrackingConfig, tmp_path: Path) -> None:
     images = []
     for without in ("", "theory.json"):
         (tmp_path / f"x{without}").mkdir()
         copy = copy_of(tracking, tmp_path / f"x{without}", without)
-        images.append(checked(report_run(opened(tracking), copy.run_id)).images()[0])
+        images.append(checked(report_run(open_store(tracking), copy.run_id)).images()[0])
     assert "theory's prediction" in images[0]["alt"]
     assert "theory" not in images[1]["alt"]
     dashes = "stroke-dasharray"
@@ -234,19 +234,19 @@ def thorough(value: str) -> Any:
     "theory",
     ["no JSON", thorough("[]"), '{"layers": [1], "delta_rms": [1, 2]}', thorough('{"layers": "x"}'), "[" * 9999],
 )
-def test_an_unreadable_prediction_is_told_and_left_aside(tracking: TrackingConfig, tmp_path: Path, theory: str) -> None:
+def test_unreadable_theory_is_noted_and_not_drawn(tracking: TrackingConfig, tmp_path: Path, theory: str) -> None:
     copy = copy_of(tracking, tmp_path, "theory.json")
     copy.text(theory, "theory.json")
-    page = checked(report_run(opened(tracking), copy.run_id))
+    page = checked(report_run(open_store(tracking), copy.run_id))
     assert "theory.json is there, but cannot be read" in page.text
     assert "theory" not in page.images()[0]["alt"]
 
 
-def test_a_diverged_run_says_where_and_still_has_its_pictures(tracking: TrackingConfig) -> None:
-    runs = found(tracking, "tags.diverged = 'true'")
+def test_page_of_diverged_run_shows_where_it_diverged(tracking: TrackingConfig) -> None:
+    runs = search(tracking, "tags.diverged = 'true'")
     assert runs
     for run in runs:
-        page = checked(report_run(opened(tracking), run.info.run_id))
+        page = checked(report_run(open_store(tracking), run.info.run_id))
         assert "Where it diverged" in page.text
         assert "of the replicates diverged" in page.text
         assert "max|W| = " in page.text
@@ -254,29 +254,29 @@ def test_a_diverged_run_says_where_and_still_has_its_pictures(tracking: Tracking
         assert len(page.images()) >= 2
 
 
-def test_a_run_without_verdict_probes_or_training(tracking: TrackingConfig) -> None:
+def test_page_of_run_without_verdict_probes_or_training(tracking: TrackingConfig) -> None:
     where, name = f"tracking.uri={tracking.uri}", "name=bare"
     overrides = ["experiment=smoke", "probes=none", "epochs=0", "replicates=1", name, where, "tracking.experiment=bare"]
     assert single(overrides, None, True, Console(quiet=True)) == 0
     store = Store.open(TrackingConfig(tracking.uri, "bare"))
     (run,) = store.client.search_runs([store.experiment_id])
     assert "verdict" not in run.data.tags
-    page = checked(report_run(opened(tracking), run.info.run_id))
+    page = checked(report_run(open_store(tracking), run.info.run_id))
     assert page.images() == []
     assert "1 replicate ·" not in page.text  # dots are CSS
     assert "1 replicate" in page.text
     assert "final_accuracy_test" in page.text
-    assert "0 epochs, 1 replicates from seed 0" in page.text, "the description stands in for the verdict"
+    assert "0 epochs, 1 replicates from seed 0" in page.text, "the description replaces the verdict"
 
 
 # The page of a sweep
 
 
-def test_a_sweeps_page_has_every_cell_and_its_maps(tracking: TrackingConfig) -> None:
+def test_sweep_page_has_every_cell_and_maps(tracking: TrackingConfig) -> None:
     one = sweep_id(tracking, "two_keys")
-    html = report_sweep(opened(tracking), one)
+    html = report_sweep(open_store(tracking), one)
     page = checked(html)
-    runs = found(tracking, f"tags.sweep = '{one}'")
+    runs = search(tracking, f"tags.sweep = '{one}'")
     rows = [re.sub("<.*?>", " ", row).split() for row in re.findall("<tr>(<td>.*?)</tr>", html)]
     for run in runs:
         (row,) = [r for r in rows if run.info.run_id[:8] in r]
@@ -296,16 +296,16 @@ def test_a_sweeps_page_has_every_cell_and_its_maps(tracking: TrackingConfig) -> 
     assert "No replicate diverged" in page.text
 
 
-def test_a_sweep_that_diverged(tracking: TrackingConfig) -> None:
-    page = checked(report_sweep(opened(tracking), sweep_id(tracking, "explode")))
+def test_sweep_page_counts_diverged_runs(tracking: TrackingConfig) -> None:
+    page = checked(report_sweep(open_store(tracking), sweep_id(tracking, "explode")))
     assert re.search(r"In [123] of 3 runs replicates diverged", page.text)
     assert "share of replicates that diverged" in page.images()[0]["alt"]
     assert "learning_rate" in page.text
 
 
-def test_a_sweep_that_has_no_summary_yet(tracking: TrackingConfig) -> None:
-    """Interrupted, say: what differs between its runs is what was swept."""
-    store = opened(tracking)
+def test_page_of_sweep_without_summary(tracking: TrackingConfig) -> None:
+    """After an interruption: the parameters that differ between the runs count as swept."""
+    store = open_store(tracking)
     for kind, rate in itertools.product(("sigmoid", "relu"), ("0.1", "0.01")):
         log = store.start(f"{kind} {rate}", {"sweep": "broken-off", "kind": "run", "verdict": "healthy"})
         log.params({"activation": kind, "optimizer.learning_rate": rate, "epochs": 1})
@@ -315,7 +315,7 @@ def test_a_sweep_that_has_no_summary_yet(tracking: TrackingConfig) -> None:
     assert "Swept: activation, optimizer.learning_rate." in page.text
     assert page.text.count("(failed)") == 2
     assert "2 failed" in page.text
-    assert page.images() == [], "nothing was recorded"
+    assert page.images() == [], "no records"
 
 
 def cells(**axes: list[str]) -> pd.DataFrame:
@@ -327,10 +327,10 @@ SWEPT = {"a": ["1", "2", "10"], "b": ["x", "y"], "c": ["u", "v"], "d": ["p", "q"
 
 
 @pytest.mark.parametrize(("count", "figures", "panels"), [(1, 1, 3), (2, 1, 3), (3, 3, 2), (4, 3, 4)])
-def test_any_number_of_keys_can_be_swept(count: int, figures: int, panels: int) -> None:
-    """One key: a panel a quantity; two: a map a quantity; more: a figure a quantity, a map for each of the others."""
+def test_swept_figures_of_any_number_of_keys(count: int, figures: int, panels: int) -> None:
+    """One key: a panel per quantity. Two: a map per quantity. More: a figure per quantity, a map per other value."""
     chosen = dict(list(SWEPT.items())[:count])
-    pictures = sweep_figures.over_keys(cells(**chosen), list(chosen))
+    pictures = swept_figures(cells(**chosen), list(chosen))
     assert len(pictures) == figures
     for picture in pictures:
         drawn = [a for a in picture.figure.axes if a.get_xlabel() and a.axison]
@@ -340,20 +340,20 @@ def test_any_number_of_keys_can_be_swept(count: int, figures: int, panels: int) 
         assert titles == {f"b = {b}, c = {c}" for b in "xy" for c in "uv"}, "the keys with most values are the axes"
 
 
-def test_a_cells_number_stands_in_its_row_and_column() -> None:
+def test_map_shows_each_cell_in_its_row_and_column() -> None:
     frame = pd.DataFrame({"depth": ["10", "2", "2"], "kind": ["x", "x", "y"], "score": [0.25, 0.5, np.nan]})
     quantity = Quantity("score", "score", ".2f", "viridis")
-    (picture,) = sweep_figures.over_keys(frame, ["depth", "kind"], [quantity])
+    (picture,) = swept_figures(frame, ["depth", "kind"], [quantity])
     (axes,) = [a for a in picture.figure.axes if a.get_title() == "score"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["2", "10"], "numbers by size"
     texts = {tuple(t.get_position()): t.get_text() for t in axes.texts}
     assert texts == {(0, 0): "0.50", (1, 0): "–", (0, 1): "0.25", (1, 1): "–"}
 
 
-# What it is made of
+# Parts of the page
 
 
-def test_records_come_back_from_their_table() -> None:
+def test_records_survive_the_table() -> None:
     again = "experiment=smoke", "probes=standard", "epochs=1", "schedule=each_epoch", "replicates=2"
     made = sorted(train(config(*again)), key=lambda r: r.step)
     back = records_of(tidy(made), {r.probe for r in made if r.geometric})
@@ -366,12 +366,12 @@ def test_records_come_back_from_their_table() -> None:
         np.testing.assert_array_equal(twin.values, record.values)
 
 
-def test_exponents_are_counted_in_the_right_rows() -> None:
-    """By hand: two zeros, one subnormal, a 2^3, a 2^4, an infinity, two NaNs; the layers' shares are of each layer."""
+def test_exponent_figure_counts_numbers_in_their_rows() -> None:
+    """Worked example: two zeros, one subnormal, a 2^3, a 2^4, an infinity and two NaNs."""
     bins = (ZERO, SUBNORMAL, 3, 4, INFINITE, NAN)
     counts = np.array([[[2.0, 1, 1, 1, 1, 2]]])
     table = tidy([Record(0, "delta_exponents", (1,), counts, False, bins, sparse=True)])
-    picture = exponents.exponents(table, "delta_exponents", "δ")
+    picture = exponent_figure(table, "delta_exponents", "δ")
     assert picture is not None
     axes = picture.figure.axes[0]
     drawn: Any = np.ma.filled(np.ma.asarray(axes.collections[0].get_array()), np.nan).ravel()
@@ -383,8 +383,9 @@ def test_exponents_are_counted_in_the_right_rows() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(-320.0, 308.0), (-40.2, 0.3), (-0.31, 0.4), (0.0, 1.0), (2.0001, 2.0002)])
-def test_log_ticks_lie_on_the_axis_and_say_where(low: float, high: float) -> None:
-    places, labels = log_ticks(low, high)
+def test_log_ticks_lie_on_the_axis_with_correct_labels(low: float, high: float) -> None:
+    places = log_ticks(low, high)
+    labels = [log_label(place, decimal=high - low < 2.5) for place in places]
     assert 1 <= len(places) <= 9
     assert all(low <= p <= high for p in places)
     for place, label in zip(places, labels, strict=True):
@@ -393,30 +394,30 @@ def test_log_ticks_lie_on_the_axis_and_say_where(low: float, high: float) -> Non
         assert np.log10(float(read[1] or 1)) + int(read[2] or 0) == pytest.approx(place, abs=1e-3)
 
 
-def test_bands_may_not_crowd_out_the_means() -> None:
-    """Two replicates give an interval of 12.7 standard errors: a hundred decades, now and then."""
+def test_limits_keep_means_visible_beside_wide_bands() -> None:
+    """Intervals of two replicates are 12.7 standard errors wide, which may be a hundred decades."""
     mean = np.array([0.0, 1.0, 2.0])
     assert limits([Curve(np.arange(3), mean, mean - 100, mean + 100)]) == pytest.approx((-1.24, 3.24))
     assert limits([Curve(np.arange(3), mean * np.nan, mean, mean)]) is None
 
 
-def test_layers_are_named_from_the_first_on() -> None:
+def test_layer_ticks_start_at_the_first_layer() -> None:
     assert layer_ticks([1, 2, 3]) == [1, 2, 3]
     assert layer_ticks(range(1, 22)) == [1, 5, 9, 13, 17, 21]
     assert layer_ticks(range(1, 62)) == [1, 11, 21, 31, 41, 51, 61]
 
 
-def test_words_of_others_are_no_mathematics() -> None:
-    assert words("a$b$\n c") == "a\\$b\\$ c"
-    assert len(words("x" * 100)) == 28
+def test_plot_label_escapes_mathematics_and_shortens() -> None:
+    assert plot_label("a$b$\n c") == "a\\$b\\$ c"
+    assert len(plot_label("x" * 100)) == 28
 
 
-# Trust nobody
+# Untrusted content
 
 
-def test_what_the_store_says_is_only_ever_text(tracking: TrackingConfig, tmp_path: Path) -> None:
+def test_markup_from_the_store_is_escaped(tracking: TrackingConfig, tmp_path: Path) -> None:
     copy = copy_of(tracking, tmp_path, "config.yaml")
-    client = opened(tracking).client
+    client = open_store(tracking).client
     copy.text(f"activation: {json.dumps(EVIL)}\nprobes: [1]\n", "config.yaml")
     copy.text(json.dumps([finding(EVIL)]), "divergence.json")
     tags = (
@@ -429,7 +430,7 @@ def test_what_the_store_says_is_only_ever_text(tracking: TrackingConfig, tmp_pat
         "package.numpy",
     )
     copy.tags(dict.fromkeys(tags, EVIL) | {"sweep": "evil", f"package.{'x' * 9}": EVIL})
-    for html in (report_run(opened(tracking), copy.run_id), report_sweep(opened(tracking), "evil")):
+    for html in (report_run(open_store(tracking), copy.run_id), report_sweep(open_store(tracking), "evil")):
         page = checked(html)
         assert page.text.count("<script>alert(1)</script>") >= 3
         assert "<script" not in html
@@ -442,8 +443,8 @@ def finding(text: str) -> dict[str, Any]:
     return dict.fromkeys(keys, text) | {"operands": {text: "inf"}}
 
 
-def test_a_sweep_with_evil_values(tracking: TrackingConfig, tmp_path: Path) -> None:
-    """As axis labels and in a legend, too: no mathematics of matplotlib's, no error."""
+def test_hostile_swept_values_are_escaped_in_page_and_figures(tracking: TrackingConfig, tmp_path: Path) -> None:
+    """Axis labels and legends included: matplotlib neither interprets nor rejects them."""
     ids = []
     for i, value in enumerate((EVIL, "$", "_hidden", "x" * 300, "\u4e2d\u6587")):
         (tmp_path / str(i)).mkdir()
@@ -451,17 +452,17 @@ def test_a_sweep_with_evil_values(tracking: TrackingConfig, tmp_path: Path) -> N
         copy.tags({"sweep": "evil-values"})
         copy.params({"data.source.path": value, EVIL.replace("<", "")[:5]: "x"})
         ids.append(copy.run_id)
-    page = checked(report_sweep(opened(tracking), "evil-values"))
+    page = checked(report_sweep(open_store(tracking), "evil-values"))
     assert len(page.images()) == 2
     assert EVIL in page.text
 
 
-def test_where_the_store_is_stays_out_of_the_page(tracking: TrackingConfig, html: str) -> None:
-    """A database's address may hold a password, and a page is made to be passed on."""
+def test_page_hides_the_address_of_the_store(tracking: TrackingConfig, html: str) -> None:
+    """The address of a database may hold a password, and pages are shared."""
     assert tracking.uri is not None
     run = full_run(tracking)
     assert tracking.uri in run.data.tags["overrides"]
-    for page in (html, report_sweep(opened(tracking), sweep_id(tracking, "explode"))):
+    for page in (html, report_sweep(open_store(tracking), sweep_id(tracking, "explode"))):
         assert "mlflow.db" not in page
         assert "experiment=" in page, "the other overrides are there"
 
@@ -471,13 +472,13 @@ def test_where_the_store_is_stays_out_of_the_page(tracking: TrackingConfig, html
 
 def refused(tracking: TrackingConfig, run: str | None, sweep: str | None, to: Path | None) -> str:
     with pytest.raises(ConfigError) as refusal:
-        report(run, sweep, tracking, to, Console(quiet=True))
+        report(run, sweep, tracking, to)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("run", "sweep", "told"),
+    ("run", "sweep", "message"),
     [
         (None, None, "exactly one of RUN"),
         ("a", "b", "exactly one of RUN"),
@@ -490,37 +491,37 @@ def refused(tracking: TrackingConfig, run: str | None, sweep: str | None, to: Pa
         (None, "%", "no such sweep"),
     ],
 )
-def test_what_is_not_there_is_told_in_one_line(
-    tracking: TrackingConfig, tmp_path: Path, run: str | None, sweep: str | None, told: str
+def test_missing_run_or_sweep_is_reported_in_one_line(
+    tracking: TrackingConfig, tmp_path: Path, run: str | None, sweep: str | None, message: str
 ) -> None:
-    assert told in refused(tracking, run, sweep, tmp_path / "x.html")
+    assert message in refused(tracking, run, sweep, tmp_path / "x.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistyped_sweep_is_guessed_at(tracking: TrackingConfig, tmp_path: Path) -> None:
+def test_similar_sweep_id_is_suggested(tracking: TrackingConfig, tmp_path: Path) -> None:
     right = sweep_id(tracking, "two_keys")
     assert f"did you mean {right}?" in refused(tracking, None, right[:-1], tmp_path)
 
 
-def test_a_sweeps_summary_is_no_run(tracking: TrackingConfig, tmp_path: Path) -> None:
+def test_report_of_summary_run_names_its_sweep(tracking: TrackingConfig, tmp_path: Path) -> None:
     one = sweep_id(tracking, "two_keys")
-    (summary,) = found(tracking, f"tags.sweep_summary = '{one}'")
+    (summary,) = search(tracking, f"tags.sweep_summary = '{one}'")
     assert f"SWEEP={one}" in refused(tracking, summary.info.run_id, None, tmp_path)
 
 
-def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_store_is_reported_and_not_created(tmp_path: Path) -> None:
     nowhere = TrackingConfig(f"sqlite:///{tmp_path / 'no.db'}", "gradvitals")
     assert "no store there yet" in refused(nowhere, "0" * 32, None, tmp_path / "x.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_records(tracking: TrackingConfig, tmp_path: Path) -> None:
-    empty = opened(tracking).start("empty", {"kind": "run"})
+def test_run_without_records_is_rejected(tracking: TrackingConfig, tmp_path: Path) -> None:
+    empty = open_store(tracking).start("empty", {"kind": "run"})
     assert "has no artifact records.parquet" in refused(tracking, empty.run_id, None, tmp_path / "x.html")
 
 
 @pytest.mark.parametrize("spoilt", ["bytes", "columns", "text", "sparse"])
-def test_records_that_are_none(tracking: TrackingConfig, tmp_path: Path, spoilt: str) -> None:
+def test_unreadable_records_are_rejected(tracking: TrackingConfig, tmp_path: Path, spoilt: str) -> None:
     copy = copy_of(tracking, tmp_path)
     table = pd.read_parquet(tmp_path / "records.parquet")
     broken = {
@@ -537,7 +538,7 @@ def test_records_that_are_none(tracking: TrackingConfig, tmp_path: Path, spoilt:
     assert not (tmp_path / "x.html").exists()
 
 
-def test_a_folder_that_is_not_there(tracking: TrackingConfig, tmp_path: Path) -> None:
+def test_missing_folder_is_reported_and_not_created(tracking: TrackingConfig, tmp_path: Path) -> None:
     run = full_run(tracking).info.run_id
     assert "there is no folder" in refused(tracking, run, None, tmp_path / "missing" / "x.html")
     assert list(tmp_path.iterdir()) == []
@@ -546,39 +547,41 @@ def test_a_folder_that_is_not_there(tracking: TrackingConfig, tmp_path: Path) ->
 # The file
 
 
-def test_it_is_written_logged_and_told(
+def test_report_is_written_logged_and_printed(
     tracking: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     one = sweep_id(tracking, "two_keys")
-    run = found(tracking, f"tags.sweep = '{one}'")[0].info.run_id
-    (summary,) = found(tracking, f"tags.sweep_summary = '{one}'")
+    run = search(tracking, f"tags.sweep = '{one}'")[0].info.run_id
+    (summary,) = search(tracking, f"tags.sweep_summary = '{one}'")
     for chosen, owner, name in (
         ((run[:8], None), run, f"report-{run}.html"),
         ((None, one), summary.info.run_id, f"report-{one}.html"),
     ):
-        out = io.StringIO()
-        assert report(chosen[0], chosen[1], tracking, None, Console(file=out, width=40)) == 0
-        assert out.getvalue() == f"{tmp_path / name}\n"
+        option = ["--run", chosen[0]] if chosen[0] else ["--sweep", str(chosen[1])]
+        invocation = invoke("report", *option, "--uri", str(tracking.uri))
+        assert (invocation.code, invocation.out) == (0, f"{tmp_path / name}\n")
         assert "report.html" in artifacts(tracking, owner)
-        logged = opened(tracking).client.download_artifacts(owner, "report.html", str(tmp_path))
+        logged = open_store(tracking).client.download_artifacts(owner, "report.html", str(tmp_path))
         assert Path(logged).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8")
-    assert report(run, None, tracking, tmp_path / "chosen.html", Console(quiet=True)) == 0
+    assert report(run, None, tracking, tmp_path / "chosen.html") == tmp_path / "chosen.html"
     assert {p.name for p in tmp_path.iterdir()} == {
         "report.html", "chosen.html", f"report-{run}.html", f"report-{one}.html",
     }  # fmt: skip
 
 
-def test_an_id_is_no_path(tracking: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_id_with_slashes_stays_in_the_folder(
+    tracking: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    log = opened(tracking).start("x", {"sweep": "../../evil-1", "kind": "run"})
+    log = open_store(tracking).start("x", {"sweep": "../../evil-1", "kind": "run"})
     log.params({"epochs": 1})
-    assert report(None, "../../evil-1", tracking, None, Console(quiet=True)) == 0
+    assert report(None, "../../evil-1", tracking, None).parent == tmp_path / "here"
     assert [p.name for p in (tmp_path / "here").iterdir()] == ["report-.._.._evil-1.html"]
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "x.html"
     write("old", target)
 
@@ -597,8 +600,8 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert target.read_text(encoding="utf-8") == "new"
 
 
-def test_others_may_read_the_page(tmp_path: Path) -> None:
-    """A temporary file of the standard library is for its owner only."""
+def test_page_is_readable_for_other_users(tmp_path: Path) -> None:
+    """Temporary files of the standard library are readable for their owner only."""
     before = os.umask(0o022)
     try:
         write("x", tmp_path / "x.html")
@@ -613,7 +616,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 def shot(path: Path, folder: Path) -> Any:
-    """A screenshot [rows, columns, RGB], tried twice: a loaded machine may be slow to draw."""
+    """Return a screenshot [rows, columns, RGB]. A second attempt follows if a loaded machine is too slow."""
     picture = folder / f"{path.stem}.png"
     for attempt in range(2):
         command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
@@ -626,8 +629,8 @@ def shot(path: Path, folder: Path) -> Any:
 
 
 @pytest.mark.thorough
-def test_a_browser_shows_the_pictures(html: str, tmp_path: Path) -> None:
-    """With the images and without: what differs is what was drawn, and none of it is blank."""
+def test_browser_draws_all_figures(html: str, tmp_path: Path) -> None:
+    """Compare screenshots with and without the images: the differences are the figures, and none is blank."""
     require(BROWSER is not None, "needs Chromium")
     count = len(checked(html).images())
     (tmp_path / "with.html").write_text(html, encoding="utf-8")
@@ -645,18 +648,18 @@ def test_a_browser_shows_the_pictures(html: str, tmp_path: Path) -> None:
     assert len(bands) == count, bands
     for a, b in bands:
         colours = np.unique((seen[a:b].reshape(-1, 3) * 255).round().astype(int), axis=0)
-        assert len(colours) > 50, "a picture of lines, letters and colours"
+        assert len(colours) > 50, "a figure of lines, letters and colours"
 
 
 def emptied(data: str) -> str:
-    """An SVG of the same size with nothing in it."""
+    """Return an empty SVG of the same size."""
     head = re.search(r"<svg [^>]*>", base64.b64decode(data).decode())
     assert head is not None
     return base64.b64encode(f"{head[0]}</svg>".encode()).decode()
 
 
 def smooth(rows: Any, gap: int = 60) -> Any:
-    """Rows that differ, with gaps of up to so many rows between them closed."""
+    """Close gaps of at most ``gap`` rows between rows that differ."""
     where = np.flatnonzero(rows)
     closed = np.zeros(len(rows), dtype=bool)
     for a, b in itertools.pairwise(where):

@@ -7,7 +7,7 @@ import pytest
 from pipeline.cli import main
 
 
-def test_worked_examples(capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_of_worked_examples_lists_wrong_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace"]) == 0
     first, second = capsys.readouterr().out.split("worked_example_2")
     assert "As printed in the derivation" in first
@@ -15,10 +15,10 @@ def test_worked_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "-0.014951" in first
     assert "delta^1 [2, 1]: printed -0.0226, correct 0.0252 (the sign is wrong)" in second
     assert "z^1 [1, 1]: printed 0.24, correct 0.2300" in second
-    assert "\n  a^1 [2, 1]" not in second  # that one is right in print
+    assert "\n  a^1 [2, 1]" not in second  # the derivation prints this number correctly
 
 
-def test_any_config(capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_of_any_config_agrees_in_both_worlds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", "data=iris", "architecture.hidden=[3]", "activation=tanh"]) == 0
     out = capsys.readouterr().out
     assert "where cost and σ collapse" in out
@@ -26,6 +26,6 @@ def test_any_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert difference < 1e-12
 
 
-def test_too_large_to_print(capsys: pytest.CaptureFixture[str]) -> None:
+def test_trace_rejects_large_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", "data=digits"]) == 2
     assert capsys.readouterr().err.startswith("error: architecture: layers [64, 30, 30, 10] are too large to print")
