@@ -258,7 +258,7 @@ def trace(overrides: Sequence[str], config_dir: str | None) -> int:
 
     for traced in trace_config(overrides, config_dir):
         console().rule(Text(traced.title, style="bold"))
-        show(traced.lines())
+        print_lines(traced.lines())
     return 0
 
 
@@ -279,9 +279,7 @@ def reproduce(
     if patch:
         sys.stdout.write(recorded_patch(run_id, _tracking(uri)))  # unchanged, for git apply
         return 0
-    result = replay(run_id, changes, _tracking(uri), ReplayOptions(allow, match_machine=not as_it_is), quiet())
-    show(result.lines())
-    return result.exit_code
+    return show(replay(run_id, changes, _tracking(uri), ReplayOptions(allow, match_machine=not as_it_is), quiet()))
 
 
 @commands.command()
@@ -294,11 +292,11 @@ def diff(a: str, b: str, to: Path | None, uri: str | None) -> int:
     from pipeline.reproducibility.diff import diff as diff_runs
 
     result = diff_runs(a, b, _tracking(uri), to)
-    show(result.lines())
+    print_lines(result.lines())
     table = result.table()
     if table is not None:
         console().print(table)
-    show(result.growth_lines())
+    print_lines(result.growth_lines())
     return result.exit_code
 
 
@@ -323,9 +321,9 @@ def compare(a: str, b: str, precision: float | None, uri: str | None) -> int:
     from pipeline.reports.comparison import compare as compare_runs
 
     result = compare_runs(a, b, precision, _tracking(uri))
-    show(result.lines())
+    print_lines(result.lines())
     console().print(result.table())
-    show(result.conclusions())
+    print_lines(result.conclusions())
     return 0
 
 
@@ -337,7 +335,7 @@ def report(run_id: str | None, sweep_id: str | None, to: Path | None, uri: str |
     """Write one self-contained HTML page about a run or a sweep."""
     from pipeline.reports.run_report import report as write_report
 
-    show([str(write_report(run_id, sweep_id, _tracking(uri), to))])
+    print_lines([str(write_report(run_id, sweep_id, _tracking(uri), to))])
     return 0
 
 
@@ -349,8 +347,7 @@ def export(run_id: str | None, sweep_id: str | None, to: str, uri: str | None) -
     """Write a run or a sweep as a plain folder that can be verified anywhere."""
     from pipeline.reproducibility.exchange.export import export as write_folder
 
-    show(write_folder(run_id, sweep_id, to, _tracking(uri)).lines())
-    return 0
+    return show(write_folder(run_id, sweep_id, to, _tracking(uri)))
 
 
 @commands.command()
@@ -359,8 +356,7 @@ def verify(folder: str, seal: str | None) -> int:
     """Check that an exported folder is unchanged."""
     from pipeline.reproducibility.exchange.checking import verify as verify_folder
 
-    show(verify_folder(folder, seal).lines())
-    return 0
+    return show(verify_folder(folder, seal))
 
 
 @commands.command("import")
@@ -370,8 +366,7 @@ def import_(folder: str, seal: str | None, uri: str | None) -> int:
     """Verify an exported folder and create its runs in the store."""
     from pipeline.reproducibility.exchange.imports import import_folder
 
-    show(import_folder(folder, seal, _tracking(uri)).lines())
-    return 0
+    return show(import_folder(folder, seal, _tracking(uri)))
 
 
 @commands.command()

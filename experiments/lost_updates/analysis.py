@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from engine.arrays import Array
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.reports.figures.profiles import BLUE, RED, STYLE
+from pipeline.reports.figures.style import BLUE, RED, STYLE
 
 PROBE = "lost_updates"
 DTYPES = ("float32", "float64")

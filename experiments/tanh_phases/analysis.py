@@ -15,7 +15,7 @@ from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import expect
 from pipeline.config.schema import build
-from pipeline.reports.figures.profiles import BLUE, GREEN, RED, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, RED, STYLE
 from pipeline.training.prepare import prepare_run
 
 PROBE = "random_cotangent_delta_rms"

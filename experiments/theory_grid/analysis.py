@@ -19,7 +19,7 @@ from engine.network import Dense, Network
 from engine.theory import Profile, profile
 from pipeline.analysis.estimates import Estimate
 from pipeline.progress import bars
-from pipeline.reports.figures.profiles import BLUE, ORANGE, STYLE
+from pipeline.reports.figures.style import BLUE, ORANGE, STYLE
 
 PAGE = "docs/theory.md"
 SIGMAS: dict[str, Elementwise] = {

@@ -32,7 +32,7 @@ from pipeline.analysis.verdict import (
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import build
 from pipeline.progress import bars
-from pipeline.reports.figures.profiles import STYLE
+from pipeline.reports.figures.style import STYLE
 from pipeline.training.divergence import Divergence
 from pipeline.training.loop import train
 from pipeline.training.prepare import prepare_run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from support.commands import sweep
 from support.stores import assert_same, content, copied, empty, opened, uri
 
@@ -23,7 +21,7 @@ from pipeline.config.compose import compose_run
 from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
-from pipeline.reproducibility.replay import reproduce
+from pipeline.reproducibility.replay import ReplayOptions, reproduce
 from pipeline.runs.cell import close_stale_runs, run_cell
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
@@ -234,10 +232,10 @@ def test_results_do_not_depend_on_the_number_of_jobs(tmp_path: Path) -> None:
         assert code == 0
     assert_same(content(tmp_path / "1"), content(tmp_path / "2"))
     run = opened(tmp_path / "2").search("tags.kind = 'run'")[0]
-    console = Console(file=io.StringIO(), width=200)
-    assert reproduce(run.info.run_id, [], TrackingConfig(uri(tmp_path / "2"), "gradvitals"), [], True, console) == 0
-    assert isinstance(console.file, io.StringIO)
-    assert "identical" in console.file.getvalue()
+    tracking = TrackingConfig(uri(tmp_path / "2"), "gradvitals")
+    replayed = reproduce(run.info.run_id, [], tracking, ReplayOptions(), quiet=True)
+    assert replayed.exit_code == 0
+    assert any("identical" in line for line in replayed.lines())
 
 
 @pytest.mark.thorough
