@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.commands import sweep
+from support.commands import sweep_command
 from support.configs import require
 from support.kills import killed
 from support.servers import Postgres, Server, postgres_binaries
@@ -26,7 +26,7 @@ def check(tmp_path: Path, kills: int, seed: int, small: bool = False) -> None:
     if small:
         undisturbed.mkdir()
         began = time.monotonic()
-        assert sweep(*chosen[1:], f"tracking.uri={uri(undisturbed)}").code == 0
+        assert sweep_command(*chosen[1:], f"tracking.uri={uri(undisturbed)}").code == 0
         seconds = time.monotonic() - began
     else:
         seconds = killed(undisturbed, 0, 0, 0, *chosen)

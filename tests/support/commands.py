@@ -45,17 +45,17 @@ class Shown:
         return int(self.result.exit_code)
 
 
-def run(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
+def run_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run one config; the options are those of SweepOptions."""
     return shown(lambda: run_single(overrides, SweepOptions(quiet=True, **options), config_dir))
 
 
-def sweep(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
+def sweep_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run a sweep; the options are those of SweepOptions."""
     return shown(lambda: run_sweep(overrides, SweepOptions(quiet=True, **options), config_dir))
 
 
-def search(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
+def search_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run a search; the options are those of SearchOptions."""
     return shown(lambda: run_search(overrides, SearchOptions(quiet=True, **options), config_dir))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.commands import run, shown
+from support.commands import run_command, shown
 from support.configs import config
 
 from engine.arrays import Array
@@ -99,7 +99,7 @@ def test_effects_follow_from_paired_differences() -> None:
 def test_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
     overrides = [*SMALL, "epochs=1", "replicates=2", f"tracking.uri={uri}"]
-    assert run(*overrides).code == 0
+    assert run_command(*overrides).code == 0
     tracking = TrackingConfig(uri, "gradvitals")
     store = Store.open(tracking)
     (logged,) = store.client.search_runs([store.experiment_id])
@@ -125,7 +125,7 @@ def test_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: Pa
 def test_nothing_is_prescribed_for_a_healthy_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
     healthy = [*SMALL[:1], "activation=relu", "architecture.depth=4", "data.subset=200", "epochs=0", "replicates=5"]
-    assert run(*healthy, f"tracking.uri={uri}").code == 0
+    assert run_command(*healthy, f"tracking.uri={uri}").code == 0
     tracking = TrackingConfig(uri, "gradvitals")
     store = Store.open(tracking)
     (logged,) = store.client.search_runs([store.experiment_id])

@@ -15,7 +15,7 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from support.commands import search
+from support.commands import search_command
 from support.kills import killed
 from support.stores import assert_same, content, empty, opened, uri
 
@@ -53,7 +53,7 @@ def place(tmp_path: Path) -> Path:
 
 def run_search(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
     """Return the exit code of a search, and all that it shows."""
-    shown = search(*overrides, f"tracking.uri={uri(folder)}", **options)
+    shown = search_command(*overrides, f"tracking.uri={uri(folder)}", **options)
     return shown.code, shown.text
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import sweep
+from support.commands import sweep_command
 from support.stores import assert_same, content, copied, empty, opened, uri
 
 from pipeline.config.compose import compose_run
@@ -97,7 +97,7 @@ def own(*names: str) -> tuple[str, str]:
 
 def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
     """Return the exit code of a sweep, and all that it shows."""
-    shown = sweep(*SMALL, *overrides, f"tracking.uri={uri(folder)}", **options)
+    shown = sweep_command(*SMALL, *overrides, f"tracking.uri={uri(folder)}", **options)
     return shown.code, shown.text
 
 
