@@ -43,7 +43,7 @@ class RunLocks:
     @classmethod
     def of(cls, store: Store) -> RunLocks:
         """Those of a store."""
-        return cls(store.sidecar_dir("locks"), beside=store.is_a_file)
+        return cls(store.sidecar_dir("locks"), beside=store.is_file)
 
     @cached_property
     def host(self) -> str:

@@ -26,6 +26,7 @@ from rich.console import Console
 from support import hostile
 from support.audit import watched
 from support.exported import content, resealed, uri
+from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.config import schema as configs
@@ -59,7 +60,8 @@ def base() -> dict[str, Any]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A store's folder, and a run of it exported."""
     folder = tmp_path_factory.mktemp("here")
-    overrides = ["experiment=smoke", "schedule@chain.schedule=every", "activation=tanh", f"tracking.uri={uri(folder)}"]
+    overrides = ["experiment=smoke", "schedule@chain.schedule=every", "activation=tanh"]
+    overrides += [f"tracking.uri={empty(uri(folder))}"]
     assert single(overrides, None, True, Console(file=io.StringIO())) == 0
     (run,) = Store.open(TrackingConfig(uri(folder), "gradvitals")).search()
     assert main(["export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder)]) == 0
@@ -233,7 +235,7 @@ def test_forged_folders_that_hold_together(
     resealed(folder)
     place = arena.inside / "store"
     place.mkdir()
-    assert main(["import", "--from", str(folder), "--uri", uri(place)]) == 0
+    assert main(["import", "--from", str(folder), "--uri", empty(uri(place))]) == 0
     store = Store.open(TrackingConfig(uri(place), "gradvitals"))
     (run,) = store.search()
     tags = run.data.tags

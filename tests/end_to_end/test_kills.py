@@ -11,7 +11,7 @@ from rich.console import Console
 from support.configs import require
 from support.kills import killed
 from support.servers import Postgres, Server, postgres_binaries
-from support.stores import assert_same, content, opened, uri
+from support.stores import assert_same, content, empty, opened, uri
 
 from pipeline.sweeps.sweep import sweep
 
@@ -28,7 +28,7 @@ def check(tmp_path: Path, kills: int, seed: int, small: bool = False) -> None:
     if small:
         left_alone.mkdir()
         began = time.monotonic()
-        assert sweep([*chosen[1:], f"tracking.uri={uri(left_alone)}"], None, True, Console(quiet=True)) == 0
+        assert sweep([*chosen[1:], f"tracking.uri={empty(uri(left_alone))}"], None, True, Console(quiet=True)) == 0
         seconds = time.monotonic() - began
     else:
         seconds = killed(left_alone, 0, 0, 0, *chosen)

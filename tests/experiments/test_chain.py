@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from rich.console import Console
+from support.stores import empty
 
 from experiments.runner import load, run_experiment
 
@@ -16,7 +17,7 @@ analysis = SimpleNamespace(**load("chain").measured.__globals__)
 
 
 def test_the_experiment(tmp_path: Path) -> None:
-    overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "replicates=400", "architecture.depth=6"]
+    overrides = ["tracking.uri=" + empty(f"sqlite:///{tmp_path / 'x.db'}"), "replicates=400", "architecture.depth=6"]
     done = run_experiment(load("chain"), overrides, False, True, Console(file=io.StringIO(), width=200))
     assert done.failed == 0
     found = {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from support.stores import empty
 
 from engine.arrays import Array
 from experiments.runner import Experiment, Result, load, run_experiment
@@ -25,7 +26,7 @@ def experiment() -> Experiment:
 def test_a_few_networks_answer_the_claims(experiment: Experiment, tmp_path: Path) -> None:
     """200 networks: four standard errors of each number."""
     store = tmp_path / "x.db"
-    overrides = [f"tracking.uri=sqlite:///{store}", "replicates=200", "seed=0"]
+    overrides = ["tracking.uri=" + empty(f"sqlite:///{store}"), "replicates=200", "seed=0"]
     done = run_experiment(experiment, overrides, False, True, Console(file=io.StringIO()))
     assert done.failed == 0
     answers = {a.claim.key: a for a in done.answers}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from support.stores import empty
 
 from engine.activations import Tanh
 from engine.arrays import Array
@@ -29,7 +30,7 @@ def experiment() -> Experiment:
 @pytest.mark.thorough
 def test_shallower_narrower_networks_have_their_spread(experiment: Experiment, tmp_path: Path) -> None:
     """Eight layers of 128, so that L/n = 1/16 again: Gaussian 8 + 9, orthogonal 8, tanh 8/32 of 0.054, linear 0."""
-    overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "replicates=8", "architecture.depth=8"]
+    overrides = ["tracking.uri=" + empty(f"sqlite:///{tmp_path / 'x.db'}"), "replicates=8", "architecture.depth=8"]
     overrides += [f"{key}=128" for key in ("architecture.width", "architecture.outputs", "data.source.inputs")]
     done = run_experiment(experiment, [*overrides, "data.source.classes=128"], False, True, Console(file=io.StringIO()))
     assert done.failed == 0

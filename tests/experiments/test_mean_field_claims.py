@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from support.stores import empty
 
 from experiments.runner import Experiment, Result, load, run_experiment
 from pipeline.analysis.summary import Summary
@@ -24,7 +25,11 @@ def experiment() -> Experiment:
 @pytest.mark.thorough
 def test_a_smaller_sweep_answers_the_claims(experiment: Experiment, tmp_path: Path) -> None:
     """At half the width and two thirds of the depth slopes scatter about twice as much: five percent, not two."""
-    overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "architecture.width=150", "architecture.depth=28"]
+    overrides = [
+        "tracking.uri=" + empty(f"sqlite:///{tmp_path / 'x.db'}"),
+        "architecture.width=150",
+        "architecture.depth=28",
+    ]
     done = run_experiment(experiment, overrides, False, True, Console(file=io.StringIO()))
     assert done.failed == 0
     for answer in done.answers:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from rich.console import Console
+from support.stores import empty
 
 from experiments.runner import load, run_experiment
 
@@ -32,7 +33,7 @@ def by_hand(w: float, b: float, rate: float, quadratic: bool) -> tuple[list[floa
 
 
 def test_the_experiment_is_the_loop(tmp_path: Path) -> None:
-    uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
+    uri = "tracking.uri=" + empty(f"sqlite:///{tmp_path / 'x.db'}")
     done = run_experiment(load("nielsen_3"), [uri], False, True, Console(file=io.StringIO(), width=200))
     assert done.failed == 0
     assert all(a.within for a in done.answers)

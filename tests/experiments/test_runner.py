@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from rich.console import Console
+from support.stores import empty
 
 from experiments.runner import (
     EXPERIMENTS,
@@ -83,7 +84,7 @@ def estimate_of(mean: float) -> Estimate:
 
 
 def test_one_of_ones_own_runs_from_outside_the_repository(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
     experiment = load(str(folder(tmp_path, [CLAIM, CLAIM | {"key": "other", "otherwise": "nobody measured it"}])))
     out = io.StringIO()
     done = run_experiment(experiment, [f"tracking.uri={uri}"], False, True, Console(file=out, width=200))
@@ -159,7 +160,7 @@ def test_each_experiment_is_whole(name: str) -> None:
 @pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="minutes long: set GRADVITALS_SLOW=1")
 def test_all_experiments_whole(tmp_path: Path) -> None:
     """At least nine claims in ten are within their tolerance, and the page has every one of them with its figure."""
-    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
     assert experiments([f"tracking.uri={uri}"], False, True, Console(quiet=True), tmp_path / "docs") == 0
     page = (tmp_path / "docs" / "README.md").read_text(encoding="utf-8")
     for name in names():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from rich.console import Console
+from support.stores import empty
 
 from experiments.runner import EXPERIMENTS, load, run_experiment
 from pipeline.config.compose import compose_run
@@ -32,7 +33,7 @@ def right(example: dict[str, Any], quantity: str, layer: int) -> np.ndarray[Any,
 
 
 def test_all_claims_hold(tmp_path: Path) -> None:
-    uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
+    uri = "tracking.uri=" + empty(f"sqlite:///{tmp_path / 'x.db'}")
     done = run_experiment(load("worked_examples"), [uri], False, True, Console(file=io.StringIO(), width=200))
     assert done.failed == 0
     assert [a.claim.key for a in done.answers if not a.within] == []

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from scipy import stats
+from support.stores import empty
 
 from pipeline.analysis.comparisons import Z, bootstrap, paired, replicates_needed, unpaired, wilson
 from pipeline.config.changes import config_changes
@@ -474,7 +475,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tracking = TrackingConfig(f"sqlite:///{folder / 'mlflow.db'}", "gradvitals")
+        self.tracking = TrackingConfig(empty(f"sqlite:///{folder / 'mlflow.db'}"), "gradvitals")
         self.store = Store.open(self.tracking)
         self._ids: dict[str, str] = {}
 

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from support.configs import config, require
+from support.stores import empty
 
 from engine.exponents import INFINITE, NAN, SUBNORMAL, ZERO
 from pipeline.errors import ConfigError
@@ -103,7 +104,7 @@ def drawing(image: dict[str, str]) -> str:
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     """A store with a run that has measured everything, a sweep over two keys, and one that diverges."""
-    config = TrackingConfig(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}", "gradvitals")
+    config = TrackingConfig(empty(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"), "gradvitals")
     where, quiet = f"tracking.uri={config.uri}", Console(quiet=True)
     everything = ["experiment=smoke", "probes=full", "architecture.depth=4", "epochs=2", "schedule=each_epoch"]
     assert single([*everything, "replicates=3", "name=everything", where], None, True, quiet) == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.reproducibility.diff import first_record, joined, pairing
@@ -42,7 +43,7 @@ class Logged:
     """Runs in a store, made when they are first asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self.uri = empty(f"sqlite:///{folder / 'mlflow.db'}")
         self.folder = folder / "mlflow-artifacts" / "gradvitals"
         self._ids: dict[str, str] = {}
 

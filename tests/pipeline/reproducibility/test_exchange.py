@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from support.exported import OVERRIDES, changed, content, copied, one_run, resealed, swept, uri
 from support.servers import small_disk
+from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError
@@ -40,7 +41,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
 def there(tmp_path_factory: pytest.TempPathFactory, sweep: tuple[Path, str, Path]) -> Path:
     """The folder of another store, into which the sweep was imported."""
     folder = tmp_path_factory.mktemp("there")
-    assert main(["import", "--from", str(sweep[2]), "--uri", uri(folder)]) == 0
+    assert main(["import", "--from", str(sweep[2]), "--uri", empty(uri(folder))]) == 0
     return folder
 
 
@@ -149,7 +150,7 @@ def killed(module: str, name: str, method: str, when: str, *argv: str) -> None:
 
 
 def test_a_killed_import_leaves_nothing_that_counts(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
-    argv = ["import", "--from", str(one_run(sweep[2])), "--uri", uri(tmp_path)]
+    argv = ["import", "--from", str(one_run(sweep[2])), "--uri", empty(uri(tmp_path))]
     killed("run_logger", "RunLogger", "file", "records.parquet", *argv)
     store = opened(tmp_path)
     (half,) = store.search()

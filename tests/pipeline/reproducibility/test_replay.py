@@ -19,6 +19,7 @@ import pytest
 import yaml
 from rich.console import Console
 from support.configs import require
+from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.config.compose import compose_run
@@ -42,7 +43,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
     """(uri, run id, artifact folder) of a small finished run."""
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = empty(f"sqlite:///{folder / 'mlflow.db'}")
     overrides = ["experiment=smoke", "schedule=every", "schedule@chain.schedule=every", "activation=tanh"]
     assert single([*overrides, f"tracking.uri={uri}"], None, True, Console(file=io.StringIO())) == 0
     store = Store.open(TrackingConfig(uri, "gradvitals"))

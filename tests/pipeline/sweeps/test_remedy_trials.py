@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.configs import config
+from support.stores import empty
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate
@@ -98,7 +99,7 @@ def test_effects_are_told_from_the_paired_differences() -> None:
 
 
 def test_a_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
     overrides = [*SMALL, "epochs=1", "replicates=2", f"tracking.uri={uri}"]
     assert single(overrides, None, True, Console(quiet=True)) == 0
     tracking = TrackingConfig(uri, "gradvitals")
@@ -124,7 +125,7 @@ def test_a_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: 
 
 
 def test_nothing_is_prescribed_for_a_healthy_run(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
     healthy = [*SMALL[:1], "activation=relu", "architecture.depth=4", "data.subset=200", "epochs=0", "replicates=5"]
     assert single([*healthy, f"tracking.uri={uri}"], None, True, Console(quiet=True)) == 0
     tracking = TrackingConfig(uri, "gradvitals")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from support.kills import killed
-from support.stores import assert_same, content, opened, uri
+from support.stores import assert_same, content, empty, opened, uri
 
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.cli import main
@@ -33,7 +32,6 @@ from pipeline.runs.early_stopping import Pruning
 from pipeline.sweeps.search.search import Options, search
 from pipeline.sweeps.search.space import ParameterRange, SearchConfig
 from pipeline.sweeps.search.study import Result, Study, position_of, result_of
-from pipeline.tracking import store
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.tags import SWEEP_TAG
 from pipeline.training.prepare import prepare_run
@@ -47,20 +45,10 @@ SCALE = "+search.space={init.weights.sigma_w2:{low:0.5,high:8.0,log:true}}"
 DECADES = ("search.metric=verdict_decades", "search.direction=zero")
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("empty") / "store.db"
-    import mlflow  # noqa: F401
-
-    store._make_database(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def place(empty: Path, tmp_path: Path) -> Path:
+def place(tmp_path: Path) -> Path:
     """A folder with an empty store."""
-    shutil.copy(empty, tmp_path / "store.db")
+    empty(uri(tmp_path))
     return tmp_path
 
 

@@ -98,7 +98,7 @@ def own(*names: str) -> tuple[str, str]:
 def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
     """The exit code of a sweep, and what it printed."""
     console = Console(file=io.StringIO(), width=200)
-    chosen = [*SMALL, *overrides, f"tracking.uri={uri(folder)}"]
+    chosen = [*SMALL, *overrides, f"tracking.uri={empty(uri(folder))}"]
     code = sweep(chosen, None, True, console, Options(**options))
     assert isinstance(console.file, io.StringIO)
     return code, console.file.getvalue()

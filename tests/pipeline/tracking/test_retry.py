@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -16,6 +17,7 @@ import requests
 from mlflow.exceptions import MlflowException, RestException, get_error_code
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
+from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError, StoreError
@@ -241,7 +243,7 @@ def test_nothing_breaks_when_the_clock_jumps(tmp_path: Path, monkeypatch: pytest
     """Back by a day, on by a day, before 1970: a run's times ascend, and every point is there once."""
     real, offset = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
-    store = Store.open(TrackingConfig(f"sqlite:///{tmp_path}/a.db", "x"))
+    store = Store.open(TrackingConfig(empty(f"sqlite:///{tmp_path}/a.db"), "x"))
     log = store.start("jumps", {})
     for step, jump in enumerate((0.0, -86400.0, 86400.0, -real() - 1e6, 0.0)):
         offset[0] = jump
@@ -273,7 +275,7 @@ def test_a_clock_before_1970_is_1970(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store.open(TrackingConfig(f"sqlite:///{tmp_path_factory.mktemp('s')}/a.db", "x"))
+    return Store.open(TrackingConfig(empty(f"sqlite:///{tmp_path_factory.mktemp('s')}/a.db"), "x"))
 
 
 def test_a_run_asked_for_twice_is_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,12 +303,12 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
             store.find(wrong)
 
 
-def test_pages_are_put_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_put_together(store: Store) -> None:
     ids = [store.start(f"page {n}", {"mlflow.page.x": "1"}).run_id for n in range(7)]
-    monkeypatch.setattr("pipeline.tracking.store.PAGE", 3)
-    assert sorted(r.info.run_id for r in store.runs_with("mlflow.page.x")) == sorted(ids)
-    assert len(store.search("tags.`mlflow.page.x` = '1'", limit=5)) == 5
-    assert store.search("tags.`mlflow.page.x` = '2'") == []
+    paged = dataclasses.replace(store, page_size=3)
+    assert sorted(r.info.run_id for r in paged.runs_with("mlflow.page.x")) == sorted(ids)
+    assert len(paged.search("tags.`mlflow.page.x` = '1'", limit=5)) == 5
+    assert paged.search("tags.`mlflow.page.x` = '2'") == []
 
 
 def test_one_value_a_step(store: Store) -> None:

@@ -35,7 +35,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished sweep of two runs, and what it printed."""
     folder = tmp_path_factory.mktemp("store")
     console = quiet()
-    code = sweep([*SMALL, f"tracking.uri={uri(folder)}"], None, quiet=True, console=console)
+    code = sweep([*SMALL, f"tracking.uri={empty(uri(folder))}"], None, quiet=True, console=console)
     assert code == 0
     assert isinstance(console.file, io.StringIO)
     return folder, console.file.getvalue()
@@ -104,7 +104,9 @@ def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str]
 
 def test_an_explosion_leaves_only_finite_numbers_in_the_store(tmp_path: Path) -> None:
     overrides = ["experiment=smoke", "activation=identity", "optimizer.learning_rate=1e200", "cost=squared_error"]
-    code = single([*overrides, "activation@output=identity", f"tracking.uri={uri(tmp_path)}"], None, True, quiet())
+    code = single(
+        [*overrides, "activation@output=identity", f"tracking.uri={empty(uri(tmp_path))}"], None, True, quiet()
+    )
     assert code == 0
     (run,) = runs(tmp_path)
     assert run.data.metrics["non_finite_values"] > 0
@@ -141,7 +143,10 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path, mon
     (tmp_path / "conf" / "activation").mkdir(parents=True)
     (tmp_path / "conf" / "activation" / "bomb.yaml").write_text("_target_: bombs.Bomb\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    overrides, console = ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={uri(tmp_path)}"], quiet()
+    overrides, console = (
+        ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={empty(uri(tmp_path))}"],
+        quiet(),
+    )
     try:
         assert sweep(overrides, str(tmp_path / "conf"), quiet=True, console=console) == 1
     finally:

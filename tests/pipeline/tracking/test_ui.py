@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support.configs import require
+from support.stores import empty
 
 from pipeline.sweeps.sweep import sweep
 
@@ -74,7 +75,7 @@ def test_the_link_opens_on_charts_with_every_run_overlaid(tmp_path: Path) -> Non
     """Twelve runs, more than MLflow shows by itself; each has its curve in the first charts, without a click."""
     require(BROWSER is not None, "needs Chromium")
     console = Console(file=io.StringIO(), width=200)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'mlflow.db'}")
     sweep(["experiment=depth", "epochs=0", "replicates=2", f"tracking.uri={uri}"], None, True, console)
     assert isinstance(console.file, io.StringIO)
     link = next(line for line in console.file.getvalue().splitlines() if "viewStateShareKey" in line)

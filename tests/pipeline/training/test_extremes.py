@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.configs import records
+from support.stores import empty
 
 from pipeline.sweeps.single import single
 
@@ -26,7 +27,7 @@ def chi_of_sigmoid() -> float:
 
 
 def test_sixty_sigmoid_layers_vanish_as_theory_says(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
     overrides = [
         "experiment=vanish_60",
         "replicates=5",
