@@ -6,7 +6,9 @@ import dataclasses
 import errno
 import io
 import json
+import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +25,10 @@ from pipeline.cli import main
 from pipeline.errors import ConfigError, StoreError
 from pipeline.sweeps.plan import source_tags
 from pipeline.sweeps.summary import where
-from pipeline.tracking.retry import VARIABLE, RetryPolicy, is_transient, origins, seconds, why
+from pipeline.tracking.retry import VARIABLE, RetryPolicy, seconds
 from pipeline.tracking.run_logger import MonotonicTimestamps
 from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.tracking.store_failure import StoreFailure
 from pipeline.tracking.uri import redact, redacted_config, sidecar_dir, without_user
 
 
@@ -88,9 +91,8 @@ def rest(code: str, message: str) -> RestException:
     ids=lambda x: x if isinstance(x, str) else None,
 )
 def test_what_passes_and_what_does_not(failure: Exception, again: bool, said: str) -> None:
-    found = origins(failure)
-    assert is_transient(found) is again
-    assert said in why(found)
+    assert StoreFailure(failure).is_transient is again
+    assert said in StoreFailure(failure).reason
 
 
 def test_the_failure_that_is_being_logged_is_not_the_stores() -> None:
@@ -155,6 +157,33 @@ def test_in_a_hurry_everything_together_takes_no_longer() -> None:
         with pytest.raises(StoreError):
             patience.call(function)
     assert time.monotonic() - began < 1
+
+
+def test_ctrl_c_is_never_retried() -> None:
+    """Not even where it interrupts the handling of a transient failure."""
+    calls = []
+
+    def interrupted() -> None:
+        calls.append(1)
+        try:
+            raise ConnectionResetError("Connection reset by peer")
+        except ConnectionResetError:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        RetryPolicy(60, "x").call(interrupted)
+    assert len(calls) == 1
+
+
+def test_ctrl_c_is_heard_within_a_second_while_a_retry_waits() -> None:
+    function, _ = flaky(10**9)
+    start = time.monotonic()
+    timer = threading.Timer(1.7, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        RetryPolicy(60, "x").call(function)
+    assert time.monotonic() - start < 2.7
+    timer.join()
 
 
 def test_how_patient_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
