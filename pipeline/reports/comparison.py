@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +25,10 @@ from pipeline.analysis.comparisons import (
 from pipeline.analysis.summary import Summary
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
-from pipeline.tracking.logged_run import logged_config
-from pipeline.tracking.safe_reading import read_table
-from pipeline.tracking.store import Store, TrackingConfig, download
+from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
-from pipeline.training.records import COLUMNS, Record
+from pipeline.training.records import Record
 
 FINAL = {"accuracy/test": "test accuracy, final", "r2/test": "test R², final", "cost/test": "test cost, final"}
 DECADES = {0: "decades of δ lost per layer, start", -1: "decades of δ lost per layer, end"}
@@ -191,20 +188,18 @@ def load(store: Store, run_id: str) -> Logged:
     Raises:
         ConfigError: no such run, or one without a config or records.
     """
-    run = store.find(run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        node = logged_config(download(store, run.info.run_id, CONFIG_FILE, Path(folder)), ())
-        path = download(store, run.info.run_id, RECORDS_FILE, Path(folder))
-        try:
-            found = readings(read_table(path, COLUMNS, ["delta_rms", *FINAL], f"{RECORDS_FILE} of run {run_id}"))
-        except (OSError, ValueError, TypeError, KeyError) as broken:
-            raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not a readable table of records") from broken
+    run = LoggedRun.from_store(store, store.find(run_id), ["delta_rms", *FINAL]).require(CONFIG_FILE, RECORDS_FILE)
+    node = run.raw_config()
+    try:
+        found = readings(run.records)
+    except (OSError, ValueError, TypeError, KeyError) as broken:
+        raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not a readable table of records") from broken
     seed, replicates = node.get("seed"), node.get("replicates")
     if not (isinstance(seed, int) and isinstance(replicates, int)):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: seed and replicates must be integers")
     if any(len(r.values) != replicates for r in found.values()):
         raise ConfigError(f"{RECORDS_FILE} of run {run_id}: has not the {replicates} replicates of its config")
-    return Logged(run.info.run_id, run.info.run_name or "", node, run.data.tags, seed, replicates, found)
+    return Logged(run.run_id, run.name, node, run.tags, seed, replicates, found)
 
 
 def readings(table: pd.DataFrame) -> dict[str, Reading]:

@@ -20,9 +20,10 @@ from pipeline.reports.figures import exponents, run
 from pipeline.reports.figures.run import SETS
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
-from pipeline.tracking.logged_run import Logged, read
+from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig
+from pipeline.tracking.tags import RECORDS_FILE
 
 __all__ = ["report", "report_run", "report_sweep"]
 
@@ -81,10 +82,10 @@ def report_run(store: Store, run_id: str) -> str:
         raise ConfigError(
             f"RUN={run_id}: is a sweep's summary; SWEEP={run.data.tags.get('sweep_summary')} is its report"
         )
-    return page_of(read(store, run))
+    return page_of(LoggedRun.from_store(store, run).require(RECORDS_FILE))
 
 
-def page_of(logged: Logged) -> str:
+def page_of(logged: LoggedRun) -> str:
     """The page about a run, wherever it was read from."""
     summary = logged.summary()
     return html.render(
@@ -104,27 +105,27 @@ def page_of(logged: Logged) -> str:
     )
 
 
-def run_pictures(logged: Logged, summary: Summary) -> list[ReportFigure]:
+def run_pictures(logged: LoggedRun, summary: Summary) -> list[ReportFigure]:
     """All that can be drawn of what was recorded."""
     found = [run.profiles(summary, logged.theory), run.layer_by_step(summary)]
     for probe in _histograms(logged):
-        found.append(exponents.exponents(logged.table, probe, exponents.QUANTITIES.get(probe, probe)))
+        found.append(exponents.exponents(logged.records, probe, exponents.QUANTITIES.get(probe, probe)))
     found += [run.activations(summary, logged.theory), run.learning(summary)]
     return [picture for picture in found if picture is not None]
 
 
-def _histograms(logged: Logged) -> list[str]:
+def _histograms(logged: LoggedRun) -> list[str]:
     """Probes that are histograms by exponent: by name, or by what the config says they are."""
     try:
         probes = parse_yaml(logged.config, "")["probes"]
         named = {n for n, p in probes.items() if str(p["_target_"]).endswith(".ExponentHistogram")}
     except (ConfigError, TypeError, KeyError, AttributeError):
         named = set()
-    there = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
+    there = logged.records.loc[logged.records["bin"].notna(), "probe"].unique()
     return [str(probe) for probe in there if probe in named | set(exponents.QUANTITIES)]
 
 
-def _run_facts(logged: Logged) -> list[str]:
+def _run_facts(logged: LoggedRun) -> list[str]:
     """What it is, in a few words each."""
     p = logged.params
     said = [
@@ -135,7 +136,7 @@ def _run_facts(logged: Logged) -> list[str]:
         f"learning rate {p['optimizer.learning_rate']}" if "optimizer.learning_rate" in p else "",
         _counted(p["epochs"], "epoch") if "epochs" in p else "",
         _counted(str(logged.replicates), "replicate"),
-        logged.started,
+        logged.start_time,
         f"run {logged.run_id}",
         "" if logged.status == "FINISHED" else logged.status.lower(),
     ]
@@ -165,7 +166,7 @@ class Tile(dict[str, str]):
         super().__init__(value=value, name=name, interval=interval)
 
 
-def _tiles(logged: Logged, summary: Summary) -> list[Tile]:
+def _tiles(logged: LoggedRun, summary: Summary) -> list[Tile]:
     """The three or four numbers to remember."""
     headline, tiles = summary.headline(), []
     if summary.steps("delta_rms")[1:] == []:
@@ -206,7 +207,7 @@ def _in_words(key: str, summary: Summary) -> str:
     return key.replace("_", " ")
 
 
-def _numbers(logged: Logged, summary: Summary) -> list[dict[str, str]]:
+def _numbers(logged: LoggedRun, summary: Summary) -> list[dict[str, str]]:
     """Rows of the table of final numbers."""
     rows = [{"name": _in_words(key, summary), "key": key, "value": show(e)} for key, e in summary.headline().items()]
     for key in ("diverged_fraction", "non_finite_values"):

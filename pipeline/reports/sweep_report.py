@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, did_you_mean
 from pipeline.reports import html
 from pipeline.reports.figures import profiles
 from pipeline.reports.figures.sweep import Profiled, over_keys, overlaid
-from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged, read
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import in_sweep, sweeps_of
@@ -33,12 +33,12 @@ def report_sweep(store: Store, sweep_id: str) -> str:
         ConfigError: no such sweep, records of a run that are not readable.
     """
     summary, runs = find_sweep(store, sweep_id)
-    logged = [read(store, run, HEADLINE_PROBES, must=False) for run in runs]
+    logged = [LoggedRun.from_store(store, run, HEADLINE_PROBES) for run in runs]
     title = str(summary.info.run_name) if summary else f"sweep {sweep_id}"
     return page_of_sweep(sweep_id, title, logged, swept_values(store, summary, logged))
 
 
-def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd.DataFrame) -> str:
+def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept: pd.DataFrame) -> str:
     """The page about these runs, wherever they were read from.
 
     Args:
@@ -54,7 +54,7 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd
     return html.render(
         title=title,
         kind="sweep",
-        facts=[sweep_id, f"{len(logged)} runs", *([f"{failed} failed"] if failed else []), first.started],
+        facts=[sweep_id, f"{len(logged)} runs", *([f"{failed} failed"] if failed else []), first.start_time],
         verdict="",
         paragraph=_sweep_paragraph(cells, keys),
         tiles=[],
@@ -86,7 +86,7 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
     raise ConfigError(f"SWEEP={sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, known)}")
 
 
-def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.DataFrame:
+def swept_values(store: Store, summary: Any, logged: Sequence[LoggedRun]) -> pd.DataFrame:
     """The swept keys of a sweep and each run's values, as text, one row a run.
 
     They are in the summary's ``sweep.csv`` as they were given. Of a sweep without a summary, and of runs that are not
@@ -102,7 +102,7 @@ def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.Dat
     return swept_table(str(summary.data.params.get("swept", "")), text, logged)
 
 
-def swept_table(named: str | None, csv: str, logged: Sequence[Logged]) -> pd.DataFrame:
+def swept_table(named: str | None, csv: str, logged: Sequence[LoggedRun]) -> pd.DataFrame:
     """The same from the summary's parameter "swept", None without a summary, and the text of its ``sweep.csv``."""
     keys = [key for key in (named or "").split(", ") if key]
     varying = [k for k in dict.fromkeys(k for one in logged for k in one.params) if k != "layer_sizes"]
@@ -122,7 +122,7 @@ def _given(csv: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
     return {(str(i), key): str(v) for key in keys if key in table for i, v in table[key].items()}
 
 
-def _parameter(one: Logged, key: str, varying: Sequence[str]) -> str:
+def _parameter(one: LoggedRun, key: str, varying: Sequence[str]) -> str:
     place = key.lstrip("+").partition("@")[2] or key.lstrip("+")
     if place in one.params:
         return one.params[place]
@@ -134,7 +134,7 @@ def _common(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {k: v for k, v in tags[0].items() if all(other.get(k) == v for other in tags)}
 
 
-def cell_table(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:
+def cell_table(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:
     """Tidy, one row a run: swept values, how it ended, and the numbers to compare with their intervals."""
     rows = []
     for (_, values), one, summary in zip(swept.iterrows(), logged, summaries, strict=True):
@@ -200,7 +200,7 @@ def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
     return " ".join([over, *([f"Verdicts: {told}."] if told else []), ended])
 
 
-def _profiled(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[Profiled]:
+def _profiled(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[Profiled]:
     values = [{str(k): str(v) for k, v in row.items()} for row in swept.to_dict("records")]
     colours = profiles.run_colours(values)
     return [

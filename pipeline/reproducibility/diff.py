@@ -21,7 +21,7 @@ from pipeline.reproducibility.environment import Provenance
 from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.record_diff import Difference
 from pipeline.reproducibility.replay import Say
-from pipeline.reproducibility.run_source import ReplayRun, find, load
+from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.tracking.uri import TrackingConfig
 from pipeline.training.records import COLUMNS
 
@@ -53,11 +53,11 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None, console: Con
     """
     if to is not None and (to.suffix.lower() != ".png" or not to.parent.is_dir()):
         raise ConfigError(f"TO={to}: must be a file .png in a folder that exists")
-    one, two = (load(find(run, tracking)) for run in (a, b))
+    one, two = (find(run, tracking) for run in (a, b))
     say = Say(console)
     for letter, run in (("A", one), ("B", two)):
         say(f"{letter} {run.run_id} {run.name}")
-    nodes = one.node(), two.node()
+    nodes = one.raw_config(), two.raw_config()
     for line in _circumstances(one, two, nodes):
         say(line)
     paired = pairing(*(_seeds(run, node) for run, node in zip((one, two), nodes, strict=True)))

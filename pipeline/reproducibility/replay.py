@@ -23,7 +23,7 @@ from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.reproducibility.record_diff import Difference, first_difference
-from pipeline.reproducibility.run_source import ReplayRun, find, load
+from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.tracking.safe_reading import printable
 from pipeline.tracking.tags import PRUNED_STEP_TAG
 from pipeline.tracking.uri import TrackingConfig
@@ -55,9 +55,9 @@ def reproduce(
     Raises:
         ConfigError: no such run, no records, or a config that does not stand up.
     """
-    logged = load(find(run_id, tracking))
-    node = logged.node(changed)
-    say, uri = Say(console), None if logged.place else tracking.resolved_uri()
+    logged = find(run_id, tracking)
+    node = logged.raw_config(changed)
+    say, uri = Say(console), None if logged.folder else tracking.resolved_uri()
     try:
         config = configs.build(node, configs.OWN_PACKAGES | set(allowed))
     except ConfigError:
@@ -83,7 +83,7 @@ def patch(run_id: str, tracking: TrackingConfig) -> int:
     Raises:
         ConfigError: no such run, or nothing to print.
     """
-    text = load(find(run_id, tracking)).patch
+    text = find(run_id, tracking).patch
     if not text:
         raise ConfigError(f"RUN={run_id}: was recorded without a patch")
     sys.stdout.write(text)
@@ -124,7 +124,7 @@ def _become_like(logged: ReplayRun, say: Say) -> int:
 
 def _offer(logged: ReplayRun, uri: str | None, say: Say) -> None:
     """Print the commands that run it with the code that recorded it."""
-    run = worktree.absolute(logged.run_id, logged.place)
+    run = worktree.absolute(logged.run_id, logged.folder)
     lines = worktree.commands(logged.tags, logged.patch, run, uri)
     if lines:
         say("with the code that recorded it, in a worktree of its own:")

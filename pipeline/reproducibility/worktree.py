@@ -60,6 +60,6 @@ def known(commit: str) -> bool:
     return asked.returncode == 0
 
 
-def absolute(run: str, place: str | None) -> str:
+def absolute(run: str, place: Path | None) -> str:
     """A run as it is named from anywhere."""
-    return run if place is None else str(Path(place).absolute())
+    return run if place is None else str(place.absolute())

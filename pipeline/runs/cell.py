@@ -16,13 +16,14 @@ from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.execute import ERROR_TAG, RunOptions, execute
 from pipeline.runs.limits import Limits, no_op
 from pipeline.runs.result import RunResult
-from pipeline.tracking import logged_run
 from pipeline.tracking.locks import HOST_TAG, LEASE_TAG, RunLocks, is_name
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import (
     ATTEMPTS_TAG,
     COMMAND_TAG,
     PRUNED_TAG,
+    RECORDS_FILE,
     SWEEP_TAG,
     join,
     replace,
@@ -171,7 +172,7 @@ def outcome_of(store: Store, run: Any, task: CellJob) -> RunResult:
     if outcome.status != "FINISHED" and not outcome.pruned:
         outcome.error = tags.get(ERROR_TAG, "failed")
         return outcome
-    summary = logged_run.read(store, run, logged_run.HEADLINE_PROBES).summary()
+    summary = LoggedRun.from_store(store, run, HEADLINE_PROBES).require(RECORDS_FILE).summary()
     outcome.headline, outcome.values = summary.headline(), summary.final_values()
     outcome.profile = summary.at("delta_rms", 0)
     outcome.verdict_words = tags.get("verdict", "")

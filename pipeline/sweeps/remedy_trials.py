@@ -5,11 +5,9 @@ All cells train the same seeds, so they see the same splits and the same batches
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,8 @@ from pipeline.runs.execute import execute
 from pipeline.runs.result import RunResult
 from pipeline.sweeps.plan import source_tags, tracking_of
 from pipeline.sweeps.summary import share, summarise, verdict_of, where
-from pipeline.tracking.logged_run import logged_config
-from pipeline.tracking.store import Store, TrackingConfig, download
+from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE
 from pipeline.training.prepare import prepare_run
 
@@ -78,8 +76,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     tracking.existing_uri()
     store = Store.open(tracking)
     found = store.find(run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        node = logged_config(download(store, found.info.run_id, CONFIG_FILE, Path(folder)), [])
+    node = LoggedRun.from_store(store, found).raw_config()
     if not isinstance(node.get("replicates"), int):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: replicates must be an integer")
     node["replicates"] = max(node["replicates"], LEAST)

@@ -34,10 +34,11 @@ from pipeline.config.compose import compose_run
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE
-from pipeline.reproducibility.run_source import find, load
+from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.sweeps.single import single
 from pipeline.tracking import safe_reading
-from pipeline.tracking.logged_run import config_of
+from pipeline.tracking.artifact_parsers import parse_config
+from pipeline.tracking.logged_run import FolderFiles, LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml, read_table
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training import array_files
@@ -154,11 +155,11 @@ def test_texts(base: dict[str, Any], arena: Arena) -> None:
 
     def try_it(rng: random.Random, text: str) -> None:
         changes = [f"{rng.choice(list(base))}={rng.choice(hostile.WORDS)}"] if rng.random() < 0.3 else []
-        built(config_of(text, changes))
+        built(parse_config(text, changes))
 
     for text in hostile.YAML:
         with pytest.raises(ConfigError):
-            built(config_of(text, ()))
+            built(parse_config(text, ()))
     for number in range(CASES["texts"] - len(hostile.YAML)):
         rng = draw("text", number)
         text = hostile.text(rng, hostile.config(rng, base, arena.mark))
@@ -173,6 +174,13 @@ def test_overrides(base: dict[str, Any], arena: Arena, capsys: pytest.CaptureFix
         wrong = hostile.overrides(rng, keys, GROUPS)
         argv = ["show", *wrong] if rng.random() < 0.7 else ["sweep", "experiment=smoke", "nonsense=1", *wrong]
         arena.case("override", number, lambda argv=argv: runs(argv, capsys))  # type: ignore[misc]
+
+
+def read_all(run: ReplayRun) -> None:
+    """Read every part of a run."""
+    run.raw_config()
+    assert run.chain is not None or run.integrity_errors or run.tags
+    assert len(run.records) + len(run.packages) + len(run.patch) >= 0
 
 
 def test_folders(exported: tuple[Path, Path], arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +202,7 @@ def test_folders(exported: tuple[Path, Path], arena: Arena, capsys: pytest.Captu
         arena.case("folder", number, lambda argv=argv, code=code: code.append(runs(argv, capsys)))  # type: ignore[misc]
         if code[-1] == 0:
             passed += 1
-            arena.case("folder", number, lambda folder=folder: load(find(str(folder), tracking)).node())  # type: ignore[misc]
+            arena.case("folder", number, lambda folder=folder: read_all(find(str(folder), tracking)))  # type: ignore[misc]
         shutil.rmtree(folder)
     assert 0 < passed < CASES["folders"] / 2
 
@@ -373,9 +381,7 @@ def test_artifacts(exported: tuple[Path, Path], base: dict[str, Any], arena: Are
 def page(artifacts: Path, facts: dict[str, Any]) -> None:
     """The report of a run's files."""
     from pipeline.reports.run_report import page_of
-    from pipeline.tracking.logged_run import TEXTS, read_files
 
-    files = {name: artifacts / name for name in ("records.parquet", *TEXTS) if (artifacts / name).is_file()}
-    about = {"run_id": facts["run_id"], "name": "x", "status": "FINISHED", "started": "", "metrics": {}}
-    html = page_of(read_files(files, **about, tags=facts["tags"], params=facts["params"]))
+    files = FolderFiles(artifacts)
+    html = page_of(LoggedRun(facts["run_id"], "x", "FINISHED", "", facts["tags"], facts["params"], {}, files))
     assert "<script" not in html

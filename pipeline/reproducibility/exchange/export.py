@@ -39,7 +39,7 @@ from pipeline.reproducibility.exchange.manifest import (
 )
 from pipeline.reproducibility.exchange.stage import checked_target, staged
 from pipeline.reproducibility.hash_chain import HEAD_TAG
-from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.safe_reading import parse_yaml, read_text
 from pipeline.tracking.store import Store, TrackingConfig, download
@@ -166,7 +166,7 @@ def _sweep_facts(summary: Any, sweep_id: str, runs: list[str]) -> SweepFacts:
     return SweepFacts(tags.get(ORIGIN_SWEEP_ID, sweep_id), runs, facts_of(summary) if ORIGIN_RUN in tags else None)
 
 
-def write_sweep_page(folder: Path, facts: SweepFacts, logged: Sequence[Logged]) -> None:
+def write_sweep_page(folder: Path, facts: SweepFacts, logged: Sequence[LoggedRun]) -> None:
     """The report of a sweep from its folder."""
     table = folder / TABLE_FILE
     named = None if facts.summary is None else facts.summary.params.get("swept", "")

@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 
 from pipeline.reproducibility.exchange.facts import RunFacts
 from pipeline.reproducibility.exchange.manifest import METRICS_FILE
-from pipeline.tracking.logged_run import TEXTS, Logged, read_files, when
+from pipeline.tracking.logged_run import FolderFiles, LoggedRun, format_time
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.safe_reading import read_table
-from pipeline.tracking.tags import RECORDS_FILE
 
 METRIC_COLUMNS = ("key", "step", "timestamp", "value")
 
@@ -40,23 +39,23 @@ def metrics_table(folder: Path) -> pd.DataFrame:
     return read_table(folder / METRICS_FILE, METRIC_COLUMNS)
 
 
-def read_run(folder: Path, facts: RunFacts, probes: Collection[str] | None = None) -> Logged:
-    """An exported run, as :func:`pipeline.tracking.logged_run.read` has it from a store.
+def read_run(folder: Path, facts: RunFacts, probes: Collection[str] | None = None) -> LoggedRun:
+    """An exported run, as :meth:`pipeline.tracking.logged_run.LoggedRun.from_store` has it from a store.
 
     Raises:
-        ConfigError: records or metrics that are not readable.
+        ConfigError: metrics that are not readable.
     """
     metrics = metrics_table(folder).sort_values(["step", "timestamp", "value"], kind="stable")
     latest = metrics.groupby("key", sort=True)["value"].last()
-    files = {name: folder / name for name in (RECORDS_FILE, *TEXTS) if (folder / name).is_file()}
-    return read_files(
-        files,
+    return LoggedRun(
+        facts.run_id,
+        facts.name,
+        facts.status,
+        format_time(facts.start),
+        facts.tags,
+        facts.params,
+        {str(key): float(value) for key, value in latest.items()},
+        FolderFiles(folder),
         probes,
-        run_id=facts.run_id,
-        name=facts.name,
-        status=facts.status,
-        started=when(facts.start),
-        tags=facts.tags,
-        params=facts.params,
-        metrics={str(key): float(value) for key, value in latest.items()},
+        folder,
     )

@@ -32,7 +32,8 @@ from pipeline.reports.html import write
 from pipeline.reports.run_report import report, report_run, report_sweep
 from pipeline.sweeps.single import single
 from pipeline.sweeps.sweep import sweep
-from pipeline.tracking.logged_run import HEADLINE_PROBES, records_of
+from pipeline.tracking.artifact_parsers import records_of
+from pipeline.tracking.logged_run import HEADLINE_PROBES
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig
 from pipeline.training.loop import run as train
 from pipeline.training.records import Record, tidy
