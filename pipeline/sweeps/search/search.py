@@ -36,7 +36,7 @@ from pipeline.sweeps.search.space import SearchConfig, short, text
 from pipeline.sweeps.search.study import Result, Study, result_of
 from pipeline.sweeps.search.summary import report, summarise
 from pipeline.tracking.locks import RunLocks
-from pipeline.tracking.metric_names import check_metric
+from pipeline.tracking.metrics import check_metric
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store
