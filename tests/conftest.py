@@ -119,10 +119,7 @@ def _remembered(method: Callable[..., Any], fixed: Callable[[Any], bool]) -> Cal
 
 @pytest.fixture(scope="session", autouse=True)
 def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
-    """They take longer than most runs, so that others of the same name are blank.
-
-    CI draws them all. Pages, whose pictures are tested, are left as they are.
-    """
+    """Draw the figures of runs once for each name, because drawing takes longer than most runs. CI draws all."""
     if os.environ.get(ALL):
         yield
         return

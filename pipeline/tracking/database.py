@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.tracking.uri import database
+from pipeline.tracking.uri import database_path
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def creation_lock(uri: str) -> Iterator[None]:
     Raises:
         OSError: The database does not exist and its folder is not writable.
     """
-    path = database(uri)
+    path = database_path(uri)
     if path is None:
         yield
         return
@@ -47,7 +47,7 @@ def create_database(uri: str) -> None:
     Args:
         uri: The store's URI; a server creates its own tables.
     """
-    path = database(uri)
+    path = database_path(uri)
     if path is None or path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

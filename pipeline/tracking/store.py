@@ -25,7 +25,7 @@ from pipeline.tracking.retry import RetryPolicy, seconds
 from pipeline.tracking.run_logger import LEAVING, MonotonicTimestamps, wall_clock
 from pipeline.tracking.run_logger import RunLogger as RunLogger
 from pipeline.tracking.uri import TrackingConfig as TrackingConfig
-from pipeline.tracking.uri import database, redact, sidecar_dir
+from pipeline.tracking.uri import database_path, redact, sidecar_dir
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -83,7 +83,7 @@ class Store:
     @property
     def is_file(self) -> bool:
         """Whether the store is a file, opened without a server."""
-        return database(self._resolved_uri) is not None
+        return database_path(self._resolved_uri) is not None
 
     def sidecar_dir(self, kind: str) -> Path:
         """Return the local folder for one kind of data outside the store: "locks", "checkpoints" or "studies"."""
@@ -284,7 +284,7 @@ def _experiment_id(client: Client, name: str, uri: str) -> str:
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        path = database(uri)
+        path = database_path(uri)
         artifacts = None if path is None else (path.parent / f"{path.stem}-artifacts" / name).as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))

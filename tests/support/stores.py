@@ -16,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.tracking.store import Store, TrackingConfig, download
-from pipeline.tracking.uri import database
+from pipeline.tracking.uri import database_path
 
 SAME = ("sweep", "cell", "verdict", "config.sha256", "data.sha256", "chain.head")
 
@@ -37,7 +37,7 @@ def _template() -> Path:
 
 def empty(address: str) -> str:
     """Copy an empty, ready database to a new store's address, and return the address."""
-    path = database(address)
+    path = database_path(address)
     assert path is not None
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

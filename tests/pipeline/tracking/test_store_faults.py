@@ -172,7 +172,7 @@ def test_when_patience_ends_what_is_queued_is_kept(
     store = sqlite(tmp_path)
     log = store.start("gives up", {})
     write(log, range(2))
-    with locked(tmp_path / "mlflow.db", 60, patiently=False):
+    with locked(tmp_path / "mlflow.db", 60, wait=False):
         write(log, range(2, 4), flush=False)
         with pytest.raises(StoreError, match=r"did not answer for \d s \(the database is locked\)"):
             log.flush()
@@ -196,7 +196,7 @@ def test_leaving_a_locked_store_takes_seconds(tmp_path: Path, how: signal.Signal
     command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until_running(store)
-        with locked(tmp_path / "mlflow.db", 30, patiently=False):
+        with locked(tmp_path / "mlflow.db", 30, wait=False):
             time.sleep(1)
             began = time.monotonic()
             process.send_signal(how)
