@@ -258,6 +258,6 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[Callable[[str], None]
     kilobytes = int(megabytes * 1024)
     require(os.geteuid() == 0 and mount(f"size={kilobytes}k"), "mounting a tmpfs needs root and leave to mount")
     try:
-        yield lambda options: require(mount(f"remount,{options}"), "cannot mount anew")
+        yield lambda options: require(mount(f"remount,{options}"), "cannot remount")
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
