@@ -24,7 +24,7 @@ from pipeline.runs.result import RunResult
 from pipeline.sweeps.executor import SerialExecutor
 from pipeline.sweeps.plan import prepare_cells, source_tags, tracking_of
 from pipeline.sweeps.summary import Extras, link_lines, log_summary, summary_links
-from pipeline.tracking.logged_run import read
+from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import SWEEP_TAG
 
@@ -178,7 +178,7 @@ def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) ->
             swept = ({"part": sweep} if has_parts else {}) | {key: job.swept.get(key, "–") for key in keys}
             runs.append(replace(done.result, swept=swept).without_records())
             if done.result.status == "FINISHED":
-                summary = done.result.summary or read(store, store.find(done.result.run_id)).summary()
+                summary = done.result.summary or LoggedRun.from_store(store, store.find(done.result.run_id)).summary()
                 results.append(Result(sweep, job.swept, job.raw_config, summary))
     return runs, results
 

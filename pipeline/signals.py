@@ -1,67 +1,81 @@
-"""SIGTERM and Ctrl-C, heard once and for sure.
+"""SIGTERM and Ctrl-C as exceptions, raised again until the program acknowledges them.
 
-A signal becomes an exception wherever the main thread happens to be. In a callback of the garbage collector Python
-itself swallows it, elsewhere somebody else's code may. So it is raised again until somebody says that it has been
-heard. A second signal meanwhile, or while runs are being closed, changes nothing.
+A signal becomes an exception wherever the main thread is. Python swallows an exception in a finaliser, and a library
+may swallow it elsewhere. After :func:`acknowledge`, runs are closed undisturbed; only a second Ctrl-C leaves at once.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from types import FrameType
 
-AGAIN = 1.5  # seconds after which an exception that nobody has heard is raised again
-AT_ONCE = 0.05  # the same where Python has said that it was swallowed
-_heard = threading.Event()
-_raised = [-AGAIN]  # when the last exception was, seconds
+AGAIN = 1.5  # seconds until an exception that was not acknowledged is raised again
+SOON = 0.05  # the same, in seconds, where Python reports that it swallowed the exception
+DUPLICATE = 1.0  # seconds after acknowledge() in which a signal counts as sent twice, as make does
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+
+_acknowledged = threading.Event()
+_last_raised = -AGAIN  # seconds, of the monotonic clock
+_acknowledged_at = 0.0
 
 
 def install(*numbers: signal.Signals) -> None:
-    """From now on these signals raise SystemExit(128 + number), or KeyboardInterrupt for SIGINT.
+    """Let these signals raise SystemExit(128 + number), SIGINT KeyboardInterrupt.
 
-    One that is ignored (Ctrl-C, in a shell's background job) stays so.
+    A signal that is ignored (Ctrl-C, in a shell's background job) stays ignored.
     """
-    _heard.clear()
-    _raised[0] = -AGAIN
-    sys.unraisablehook = _swallowed
+    global _last_raised
+    _acknowledged.clear()
+    _last_raised = -AGAIN
+    sys.unraisablehook = _raise_swallowed_again
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise)
 
 
 def acknowledge() -> None:
-    """The interruption is being dealt with: no more exceptions."""
-    _heard.set()
+    """Stop raising: the program is closing its runs."""
+    global _acknowledged_at
+    if not _acknowledged.is_set():
+        _acknowledged_at = time.monotonic()
+        _acknowledged.set()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    global _last_raised
     now = time.monotonic()
-    if _heard.is_set() or now - _raised[0] < 0.9 * AGAIN:
+    if _acknowledged.is_set():
+        if number == signal.SIGINT and now - _acknowledged_at > DUPLICATE:
+            os.write(2, SHOW_CURSOR if os.isatty(2) else b"")
+            os._exit(128 + number)
         return
-    _raised[0] = now
-    _again_after(AGAIN, number)
+    if now - _last_raised < 0.9 * AGAIN:
+        return
+    _last_raised = now
+    _send_again(AGAIN, number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
 
 
-def _again_after(seconds: float, number: int) -> None:
-    def again() -> None:
+def _send_again(seconds: float, number: int) -> None:
+    def wait() -> None:
         main = threading.main_thread().ident
-        if not _heard.wait(seconds) and main is not None:
-            signal.pthread_kill(main, number)  # it may be waiting in a call, which only its own signals cut short
+        if not _acknowledged.wait(seconds) and main is not None:
+            signal.pthread_kill(main, number)  # a signal to the main thread also interrupts its system call
 
-    threading.Thread(target=again, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def _swallowed(unraisable: sys.UnraisableHookArgs) -> None:
-    """Python tells of an exception that cannot go anywhere; if it is ours, it comes again."""
+def _raise_swallowed_again(unraisable: sys.UnraisableHookArgs) -> None:
+    global _last_raised
     error = unraisable.exc_value
-    if time.monotonic() - _raised[0] < AGAIN and isinstance(error, (SystemExit, KeyboardInterrupt)):
-        _raised[0] = -AGAIN
-        _again_after(AT_ONCE, signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+    if time.monotonic() - _last_raised < AGAIN and isinstance(error, (SystemExit, KeyboardInterrupt)):
+        _last_raised = -AGAIN
+        _send_again(SOON, signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
     else:
         sys.__unraisablehook__(unraisable)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ from hypothesis import is_hypothesis_test, settings
 from support.quick import once_of_each_kind
 
 from pipeline.paths import CONF
-from pipeline.tracking import store
 from pipeline.tracking.store import RunLogger
-from pipeline.tracking.uri import database
 
 # CI draws the same examples every time; people draw new ones.
 settings.register_profile("ci", derandomize=True)
@@ -121,30 +118,8 @@ def _remembered(method: Callable[..., Any], fixed: Callable[[Any], bool]) -> Cal
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _new_stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """MLflow takes seconds to make a database; in this process it is asked once, and new stores are copies."""
-    make, template = store._make_database, tmp_path_factory.mktemp("template") / "empty.db"
-
-    def copy(uri: str) -> None:
-        path = database(uri)
-        if path is not None and path.parent.is_dir() and not path.exists():
-            if not template.exists():
-                make(f"sqlite:///{template}")
-            shutil.copyfile(template, path)
-        else:
-            make(uri)
-
-    store._make_database = copy
-    yield
-    store._make_database = make
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
-    """They take longer than most runs, so that others of the same name are blank.
-
-    CI draws them all. Pages, whose pictures are tested, are left as they are.
-    """
+    """Draw the figures of runs once for each name, because drawing takes longer than most runs. CI draws all."""
     if os.environ.get(ALL):
         yield
         return

@@ -26,7 +26,7 @@ from pipeline.analysis.comparisons import (
 from pipeline.analysis.summary import Summary
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
-from pipeline.tracking.logged_run import logged_config
+from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import read_table
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
@@ -53,11 +53,11 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Logged:
+class ComparedRun:
     """The part of a logged run that is compared.
 
     Attributes:
-        node: The resolved config.
+        raw_config: The resolved config.
         tags: The tags, with versions of code, packages and machine.
         seed: Seed of replicate 0; replicate k has seed + k.
         readings: Measurements by the name of the quantity.
@@ -65,7 +65,7 @@ class Logged:
 
     run_id: str
     name: str
-    node: Mapping[str, Any]
+    raw_config: Mapping[str, Any]
     tags: Mapping[str, str]
     seed: int
     replicates: int
@@ -162,8 +162,8 @@ class ComparedRuns:
         precision: Half width of the interval to plan replicates for; None for a tenth of each difference.
     """
 
-    a: Logged
-    b: Logged
+    a: ComparedRun
+    b: ComparedRun
     quantities: tuple[Comparison, ...]
     precision: float | None
 
@@ -173,7 +173,7 @@ class ComparedRuns:
             f"{letter}: run {run.run_id[:8]} {run.name}, seeds {_range(run.seeds())}"
             for letter, run in (("A", self.a), ("B", self.b))
         ]
-        changes = [*config_changes(self.a.node, self.b.node), *environment_changes(self.a, self.b)]
+        changes = [*config_changes(self.a.raw_config, self.b.raw_config), *environment_changes(self.a, self.b)]
         return [*runs, *(f"  {change}" for change in changes), pairing(self.a, self.b)]
 
     def table(self) -> Table:
@@ -221,26 +221,24 @@ def compare(a: str, b: str, precision: float | None, tracking: TrackingConfig) -
     return ComparedRuns(first, second, tuple(comparisons(first, second)), precision)
 
 
-def load(store: Store, run_id: str) -> Logged:
+def load(store: Store, run_id: str) -> ComparedRun:
     """Load a run with the quantities that are compared.
 
     Raises:
         ConfigError: If the run, its config or its records are missing.
     """
-    run = store.find(run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        node = logged_config(download(store, run.info.run_id, CONFIG_FILE, Path(folder)), ())
-        path = download(store, run.info.run_id, RECORDS_FILE, Path(folder))
-        try:
-            found = readings(read_table(path, COLUMNS, ["delta_rms", *FINAL], f"{RECORDS_FILE} of run {run_id}"))
-        except (OSError, ValueError, TypeError, KeyError) as broken:
-            raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not a readable table of records") from broken
-    seed, replicates = node.get("seed"), node.get("replicates")
+    run = LoggedRun.from_store(store, store.find(run_id), ["delta_rms", *FINAL]).require(CONFIG_FILE, RECORDS_FILE)
+    raw_config = run.raw_config()
+    try:
+        measured = readings(run.records)
+    except (OSError, ValueError, TypeError, KeyError) as unreadable:
+        raise ConfigError(f"{RECORDS_FILE} of run {run_id}: is not a readable table of records") from unreadable
+    seed, replicates = raw_config.get("seed"), raw_config.get("replicates")
     if not (isinstance(seed, int) and isinstance(replicates, int)):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: seed and replicates must be integers")
-    if any(len(r.values) != replicates for r in found.values()):
+    if any(len(r.values) != replicates for r in measured.values()):
         raise ConfigError(f"{RECORDS_FILE} of run {run_id}: has not the {replicates} replicates of its config")
-    return Logged(run.info.run_id, run.info.run_name or "", node, run.data.tags, seed, replicates, found)
+    return ComparedRun(run.run_id, run.name, raw_config, run.tags, seed, replicates, measured)
 
 
 def readings(table: pd.DataFrame) -> dict[str, Reading]:
@@ -277,7 +275,7 @@ def _record(table: pd.DataFrame, probe: str, index: int) -> Record | None:
     return Record(step, probe, layers, in_order.reshape(len(layers) or 1, -1), geometric=probe == "delta_rms")
 
 
-def comparisons(a: Logged, b: Logged) -> list[Comparison]:
+def comparisons(a: ComparedRun, b: ComparedRun) -> list[Comparison]:
     """Compare every quantity that both runs have.
 
     Raises:
@@ -301,12 +299,12 @@ def common(a: range, b: range) -> range:
     return range(max(a.start, b.start), min(a.stop, b.stop))
 
 
-def _notes(quantity: str, a: Logged, b: Logged, x: Array, y: Array) -> Iterator[str]:
+def _notes(quantity: str, a: ComparedRun, b: ComparedRun, x: Array, y: Array) -> Iterator[str]:
     """Yield the caveats: different steps, different cost functions, replicates left out as not finite."""
     steps = a.readings[quantity].step, b.readings[quantity].step
     if steps[0] != steps[1]:
         yield f"A at step {steps[0]}, B at step {steps[1]}"
-    if quantity == FINAL["cost/test"] and a.node.get("cost") != b.node.get("cost"):
+    if quantity == FINAL["cost/test"] and a.raw_config.get("cost") != b.raw_config.get("cost"):
         yield "but these are two different cost functions"
     for letter, values in (("A", x), ("B", y)):
         lost = int(np.count_nonzero(~np.isfinite(values)))
@@ -316,7 +314,7 @@ def _notes(quantity: str, a: Logged, b: Logged, x: Array, y: Array) -> Iterator[
             yield f"left out, as not finite: {lost} of {values.size} in {letter}, {share}"
 
 
-def pairing(a: Logged, b: Logged) -> str:
+def pairing(a: ComparedRun, b: ComparedRun) -> str:
     """State which replicates are compared, and why."""
     seeds = common(a.seeds(), b.seeds())
     if not seeds:
@@ -326,9 +324,9 @@ def pairing(a: Logged, b: Logged) -> str:
     return f"seeds in both: {_range(seeds)}, compared pair by pair{rest}"
 
 
-def environment_changes(a: Logged, b: Logged) -> list[str]:
+def environment_changes(a: ComparedRun, b: ComparedRun) -> list[str]:
     """Return the changes of code, packages and machine, and of the data if its config is the same."""
-    same_data = a.node.get("data") == b.node.get("data") and a.seeds() == b.seeds()
+    same_data = a.raw_config.get("data") == b.raw_config.get("data") and a.seeds() == b.seeds()
     keys = [*ENVIRONMENT, *(["data.sha256"] if same_data else [])]
     changed = [key for key in keys if a.tags.get(key) != b.tags.get(key)]
     return [f"{key}: {a.tags.get(key, 'not logged')} → {b.tags.get(key, 'not logged')}" for key in changed]

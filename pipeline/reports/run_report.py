@@ -21,7 +21,8 @@ from pipeline.reports.figures.heatmaps import layer_by_step_figure
 from pipeline.reports.figures.profiles import profile_figure
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
-from pipeline.tracking.logged_run import Logged, read
+from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.tags import RECORDS_FILE
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig
 
@@ -85,10 +86,10 @@ def report_run(store: Store, run_id: str) -> str:
         raise ConfigError(
             f"RUN={run_id}: is a sweep's summary; SWEEP={run.data.tags.get('sweep_summary')} is its report"
         )
-    return page_of(read(store, run))
+    return page_of(LoggedRun.from_store(store, run).require(RECORDS_FILE))
 
 
-def page_of(logged: Logged) -> str:
+def page_of(logged: LoggedRun) -> str:
     """Return the page of a run that was read from a store or an exported folder."""
     summary = logged.summary()
     return html.render(
@@ -108,26 +109,26 @@ def page_of(logged: Logged) -> str:
     )
 
 
-def run_figures(logged: Logged, summary: Summary) -> list[ReportFigure]:
+def run_figures(logged: LoggedRun, summary: Summary) -> list[ReportFigure]:
     """Return all figures that the records allow."""
     figures = [profile_figure(summary, logged.theory), layer_by_step_figure(summary)]
-    figures += [exponent_figure(logged.table, p, QUANTITIES.get(p, p)) for p in _histograms(logged)]
+    figures += [exponent_figure(logged.records, p, QUANTITIES.get(p, p)) for p in _histograms(logged)]
     figures += [unit_figure(summary, logged.theory), learning_figure(summary)]
     return [figure for figure in figures if figure is not None]
 
 
-def _histograms(logged: Logged) -> list[str]:
+def _histograms(logged: LoggedRun) -> list[str]:
     """Return the recorded histograms by exponent, known by name or by their class in the config."""
     try:
         probes = parse_yaml(logged.config, "")["probes"]
         named = {n for n, p in probes.items() if str(p["_target_"]).endswith(".ExponentHistogram")}
     except (ConfigError, TypeError, KeyError, AttributeError):
         named = set()
-    recorded = logged.table.loc[logged.table["bin"].notna(), "probe"].unique()
+    recorded = logged.records.loc[logged.records["bin"].notna(), "probe"].unique()
     return [str(probe) for probe in recorded if probe in named | set(QUANTITIES)]
 
 
-def _run_facts(logged: Logged) -> list[str]:
+def _run_facts(logged: LoggedRun) -> list[str]:
     """Return the facts below the title of the page."""
     p = logged.params
     facts = [
@@ -138,7 +139,7 @@ def _run_facts(logged: Logged) -> list[str]:
         f"learning rate {p['optimizer.learning_rate']}" if "optimizer.learning_rate" in p else "",
         _counted(p["epochs"], "epoch") if "epochs" in p else "",
         _counted(str(logged.replicates), "replicate"),
-        logged.started,
+        logged.start_time,
         f"run {logged.run_id}",
         "" if logged.status == "FINISHED" else logged.status.lower(),
     ]
@@ -168,7 +169,7 @@ class Tile(dict[str, str]):
         super().__init__(value=value, name=name, interval=interval)
 
 
-def _tiles(logged: Logged, summary: Summary) -> list[Tile]:
+def _tiles(logged: LoggedRun, summary: Summary) -> list[Tile]:
     """Return the numbers at the top of the page."""
     headline, tiles = summary.headline(), []
     if summary.steps("delta_rms")[1:] == []:
@@ -209,7 +210,7 @@ def _in_words(key: str, summary: Summary) -> str:
     return key.replace("_", " ")
 
 
-def _numbers(logged: Logged, summary: Summary) -> list[dict[str, str]]:
+def _numbers(logged: LoggedRun, summary: Summary) -> list[dict[str, str]]:
     """Return the rows of the table of final numbers."""
     rows = [{"name": _in_words(key, summary), "key": key, "value": show(e)} for key, e in summary.headline().items()]
     for key in ("diverged_fraction", "non_finite_values"):

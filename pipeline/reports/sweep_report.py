@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, did_you_mean
 from pipeline.reports import html
 from pipeline.reports.figures.heatmaps import swept_figures
 from pipeline.reports.figures.profiles import RunProfile, overlay_figure
-from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged, read
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import in_sweep, sweeps_of
@@ -33,12 +33,12 @@ def report_sweep(store: Store, sweep_id: str) -> str:
         ConfigError: If the sweep does not exist or the records of a run are not readable.
     """
     summary, runs = find_sweep(store, sweep_id)
-    logged = [read(store, run, HEADLINE_PROBES, must=False) for run in runs]
+    logged = [LoggedRun.from_store(store, run, HEADLINE_PROBES) for run in runs]
     title = str(summary.info.run_name) if summary else f"sweep {sweep_id}"
     return page_of_sweep(sweep_id, title, logged, swept_values(store, summary, logged))
 
 
-def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd.DataFrame) -> str:
+def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept: pd.DataFrame) -> str:
     """Return the page of runs that were read from a store or an exported folder.
 
     Args:
@@ -57,7 +57,7 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[Logged], swept: pd
     return html.render(
         title=title,
         kind="sweep",
-        facts=[sweep_id, f"{len(logged)} runs", *([f"{failed} failed"] if failed else []), first.started],
+        facts=[sweep_id, f"{len(logged)} runs", *([f"{failed} failed"] if failed else []), first.start_time],
         verdict="",
         paragraph=_sweep_paragraph(cells, keys),
         tiles=[],
@@ -89,7 +89,7 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
     raise ConfigError(f"SWEEP={sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, existing)}")
 
 
-def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.DataFrame:
+def swept_values(store: Store, summary: Any, logged: Sequence[LoggedRun]) -> pd.DataFrame:
     """Return the values of the swept keys as text, one row for each run.
 
     The summary's ``sweep.csv`` holds them as the user typed them. Runs that are not in it, and sweeps without a
@@ -106,7 +106,7 @@ def swept_values(store: Store, summary: Any, logged: Sequence[Logged]) -> pd.Dat
     return swept_table(str(summary.data.params.get("swept", "")), text, logged)
 
 
-def swept_table(named: str | None, csv: str, logged: Sequence[Logged]) -> pd.DataFrame:
+def swept_table(named: str | None, csv: str, logged: Sequence[LoggedRun]) -> pd.DataFrame:
     """Return the values of the swept keys as text, one row for each run.
 
     Args:
@@ -132,7 +132,7 @@ def _given(csv: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
     return {(str(i), key): str(v) for key in keys if key in table for i, v in table[key].items()}
 
 
-def _parameter(run: Logged, key: str, varying: Sequence[str]) -> str:
+def _parameter(run: LoggedRun, key: str, varying: Sequence[str]) -> str:
     place = key.lstrip("+").partition("@")[2] or key.lstrip("+")
     if place in run.params:
         return run.params[place]
@@ -144,7 +144,7 @@ def _common(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {k: v for k, v in tags[0].items() if all(t.get(k) == v for t in tags)}
 
 
-def cell_table(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:
+def cell_table(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:
     """Return one tidy row for each run: swept values, status, verdict, and numbers with their intervals."""
     rows = []
     for (_, values), run, summary in zip(swept.iterrows(), logged, summaries, strict=True):
@@ -210,7 +210,7 @@ def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
     return " ".join([over, *([f"Verdicts: {verdicts}."] if verdicts else []), ended])
 
 
-def _profiles(logged: Sequence[Logged], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[RunProfile]:
+def _profiles(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[RunProfile]:
     cells = [{str(k): str(v) for k, v in row.items()} for row in swept.to_dict("records")]
     return [
         RunProfile(

@@ -27,7 +27,7 @@ from pipeline.reproducibility.environment import Provenance
 from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.record_diff import RecordDifference, common_records, first_record_difference
 from pipeline.reproducibility.replay import printable_lines
-from pipeline.reproducibility.run_source import ReplayRun, find, load
+from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.tracking.uri import TrackingConfig
 
 TABLE_ROWS = 24  # of the table of growth
@@ -192,8 +192,8 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None) -> DiffResul
     """
     if to is not None and (to.suffix.lower() != ".png" or not to.parent.is_dir()):
         raise ConfigError(f"TO={to}: must be a file .png in a folder that exists")
-    first, second = (load(find(run, tracking)) for run in (a, b))
-    raw_configs = first.node(), second.node()
+    first, second = (find(run, tracking) for run in (a, b))
+    raw_configs = first.raw_config(), second.raw_config()
     circumstances = _circumstances(first, second, raw_configs)
     pairing = pair_replicates(_seeds(first, raw_configs[0]), _seeds(second, raw_configs[1]))
     trajectory = compare_trajectories(first, second, pairing.pairs)

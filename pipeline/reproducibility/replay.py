@@ -23,7 +23,7 @@ from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.reproducibility.match_machine import can_restart_process, cpu_flags, match_machine, restart_process
 from pipeline.reproducibility.record_diff import RecordDifference, first_record_difference
-from pipeline.reproducibility.run_source import ReplayRun, find, load
+from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.tracking.safe_reading import printable
 from pipeline.tracking.tags import PRUNED_STEP_TAG
 from pipeline.tracking.uri import TrackingConfig
@@ -137,9 +137,9 @@ def reproduce(
     Raises:
         ConfigError: There is no such run, it has no records, or its config is invalid.
     """
-    logged = load(find(run_id, tracking))
-    raw_config = logged.node(changed)
-    uri = None if logged.place else tracking.resolved_uri()
+    logged = find(run_id, tracking)
+    raw_config = logged.raw_config(changed)
+    uri = None if logged.folder else tracking.resolved_uri()
     try:
         config = configs.build(raw_config, configs.OWN_PACKAGES | set(options.allowed))
     except ConfigError:
@@ -161,7 +161,7 @@ def recorded_patch(run_id: str, tracking: TrackingConfig) -> str:
     Raises:
         ConfigError: There is no such run, or it has no patch.
     """
-    patch = load(find(run_id, tracking)).patch
+    patch = find(run_id, tracking).patch
     if not patch:
         raise ConfigError(f"RUN={run_id}: was recorded without a patch")
     return patch
@@ -212,7 +212,7 @@ def _environment_lines(logged: ReplayRun, present: Provenance, uri: str | None) 
 
 
 def _worktree_lines(logged: ReplayRun, uri: str | None) -> list[str]:
-    run = worktree.absolute_name(logged.run_id, logged.place)
+    run = worktree.absolute_name(logged.run_id, logged.folder)
     commands = worktree.commands(logged.tags, logged.patch, run, uri)
     return (
         ["to run the code that recorded it, in a separate worktree:", *(f"  {c}" for c in commands)] if commands else []

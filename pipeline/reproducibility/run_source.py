@@ -1,207 +1,86 @@
-"""Read a logged run from a store or from an exported folder. Neither is trusted."""
+"""Find the run to replay or to compare: in a store by its id, or in the folder that it was exported to."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
 
 from pipeline.errors import ConfigError
 from pipeline.reproducibility.chain_reader import LoggedChain
+from pipeline.reproducibility.exchange.checking import verify
+from pipeline.reproducibility.exchange.facts import RunFacts
+from pipeline.reproducibility.exchange.folder import read_run
 from pipeline.reproducibility.hash_chain import CHAIN_COLUMNS, CHAIN_FILE, HEAD_TAG
-from pipeline.tracking.logged_run import config_of
-from pipeline.tracking.safe_reading import read_table, read_text
-from pipeline.tracking.store import Store, download
+from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.safe_reading import read_table
+from pipeline.tracking.store import Store
 from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
 from pipeline.tracking.uri import TrackingConfig
-from pipeline.training.records import COLUMNS
 
-RUN_FILE, PACKAGES_FILE, PATCH_FILE = "run.json", "packages.txt", "uncommitted.patch"
+RUN_FILE = "run.json"
 
 
-class RunSource(Protocol):
-    """The facts of a run, and access to its files by name."""
+class ReplayRun(LoggedRun):
+    """A logged run with its hash chain."""
 
-    @property
-    def run_id(self) -> str:
-        """Return the id in the store that the run was logged to."""
-
-    @property
-    def name(self) -> str:
-        """Return the run's name."""
+    @cached_property
+    def _chain(self) -> tuple[LoggedChain | None, tuple[str, ...]]:
+        return read_chain(self)
 
     @property
-    def tags(self) -> Mapping[str, str]:
-        """Return the run's tags."""
+    def chain(self) -> LoggedChain | None:
+        """Its hash chain, None if it has none that is readable."""
+        return self._chain[0]
 
     @property
-    def place(self) -> str | None:
-        """Return the folder of an exported run; None for a run in a store."""
-
-    def file(self, name: str, to: Path) -> Path | None:
-        """Return a file of the run as a local file, downloaded to ``to`` if necessary; None if it does not exist."""
+    def integrity_errors(self) -> tuple[str, ...]:
+        """What shows that the chain is not as it was logged."""
+        return self._chain[1]
 
 
-@dataclass(frozen=True)
-class StoreRun:
-    """A run in a store."""
-
-    store: Store
-    run_id: str
-    name: str
-    tags: Mapping[str, str]
-    files: Collection[str]
-    place: None = None
-
-    @classmethod
-    def find(cls, run_id: str, tracking: TrackingConfig) -> StoreRun:
-        """Return the run with this id, or with an id that starts so.
-
-        Raises:
-            ConfigError: There is no store, or no such run.
-        """
-        tracking.existing_uri()
-        store = Store.open(tracking)
-        run = store.find(run_id)
-        found = str(run.info.run_id)
-        files = {a.path for a in store.client.list_artifacts(found)}
-        return cls(store, found, str(run.info.run_name or found), dict(run.data.tags), files)
-
-    def file(self, name: str, to: Path) -> Path | None:
-        """Download a file; None if it does not exist."""
-        return download(self.store, self.run_id, name, to) if name in self.files else None
-
-
-@dataclass(frozen=True)
-class ExportedRun:
-    """A run in an exported folder."""
-
-    folder: Path
-    run_id: str
-    name: str
-    tags: Mapping[str, str]
-
-    @classmethod
-    def read(cls, folder: Path) -> ExportedRun:
-        """Verify the folder and read run.json.
-
-        Raises:
-            ConfigError: The folder is not an exported run, or was changed.
-        """
-        from pipeline.reproducibility.exchange import verify
-
-        verify(folder)
-        path = _plain_file(folder / RUN_FILE)
-        try:
-            about = json.loads(path.read_text(encoding="utf-8")) if path else None
-        except (OSError, ValueError, RecursionError):
-            about = None
-        if not isinstance(about, dict) or not isinstance(about.get("tags", {}), dict):
-            runs = "; a sweep's runs are in its folder runs" if (folder / "runs").is_dir() else ""
-            raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}; is it a run that `make export` wrote?{runs}")
-        tags = {str(key): str(value) for key, value in about.get("tags", {}).items()}
-        return cls(folder, str(about.get("run_id", folder.name)), str(about.get("name", folder.name)), tags)
-
-    @property
-    def place(self) -> str:
-        """Return the folder."""
-        return str(self.folder)
-
-    def file(self, name: str, to: Path) -> Path | None:
-        """Return the path of a file; None if it does not exist."""
-        return _plain_file(self.folder / name)
-
-
-def _plain_file(path: Path) -> Path | None:
-    """Return the path of a plain file; None for a link, which may point outside the folder."""
-    return path if path.is_file() and not path.is_symlink() else None
-
-
-@dataclass(frozen=True)
-class ReplayRun:
-    """The parts of a run that a replay or a comparison of trajectories needs.
-
-    Attributes:
-        place: The folder of an exported run; None for a run in a store.
-        config: The resolved config, YAML.
-        records: The records (:mod:`pipeline.training.records`).
-        chain: The hash chain; None without a readable one.
-        integrity_errors: Signs that the chain was changed after it was logged.
-        packages: The content of packages.txt; "" if there is none.
-        patch: The content of uncommitted.patch; "" if there is none.
-    """
-
-    run_id: str
-    name: str
-    tags: Mapping[str, str]
-    place: str | None
-    config: str
-    records: pd.DataFrame
-    chain: LoggedChain | None
-    integrity_errors: tuple[str, ...]
-    packages: str
-    patch: str
-
-    def node(self, changes: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the config as plain data, with ``key=value`` changes applied.
-
-        Raises:
-            ConfigError: The config is invalid, or has no such key.
-        """
-        return config_of(self.config, changes)
-
-
-def find(run: str, tracking: TrackingConfig) -> RunSource:
-    """Return the source of a run: the id of a run in the store, or an exported folder.
+def find(run: str, tracking: TrackingConfig) -> ReplayRun:
+    """Return a run by its id, or by the folder that it was exported to.
 
     Args:
-        run: The id or the folder.
-        tracking: The store.
+        run: The id, its first 8 or more characters, or the folder.
+        tracking: The store, for an id.
+
+    Returns:
+        The run.
 
     Raises:
-        ConfigError: There is no such run.
+        ConfigError: No such store, run or folder; a folder that is not as it was exported; no config; no readable
+            records.
     """
-    return ExportedRun.read(Path(run)) if Path(run).is_dir() else StoreRun.find(run, tracking)
+    logged = _exported(Path(run)) if Path(run).is_dir() else _stored(run, tracking)
+    logged.require(CONFIG_FILE, RECORDS_FILE)
+    _ = logged.records  # unreadable records must be refused before any training
+    return logged
 
 
-def load(source: RunSource) -> ReplayRun:
-    """Read a run.
-
-    Raises:
-        ConfigError: Config or records are missing or not readable.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        config, records = _must(source, CONFIG_FILE, place), _must(source, RECORDS_FILE, place)
-        text = read_text(config)
-        chain, integrity_errors = _trail(source, place)
-        table = read_table(records, COLUMNS, name=f"{RECORDS_FILE} of run {source.run_id}")
-        notes = [source.file(name, place) for name in (PACKAGES_FILE, PATCH_FILE)]
-        packages, patch = (read_text(p) if p else "" for p in notes)
-    return ReplayRun(
-        source.run_id, source.name, source.tags, source.place, text, table, chain, integrity_errors, packages, patch
-    )
-
-
-def _must(source: RunSource, name: str, to: Path) -> Path:
-    found = source.file(name, to)
-    if found is None:
-        raise ConfigError(f"RUN={source.run_id}: has no artifact {name} (is it a finished gradvitals run?)")
-    return found
-
-
-def _trail(source: RunSource, to: Path) -> tuple[LoggedChain | None, tuple[str, ...]]:
-    path = source.file(CHAIN_FILE, to)
-    if path is None:
-        lost = HEAD_TAG in source.tags
-        return None, (f"the run has the tag {HEAD_TAG}, but there is no {CHAIN_FILE}",) if lost else ()
+def read_chain(run: LoggedRun) -> tuple[LoggedChain | None, tuple[str, ...]]:
+    """Return a run's hash chain, None without a readable one, and what shows that it is not as it was logged."""
+    if not run.files.has(CHAIN_FILE):
+        is_lost = HEAD_TAG in run.tags
+        return None, (f"the run's tag {HEAD_TAG} speaks of one, but there is no {CHAIN_FILE}",) if is_lost else ()
     try:
-        chain = LoggedChain.from_table(read_table(path, CHAIN_COLUMNS, name=f"{CHAIN_FILE} of run {source.run_id}"))
-    except ConfigError as broken:
-        return None, (str(broken),)
-    return chain, tuple(chain.integrity_errors(source.tags))
+        with run.files.open(CHAIN_FILE) as path:
+            chain = LoggedChain.from_table(read_table(path, CHAIN_COLUMNS, name=f"{CHAIN_FILE} of run {run.run_id}"))
+    except ConfigError as refusal:
+        return None, (str(refusal),)
+    return chain, tuple(chain.integrity_errors(run.tags))
+
+
+def _stored(run_id: str, tracking: TrackingConfig) -> ReplayRun:
+    tracking.existing_uri()
+    store = Store.open(tracking)
+    return ReplayRun.from_store(store, store.find(run_id))
+
+
+def _exported(folder: Path) -> ReplayRun:
+    verify(folder)
+    path = folder / RUN_FILE
+    if not path.is_file():
+        runs = "; a sweep's runs are in its folder runs" if (folder / "runs").is_dir() else ""
+        raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}, as a run has that `make export` wrote{runs}")
+    return ReplayRun(**vars(read_run(folder, RunFacts.read(path))))

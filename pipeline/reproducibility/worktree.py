@@ -63,6 +63,6 @@ def has_commit(commit: str) -> bool:
     return completed.returncode == 0
 
 
-def absolute_name(run: str, folder: str | None) -> str:
+def absolute_name(run: str, folder: Path | None) -> str:
     """Return a name of the run that is valid in any working directory: its id, or its folder's absolute path."""
-    return run if folder is None else str(Path(folder).absolute())
+    return run if folder is None else str(folder.absolute())

@@ -16,7 +16,8 @@ from pipeline.reproducibility.fingerprint import cell_key, code_digest, fingerpr
 from pipeline.runs.execute import execute
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
-from pipeline.tracking import logged_run, tags
+from pipeline.tracking import tags
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.locks import HOST_TAG, LEASE_TAG, RunLocks, is_name
 from pipeline.tracking.store import Store
 
@@ -137,6 +138,7 @@ def read_result(store: Store, run: Any, job: CellJob) -> RunResult:
     result = RunResult(job.name, run.info.run_id, job.swept, status, pruned=run_tags.get(tags.PRUNED_TAG))
     if status != "FINISHED" and not result.pruned:
         return replace(result, error=run_tags.get(ERROR_TAG, "failed"))
+    logged = LoggedRun.from_store(store, run, HEADLINE_PROBES).require(tags.RECORDS_FILE)
     step = run_tags.get("diverged_at_step", "")
     result = replace(
         result,
@@ -145,7 +147,7 @@ def read_result(store: Store, run: Any, job: CellJob) -> RunResult:
         diverged_replicates=len([k for k in run_tags.get("diverged_replicates", "").split(",") if k]),
         diverged_at=int(step) if step.isdigit() else None,
     )
-    return result.with_records(logged_run.read(store, run, logged_run.HEADLINE_PROBES).summary()).without_records()
+    return result.with_records(logged.summary()).without_records()
 
 
 def close_stale_runs(store: Store) -> list[Any]:

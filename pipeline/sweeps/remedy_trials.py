@@ -29,8 +29,8 @@ from pipeline.runs.result import RunResult
 from pipeline.sweeps.executor import SerialExecutor
 from pipeline.sweeps.plan import source_tags, tracking_of
 from pipeline.sweeps.summary import Extras, log_summary, summary_links, verdict_of
-from pipeline.tracking.logged_run import logged_config
-from pipeline.tracking.store import Store, TrackingConfig, download
+from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, SWEEP_TAG
 
 LEAST_REPLICATES = 5  # fewer make no useful interval
@@ -130,8 +130,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     tracking.existing_uri()
     store = Store.open(tracking)
     logged = store.find(run_id)
-    with TemporaryDirectory() as folder:
-        raw_config = logged_config(download(store, logged.info.run_id, CONFIG_FILE, Path(folder)), [])
+    raw_config = LoggedRun.from_store(store, logged).raw_config()
     if not isinstance(raw_config.get("replicates"), int):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: replicates must be an integer")
     raw_config["replicates"] = max(raw_config["replicates"], LEAST_REPLICATES)

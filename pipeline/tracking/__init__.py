@@ -1,1 +1,1 @@
-"""Everything that is kept in MLflow. The only wing that imports it."""
+"""The MLflow store. The only wing that imports MLflow."""

@@ -1,8 +1,8 @@
-"""The view a sweep's link opens: MLflow's "share" feature, written by hand.
+"""The view that a sweep's link opens, in the format of MLflow's "share" feature.
 
-MLflow keeps a shared view of an experiment's runs page as an experiment tag ``mlflow.sharedViewState.KEY`` (JSON of
-the page's state) and opens it with ``?viewStateShareKey=KEY``. Without it the page shows only the first ten runs of a
-sweep, in hundreds of charts sorted by name, on linear axes.
+MLflow keeps a shared view of the runs page as an experiment tag ``mlflow.sharedViewState.KEY`` (JSON of
+the page's state) and opens it with ``?viewStateShareKey=KEY``. Without a view the page shows only the first ten runs
+of a sweep, in hundreds of charts sorted by name, on linear axes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ TAG = "mlflow.sharedViewState."
 
 
 def sweep_view(run_filter: str, score: str) -> str:
-    """The page's state as JSON: all runs that pass the filter, the charts that matter first.
+    """Return the page's state as JSON: all runs that pass the filter, the most important charts first.
 
     Args:
-        run_filter: an MLflow search filter.
-        score: the quality's metric key, "accuracy/test" or "r2/test".
+        run_filter: An MLflow search filter.
+        score: The metric of quality, "accuracy/test" or "r2/test".
     """
     sections = {
         "log₁₀ norm against layer": [
@@ -57,7 +57,7 @@ def sweep_view(run_filter: str, score: str) -> str:
 
 
 def _numbered(sections: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Charts with the ids of their sections."""
+    """Return the charts of all sections with their ids."""
     return [
         {**chart, "uuid": f"gradvitals-{i}-{j}", "metricSectionId": f"gradvitals-{i}"}
         for i, charts in enumerate(sections)

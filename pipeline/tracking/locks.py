@@ -1,6 +1,6 @@
-"""Who is at work: a lock file that its process holds, and that the system frees when the process ends, however it ends.
+"""Locks that show which process works on a run: lock files, which the system releases however a process ends.
 
-A run's record in the store may say RUNNING for ever; whether anybody still works on it is known from its lease.
+A killed process leaves its run RUNNING in the store. Only the run's lock shows whether a process still works on it.
 """
 
 from __future__ import annotations
@@ -24,58 +24,60 @@ HOST_TAG, LEASE_TAG = "lease.host", "lease"
 
 
 def is_name(text: str) -> bool:
-    """Whether a lease can have this name; tags of a shared store are anybody's, and no paths."""
+    """Return whether a lock can have this name. Tags of a shared store are untrusted and must not become paths."""
     return re.fullmatch(r"[\w.-]*\w[\w.-]*", text) is not None
 
 
 class RunLocks:
-    """The locks of one store, as far as this machine can hold them.
+    """The locks of one store.
 
     Args:
-        folder: where their files are; one that belongs to the store.
-        beside: whether it lies beside the store's own file, so that whoever reads the store sees the locks.
+        folder: The folder of the lock files.
+        in_store: Whether the folder belongs to the store's own file, so that every user of the store sees the locks.
     """
 
-    def __init__(self, folder: Path, beside: bool = False) -> None:
+    def __init__(self, folder: Path, in_store: bool = False) -> None:
         self._folder = folder
-        self._beside = beside
+        self._in_store = in_store
 
     @classmethod
     def of(cls, store: Store) -> RunLocks:
-        """Those of a store."""
-        return cls(store.sidecar_dir("locks"), beside=store.is_a_file)
+        """Return the locks of a store."""
+        return cls(store.sidecar_dir("locks"), store.is_file)
 
     @cached_property
     def host(self) -> str:
-        """Where locks can be seen: beside a store that is a file, the folder, which has a name of its own, whatever a
-        machine, a container or the way there is called; else this machine, and this place on it: two checkouts at one
-        server do not see each other's.
+        """The place where these locks are visible.
+
+        Locks of a store that is a file are visible wherever the folder is, whatever the machine, container or path is
+        called. Locks of a server are visible to this checkout on this machine.
         """
-        if self._beside:
-            return f"beside the store {self._name()}"
+        if self._in_store:
+            return f"beside the store {self._folder_name()}"
         return f"{platform.node()} {hashlib.sha256(str(self._folder.absolute()).encode()).hexdigest()[:8]}"
 
-    def _name(self) -> str:
-        """The folder's own name, written into it once. Another way to the same database may lead to another folder."""
+    def _folder_name(self) -> str:
+        """Return the folder's random name, which is written into it once."""
         path = self._folder / "name"
         if not path.exists():
             with self.acquire("name", timeout=-1):
                 if not path.exists():
-                    beside = path.with_name("name.new")
-                    beside.write_text(uuid.uuid4().hex, encoding="ascii")
-                    beside.replace(path)
+                    new = path.with_name("name.new")
+                    new.write_text(uuid.uuid4().hex, encoding="ascii")
+                    new.replace(path)
         return path.read_text(encoding="ascii")
 
     def tags(self, name: str) -> dict[str, str]:
-        """What a run under this lease says of itself."""
+        """Return the tags of a run that is under this lock."""
         return {LEASE_TAG: name, HOST_TAG: self.host}
 
     @contextlib.contextmanager
     def acquire(self, name: str, timeout: float = 0.0) -> Iterator[bool]:
-        """Hold the lease; False if another process, or this one elsewhere, holds it.
+        """Hold a lock for the block; yield False if it is held elsewhere.
 
         Args:
-            timeout: seconds to wait for it; −1 waits for ever.
+            name: The lock's name.
+            timeout: Seconds to wait for the lock; -1 waits without end.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.lock"
@@ -88,10 +90,10 @@ class RunLocks:
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)  # while it is held: whoever waits for it notices and makes a new one
+            path.unlink(missing_ok=True)  # while the lock is held: a waiting process notices and makes a new file
             lock.release()
 
     def is_held(self, name: str) -> bool:
-        """Whether somebody holds the lease at this moment."""
-        with self.acquire(name) as free:
-            return not free
+        """Return whether any process holds a lock."""
+        with self.acquire(name) as is_free:
+            return not is_free

@@ -1,134 +1,113 @@
 """Retry store calls that fail transiently; report permanent failures at once.
 
-A call may be tried twice though the first try had done its work (a reply can be lost), so whatever is called through
-here must be the same done once or twice.
+A reply can be lost after the store did the work. Every call that is retried here must therefore be idempotent.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
+
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.tracking.uri import redact
+from pipeline.tracking.store_failure import StoreFailure
 
 T = TypeVar("T")
-SECONDS = 120.0
+SECONDS = 120.0  # how long to retry by default
 VARIABLE = "GRADVITALS_STORE_PATIENCE"
-UNTOLD = 2.0  # a hiccup shorter than this is nobody's business
-LONGEST_PAUSE = 5.0
-FOR_GOOD = (  # no amount of retry mends these; the first that a failure's text has is told
-    ("readonly database", "the store is read-only"),
-    ("read-only file system", "the store is read-only"),
-    ("read-only transaction", "the store is read-only"),
-    ("database or disk is full", "the disk is full"),
-    ("no space left", "the disk is full"),
-    ("disk quota exceeded", "the disk is full"),
-    ("disk i/o error", "the disk fails"),
-    ("permission denied", "permission denied"),
-    ("unable to open database file", "the database cannot be opened"),
-    ("password authentication failed", "the password is wrong"),
-)
-PASSING = (
-    "database is locked",
-    "database table is locked",
-    "failed with exception",  # MLflow's words for: no answer, or half of one
-    "failed with timeout exception",
-    "not in a valid json format",
-)
-FOR_A_TIME = (
-    ("locked", "the database is locked"),
-    ("connection refused", "connection refused"),
-    ("timed out", "no answer in time"),
-    ("incompleteread", "a reply was cut off"),
-    ("chunkedencoding", "a reply was cut off"),
-    ("valid json", "a reply was cut off"),
-    ("connection reset", "the connection was cut"),
-    ("remote end closed", "the connection was cut"),
-    ("connection aborted", "the connection was cut"),
-)
+QUIET_SECONDS = 2.0  # shorter trouble is not reported
 log = logging.getLogger("gradvitals")
 
 
 @dataclass
 class RetryPolicy:
-    """How long to try again, and what has been said about it.
+    """How long the calls of one store are retried.
 
     Args:
-        seconds: how long a store that does not answer is waited for.
-        who: the store's address, for messages.
+        seconds: How long to retry a call. After one call has failed for so long, the next calls get one attempt each.
+        store: The store's address, for messages.
     """
 
     seconds: float
-    who: str
-    _gone: bool = False
+    store: str
+    _gave_up: bool = False
     _deadline: float | None = field(default=None, repr=False)
 
     def set_deadline(self, seconds: float) -> None:
-        """From now on everything together may take this long: somebody wants to leave."""
+        """Stop all retries in so many seconds, for a user who wants to leave."""
         self._deadline = time.monotonic() + seconds
 
-    def call(self, function: Callable[[], T], before_retry: Callable[[], T | None] = lambda: None) -> T:
-        """The function's value, tried again while the store does not answer.
+    def call(self, function: Callable[[], T], find_result: Callable[[], T | None] = lambda: None) -> T:
+        """Return the function's value; retry while the store fails transiently.
 
         Args:
-            function: the call.
-            before_retry: asked before each further try; a value other than None is the answer.
+            function: The call.
+            find_result: Called before each retry. A value other than None is the result of an earlier attempt whose
+                reply was lost.
+
+        Returns:
+            The value.
 
         Raises:
-            StoreError: the store did not answer in time, or refused in a way that does not pass.
+            StoreError: The store did not answer in time, or failed permanently.
         """
-        began, pause, told, tries, outside = time.monotonic(), 0.1, False, 0, sys.exc_info()[1]
-        while True:
-            if tries:  # a first try is always made, however little time there is
-                self._not_too_late()
-            try:
-                value = before_retry() if tries else None
-                if value is None:
-                    value = function()
-            except Exception as failure:
-                tries += 1
-                found = origins(failure, outside)
-                reason = why(found)
-                if not is_transient(found):
-                    if is_permanent(found):
-                        raise StoreError(f"{self.who}: {reason}") from None
-                    raise
-                waited = time.monotonic() - began
-                if self._gone or waited + pause > self.seconds:
-                    self._gone = True
-                    raise StoreError(f"{self.who}: did not answer for {waited:.0f} s ({reason})") from None
-                if not told and waited + pause >= min(UNTOLD, self.seconds / 2):
-                    told = True
-                    notify(f"the store does not answer ({reason}); trying again for up to {self.seconds:.0f} s")
-                time.sleep(self._short(pause))
-                pause = min(2 * pause, LONGEST_PAUSE)
-            else:
-                self._gone = False
-                if told:
-                    notify(f"the store answers again, after {time.monotonic() - began:.0f} s")
-                return value
+        start, outer, reported, result = time.monotonic(), sys.exc_info()[1], False, None
 
-    def _not_too_late(self) -> None:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise StoreError(f"{self.who}: did not answer in time")
+        def is_transient(failure: BaseException) -> bool:  # never Ctrl-C, whatever it interrupts
+            return isinstance(failure, Exception) and StoreFailure(failure, outer).is_transient
 
-    def _short(self, pause: float) -> float:
-        return pause if self._deadline is None else max(0.0, min(pause, self._deadline - time.monotonic()))
+        def report(state: RetryCallState) -> None:
+            nonlocal reported
+            waited = time.monotonic() - start + state.upcoming_sleep
+            if not reported and waited >= min(QUIET_SECONDS, self.seconds / 2):
+                reported, reason = True, StoreFailure(_exception(state), outer).reason
+                notify(f"the store does not answer ({reason}); trying again for up to {self.seconds:.0f} s")
+
+        retry, wait = retry_if_exception(is_transient), wait_exponential(multiplier=0.1, max=5)
+        try:
+            for attempt in Retrying(retry=retry, wait=wait, stop=self._stop, before_sleep=report, sleep=time.sleep):
+                with attempt:
+                    result = find_result() if attempt.retry_state.attempt_number > 1 else None
+                    result = function() if result is None else result
+        except RetryError as last:
+            waited, reason = time.monotonic() - start, StoreFailure(_exception(last), outer).reason
+            raise StoreError(f"{self.store}: did not answer for {waited:.0f} s ({reason})") from None
+        except Exception as exception:
+            failure = StoreFailure(exception, outer)
+            if failure.is_permanent:
+                raise StoreError(f"{self.store}: {failure.reason}") from None
+            raise
+        self._gave_up = False
+        if reported:
+            notify(f"the store answers again, after {time.monotonic() - start:.0f} s")
+        return cast(T, result)
+
+    def _stop(self, state: RetryCallState) -> bool:
+        next_attempt = time.monotonic() + state.upcoming_sleep
+        if self._deadline is not None and next_attempt > self._deadline:
+            return True
+        self._gave_up = self._gave_up or next_attempt - state.start_time > self.seconds
+        return self._gave_up
+
+
+def _exception(source: RetryCallState | RetryError) -> BaseException:
+    outcome = source.last_attempt if isinstance(source, RetryError) else source.outcome
+    exception = None if outcome is None else outcome.exception()
+    return exception or RuntimeError("no attempt failed")
 
 
 def seconds() -> float:
-    """How long to be patient: ``GRADVITALS_STORE_PATIENCE``, or two minutes.
+    """Return how long to retry: ``GRADVITALS_STORE_PATIENCE``, or two minutes.
 
     Raises:
-        ConfigError: it is no number of seconds.
+        ConfigError: The variable holds no number of seconds.
     """
     text = os.environ.get(VARIABLE, "")
     try:
@@ -141,7 +120,7 @@ def seconds() -> float:
 
 
 def notify(message: str) -> None:
-    """One line for the run's log and for whoever looks on."""
+    """Write one line to the run's log and to stderr."""
     if log.hasHandlers():
         log.warning("%s", message)
     print(f"gradvitals: {message}", file=sys.stderr, flush=True)
@@ -149,67 +128,12 @@ def notify(message: str) -> None:
 
 @contextmanager
 def ignore_store_errors(what: str) -> Iterator[None]:
-    """Something that would be good to have in the store; if it refuses, that is told, not raised."""
+    """Report a store error of the block instead of raising it.
+
+    Args:
+        what: The block's purpose, for the message.
+    """
     try:
         yield
-    except StoreError as refused:
-        notify(f"{what}: {refused}")
-
-
-def origins(failure: BaseException, outside: BaseException | None = None) -> list[BaseException]:
-    """A failure, and what it came from, but not what was being dealt with outside; MLflow keeps some in arguments."""
-    found: list[BaseException] = []
-    left: list[object] = [failure]
-    while left:
-        one = left.pop(0)
-        if isinstance(one, BaseException) and one is not outside and all(one is not other for other in found):
-            found.append(one)
-            left += [one.__cause__, one.__context__, *one.args]
-    return found
-
-
-def texts(found: Sequence[BaseException]) -> str:
-    """The first lines (behind them come statements and their values), in lower case."""
-    return " ".join(str(one).strip().partition("\n")[0] for one in found).lower()
-
-
-def why(found: Sequence[BaseException]) -> str:
-    """A failure in a few words, without secrets."""
-    text = texts(found)
-    words = next((words for sign, words in (*FOR_GOOD, *FOR_A_TIME) if sign in text), None)
-    if status := re.search(r"too many (\d{3}) error responses", text):
-        words = f"the server answers {status[1]}"
-    return words or redact(str(found[0]).strip().partition("\n")[0])[:200] or type(found[0]).__name__
-
-
-def is_permanent(found: Sequence[BaseException]) -> bool:
-    """Whether no amount of retry helps."""
-    text = texts(found)
-    return any(sign in text for sign, _ in FOR_GOOD)
-
-
-def is_transient(found: Sequence[BaseException]) -> bool:
-    """Whether trying again may help. Told by names: this module must not load what defines these classes."""
-    text = texts(found)
-    return not is_permanent(found) and (
-        any(sign in text for sign in PASSING) or any(_is_transient(one, text) for one in found)
-    )
-
-
-def _is_transient(one: BaseException, text: str) -> bool:
-    module, name = type(one).__module__.partition(".")[0], type(one).__name__
-    if module == "requests":
-        status = getattr(getattr(one, "response", None), "status_code", None) or 0
-        return name in ("ConnectionError", "ChunkedEncodingError", "ReadTimeout", "ConnectTimeout") or status >= 500
-    if module == "sqlalchemy":
-        return name in ("OperationalError", "InterfaceError") and "sqlite3" not in text
-    if module == "mlflow":
-        return _server_error(one)
-    return isinstance(one, (ConnectionError, TimeoutError))
-
-
-def _server_error(failure: BaseException) -> bool:
-    """An answer of a server (not of a database of ours) with a status of 5xx or "too many requests"."""
-    of_server = type(failure).__name__ == "RestException" or "failed with error code" in str(failure)
-    status = getattr(failure, "get_http_status_code", lambda: 0)()
-    return of_server and (status >= 500 or status == 429)
+    except StoreError as refusal:
+        notify(f"{what}: {refusal}")

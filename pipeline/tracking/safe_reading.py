@@ -1,6 +1,6 @@
-"""Files that somebody else may have written: plain data only, bounded in size, depth and memory; nothing is called.
+"""Read untrusted files as plain data, bounded in size, depth and memory. Nothing in them is called.
 
-What a bound is must be larger than anything this project writes, and small enough that reading it harms no machine.
+Every bound is larger than anything this project writes, and small enough to be harmless on any machine.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pipeline.training.records import COLUMNS
 
 LONGEST_CONFIG = 1_000_000  # characters
 LONGEST_TEXT = 64 * 2**20  # bytes
-LONGEST_SCALAR = 10_000
-LARGEST = 10**500  # Python does not even print what is much larger
-LONGEST_WORD = 1_000  # of a text in a table
-MOST_NODES = 100_000
-DEEPEST = 40
-MOST_BYTES = 8 * 2**30
+LONGEST_SCALAR = 10_000  # characters of one YAML value
+LARGEST = 10**500  # Python refuses to print much larger integers
+LONGEST_WORD = 1_000  # bytes of one text in a table
+MOST_NODES = 100_000  # YAML values in one file
+DEEPEST = 40  # levels of YAML values
+MOST_BYTES = 8 * 2**30  # memory for one table
 KINDS = {"probe": str, "quantity": str, "digest": str, "key": str, "value": float, "norm": float}  # others: int
 NULLABLE = ("layer", "bin")
 UNREADABLE = (
@@ -43,10 +43,17 @@ UNREADABLE = (
 
 
 def read_text(path: Path, longest: int = LONGEST_TEXT) -> str:
-    """A text file.
+    """Return the text of a file.
+
+    Args:
+        path: The file.
+        longest: The most bytes to read.
+
+    Returns:
+        The text.
 
     Raises:
-        ConfigError: not a plain file, too large, not UTF-8.
+        ConfigError: The file is no plain file, too large, or not UTF-8.
     """
     if path.is_symlink() or not path.is_file():
         raise ConfigError(f"{path.name}: must be a plain file")
@@ -54,31 +61,38 @@ def read_text(path: Path, longest: int = LONGEST_TEXT) -> str:
         raise ConfigError(f"{path.name}: {path.stat().st_size} bytes; at most {longest} are read")
     try:
         return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as broken:
-        raise ConfigError(f"{path.name}: must be UTF-8") from broken
+    except UnicodeDecodeError as failure:
+        raise ConfigError(f"{path.name}: must be UTF-8") from failure
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds, of plain data: texts, numbers, true, false, null, lists and mappings of them.
+    """Return the mapping in a YAML text. It holds texts, numbers, true, false, null, and lists and mappings of them.
+
+    Args:
+        text: The YAML text.
+        name: The file's name, for messages.
+
+    Returns:
+        The mapping.
 
     Raises:
-        ConfigError: no such mapping; too long, too deep, or too large once its aliases are written out.
+        ConfigError: The text holds no such mapping, or is too long, too deep, or too large with its aliases expanded.
     """
     if len(text) > LONGEST_CONFIG:
         raise ConfigError(f"{name}: {len(text)} characters; at most {LONGEST_CONFIG} are read")
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         _count(tree, name, 0, 0)
-        node = yaml.safe_load(text)
-        if not isinstance(node, dict):
+        data = yaml.safe_load(text)
+        if not isinstance(data, dict):
             raise ConfigError(f"{name}: must hold a mapping")
-        return _plain(node, name)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as broken:
-        raise ConfigError(f"{name}: is not readable YAML of plain data") from broken
+        return _plain(data, name)
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as failure:
+        raise ConfigError(f"{name}: is not readable YAML of plain data") from failure
 
 
 def _count(node: Any, name: str, depth: int, before: int) -> int:
-    """How many nodes there are up to the end of this one, each alias counted as what it stands for."""
+    """Return the number of nodes up to the end of this one, with every alias expanded."""
     count = before + 1
     if count > MOST_NODES or depth > DEEPEST:
         raise ConfigError(f"{name}: more than {MOST_NODES} values or {DEEPEST} levels")
@@ -92,52 +106,61 @@ def _count(node: Any, name: str, depth: int, before: int) -> int:
     return count
 
 
-def _plain(node: Any, name: str) -> Any:
-    if isinstance(node, dict):
-        if not all(isinstance(key, str) for key in node):
+def _plain(data: Any, name: str) -> Any:
+    if isinstance(data, dict):
+        if not all(isinstance(key, str) for key in data):
             raise ConfigError(f"{name}: keys must be texts")
-        return {_plain(key, name): _plain(value, name) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value, name) for value in node]
-    if isinstance(node, str):
-        if "${" in node or node == "???":
-            raise ConfigError(f"{name}: {printable(node)}: must be resolved, as every logged config is")
-        node.encode()  # a lone surrogate is no text
-    elif isinstance(node, int) and abs(node) >= LARGEST:
+        return {_plain(key, name): _plain(value, name) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_plain(value, name) for value in data]
+    if isinstance(data, str):
+        if "${" in data or data == "???":
+            raise ConfigError(f"{name}: {printable(data)}: must be resolved, as every logged config is")
+        data.encode()  # raises for a lone surrogate
+    elif isinstance(data, int) and abs(data) >= LARGEST:
         raise ConfigError(f"{name}: a whole number of more than {len(str(LARGEST)) - 1} digits")
-    elif not (node is None or isinstance(node, (bool, int, float))):
-        raise ConfigError(f"{name}: {printable(str(node))}: must be plain data, not {type(node).__name__}")
-    return node
+    elif not (data is None or isinstance(data, (bool, int, float))):
+        raise ConfigError(f"{name}: {printable(str(data))}: must be plain data, not {type(data).__name__}")
+    return data
 
 
 def read_table(
-    path: Path, columns: Sequence[str] = COLUMNS, probes: Collection[str] | None = None, name: str | None = None
+    path: Path,
+    columns: Sequence[str] = COLUMNS,
+    probes: Collection[str] | None = None,
+    name: str | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> pd.DataFrame:
-    """A table of texts and numbers from a parquet file; nothing but its columns is believed.
+    """Return a table of texts and numbers from a parquet file.
 
-    What pandas and Arrow may have noted in the file about indexes, extension types and the like is not looked at.
+    Metadata of pandas and Arrow in the file, such as indexes and extension types, is ignored.
 
     Args:
-        columns: the columns it must have; others are not read.
-        probes: only rows of these; all by default.
-        name: of the file, for messages.
+        path: The file.
+        columns: The columns that the table must have; others are ignored.
+        probes: The probes whose rows are read; None for all rows.
+        name: The file's name, for messages.
+        most_bytes: The most memory to use. Half of the machine's memory is a bound in any case.
+
+    Returns:
+        The table.
 
     Raises:
-        ConfigError: not such a table, or one that this machine has no room for.
+        ConfigError: The file holds no such table, or needs too much memory.
     """
     name = name or path.name
     texts = [c for c in columns if KINDS.get(c) is str]
     filters = None if probes is None else pc.field("probe").isin(list(probes))
     try:
-        rows = _checked_rows(path, columns, name)
+        rows = _checked_rows(path, columns, name, most_bytes)
         if not rows:
             return pd.DataFrame({c: pd.Series([], dtype=_dtype(c)) for c in columns})
         table = pq.read_table(
             str(path), columns=list(columns), filters=filters, partitioning=None, read_dictionary=texts
         )
-        return pd.DataFrame({c: _column(table[c], KINDS.get(c, int), c in NULLABLE, name) for c in columns})
-    except UNREADABLE as broken:
-        raise ConfigError(f"{name}: is not readable parquet with {', '.join(columns)}") from broken
+        return pd.DataFrame({c: _column(table[c], c, name, most_bytes) for c in columns})
+    except UNREADABLE as failure:
+        raise ConfigError(f"{name}: is not readable parquet with {', '.join(columns)}") from failure
 
 
 def _dtype(column: str) -> str:
@@ -146,47 +169,49 @@ def _dtype(column: str) -> str:
     return {str: "str", float: "float64"}.get(KINDS.get(column, int), "int64")
 
 
-def _checked_rows(path: Path, columns: Collection[str], name: str) -> int:
+def _checked_rows(path: Path, columns: Collection[str], name: str, most_bytes: int) -> int:
+    """Return the number of rows, if the file has these columns and fits into memory."""
     if path.is_symlink() or not path.is_file():
         raise ConfigError(f"{name}: must be a plain file")
     with pq.ParquetFile(str(path)) as file:
         rows = file.metadata.num_rows
-        there = file.schema_arrow
+        schema = file.schema_arrow
         for column in columns:
-            if len(there.get_all_field_indices(column)) != 1:
+            if len(schema.get_all_field_indices(column)) != 1:
                 raise ConfigError(f"{name}: is not readable parquet with {', '.join(columns)}")
-            if rows and not _fits(there.field(column).type, column):
+            if rows and not _fits(schema.field(column).type, column):
                 raise ConfigError(f"{name}: is not readable parquet with {', '.join(columns)}")
         stored = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
     needed = max(rows * 8 * 3 * len(columns), stored)
-    room = min(MOST_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    room = min(most_bytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     if not 0 <= needed <= room:
         raise ConfigError(f"{name}: {rows} rows need {needed / 2**30:.3g} GiB; at most {room / 2**30:.3g} are read")
     return int(rows)
 
 
 def _fits(kind: pa.DataType, column: str) -> bool:
-    wanted = KINDS.get(column, int)
+    required = KINDS.get(column, int)
     if pa.types.is_null(kind) and column in NULLABLE:
         return True
-    if wanted is str:
+    if required is str:
         return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-    return bool(pa.types.is_integer(kind) or (pa.types.is_floating(kind) and wanted is float))
+    return bool(pa.types.is_integer(kind) or (pa.types.is_floating(kind) and required is float))
 
 
-def _column(column: pa.ChunkedArray, wanted: type, nullable: bool, name: str) -> Any:
-    if wanted is str:
+def _column(column: pa.ChunkedArray, column_name: str, name: str, most_bytes: int) -> Any:
+    kind = KINDS.get(column_name, int)
+    if kind is str:
         if pa.types.is_dictionary(column.type):
             words = [chunk.dictionary for chunk in column.chunks]
             longest = max((pc.max(pc.binary_length(w)).as_py() or 0 for w in words), default=0)
-            if longest > LONGEST_WORD or longest * len(column) > MOST_BYTES:
+            if longest > LONGEST_WORD or longest * len(column) > most_bytes:
                 raise ConfigError(f"{name}: a text of {longest} bytes; at most {LONGEST_WORD} are read")
             column = column.cast(pa.large_string())
         return pd.array(column.to_pandas(), dtype="str")
-    values = column.cast(pa.float64() if wanted is float else pa.int64())
-    if wanted is float:
+    values = column.cast(pa.float64() if kind is float else pa.int64())
+    if kind is float:
         return values.to_numpy()
-    if not nullable:
+    if column_name not in NULLABLE:
         if values.null_count:
             raise ConfigError(f"{name}: a number is missing")
         return values.to_numpy()
@@ -195,6 +220,14 @@ def _column(column: pa.ChunkedArray, wanted: type, nullable: bool, name: str) ->
 
 
 def printable(text: str, most: int = 80) -> str:
-    """A text of unknown origin as it may be printed: no control characters, not without end."""
+    """Return an untrusted text in a form that is safe to print.
+
+    Args:
+        text: The text.
+        most: The most characters to keep.
+
+    Returns:
+        The text without control characters.
+    """
     clean = re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd]", "�", text)
     return clean if len(clean) <= most else f"{clean[:most]}..."

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.published import answered, outcome
+from support.stores import empty
 
 from engine.activations import Activation, Identity, Relu, Tanh
 from engine.arrays import Array
@@ -22,7 +23,7 @@ analysis = SimpleNamespace(**load("activation_scale").measured.__globals__)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"tracking.uri=sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}"
+    return "tracking.uri=" + empty(f"sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}")
 
 
 def claims(*prefixes: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.published import answered, outcome
+from support.stores import empty
 
 from experiments.experiment import load
 from experiments.runner import Result
@@ -19,7 +20,7 @@ analysis = SimpleNamespace(**load("glorot_2010").measured.__globals__)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"tracking.uri=sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}"
+    return "tracking.uri=" + empty(f"sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}")
 
 
 def claims(*prefixes: str) -> set[str]:

@@ -11,6 +11,7 @@ import pytest
 from support.configs import config
 from support.idx_files import write_idx
 from support.published import answered, outcome
+from support.stores import empty
 
 from engine.arrays import Array
 from experiments.experiment import load
@@ -23,7 +24,7 @@ analysis = SimpleNamespace(**load("nielsen_5").measured.__globals__)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"tracking.uri=sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}"
+    return "tracking.uri=" + empty(f"sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}")
 
 
 def test_before_training(store: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An interruption is heard even where its exception is swallowed, and once only."""
+"""An interruption is raised until it is acknowledged, and does not disturb the closing of runs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,25 @@ try:
 except BaseException:
     signals.acknowledge()
     print("closing", flush=True)
-    time.sleep(2.5)  # no more exceptions come now
+    time.sleep({closing})  # no more exceptions come now
     print("closed", flush=True)
     raise
 """
+
+
+def started(swallowing: str, closing: float) -> subprocess.Popen[str]:
+    """Start a program that swallows the first exception and takes its time to close."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE.format(swallowing=swallowing, closing=closing)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's child would ignore it
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
 @pytest.mark.parametrize(
@@ -50,19 +65,11 @@ except BaseException:
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_swallowed_exception_comes_again_and_the_closing_is_not_disturbed(
+def test_signal_is_raised_again_if_swallowed_and_does_not_disturb_closing(
     swallowing: str, number: signal.Signals
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CODE.format(swallowing=swallowing)],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's child would ignore it
-    )
+    process = started(swallowing, closing=2.5)
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
     time.sleep(0.3)
     process.send_signal(number)
     assert process.stdout.readline() == "swallowed\n"
@@ -72,3 +79,18 @@ def test_a_swallowed_exception_comes_again_and_the_closing_is_not_disturbed(
     assert out == "closed\n"
     assert "ignored" not in err
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: -signal.SIGINT}[number]
+
+
+def test_second_ctrl_c_leaves_at_once() -> None:
+    process = started("", closing=60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "swallowed\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "closing\n"
+    time.sleep(1.3)
+    process.send_signal(signal.SIGTERM)  # disturbs nothing
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("", 130)

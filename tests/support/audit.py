@@ -1,7 +1,7 @@
-"""Watches what this process does: which files it writes, which programs and pickles it would run.
+"""Record what this process does: the files it writes, the programs and pickles it runs, the network it uses.
 
-Python's audit events tell of each attempt, wherever in a library it is made; they stay for the life of the process, so
-there is one hook that listens only while somebody wants to know.
+Python raises an audit event for each attempt, in any library. A hook cannot be removed, so there is one, which records
+only inside :func:`watched`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class", "pty.spawn")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "urllib.Request")
-WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {  # which argument is a path, and which its folder's handle
+WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {  # positions of the path and of its folder's handle
     "os.remove": ((0, 1),),
     "os.rmdir": ((0, 1),),
     "os.mkdir": ((0, 2),),
@@ -26,14 +26,14 @@ WRITES: dict[str, tuple[tuple[int, int | None], ...]] = {  # which argument is a
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _allowed: list[Path] | None = None
-_found: list[str] = []
+_violations: list[str] = []
 
 
 def _hook(event: str, arguments: tuple[object, ...]) -> None:
     if _allowed is None:
         return
     if event in RUNS or event in NETWORK:
-        _found.append(f"{event} {arguments!r:.300}")
+        _violations.append(f"{event} {arguments!r:.300}")
     elif event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING:
         _check(event, arguments[0])
     elif event in WRITES:
@@ -48,7 +48,7 @@ def _check(event: str, path: object, handle: object = -1) -> None:
     place = Path(os.path.abspath(base / os.fsdecode(path)))  # noqa: PTH100 (a link stays what it is)
     inside = _allowed is not None and any(place.is_relative_to(folder) for folder in _allowed)
     if not inside and place != Path(os.devnull) and "__pycache__" not in place.parts:
-        _found.append(f"{event} {place}")
+        _violations.append(f"{event} {place}")
 
 
 sys.addaudithook(_hook)
@@ -56,11 +56,11 @@ sys.addaudithook(_hook)
 
 @contextmanager
 def watched(*allowed: Path) -> Iterator[list[str]]:
-    """What is done that must not be: programs run, pickles loaded, networks asked, files written elsewhere."""
+    """Yield the list of violations: programs run, pickles loaded, network used, files written outside some folders."""
     global _allowed
-    _found.clear()
+    _violations.clear()
     _allowed = [Path(os.path.abspath(folder)) for folder in allowed]  # noqa: PTH100
     try:
-        yield _found
+        yield _violations
     finally:
         _allowed = None

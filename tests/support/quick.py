@@ -1,4 +1,4 @@
-"""Pictures in less time than matplotlib takes: they are much of what a small run takes."""
+"""Figures without drawing. Drawing takes most of the time of a small run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Draw = Callable[[RunLogger, Figure, str], None]
 
 
 def blank(draw: Draw) -> Draw:
-    """Draws nothing, and logs that."""
+    """Return a function that logs an empty figure."""
     return lambda log, figure, name: draw(log, Figure(figsize=(1, 1)), name)
 
 
 def once_of_each_kind(draw: Draw) -> Draw:
-    """Draws the first picture of each name, its parts placed simply, and then no more of them."""
-    drawn, nothing = set[str](), blank(draw)
+    """Return a function that draws the first figure of each name, with a simple layout, and logs the others empty."""
+    drawn, log_empty = set[str](), blank(draw)
 
     def simply(log: RunLogger, figure: Figure, name: str) -> None:
         if name in drawn:
-            nothing(log, figure, name)
+            log_empty(log, figure, name)
             return
         drawn.add(name)
         figure.set_layout_engine("none")

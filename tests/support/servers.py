@@ -1,4 +1,4 @@
-"""Stores to do harm to: an ``mlflow server``, our own PostgreSQL, a proxy that cuts replies, small file systems."""
+"""Stores to break: an ``mlflow server``, our own PostgreSQL, a proxy that cuts replies, small file systems."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from pathlib import Path
 from support.configs import require
 
 HOST = "127.0.0.1"
-START = 90.0  # seconds in which a server has to be there, on a busy machine
+START = 180.0  # seconds for a server to start, on a busy machine
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        return int(found.getsockname()[1])
+    """Return a free port."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = START) -> None:
-    """Wait for a condition; fails when it does not come."""
+    """Wait for a condition, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        assert time.monotonic() < deadline, f"{what}: not after {seconds} s"
         time.sleep(0.05)
 
 
 def answers(port: int, path: str = "/health") -> bool:
-    """Whether an HTTP server answers there with 200."""
+    """Return whether an HTTP server answers with 200."""
     connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)
@@ -53,11 +53,12 @@ def answers(port: int, path: str = "/health") -> bool:
 
 @dataclass
 class Server:
-    """An ``mlflow server`` with one worker, which can be killed and started again.
+    """An ``mlflow server`` with one worker, which can be killed and restarted.
 
     Args:
-        backend: its database's URI.
-        folder: where its artifacts and its log go.
+        backend: URI of its database.
+        folder: Folder for its artifacts and its log.
+        port: Its port on loopback.
     """
 
     backend: str
@@ -67,11 +68,11 @@ class Server:
 
     @property
     def uri(self) -> str:
-        """Its address."""
+        """The server's address."""
         return f"http://{HOST}:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.backend, "--host", HOST]
         command += ["--port", str(self.port), "--workers", "1", "--artifacts-destination", str(self.folder / "files")]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -82,7 +83,7 @@ class Server:
         until(lambda: answers(self.port), f"the server (see {self.folder}/server.log)")
 
     def kill(self) -> None:
-        """End it and its worker at once."""
+        """Kill the server and its worker."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -90,16 +91,16 @@ class Server:
 
 
 def postgres_binaries() -> Path | None:
-    """The folder of initdb and postgres: on the PATH, or where Debian puts it."""
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((p for p in places if (p / "initdb").exists() and (p / "postgres").exists()), None)
+    """Return the folder of initdb and postgres: on the PATH, or where Debian installs it."""
+    initdb = shutil.which("initdb")
+    folders = [Path(initdb).resolve().parent] if initdb else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None)
 
 
 @dataclass
 class Postgres:
-    """Our own PostgreSQL cluster on loopback; it refuses to run as root, so root lends it the user ``postgres``."""
+    """Our own PostgreSQL cluster on loopback. It refuses to run as root, so root runs it as the user ``postgres``."""
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="gradvitals-postgres-")))
     port: int = field(default_factory=free_port)
@@ -107,17 +108,17 @@ class Postgres:
 
     @property
     def uri(self) -> str:
-        """Its address, for SQLAlchemy."""
+        """The database's address, for SQLAlchemy."""
         return f"postgresql+psycopg://gradvitals@{HOST}:{self.port}/postgres"
 
     def _command(self, *arguments: str) -> list[str]:
         binaries = postgres_binaries()
         assert binaries is not None
-        lend = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-        return [*lend, str(binaries / arguments[0]), *arguments[1:]]
+        prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        return [*prefix, str(binaries / arguments[0]), *arguments[1:]]
 
     def create(self) -> None:
-        """Make the cluster."""
+        """Create the cluster."""
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
         options = ["-U", "gradvitals", "--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"]
@@ -129,7 +130,7 @@ class Postgres:
         )
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start PostgreSQL, and wait until it accepts connections."""
         import psycopg
 
         command = self._command("postgres", "-D", str(self.folder / "data"), "-h", HOST, "-p", str(self.port))
@@ -138,36 +139,37 @@ class Postgres:
             command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
-        def there() -> bool:
+        def is_ready() -> bool:
             try:
                 psycopg.connect(self.uri.replace("+psycopg", ""), connect_timeout=2).close()
             except psycopg.OperationalError:
                 return False
             return True
 
-        until(there, "PostgreSQL")
+        until(is_ready, "PostgreSQL")
 
     def kill(self) -> None:
-        """Immediate shutdown: connections are cut, the log is replayed at the next start."""
+        """Shut down at once: connections are cut, and the next start replays the log."""
         if self._process is not None:
             os.kill(self._process.pid, signal.SIGQUIT)
             self._process.wait(timeout=30)
             self._process = None
 
     def remove(self) -> None:
-        """End it, and remove its files."""
+        """Stop PostgreSQL and remove its files."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class CuttingProxy:
-    """An HTTP proxy on loopback that cuts chosen replies in the middle, after the server has done the work.
+    """An HTTP proxy on loopback that cuts chosen replies in the middle, after the server did the work.
 
     Args:
-        port: of the server behind it.
+        port: The server's port.
 
     Attributes:
-        cuts: for a part of a path, how many of the next replies to it are to be cut.
+        cuts: For a part of a path, how many of the next replies to cut.
+        with_length: Whether a cut reply announces its full length.
     """
 
     def __init__(self, port: int) -> None:
@@ -178,19 +180,19 @@ class CuttingProxy:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def _pass_on(self) -> None:
+            def _forward(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                behind = http.client.HTTPConnection(HOST, port, timeout=60)
+                upstream = http.client.HTTPConnection(HOST, port, timeout=60)
                 try:
-                    behind.request(self.command, self.path, body, dict(self.headers))
-                    answer = behind.getresponse()
+                    upstream.request(self.command, self.path, body, dict(self.headers))
+                    answer = upstream.getresponse()
                     content = answer.read()
                 except (OSError, http.client.HTTPException):
-                    self.close_connection = True  # as if it were not there either
+                    self.close_connection = True  # as if the proxy were down too
                     return
                 finally:
-                    behind.close()
-                part = next((p for p, left in proxy.cuts.items() if left > 0 and p in self.path), None)
+                    upstream.close()
+                part = next((p for p, remaining in proxy.cuts.items() if remaining > 0 and p in self.path), None)
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.getheader("Content-Type", "application/json"))
                 if part is None or proxy.with_length:
@@ -203,10 +205,10 @@ class CuttingProxy:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer((HOST, 0), Handler)
         self._server.daemon_threads = True
@@ -214,7 +216,7 @@ class CuttingProxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the proxy."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -230,8 +232,8 @@ with sqlite3.connect(sys.argv[1], isolation_level=None) as database:
 
 
 @contextmanager
-def locked(database: Path, seconds: float, patiently: bool = True) -> Iterator[None]:
-    """Another process locks an sqlite database for so long, from now on; or until we are done, if not patiently."""
+def locked(database: Path, seconds: float, wait: bool = True) -> Iterator[None]:
+    """Lock an SQLite database by another process for so many seconds; without ``wait``, for the block at most."""
     command = [sys.executable, "-S", "-c", LOCKER, str(database), str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -239,14 +241,14 @@ def locked(database: Path, seconds: float, patiently: bool = True) -> Iterator[N
         try:
             yield
         finally:
-            if not patiently:
+            if not wait:
                 process.kill()
             process.wait(timeout=seconds + 30)
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: float) -> Iterator[Callable[[str], None]]:
-    """A file system of its own in memory at a folder; yields what mounts it anew with options ("ro", "size=64m")."""
+    """Mount a small file system in memory at a folder; yield a function that remounts it ("ro", "size=64m")."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def mount(options: str) -> bool:
@@ -256,6 +258,6 @@ def small_disk(folder: Path, megabytes: float) -> Iterator[Callable[[str], None]
     kilobytes = int(megabytes * 1024)
     require(os.geteuid() == 0 and mount(f"size={kilobytes}k"), "mounting a tmpfs needs root and leave to mount")
     try:
-        yield lambda options: require(mount(f"remount,{options}"), "cannot mount anew")
+        yield lambda options: require(mount(f"remount,{options}"), "cannot remount")
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -39,7 +39,7 @@ from pipeline.reproducibility.exchange.manifest import (
 )
 from pipeline.reproducibility.exchange.stage import parse_target, staging_dir
 from pipeline.reproducibility.hash_chain import HEAD_TAG
-from pipeline.tracking.logged_run import HEADLINE_PROBES, Logged
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.safe_reading import parse_yaml, read_text
 from pipeline.tracking.store import Store, TrackingConfig, download
@@ -182,7 +182,7 @@ def _sweep_facts(summary: Any, sweep_id: str, runs: list[str]) -> SweepFacts:
     return SweepFacts(tags.get(ORIGIN_SWEEP_ID, sweep_id), runs, facts_of(summary) if ORIGIN_RUN in tags else None)
 
 
-def write_sweep_report(folder: Path, facts: SweepFacts, logged: Sequence[Logged]) -> None:
+def write_sweep_report(folder: Path, facts: SweepFacts, logged: Sequence[LoggedRun]) -> None:
     """Write the report of a sweep from the files of its folder.
 
     Args:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.reproducibility.exchange.facts import RunFacts
 from pipeline.reproducibility.exchange.manifest import METRICS_FILE
-from pipeline.tracking.logged_run import TEXTS, Logged, read_files, when
+from pipeline.tracking.logged_run import FolderFiles, LoggedRun, format_time
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.safe_reading import read_table
 from pipeline.tracking.tags import RECORDS_FILE
@@ -40,8 +40,8 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     return read_table(folder / METRICS_FILE, METRIC_COLUMNS)
 
 
-def read_run(folder: Path, facts: RunFacts, probes: Collection[str] | None = None) -> Logged:
-    """Read an exported run, as :func:`pipeline.tracking.logged_run.read` reads one from a store.
+def read_run(folder: Path, facts: RunFacts, probes: Collection[str] | None = None) -> LoggedRun:
+    """Read an exported run, as :meth:`pipeline.tracking.logged_run.LoggedRun.from_store` reads one from a store.
 
     Args:
         folder: The run's folder.
@@ -49,19 +49,19 @@ def read_run(folder: Path, facts: RunFacts, probes: Collection[str] | None = Non
         probes: Probes whose records to read; None reads all.
 
     Raises:
-        ConfigError: Records or metrics are not readable.
+        ConfigError: The metrics are not readable.
     """
     metrics = read_metrics(folder).sort_values(["step", "timestamp", "value"], kind="stable")
     latest = metrics.groupby("key", sort=True)["value"].last()
-    files = {name: folder / name for name in (RECORDS_FILE, *TEXTS) if (folder / name).is_file()}
-    return read_files(
-        files,
+    return LoggedRun(
+        facts.run_id,
+        facts.name,
+        facts.status,
+        format_time(facts.start),
+        facts.tags,
+        facts.params,
+        {str(key): float(value) for key, value in latest.items()},
+        FolderFiles(folder),
         probes,
-        run_id=facts.run_id,
-        name=facts.name,
-        status=facts.status,
-        started=when(facts.start),
-        tags=facts.tags,
-        params=facts.params,
-        metrics={str(key): float(value) for key, value in latest.items()},
+        folder,
     )

@@ -23,12 +23,19 @@ import pydantic
 from pipeline.errors import ConfigError
 from pipeline.reproducibility.hash_chain import CHAIN_FILE
 from pipeline.tracking.safe_reading import LONGEST_TEXT, printable, read_text
-from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE, THEORY_FILE
+from pipeline.tracking.tags import (
+    CONFIG_FILE,
+    DIVERGENCE_FILE,
+    LAST_STEPS_FILE,
+    PACKAGES_FILE,
+    PATCH_FILE,
+    RECORDS_FILE,
+    THEORY_FILE,
+)
 
 FORMAT = 1
 MANIFEST_FILE, RUN_FILE, SWEEP_FILE = "manifest.json", "run.json", "sweep.json"
 METRICS_FILE, TABLE_FILE, REPORT_FILE, RUNS = "metrics.parquet", "sweep.csv", "report.html", "runs"
-PACKAGES_FILE, PATCH_FILE = "packages.txt", "uncommitted.patch"
 RUN_FIGURES = ("gradient_norm_by_layer.png", "delta_rms_layer_by_step.png", "gradient_norm_layer_by_step.png")
 SWEEP_FIGURES = ("sweep.png", "profiles.png", "figure.png")
 TEXTS = (THEORY_FILE, DIVERGENCE_FILE, PACKAGES_FILE, PATCH_FILE)

@@ -1,11 +1,14 @@
-"""RetryPolicy, addresses and clocks: what is tried again, what is told, and what nobody may read."""
+"""Retries and their messages, addresses without secrets, timestamps, and the creation and search of runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
+import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,25 +19,27 @@ import requests
 from mlflow.exceptions import MlflowException, RestException, get_error_code
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
+from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError, StoreError
 from pipeline.sweeps.plan import source_tags
 from pipeline.sweeps.summary import where
-from pipeline.tracking.retry import VARIABLE, RetryPolicy, is_transient, origins, seconds, why
+from pipeline.tracking.retry import VARIABLE, RetryPolicy, seconds
 from pipeline.tracking.run_logger import MonotonicTimestamps
 from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.tracking.store_failure import StoreFailure
 from pipeline.tracking.uri import redact, redacted_config, sidecar_dir, without_user
 
 
 def database_error(text: str) -> OperationalError:
-    """Its statement and values, which may say anything, are in the text too."""
+    """Return an error whose text also holds the statement and its values, which may be any text."""
     origin = sqlite3.OperationalError(text)
     return OperationalError("INSERT INTO tags VALUES (?)", ("disk is full, permission denied",), origin)
 
 
 def wrapped(cause: Exception) -> MlflowException:
-    """As MLflow wraps them."""
+    """Return an error wrapped as MLflow wraps it."""
     outer = MlflowException(str(cause))
     outer.__cause__ = cause
     return outer
@@ -45,7 +50,7 @@ def rest(code: str, message: str) -> RestException:
 
 
 @pytest.mark.parametrize(
-    ("failure", "again", "said"),
+    ("failure", "is_transient", "reason"),
     [
         (wrapped(database_error("database is locked")), True, "the database is locked"),
         (database_error("database is locked"), True, "the database is locked"),
@@ -85,14 +90,13 @@ def rest(code: str, message: str) -> RestException:
     ],
     ids=lambda x: x if isinstance(x, str) else None,
 )
-def test_what_passes_and_what_does_not(failure: Exception, again: bool, said: str) -> None:
-    found = origins(failure)
-    assert is_transient(found) is again
-    assert said in why(found)
+def test_store_failures_are_classified(failure: Exception, is_transient: bool, reason: str) -> None:
+    assert StoreFailure(failure).is_transient is is_transient
+    assert reason in StoreFailure(failure).reason
 
 
-def test_the_failure_that_is_being_logged_is_not_the_stores() -> None:
-    """A run that failed with a ConnectionError of its own is logged; that the store then refuses does not pass."""
+def test_exception_that_is_being_handled_is_not_the_stores_failure() -> None:
+    """A run failed with a ConnectionError. A refusal of the store while that is logged is not transient."""
     calls = []
 
     def refuse() -> None:
@@ -119,7 +123,7 @@ def flaky(times: int) -> tuple[Callable[[], int], list[int]]:
     return function, calls
 
 
-def test_short_trouble_is_not_told_and_long_trouble_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_trouble_is_not_reported_and_long_trouble_once(capsys: pytest.CaptureFixture[str]) -> None:
     function, _ = flaky(2)
     assert RetryPolicy(60, "x").call(function) == 7
     assert capsys.readouterr().err == ""
@@ -131,31 +135,58 @@ def test_short_trouble_is_not_told_and_long_trouble_once(capsys: pytest.CaptureF
     assert last.startswith("gradvitals: the store answers again, after ")
 
 
-def test_patience_ends_and_is_not_begun_anew_for_each_call() -> None:
+def test_retries_end_and_later_calls_get_one_attempt() -> None:
     function, _ = flaky(10**9)
-    patience = RetryPolicy(1, "tracking.uri=x")
+    retry = RetryPolicy(1, "tracking.uri=x")
     with pytest.raises(StoreError, match=r"tracking.uri=x: did not answer for \d s \(connection refused\)"):
-        patience.call(function)
-    began = time.monotonic()
+        retry.call(function)
+    start = time.monotonic()
     for _ in range(20):
         with pytest.raises(StoreError):
-            patience.call(function)
-    assert time.monotonic() - began < 0.5
-    assert patience.call(lambda: 3) == 3
+            retry.call(function)
+    assert time.monotonic() - start < 0.5
+    assert retry.call(lambda: 3) == 3
 
 
-def test_in_a_hurry_everything_together_takes_no_longer() -> None:
+def test_deadline_covers_all_calls_together() -> None:
     function, _ = flaky(10**9)
-    patience = RetryPolicy(60, "x")
-    patience.set_deadline(0.5)
-    began = time.monotonic()
+    retry = RetryPolicy(60, "x")
+    retry.set_deadline(0.5)
+    start = time.monotonic()
     for _ in range(3):
         with pytest.raises(StoreError):
-            patience.call(function)
-    assert time.monotonic() - began < 1
+            retry.call(function)
+    assert time.monotonic() - start < 1
 
 
-def test_how_patient_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_never_retried() -> None:
+    """Not even where it interrupts the handling of a transient failure."""
+    calls = []
+
+    def interrupted() -> None:
+        calls.append(1)
+        try:
+            raise ConnectionResetError("Connection reset by peer")
+        except ConnectionResetError:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        RetryPolicy(60, "x").call(interrupted)
+    assert len(calls) == 1
+
+
+def test_ctrl_c_is_heard_within_a_second_while_a_retry_waits() -> None:
+    function, _ = flaky(10**9)
+    start = time.monotonic()
+    timer = threading.Timer(1.7, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        RetryPolicy(60, "x").call(function)
+    assert time.monotonic() - start < 2.7
+    timer.join()
+
+
+def test_retry_seconds_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds() == 120
     monkeypatch.setenv(VARIABLE, "7.5")
     assert seconds() == 7.5
@@ -177,12 +208,12 @@ def test_how_patient_is_for_the_user_to_say(monkeypatch: pytest.MonkeyPatch) -> 
         ("lr=0.1 http://127.0.0.1:5000", "lr=0.1 http://127.0.0.1:5000"),
     ],
 )
-def test_no_address_tells_its_password(text: str, shown: str) -> None:
+def test_redact_replaces_passwords(text: str, shown: str) -> None:
     assert redact(text) == shown
     assert redact(shown) == shown
 
 
-def test_a_link_does_not_say_who_asks() -> None:
+def test_links_do_not_contain_the_user() -> None:
     assert without_user("https://me:pw@host:1/x/") == "https://host:1/x"
     store = Store(redact("http://me:secret@host:1"), "e", "0", None, "http://me:secret@host:1")  # type: ignore[arg-type]
     console = Console(file=io.StringIO(), width=200)
@@ -192,7 +223,7 @@ def test_a_link_does_not_say_who_asks() -> None:
     assert "secret" not in console.file.getvalue() + repr(store)
 
 
-def test_a_logged_config_has_no_password() -> None:
+def test_logged_config_has_no_password() -> None:
     node: dict[str, Any] = {"seed": 1, "tracking": {"uri": "http://me:secret@h", "experiment": "e"}}
     assert "secret" not in json.dumps(redacted_config(node))
     assert redacted_config(node)["tracking"] == {"uri": "http://me:***@h", "experiment": "e"}
@@ -201,15 +232,15 @@ def test_a_logged_config_has_no_password() -> None:
 
 
 @pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:1", "ftp://me:secret@h", "http://me:secret@no host"])
-def test_no_complaint_has_a_password(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_messages_have_no_password(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "epochs=0", f"tracking.uri='{uri}'"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: tracking.uri=")
-    assert "me:***@" in told
-    assert "secret" not in told
+    message = capsys.readouterr().err
+    assert message.startswith("error: tracking.uri=")
+    assert "me:***@" in message
+    assert "secret" not in message
 
 
-def test_addresses_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_of_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
 
@@ -224,7 +255,9 @@ def test_addresses_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             resolved(uri)
 
 
-def test_what_belongs_to_a_store_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sidecar_dir_is_next_to_the_database_or_one_for_each_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.tracking.uri.STORE", tmp_path / "own")
     assert sidecar_dir(f"sqlite:///{tmp_path}/x/a.db", "locks") == tmp_path / "x" / "a-locks"
     mine, yours = sidecar_dir("http://me:pw@h:1", "locks"), sidecar_dir("http://you:wp@h:1/", "locks")
@@ -237,11 +270,11 @@ def test_what_belongs_to_a_store_lies_beside_it(tmp_path: Path, monkeypatch: pyt
         sidecar_dir(f"sqlite:///{tmp_path}/file/a.db", "locks")
 
 
-def test_nothing_breaks_when_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back by a day, on by a day, before 1970: a run's times ascend, and every point is there once."""
+def test_timestamps_ascend_when_the_clock_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock jumps back a day, ahead a day, and before 1970. Every point is stored once."""
     real, offset = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
-    store = Store.open(TrackingConfig(f"sqlite:///{tmp_path}/a.db", "x"))
+    store = Store.open(TrackingConfig(empty(f"sqlite:///{tmp_path}/a.db"), "x"))
     log = store.start("jumps", {})
     for step, jump in enumerate((0.0, -86400.0, 86400.0, -real() - 1e6, 0.0)):
         offset[0] = jump
@@ -249,16 +282,16 @@ def test_nothing_breaks_when_the_clock_jumps(tmp_path: Path, monkeypatch: pytest
         log.flush()
     offset[0] = -86400.0
     assert log.end("FINISHED")
-    found = store.client.get_metric_history(log.run_id, "m")
-    assert [m.step for m in found] == [0, 1, 2, 3, 4]
-    stamps = [m.timestamp for m in found]
+    history = store.client.get_metric_history(log.run_id, "m")
+    assert [m.step for m in history] == [0, 1, 2, 3, 4]
+    stamps = [m.timestamp for m in history]
     assert stamps == sorted(stamps)
     assert abs(stamps[0] - real() * 1000) < 60_000
     info = store.find(log.run_id).info
     assert 0 <= info.end_time - info.start_time < 60_000
-    again = store.resume(log.run_id)  # the clock is still a day late
-    again.metric("m", 5, 5)
-    again.end("FINISHED")
+    resumed = store.resume(log.run_id)  # the clock is still a day late
+    resumed.metric("m", 5, 5)
+    resumed.end("FINISHED")
     assert [m.step for m in store.client.get_metric_history(log.run_id, "m")] == [0, 1, 2, 3, 4, 5]
     info = store.find(log.run_id).info
     assert info.end_time >= max(stamps) >= info.start_time
@@ -266,34 +299,34 @@ def test_nothing_breaks_when_the_clock_jumps(tmp_path: Path, monkeypatch: pytest
     assert store.find(log.run_id).info.end_time >= info.start_time
 
 
-def test_a_clock_before_1970_is_1970(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timestamp_before_1970_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: -5.0)
     assert MonotonicTimestamps().start == 0
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store.open(TrackingConfig(f"sqlite:///{tmp_path_factory.mktemp('s')}/a.db", "x"))
+    return Store.open(TrackingConfig(empty(f"sqlite:///{tmp_path_factory.mktemp('s')}/a.db"), "x"))
 
 
-def test_a_run_asked_for_twice_is_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server does its work late, after we asked again: of two runs one stays, and it is the one we have."""
-    create, made = store.client.bare.create_run, []
+def test_run_that_was_created_twice_is_one_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server creates a run late, after a retry. The run that is kept is the one that is logged."""
+    create, created = store.client.bare.create_run, []
 
-    def late(*arguments: Any, **named: Any) -> Any:
-        made.append(create(*arguments, **named))
-        if len(made) == 1:
-            made.append(create(*arguments, **named))
+    def late(*arguments: Any, **keywords: Any) -> Any:
+        created.append(create(*arguments, **keywords))
+        if len(created) == 1:
+            created.append(create(*arguments, **keywords))
             raise ConnectionResetError("Connection reset by peer")
-        return made[-1]
+        return created[-1]
 
     monkeypatch.setattr(store.client.bare, "create_run", late)
     log = store.start("twice", {"which": "this"})
-    assert len(made) == 2
+    assert len(created) == 2
     assert [r.info.run_id for r in store.search("tags.which = 'this'")] == [log.run_id]
 
 
-def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
+def test_run_is_found_by_the_start_of_its_id(store: Store) -> None:
     log = store.start("a", {})
     assert store.find(log.run_id[:8]).info.run_id == log.run_id
     for wrong in (log.run_id[:7], "0" * 8, "%" * 8, "________", "'; --abcdef", ""):
@@ -301,15 +334,15 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
             store.find(wrong)
 
 
-def test_pages_are_put_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_joins_pages(store: Store) -> None:
     ids = [store.start(f"page {n}", {"mlflow.page.x": "1"}).run_id for n in range(7)]
-    monkeypatch.setattr("pipeline.tracking.store.PAGE", 3)
-    assert sorted(r.info.run_id for r in store.runs_with("mlflow.page.x")) == sorted(ids)
-    assert len(store.search("tags.`mlflow.page.x` = '1'", limit=5)) == 5
-    assert store.search("tags.`mlflow.page.x` = '2'") == []
+    paged = dataclasses.replace(store, page_size=3)
+    assert sorted(r.info.run_id for r in paged.runs_with("mlflow.page.x")) == sorted(ids)
+    assert len(paged.search("tags.`mlflow.page.x` = '1'", limit=5)) == 5
+    assert paged.search("tags.`mlflow.page.x` = '2'") == []
 
 
-def test_one_value_a_step(store: Store) -> None:
+def test_metric_has_one_value_a_step(store: Store) -> None:
     log = store.start("one", {})
     for step in (0, 0, 1, 1, 2):
         assert log.metric("m", step + 0.5, step)

@@ -1,4 +1,4 @@
-"""The store, what a run logs, and how it ends: against a real sqlite store."""
+"""What a sweep and a run log, and how they end, in a real SQLite store."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished sweep of two runs, and what it printed."""
+    """Return the folder of a finished sweep of two runs, and its output."""
     folder = tmp_path_factory.mktemp("store")
     console = quiet()
-    code = sweep([*SMALL, f"tracking.uri={uri(folder)}"], None, quiet=True, console=console)
+    code = sweep([*SMALL, f"tracking.uri={empty(uri(folder))}"], None, quiet=True, console=console)
     assert code == 0
     assert isinstance(console.file, io.StringIO)
     return folder, console.file.getvalue()
 
 
-def test_a_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
+def test_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
     folder, printed = swept
     cells = runs(folder, "tags.kind = 'run'")
     assert {r.info.run_name for r in cells} == {"sigmoid", "relu"}
@@ -58,7 +58,7 @@ def test_a_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
     assert key in tags[f"mlflow.sharedViewState.{key}"]
 
 
-def test_a_run_says_everything_about_itself(swept: tuple[Path, str], tmp_path: Path) -> None:
+def test_run_logs_its_origin_config_and_artifacts(swept: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = swept
     run = runs(folder, "tags.kind = 'run'")[0]
     tags = run.data.tags
@@ -83,7 +83,7 @@ def test_a_run_says_everything_about_itself(swept: tuple[Path, str], tmp_path: P
 
 
 def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str], tmp_path: Path) -> None:
-    """By hand: geometric mean of the replicates, and t = 12.706 for two of them."""
+    """Checked by hand: the geometric mean of the replicates, and t = 12.706 for two of them."""
     folder, _ = swept
     store = opened(folder)
     run = runs(folder, "tags.kind = 'run'")[0]
@@ -102,9 +102,11 @@ def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str]
         assert math.isclose(lows[int(str(step))], 10 ** ((a + b) / 2 - half), rel_tol=1e-6)
 
 
-def test_an_explosion_leaves_only_finite_numbers_in_the_store(tmp_path: Path) -> None:
+def test_exploding_run_stores_only_finite_values(tmp_path: Path) -> None:
     overrides = ["experiment=smoke", "activation=identity", "optimizer.learning_rate=1e200", "cost=squared_error"]
-    code = single([*overrides, "activation@output=identity", f"tracking.uri={uri(tmp_path)}"], None, True, quiet())
+    code = single(
+        [*overrides, "activation@output=identity", f"tracking.uri={empty(uri(tmp_path))}"], None, True, quiet()
+    )
     assert code == 0
     (run,) = runs(tmp_path)
     assert run.data.metrics["non_finite_values"] > 0
@@ -136,20 +138,23 @@ class Bomb(Elementwise):
 '''
 
 
-def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_cell_does_not_stop_the_others_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bombs.py").write_text(PACKAGE)
     (tmp_path / "conf" / "activation").mkdir(parents=True)
     (tmp_path / "conf" / "activation" / "bomb.yaml").write_text("_target_: bombs.Bomb\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    overrides, console = ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={uri(tmp_path)}"], quiet()
+    overrides, console = (
+        ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={empty(uri(tmp_path))}"],
+        quiet(),
+    )
     try:
         assert sweep(overrides, str(tmp_path / "conf"), quiet=True, console=console) == 1
     finally:
         sys.modules.pop("bombs", None)
     assert isinstance(console.file, io.StringIO)
-    told = console.file.getvalue()
-    assert "failed bomb" in told
-    assert "boom at training" in told
+    printed = console.file.getvalue()
+    assert "failed bomb" in printed
+    assert "boom at training" in printed
     assert {r.info.run_name: r.info.status for r in runs(tmp_path, "tags.kind = 'run'")} == {
         "relu": "FINISHED",
         "bomb": "FAILED",
@@ -161,10 +166,10 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_told(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
-def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
+def test_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={empty(uri(tmp_path))}"]
     with subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hears
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restore_ctrl_c
     ) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not _running(tmp_path):
@@ -176,8 +181,8 @@ def test_an_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Sign
     assert [r.info.status for r in runs(tmp_path)] == ["KILLED"]
 
 
-def hears() -> None:
-    """A child of a shell's background job would ignore Ctrl-C."""
+def restore_ctrl_c() -> None:
+    """Let a child process hear Ctrl-C, which the child of a shell's background job ignores."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -192,8 +197,8 @@ def _running(folder: Path) -> bool:
 
 
 @pytest.mark.thorough
-def test_a_store_is_made_once_by_many_processes(tmp_path: Path) -> None:
-    """On a fresh database parallel first use crashes MLflow; the lock makes it one after the other."""
+def test_many_processes_create_one_store(tmp_path: Path) -> None:
+    """Without the lock, parallel first use of a database crashes MLflow."""
     code = (
         "from pipeline.tracking.store import Store, TrackingConfig\n"
         f"print(Store.open(TrackingConfig({uri(tmp_path)!r}, 'shared')).experiment_id)"
@@ -213,7 +218,7 @@ def test_relative_sqlite_paths_become_absolute(tmp_path: Path, monkeypatch: pyte
     assert TrackingConfig(None, "x").resolved_uri() == f"sqlite:///{PROJECT / 'store' / 'mlflow.db'}"
 
 
-def test_names_put_what_differs_first() -> None:
+def test_run_name_starts_with_the_difference() -> None:
     assert run_name({"activation": "relu", "architecture.depth": "20"}, "depth") == "relu d20"
     assert run_name({"optimizer.learning_rate": "0.1"}, "depth") == "lr0.1"
     assert run_name({"activation@output": "tanh"}, None) == "tanh"
@@ -221,17 +226,17 @@ def test_names_put_what_differs_first() -> None:
 
 
 def test_params_are_flat_scalars_with_stable_names() -> None:
-    node = {
+    raw_config = {
         "seed": 1,
         "activation": {"_target_": "engine.activations.LeakyRelu", "alpha": 0.1},
         "probes": {"x": {"_target_": "engine.probes.delta_rms"}},
         "layer_activations": {},
         "tracking": {"uri": None},
     }
-    assert flat_params(node) == {"seed": 1, "activation": "leaky_relu", "activation.alpha": 0.1, "probes": "x"}
+    assert flat_params(raw_config) == {"seed": 1, "activation": "leaky_relu", "activation.alpha": 0.1, "probes": "x"}
 
 
-def test_values_wait_until_they_are_many_or_ten_seconds_old() -> None:
+def test_values_are_buffered_until_they_are_many_or_ten_seconds_old() -> None:
     sent: list[int] = []
 
     class Client:
@@ -239,13 +244,13 @@ def test_values_wait_until_they_are_many_or_ten_seconds_old() -> None:
             sent.append(len(points))
 
     @dataclass
-    class TrainingLength(MonotonicTimestamps):
+    class FakeClock(MonotonicTimestamps):
         time: int = 0
 
         def now(self) -> int:
             return self.time
 
-    clock = TrainingLength(0)
+    clock = FakeClock(0)
     log = RunLogger(Client(), "run", clock=clock)
     for step in range(QUEUE - 1):
         log.metric("a", 1.0, step)

@@ -1,4 +1,4 @@
-"""The link that a sweep prints, opened in a fresh profile of a real browser, against a real server."""
+"""Open the link that a sweep prints in a fresh profile of a real browser."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from support.configs import require
+from support.stores import empty
 
 from pipeline.sweeps.sweep import sweep
 
@@ -46,7 +47,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(uri: str) -> Iterator[int]:
-    """``python -m pipeline ui`` on a free port, ended by its process id."""
+    """Run ``python -m pipeline ui`` on a free port; yield the port."""
     port = free_port()
     command = [sys.executable, "-m", "pipeline", "ui", "--uri", uri, "--port", str(port)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
@@ -70,11 +71,11 @@ def _wait(port: int) -> None:
 
 
 @pytest.mark.thorough
-def test_the_link_opens_on_charts_with_every_run_overlaid(tmp_path: Path) -> None:
-    """Twelve runs, more than MLflow shows by itself; each has its curve in the first charts, without a click."""
+def test_sweep_link_opens_charts_of_all_runs(tmp_path: Path) -> None:
+    """All twelve runs have curves in the first charts; without the saved view MLflow shows ten."""
     require(BROWSER is not None, "needs Chromium")
     console = Console(file=io.StringIO(), width=200)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'mlflow.db'}")
     sweep(["experiment=depth", "epochs=0", "replicates=2", f"tracking.uri={uri}"], None, True, console)
     assert isinstance(console.file, io.StringIO)
     link = next(line for line in console.file.getvalue().splitlines() if "viewStateShareKey" in line)
@@ -89,7 +90,7 @@ def test_the_link_opens_on_charts_with_every_run_overlaid(tmp_path: Path) -> Non
 
 
 def _dom(address: str, folder: Path) -> str:
-    """The page as a fresh profile shows it, tried twice: a loaded machine may be slow to draw."""
+    """Return the page in a fresh profile; a second attempt allows for a slow machine."""
     page = ""
     for attempt in range(2):
         command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / f'profile{attempt}'}", address]

@@ -230,7 +230,7 @@ LONG = [
 def alone(folder: Path) -> str:
     """PreparedRun it in this process; what was printed."""
     console = Console(file=io.StringIO(), width=160)
-    assert single([*LONG, f"tracking.uri={uri(folder)}"], None, True, console) == 0
+    assert single([*LONG, f"tracking.uri={empty(uri(folder))}"], None, True, console) == 0
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

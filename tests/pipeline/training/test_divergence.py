@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from pipeline.sweeps.single import single
 from support.configs import REGRESSION, Table, config, records, table
-from support.stores import opened, quiet, runs, uri
+from support.stores import empty, opened, quiet, runs, uri
 
 from engine.arrays import Array
 from engine.probes import Layer, traits_of
@@ -321,7 +321,7 @@ TOLD = {"divergence.json", "last_steps.parquet"}
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a sweep of three runs of three replicates: none diverges, the last does, all do."""
     folder = tmp_path_factory.mktemp("store")
-    overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.0", f"tracking.uri={uri(folder)}"]
+    overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.0", f"tracking.uri={empty(uri(folder))}"]
     assert sweep(overrides, None, True, quiet()) == 0
     return folder
 
@@ -394,7 +394,9 @@ def test_means_are_of_the_living_and_magnitudes_have_logarithms(swept: Path) -> 
 def test_a_run_beyond_what_a_store_takes(tmp_path: Path, probes: str) -> None:
     huge = ["architecture.hidden=[]", "init.weights.values=[[[1e303]]]", "init.biases.values=[[[0]]]"]
     console = quiet()
-    assert single([*NEURON, *huge, f"probes={probes}", f"tracking.uri={uri(tmp_path)}"], None, True, console) == 0
+    assert (
+        single([*NEURON, *huge, f"probes={probes}", f"tracking.uri={empty(uri(tmp_path))}"], None, True, console) == 0
+    )
     assert isinstance(console.file, io.StringIO)
     assert "diverged replicate 0 diverged at step 0: C = C(a, y)" in console.file.getvalue()
     (of,) = runs(tmp_path)

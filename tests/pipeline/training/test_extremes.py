@@ -11,6 +11,7 @@ import pytest
 from pipeline.sweeps.single import single
 from rich.console import Console
 from support.configs import records
+from support.stores import empty
 
 
 def chi_of_sigmoid() -> float:
@@ -25,7 +26,7 @@ def chi_of_sigmoid() -> float:
 
 
 def test_sixty_sigmoid_layers_vanish_as_theory_says(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
     overrides = [
         "experiment=vanish_60",
         "replicates=5",

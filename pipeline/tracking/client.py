@@ -1,0 +1,122 @@
+"""The MLflow client: MLflow is imported late, kept quiet, and every call is retried."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, StoreError
+from pipeline.tracking.retry import RetryPolicy
+from pipeline.tracking.run_logger import Point
+from pipeline.tracking.uri import redact
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+METRIC_BATCH, PARAM_BATCH = 1000, 100  # MLflow's limits for one log_batch call
+BUSY_MILLISECONDS = 500  # short, so that our retry reports the lock and Ctrl-C is heard
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@cache
+def load_mlflow() -> None:
+    """Import MLflow with our settings. The import takes seconds, so it happens when a store is opened."""
+    os.environ.pop("MLFLOW_RUN_ID", None)  # an exported id would adopt our runs
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # RetryPolicy retries; MLflow would be silent for minutes
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    event.listen(Engine, "before_cursor_execute", _shorten_busy_timeout, retval=True)
+
+
+def _shorten_busy_timeout(
+    _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
+) -> tuple[str, Any]:  # MLflow sets 20 s, in which SQLite blocks every signal, and has no setting for it
+    if statement.startswith("PRAGMA busy_timeout"):
+        statement = f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}"
+    return statement, parameters
+
+
+class Client:
+    """An MLflow client that retries every call. All calls made through it must be idempotent.
+
+    Args:
+        bare: MLflow's client.
+        retry: How long to retry.
+    """
+
+    def __init__(self, bare: MlflowClient, retry: RetryPolicy) -> None:
+        self.bare = bare
+        self.retry = retry
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.bare, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            return self.retry.call(lambda: method(*arguments, **keywords))
+
+        return call
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Log metric values, all finite. A point sent twice is stored once, so a failed call may be repeated."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
+        for start in range(0, len(metrics), METRIC_BATCH):
+            batch = metrics[start : start + METRIC_BATCH]
+            self.retry.call(partial(self.bare.log_batch, run_id, metrics=batch))
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Log parameters."""
+        from mlflow.entities import Param
+
+        items = [Param(key, value) for key, value in params.items()]
+        for start in range(0, len(items), PARAM_BATCH):
+            self.retry.call(partial(self.bare.log_batch, run_id, params=items[start : start + PARAM_BATCH]))
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        items = [RunTag(key, value) for key, value in tags.items()]
+        self.retry.call(lambda: self.bare.log_batch(run_id, tags=items))
+
+
+def check_reachable(uri: str, retry: RetryPolicy, wait: bool) -> None:
+    """Check that a server answers at a URI; any other store passes.
+
+    Args:
+        uri: The store's URI.
+        retry: How long to wait.
+        wait: Whether to retry while the server does not answer. Without it the first failure is final.
+
+    Raises:
+        ConfigError: No server answers.
+    """
+    if not uri.startswith("http"):
+        return
+    import requests
+
+    try:
+        if wait:
+            retry.call(lambda: requests.get(uri, timeout=5))
+        else:
+            requests.get(uri, timeout=5)
+    except (requests.RequestException, StoreError) as failure:
+        raise ConfigError(f"tracking.uri={redact(uri)}: no server answers there ({type(failure).__name__})") from None
