@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.examples import examples
 
 from engine.arrays import Array, norm
 
@@ -30,7 +31,7 @@ def exact(values: list[float]) -> float:
         return math.inf
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(x=hnp.arrays(np.float64, st.integers(1, 9), elements=ANY64))
 @example(x=np.array([1e200, 1e200, 1e-200]))
 @example(x=np.array([5e-324, 5e-324, 5e-324]))
@@ -47,7 +48,7 @@ def test_norm_of_any_float64_numbers(x: Array) -> None:
     assert (got == 0) == (not x.any())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(x=hnp.arrays(np.float32, st.integers(1, 9), elements=ANY32))
 @example(x=np.array([1e-30, 1e-30], np.float32))
 @example(x=np.array([1e-45], np.float32))  # the smallest subnormal
@@ -60,7 +61,7 @@ def test_norm_of_any_float32_numbers(x: Array) -> None:
     assert (float(result) == 0) == (not x.any())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     x=hnp.arrays(
         st.sampled_from([np.float64, np.float32]),
@@ -77,7 +78,7 @@ def test_members_are_independent_and_each_is_the_norm_alone(x: Array) -> None:
             assert np.array_equal(result[index], norm(x[index], axes), equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(x=hnp.arrays(np.float64, st.integers(1, 6), elements=st.floats(-1e3, 1e3)), power=st.integers(-900, 900))
 def test_scaling_by_a_power_of_two_scales_the_norm(x: Array, power: int) -> None:
     """Exact where nothing leaves the range of normal numbers; the two ways of computing differ by rounding only."""

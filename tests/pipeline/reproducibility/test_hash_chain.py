@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.configs import config
+from support.examples import examples
 
 from engine.arrays import Array
 from engine.network import Network
@@ -60,7 +61,7 @@ def trail(chain: HashChain) -> LoggedChain:
     return LoggedChain.of(chain.table())
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(seed=st.integers(0, 2**32), replicates=st.integers(2, 4), kind=st.sampled_from(sorted(KINDS)))
 def test_a_stack_has_the_links_of_its_members_alone(seed: int, replicates: int, kind: str) -> None:
     stack = trail(made(prepared(*KINDS[kind], f"seed={seed}", f"replicates={replicates}")))
@@ -132,7 +133,7 @@ class Meddler:
         flat[self.entry] ^= flip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     step=st.sampled_from([0, 2, 4]),
     quantity=st.sampled_from(["rows", "theta", "grad"]),
