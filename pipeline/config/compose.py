@@ -1,4 +1,4 @@
-"""Hydra composes; this module asks it to, through its compose API, and puts its complaints into one line.
+"""Compose the configs of runs and sweeps with Hydra's compose API.
 
 A sweep is composed whole before its first cell runs, so a mistake in the last cell costs nothing.
 """
@@ -6,8 +6,9 @@ A sweep is composed whole before its first cell runs, so a mistake in the last c
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,16 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pipeline.config.hydra_errors import (
-    COMPLAINTS,
-    in_one_line,
-)
+from pipeline.config.hydra_errors import COMPLAINTS, in_one_line
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 
@@ -43,47 +40,62 @@ class Cell:
 
 
 def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
-    """The resolved config of one run.
+    """Return the resolved config of one run.
+
+    Args:
+        overrides: in Hydra's grammar.
+        config_dir: a folder of the user's own config groups.
 
     Raises:
-        ConfigError: Hydra's or OmegaConf's complaint in one line.
+        ConfigError: the config cannot be composed, explained in one line.
     """
     with _hydra():
-        return _resolved(_Composer()(_with_directory(overrides, config_dir)))
+        return _resolve(_compose(_with_directory(overrides, config_dir)))
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> list[Cell]:
-    """The cells of a sweep: the product of ``hydra.sweeper.params`` of the experiment and of ``key=a,b`` overrides.
+    """Return the cells of a sweep.
+
+    The cells are the product of the experiment's ``hydra.sweeper.params`` and of ``key=a,b`` overrides. The last key
+    varies fastest.
+
+    Args:
+        overrides: in Hydra's grammar. An override replaces the experiment's values for the same key.
+        config_dir: a folder of the user's own config groups.
 
     Raises:
-        ConfigError: as :func:`compose_run`, for any cell.
+        ConfigError: a cell cannot be composed, explained in one line.
     """
     with _hydra():
-        given = _with_directory(overrides, config_dir)
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        with in_one_line(given):
-            parsed = parser.parse_overrides(list(given))
-        fixed = [text for text, o in zip(given, parsed, strict=True) if not o.is_sweep_override()]
-        whole = _Composer(hydra=True)(fixed)
-        params = OmegaConf.to_container(whole.hydra.sweeper.params or OmegaConf.create({}))
-        with in_one_line(given):
-            from_file = parser.parse_overrides([f"{k}={v}" for k, v in dict(params).items()])  # type: ignore[arg-type]
-            (cells,) = BasicSweeper.split_arguments([*from_file, *parsed], max_batch_size=None)
-        swept = {o.get_key_element(): None for o in [*from_file, *parsed] if o.is_sweep_override()}
-        for o in [*from_file, *parsed]:  # a fixed override on the command line beats the experiment's sweep
-            if not o.is_sweep_override():
-                swept.pop(o.get_key_element(), None)
-        composer = _Composer()
-        return [Cell(_values(cell, list(swept)), _resolved(composer(cell))) for cell in cells]
+        requested = _with_directory(overrides, config_dir)
+        with in_one_line(requested):
+            from_command = _parser().parse_overrides(requested)
+        fixed = [text for text, o in zip(requested, from_command, strict=True) if not o.is_sweep_override()]
+        params = _compose(fixed).sweep_params
+        with in_one_line(requested):
+            from_experiment = _parser().parse_overrides(_texts(params))
+            last = {o.get_key_element(): o for o in [*from_experiment, *from_command]}
+            values = [[(key, value) for value in _values(override)] for key, override in last.items()]
+        swept = [key for key, override in last.items() if override.is_sweep_override()]
+        cells = [dict(cell) for cell in itertools.product(*values)]
+        return [Cell({key: cell[key] for key in swept}, _resolve(_compose(_texts(cell)))) for cell in cells]
 
 
-def _values(cell: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
-    chosen = dict(text.split("=", 1) for text in cell)
-    return {key: chosen[key] for key in keys}
+def _texts(cell: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in cell.items()]
+
+
+def _values(override: Override) -> list[str]:
+    """Return the values of an override as text that Hydra parses: several for a sweep, otherwise one."""
+    if override.is_interval_sweep():
+        raise ConfigError(f"{override.input_line}: an interval is no list of values; allowed: a,b, choice, range, glob")
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
 
 
 def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[str]:
-    """``--config-dir`` is one more place on Hydra's search path."""
+    """Add the folder of ``--config-dir`` to Hydra's search path."""
     if config_dir is None:
         return list(overrides)
     path = Path(config_dir).expanduser().resolve()
@@ -103,53 +115,64 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
 def _hydra() -> Iterator[None]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="gradvitals"), warnings.catch_warnings():
-        warnings.filterwarnings("error", message="provider=hydra.searchpath")  # a place that does not exist
+        warnings.filterwarnings("error", message="provider=hydra.searchpath")  # a folder that does not exist
         yield
 
 
-def _compose(overrides: Sequence[str], hydra: bool = False) -> DictConfig:
-    with in_one_line(overrides):
-        return compose("config", overrides=list(overrides), return_hydra_config=hydra)
+def _parser() -> OverridesParser:
+    return OverridesParser.create(GlobalHydra.instance().config_loader())
 
 
-class _Composer:
-    """Composes configs that differ in values, and not in what was chosen from a group, once, for that takes its time.
+@dataclass(frozen=True)
+class _Composed:
+    """A composed config, not yet resolved, and ``hydra.sweeper.params``."""
 
-    The values are then set as Hydra sets them. What was composed is kept for as long as the process lives: the trials
-    of a search differ in values, too.
+    config: DictConfig
+    sweep_params: dict[str, Any]
+
+
+def _compose(overrides: Sequence[str]) -> _Composed:
+    """Compose a config. Configs that choose the same options and differ in values only are composed by Hydra once.
+
+    The values are set as Hydra sets them. The cache lives as long as the process, because the trials of a search differ
+    in values only, too.
     """
-
-    def __init__(self, hydra: bool = False) -> None:
-        self._parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        self._hydra = hydra
-
-    def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        try:
-            parsed = self._parser.parse_overrides(list(overrides))
-            whole = [o for o in parsed if not _is_value(o)]
-            if any(o.is_sweep_override() for o in parsed) or not all(map(_is_choice, whole)):
-                return _compose(overrides, self._hydra)  # their order may matter
-            config = copy.deepcopy(_chosen(tuple(str(o.input_line) for o in whole), self._hydra))
-            for o in filter(_is_value, parsed):
-                OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
-        except (ConfigError, *COMPLAINTS):
-            return _compose(overrides, self._hydra)  # Hydra says better what is wrong
-        return config
+    with in_one_line(overrides):
+        parsed = _parser().parse_overrides(list(overrides))
+        choices = [o for o in parsed if not _is_value(o)]
+        if all(map(_is_choice, choices)) and not any(o.is_sweep_override() for o in parsed):
+            composed = copy.deepcopy(_compose_choices(tuple(str(o.input_line) for o in choices)))
+            try:
+                for o in filter(_is_value, parsed):
+                    OmegaConf.update(composed.config, o.key_or_group, o.value(), merge=True)
+            except COMPLAINTS:
+                pass  # Hydra explains it better below
+            else:
+                return composed
+        return _compose_by_hydra(overrides)
 
 
 @lru_cache(maxsize=64)
-def _chosen(choices: tuple[str, ...], hydra: bool) -> DictConfig:
-    """What Hydra composes of choices from groups in this project's own folder; to be copied before it is changed."""
-    return _compose(choices, hydra)
+def _compose_choices(choices: tuple[str, ...]) -> _Composed:
+    """Compose options of this project's own groups. The caller must copy the result before changing it."""
+    return _compose_by_hydra(choices)
+
+
+def _compose_by_hydra(overrides: Sequence[str]) -> _Composed:
+    config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    params: Any = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
+    with open_dict(config):
+        del config["hydra"]
+    return _Composed(config, params)
 
 
 def _is_choice(override: Override) -> bool:
-    """Whether it chooses one option from a group, and no other place to look for them."""
+    """Whether an override chooses one option from a group, without another place to search for it."""
     return override.type == OverrideType.CHANGE and not isinstance(override.value(), dict | list)
 
 
 def _is_value(override: Override) -> bool:
-    """Whether it sets a value, for certain, and chooses nothing from a group."""
+    """Whether an override certainly sets a value and chooses nothing from a group."""
     key = override.key_or_group
     plain = override.type == OverrideType.CHANGE and override.package is None and not key.startswith("hydra.")
     return plain and ("." in key or key in _scalars())
@@ -157,15 +180,15 @@ def _is_value(override: Override) -> bool:
 
 @lru_cache(maxsize=1)
 def _scalars() -> frozenset[str]:
-    """The keys of the main config that are a number or a text."""
-    main = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    return frozenset(str(k) for k, v in dict(main).items() if isinstance(v, int | float | str))  # type: ignore[arg-type]
+    """Return the keys of the main config that are a number or a text."""
+    main: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    return frozenset(str(key) for key, value in main.items() if isinstance(value, int | float | str))
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
+def _resolve(composed: _Composed) -> dict[str, Any]:
     with in_one_line([]):
-        missing = sorted(OmegaConf.missing_keys(config))
+        missing = sorted(OmegaConf.missing_keys(composed.config))
         if missing:
             raise ConfigError(f"{missing[0]}=???: is missing; give it a value: {missing[0]}=...")
-        plain: Any = OmegaConf.to_container(config, resolve=True)
+        plain: Any = OmegaConf.to_container(composed.config, resolve=True)
     return {str(key): value for key, value in plain.items()}

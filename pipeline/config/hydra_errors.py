@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from hydra import compose
@@ -32,7 +33,14 @@ COMPLAINTS = (
 
 @contextmanager
 def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
-    """Raise a ConfigError of one line for whatever Hydra, OmegaConf or YAML complain about."""
+    """Raise a ConfigError of one line for any error of Hydra, OmegaConf or YAML.
+
+    Args:
+        overrides: The overrides being composed.
+
+    Raises:
+        ConfigError: The explanation.
+    """
     try:
         yield
     except COMPLAINTS as complaint:
@@ -40,41 +48,46 @@ def in_one_line(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def explain(text: str, overrides: Sequence[str]) -> str:
-    """Hydra's paragraphs in one line, with what would have been allowed."""
-    if bad := [o for o in overrides if _unreadable(o)]:
-        return f"{bad[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
+    """Return Hydra's message in one line, with the allowed values.
+
+    Args:
+        text: Hydra's message.
+        overrides: The overrides being composed.
+    """
+    if unreadable := [o for o in overrides if _is_unreadable(o)]:
+        return f"{unreadable[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
     if text.startswith("Config group override must be") or text.endswith("is not iterable"):
-        return next((told for o in overrides if _alone_fails(o) and (told := _options(o))), text)
-    found = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<option>[^'/]*)'", text)
+        return next((line for o in overrides if _fails_alone(o) and (line := _options(o))), text)
+    option = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<name>[^'/]*)'", text)
     options = re.search(r"Available options in '[^']+':\n(.*)", text, re.S)
-    if found and options:
+    if option and options:
         names = [line.strip() for line in options[1].splitlines() if line.startswith("\t") and "=" not in line]
-        return f"{found['group']}={found['option']}: no such option{did_you_mean(found['option'], names)}"
+        return f"{option['group']}={option['name']}: no such option{did_you_mean(option['name'], names)}"
     place = re.search(r"full_key: (\S+)", text)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(place[1] if place else found[1], overrides)
-    if found := re.search(r"Could not delete from config. '([^']+)'", text):
-        return _unknown_key(found[1], overrides)
-    if found := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
-        return f"{found[1]}: several values make a sweep, not a run (use make sweep, or quote them to make a list)"
-    if found := re.search(r"Error resolving interpolation '([^']+)'", text):
-        return f"{found[1]}: cannot be resolved in the defaults list"
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(place[1] if place else match[1], overrides)
+    if match := re.search(r"Could not delete from config. '([^']+)'", text):
+        return _unknown_key(match[1], overrides)
+    if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
+        return f"{match[1]}: several values make a sweep, not a run (use make sweep, or quote them to make a list)"
+    if match := re.search(r"Error resolving interpolation '([^']+)'", text):
+        return f"{match[1]}: cannot be resolved in the defaults list"
     if place:
         return f"{place[1]}: {text.splitlines()[0]}"
-    culprit = next((f"{o}: " for o in overrides if _alone_fails(o)), "")
+    culprit = next((f"{o}: " for o in overrides if _fails_alone(o)), "")
     return culprit + (
         " ".join(line.strip() for line in text.splitlines()[:2]).strip() or "the config cannot be composed"
     )
 
 
-def _unreadable(override: str) -> bool:
+def _is_unreadable(override: str) -> bool:
     try:
         return not OverridesParser.create().parse_override(override).key_or_group
     except HydraException:
         return True
 
 
-def _alone_fails(override: str) -> bool:
+def _fails_alone(override: str) -> bool:
     try:
         compose("config", overrides=[override])
     except COMPLAINTS:
@@ -83,27 +96,27 @@ def _alone_fails(override: str) -> bool:
 
 
 def _options(override: str) -> str | None:
-    """What is allowed, if the override gives a group something that is not a name."""
+    """Return the allowed options if the override gives a group something that is not a name."""
     group = OverridesParser.create().parse_override(override).key_or_group
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     return f"{override}: must name an option of the group (allowed: {', '.join(options)})" if options else None
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
-    """The first part of a dotted key that does not exist, and its siblings that do."""
-    kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
+    """Name the first part of a dotted key that does not exist, and its siblings that do."""
+    rest = tuple(o for o in overrides if o.lstrip("+~").partition("=")[0] != key)
     try:
-        node: Any = OmegaConf.to_container(compose("config", overrides=kept), resolve=False)
+        raw_config = _unresolved(rest)
     except COMPLAINTS:
-        node = OmegaConf.to_container(compose("config"), resolve=False)
+        raw_config = _unresolved(())
     group, at, package = key.partition("@")
     place = package if at else group
     siblings: set[str] = set()
     for part in place.split("."):
-        siblings = set(node) if isinstance(node, dict) else set()
+        siblings = set(raw_config) if isinstance(raw_config, dict) else set()
         if part not in siblings:
             break
-        node = node[part]
+        raw_config = raw_config[part]
     else:
         return f"{key}: cannot be overridden like this; to add an entry, write +{key}=..."
     if part == place:
@@ -112,3 +125,8 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     return f"{key}: unknown key {part!r}{did_you_mean(part, allowed)}" + (
         "" if allowed else f"; to add it, write +{key}"
     )
+
+
+@lru_cache(maxsize=8)
+def _unresolved(overrides: tuple[str, ...]) -> Any:
+    return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=False)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +25,9 @@ from pipeline.analysis.summary import Summary
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
 from pipeline.tracking.logged_run import LoggedRun
-from pipeline.tracking.safe_reading import read_table
-from pipeline.tracking.store import Store, TrackingConfig, download
+from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
-from pipeline.training.records import COLUMNS, Record
+from pipeline.training.records import Record
 
 FINAL = {"accuracy/test": "test accuracy, final", "r2/test": "test R², final", "cost/test": "test cost, final"}
 DECADES = {0: "decades of δ lost per layer, start", -1: "decades of δ lost per layer, end"}

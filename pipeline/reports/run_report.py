@@ -22,9 +22,9 @@ from pipeline.reports.figures.profiles import profile_figure
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
 from pipeline.tracking.logged_run import LoggedRun
-from pipeline.tracking.tags import RECORDS_FILE
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig
+from pipeline.tracking.tags import RECORDS_FILE
 
 __all__ = ["report", "report_run", "report_sweep"]
 

@@ -17,8 +17,8 @@ from pipeline.runs.execute import execute
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking import tags
-from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.locks import HOST_TAG, LEASE_TAG, RunLocks, is_name
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.store import Store
 
 CellAction = Literal["new", "skipped", "skipped (failed)", "resumed", "retried", "rerun", "rerun (unreadable)"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import ALL, BLOCKS, ELEMENTWISE, ENSEMBLES, PAIRS, batch, block_network, name, network
 
 from engine import activations as act
@@ -158,7 +159,7 @@ def loops(net: Network, x: Array, y: Array, factor: float) -> list[tuple[list[li
     return gradients[::-1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5), examples=st.integers(1, 4), seed=st.integers(0, 999))
 def test_gradients_equal_plain_loops_over_examples(sizes: list[int], examples: int, seed: int) -> None:
     net = network(sizes, [act.Sigmoid()] * (len(sizes) - 1), seed=seed)
@@ -171,7 +172,7 @@ def test_gradients_equal_plain_loops_over_examples(sizes: list[int], examples: i
         assert np.allclose(layer.db[:, 0], np.mean([np.array(e[i][1]) for e in each], axis=0), rtol=1e-12, atol=1e-15)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5),
     pair=st.sampled_from(PAIRS),
@@ -280,7 +281,7 @@ def test_gradients_of_every_block_in_a_network(kind: str, ensemble: tuple[int, .
         assert len(parts) >= len(net.modules) + len(net.parameters) + 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     kinds=st.lists(st.sampled_from([kind for kind in BLOCKS if "batch" not in kind]), min_size=1, max_size=4),
     pair=st.sampled_from(PAIRS),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network, views
 
 import engine
@@ -40,7 +41,7 @@ def softplus(z: float) -> float:
     return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(z=st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=4), y=st.sampled_from([0.0, 0.25, 1.0]))
 def test_cross_entropy_from_z_equals_the_math_module(z: list[float], y: float) -> None:
     """The reference C = Σ y·softplus(−z) + (1 − y)·softplus(z) has no cancellation."""
@@ -51,7 +52,7 @@ def test_cross_entropy_from_z_equals_the_math_module(z: list[float], y: float) -
     assert abs(float(got[0]) - expected) <= 4e-16 * len(z) * scale + 1e-12 * expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(z=st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), target=st.integers(0, 4))
 def test_log_likelihood_from_z_equals_the_math_module(z: list[float], target: int) -> None:
     target %= len(z)
@@ -102,7 +103,7 @@ def test_cost_gradients_at_outputs_0_and_1_have_their_limits(dtype: type) -> Non
     assert log.gradient(a, y)[0, 3] < -1e30
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(x=st.floats(-40, 40))
 def test_erf_is_odd_and_equals_the_math_module_to_1e_15(x: float) -> None:
     both = erf(np.array([x, -x]))
@@ -121,7 +122,7 @@ def test_erf_of_float32_nan_infinity_and_any_shape() -> None:
 
 
 @pytest.mark.parametrize("sigma", ALL, ids=name)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(z=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6))
 def test_activation_values_stay_within_their_bounds(sigma: Activation, z: list[float]) -> None:
     column: Array = np.array(z)[:, None]
@@ -137,7 +138,7 @@ def test_activation_values_stay_within_their_bounds(sigma: Activation, z: list[f
 
 
 @pytest.mark.parametrize("sigma", ELEMENTWISE, ids=name)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(z=st.floats(-700, 700))
 def test_slopes_do_not_exceed_steepest(sigma: Activation, z: float) -> None:
     assert isinstance(sigma, act.Elementwise)
@@ -176,7 +177,7 @@ TOP = {"Sigmoid": 0.25, "Tanh": 1.0, "Relu": 1.0, "HardTanh": 1.0}
 
 
 @np.errstate(all="ignore")
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     ensemble=st.sampled_from(ENSEMBLES),
     examples=st.integers(1, 9),
@@ -292,7 +293,7 @@ def test_activation_mean_of_float32_is_within_300_roundings() -> None:
         assert float(mean[k]) == pytest.approx(math.fsum(layer.a[k].ravel().tolist()) / 60_000, rel=300 * 2**-24)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(examples=st.integers(1, 20), seed=st.integers(0, 999))
 def test_coherence_is_between_0_and_1_and_1_for_equal_examples(examples: int, seed: int) -> None:
     net = network([3, 5, 2], [act.Tanh(), act.Identity()], seed=seed)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.examples import examples
 
 from engine.arrays import Array, norm
 
@@ -30,7 +31,7 @@ def exact(values: list[float]) -> float:
         return math.inf
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(x=hnp.arrays(np.float64, st.integers(1, 9), elements=ANY64))
 @example(x=np.array([1e200, 1e200, 1e-200]))
 @example(x=np.array([5e-324, 5e-324, 5e-324]))
@@ -47,7 +48,7 @@ def test_norm_is_exact_for_any_float64_input(x: Array) -> None:
     assert (got == 0) == (not x.any())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(x=hnp.arrays(np.float32, st.integers(1, 9), elements=ANY32))
 @example(x=np.array([1e-30, 1e-30], np.float32))
 @example(x=np.array([1e-45], np.float32))  # the smallest subnormal
@@ -60,7 +61,7 @@ def test_norm_is_exact_for_any_float32_input(x: Array) -> None:
     assert (float(result) == 0) == (not x.any())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     x=hnp.arrays(
         st.sampled_from([np.float64, np.float32]),
@@ -77,7 +78,7 @@ def test_norm_of_a_member_equals_its_norm_alone(x: Array) -> None:
             assert np.array_equal(result[index], norm(x[index], axes), equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(x=hnp.arrays(np.float64, st.integers(1, 6), elements=st.floats(-1e3, 1e3)), power=st.integers(-900, 900))
 def test_norm_scales_with_a_power_of_two(x: Array, power: int) -> None:
     """The plain and the scaled computation differ by rounding only."""

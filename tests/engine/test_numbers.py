@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.examples import examples
 from support.networks import ALL, ELEMENTWISE, batch, name, network, views
 
 from engine import activations as act
@@ -36,7 +37,7 @@ from engine.special import erf
 
 
 @np.errstate(all="ignore")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     shape=st.tuples(st.integers(1, 12), st.integers(1, 9)),
@@ -72,7 +73,7 @@ def slow_norm(values: list[float]) -> float:
     return math.hypot(*values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     x=hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-1e3, 1e3)),
     exponent=st.integers(-320, 304),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import ELEMENTWISE, PAIRS, batch, name, network
 
 from engine import activations as act
@@ -123,7 +124,7 @@ def delta_scales(net: Network, cost: Cost, y: Array) -> list[float]:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(name(part) for part in pair))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=2, max_size=5),
     hidden=st.lists(st.sampled_from(ELEMENTWISE), min_size=3, max_size=3),

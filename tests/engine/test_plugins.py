@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import batch, gradient, network
 
 from engine import activations as act
@@ -15,7 +16,7 @@ from engine.costs import Cost
 from engine.network import Network
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(examples=st.integers(1, 6), seed=st.integers(0, 99))
 def test_batch_gradient_is_the_mean_over_examples(examples: int, seed: int) -> None:
     """Section 1.6 of the derivation. A batch of copies has the gradient of one example."""

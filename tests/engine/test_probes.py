@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.examples import examples
 from support.networks import (
     ELEMENTWISE,
     PROBES,
@@ -67,7 +68,7 @@ def square(x: list[float]) -> float:
 
 
 @pytest.mark.parametrize("hidden", ELEMENTWISE, ids=name)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(sizes=st.lists(st.integers(1, 6), min_size=3, max_size=4), softmax=st.booleans(), case=cases)
 def test_noise_probes_equal_statistics_of_single_examples(
     hidden: Activation, sizes: list[int], softmax: bool, case: Case
@@ -177,7 +178,7 @@ def slopes(net: Network, k: Index = ()) -> dict[int, list[list[float]]]:
 
 
 @pytest.mark.parametrize("hidden", ELEMENTWISE, ids=name)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     middle=st.booleans(), steep=st.sampled_from([0.3, 1, 2, 300]), tolerance=st.sampled_from([0.1, 0.88]), case=cases
 )
@@ -214,7 +215,7 @@ def test_slope_probes_equal_loops_over_units(
         assert layer_values(probes.dead_units, step, k) == {i: sum(units) / len(units) for i, units in dead.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(zeros=st.integers(0, 6), scale=st.sampled_from([1.0, 1e-160, 1e160]), case=cases)
 def test_cosine_probes_equal_loops_over_pairs(zeros: int, scale: float, case: Case) -> None:
     """The first examples have z = 0 and the correct output, so δ = 0: they form no pair."""
@@ -250,7 +251,7 @@ def by_exponent(x: Array) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_exponent_counts_equal_frexp_and_merge_in_any_order(dtype: str, data: st.DataObject) -> None:
     info = np.finfo(dtype)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import ALL, ELEMENTWISE, ENSEMBLES, batch, name, network
 
 from engine import activations as act
@@ -24,7 +25,7 @@ def relative(got: Array, expected: Array) -> float:
     return float(np.abs(got - expected).max()) / scale
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     depth=st.integers(3, 14),
     width=st.integers(2, 6),

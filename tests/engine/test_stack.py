@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import (
     BLOCKS,
     ELEMENTWISE,
@@ -110,7 +111,7 @@ def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD:
     return SGD(value(0.0, 0.5), momentum, nesterov, decay, clipping, draw(st.sampled_from([Constant(), Cosine(0.1)])))
 
 
-@settings(max_examples=90, deadline=None)
+@settings(max_examples=examples(90), deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(["float64", "float32"]), seed=st.integers(0, 99))
 def test_stack_equals_loop_for_random_networks(data: st.DataObject, dtype: str, seed: int) -> None:
     sizes = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=5))
@@ -126,7 +127,7 @@ def test_stack_equals_loop_for_random_networks(data: st.DataObject, dtype: str, 
     assert_stack_equals_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(["float64", "float32"]), seed=st.integers(0, 99))
 def test_stack_equals_loop_for_random_blocks(data: st.DataObject, dtype: str, seed: int) -> None:
     kinds = data.draw(st.lists(st.sampled_from(list(BLOCKS)), min_size=1, max_size=4))
@@ -141,7 +142,7 @@ def test_stack_equals_loop_for_random_blocks(data: st.DataObject, dtype: str, se
     assert_stack_equals_loop(stack, batches, cost, data.draw(optimizers(ensemble)))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([1, 2, 7, 129, 257, 300]), min_size=2, max_size=4),
     examples=st.sampled_from([1, 2, 8, 128, 129, 260]),
@@ -174,7 +175,7 @@ def test_stack_equals_loop_for_wide_layers(
     assert_stack_equals_loop(stack, batches, costs.LogLikelihood(), optimizer, shared)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([1, 2, 5, 9, 33]), min_size=2, max_size=5),
     hidden=st.sampled_from(ELEMENTWISE),
@@ -256,7 +257,7 @@ def test_passes_do_not_depend_on_earlier_batch_sizes(sizes_of_batches: list[int]
         assert np.array_equal(used.cost(y, costs.LogLikelihood()), fresh.cost(y, costs.LogLikelihood()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([1, 2, 5]), min_size=2, max_size=4),
     examples=st.sampled_from([1, 2, 5]),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 from scipy.special import binom, digamma, erfc, ndtr, polygamma
+from support.examples import examples
 from support.networks import ELEMENTWISE, name
 
 from engine import activations as act
@@ -46,7 +47,7 @@ def integrands(sigma: Elementwise) -> list[Function]:
     return [lambda x: sigma.value(x) ** 2, *(lambda x, p=p: sigma.derivative(x, sigma.value(x)) ** p for p in (2, 4))]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=2), st.floats(0.05, 20), st.floats(-3, 3))
 def test_expectation_equals_closed_forms_within_its_error_estimate(
     means: list[float], spread: float, kink: float

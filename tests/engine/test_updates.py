@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import examples
 from support.networks import network
 
 from engine import activations as act
@@ -34,7 +35,7 @@ def clipped(g: Array, clipping: Clipping | None) -> Array:
     return g
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     rate=st.floats(1e-3, 1.0),
     momentum=st.sampled_from([0.0, 0.5, 0.9]),
@@ -80,7 +81,7 @@ def test_updates_equal_the_formulas_over_four_steps(
     assert np.abs(net.theta - theta).max() < 1e-13 * max(1.0, float(np.abs(theta).max()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     bound=st.floats(1e-3, 1e3),
     exponent=st.integers(-200, 200),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,24 @@ def thorough(*cases: tuple[Any, ...]) -> list[Any]:
     return [pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
 
 
+def raw_config(*overrides: str) -> dict[str, Any]:
+    """Return a copy of a run's resolved config. Each combination of overrides is composed once per process."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return compose_run(overrides)
+
+
 def config(*overrides: str) -> Config:
-    """The run's config, as the command would build it."""
-    return build(compose_run(overrides))
+    """Return a run's config as the command builds it."""
+    return build(raw_config(*overrides))
+
+
+def base_config() -> Config:
+    """Return the config without overrides, for ``dataclasses.replace``."""
+    return config()
 
 
 Table = dict[tuple[int, str], tuple[tuple[int, ...], np.ndarray[Any, Any]]]

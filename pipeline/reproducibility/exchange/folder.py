@@ -14,7 +14,6 @@ from pipeline.reproducibility.exchange.manifest import METRICS_FILE
 from pipeline.tracking.logged_run import FolderFiles, LoggedRun, format_time
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.safe_reading import read_table
-from pipeline.tracking.tags import RECORDS_FILE
 
 METRIC_COLUMNS = ("key", "step", "timestamp", "value")
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.configs import REGRESSION, config
+from support.examples import examples
 from threadpoolctl import threadpool_limits
 
 from engine.arrays import Array
@@ -190,7 +191,7 @@ def test_verdict_needs_two_hidden_layers_and_delta() -> None:
     assert judge(summary, config(), 0, None, 4) is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.lists(st.floats(0.75, 1.25), min_size=2, max_size=30), st.sampled_from([1, -1]))
 def test_state_changes_at_most_once_near_the_limit(totals: list[float], sign: int) -> None:
     hovering = [falling(sign * total / 4, spread=1e-4, step=step) for step, total in enumerate(totals)]

@@ -271,7 +271,7 @@ SWEEPS = [
     wrong_sweep("+foo=1,2", says=("foo: unknown key",)),
     wrong_sweep("seed=", says="seed=: must be an integer"),
     wrong_sweep("seed=range(0,0)", says="the sweep has no cells"),
-    wrong_sweep("seed=interval(0,1)", says=("seed=interval(0,1): ", "does not support")),
+    wrong_sweep("seed=interval(0,1)", says=("seed=interval(0,1): ", "allowed: a,b, choice, range, glob")),
     wrong_sweep("hydra.sweeper.params=5", says="hydra.sweeper.params=5: "),
     wrong_sweep("tracking=sqlite,server", says="tracking.uri=???: is missing"),
     wrong_sweep("tracking.experiment=a,b", says="tracking: must be the same in every cell"),

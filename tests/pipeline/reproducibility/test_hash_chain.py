@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.configs import config
+from support.examples import examples
 
 from engine.arrays import Array
 from engine.network import Network
@@ -67,7 +68,7 @@ def logged_chain(chain: HashChain) -> LoggedChain:
     return LoggedChain.from_table(chain.table())
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(6), deadline=None)
 @given(seed=st.integers(0, 2**32), replicates=st.integers(2, 4), kind=st.sampled_from(sorted(KINDS)))
 def test_stack_has_same_links_as_members_alone(seed: int, replicates: int, kind: str) -> None:
     stack = logged_chain(chain_of(prepared(*KINDS[kind], f"seed={seed}", f"replicates={replicates}")))
@@ -139,7 +140,7 @@ class BitFlipper:
         flat[self.entry] ^= flip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     step=st.sampled_from([0, 2, 4]),
     quantity=st.sampled_from(["rows", "theta", "grad"]),
