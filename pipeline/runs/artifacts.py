@@ -24,7 +24,7 @@ from pipeline.reports.figures.profiles import profile_plot
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
-from pipeline.tracking.logged_run import theory_of
+from pipeline.tracking.artifact_parsers import parse_theory
 from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.tracking.uri import redacted_config
@@ -122,7 +122,9 @@ def log_figures_and_records(
     run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None
 ) -> None:
     """Log the figures of the norms, by layer and by layer and step, and all records as a table."""
-    figures = {"gradient_norm_by_layer.png": profile_plot(summary, None if theory is None else theory_of(theory), name)}
+    figures = {
+        "gradient_norm_by_layer.png": profile_plot(summary, None if theory is None else parse_theory(theory), name)
+    }
     for probe in ("delta_rms", "gradient_norm"):
         figures[f"{probe}_layer_by_step.png"] = layer_by_step_plot(summary, probe, f"log₁₀ {probe}", name)
     for file_name, figure in figures.items():

@@ -32,10 +32,10 @@ from pipeline.config.compose import compose_run
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE
-from pipeline.reproducibility.run_source import find, load
-from pipeline.tracking import safe_reading
-from pipeline.tracking.logged_run import config_of
-from pipeline.tracking.safe_reading import parse_yaml, read_table
+from pipeline.reproducibility.run_source import ReplayRun, find
+from pipeline.tracking.artifact_parsers import parse_config
+from pipeline.tracking.logged_run import FolderFiles, LoggedRun
+from pipeline.tracking.safe_reading import parse_yaml, read_table, read_text
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training import array_files
 from pipeline.training.prepare import prepare_run
@@ -150,11 +150,11 @@ def test_hostile_yaml_is_refused(base: dict[str, Any], arena: Arena) -> None:
 
     def build_text(rng: random.Random, text: str) -> None:
         changes = [f"{rng.choice(list(base))}={rng.choice(hostile.WORDS)}"] if rng.random() < 0.3 else []
-        build(config_of(text, changes))
+        build(parse_config(text, changes))
 
     for text in hostile.YAML:
         with pytest.raises(ConfigError):
-            build(config_of(text, ()))
+            build(parse_config(text, ()))
     for number in range(CASES["texts"] - len(hostile.YAML)):
         rng = draw("text", number)
         text = hostile.text(rng, hostile.config(rng, base, arena.mark))
@@ -192,7 +192,7 @@ def test_damaged_folders_are_refused(
         arena.case("folder", number, lambda argv=argv, code=code: code.append(exit_code(argv, capsys)))  # type: ignore[misc]
         if code[-1] == 0:
             verified += 1
-            arena.case("folder", number, lambda folder=folder: load(find(str(folder), tracking)).node())  # type: ignore[misc]
+            arena.case("folder", number, lambda folder=folder: read_all(find(str(folder), tracking)))  # type: ignore[misc]
         shutil.rmtree(folder)
     assert 0 < verified < CASES["folders"] / 2
 
@@ -313,21 +313,19 @@ def write_bomb(path: Path, rows: int, word: str = "x") -> None:
     pq.write_table(pa.table(columns | {"value": pa.array(np.zeros(rows))}), path, store_schema=False)
 
 
-def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
     """Small files with large contents are refused before they are read."""
     path = tmp_path / "records.parquet"
     write_bomb(path, 1_000_000)
     assert path.stat().st_size < 50_000
     assert len(read_table(path)) == 1_000_000
-    monkeypatch.setattr(safe_reading, "MOST_BYTES", 100_000_000)
     with pytest.raises(ConfigError, match="1000000 rows need"):
-        read_table(path)
+        read_table(path, most_bytes=100_000_000)
     write_bomb(path, 1000, "x" * 2000)
     with pytest.raises(ConfigError, match="a text of 2000 bytes"):
         read_table(path)
-    monkeypatch.setattr(safe_reading, "LONGEST_TEXT", 10)
     with pytest.raises(ConfigError, match="at most 10 are read"):
-        safe_reading.read_text(path, 10)
+        read_text(path, 10)
 
 
 def test_path_adds_no_column_to_table(tmp_path: Path, exported: tuple[Path, Path]) -> None:
@@ -367,12 +365,17 @@ def test_report_survives_hostile_artifacts(exported: tuple[Path, Path], base: di
         arena.case("store", number, lambda: page(artifacts, facts))
 
 
+def read_all(run: ReplayRun) -> None:
+    """Read every part of a run."""
+    run.raw_config()
+    assert run.chain is not None or run.integrity_errors or run.tags
+    assert len(run.records) + len(run.packages) + len(run.patch) >= 0
+
+
 def page(artifacts: Path, facts: dict[str, Any]) -> None:
     """Build the report of a run from its files."""
     from pipeline.reports.run_report import page_of
-    from pipeline.tracking.logged_run import TEXTS, read_files
 
-    files = {name: artifacts / name for name in ("records.parquet", *TEXTS) if (artifacts / name).is_file()}
-    about = {"run_id": facts["run_id"], "name": "x", "status": "FINISHED", "started": "", "metrics": {}}
-    html = page_of(read_files(files, **about, tags=facts["tags"], params=facts["params"]))
+    files = FolderFiles(artifacts)
+    html = page_of(LoggedRun(facts["run_id"], "x", "FINISHED", "", facts["tags"], facts["params"], {}, files))
     assert "<script" not in html

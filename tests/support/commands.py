@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from pipeline.cli import main
 from pipeline.sweeps.search.search import SearchOptions, run_search
 from pipeline.sweeps.sweep import SweepOptions, run_single, run_sweep
+from support.stores import empty
 
 
 class Invocation(NamedTuple):
@@ -26,6 +27,8 @@ class Invocation(NamedTuple):
 
 def invoke(*argv: str) -> Invocation:
     """Run a command in this process, as ``gradvitals ARGV...`` does."""
+    if argv and argv[0] in ("run", "sweep", "search"):
+        create_stores(argv)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
@@ -47,17 +50,28 @@ class Shown:
 
 def run_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run one config; the options are those of SweepOptions."""
+    create_stores(overrides)
     return shown(lambda: run_single(overrides, SweepOptions(quiet=True, **options), config_dir))
 
 
 def sweep_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run a sweep; the options are those of SweepOptions."""
+    create_stores(overrides)
     return shown(lambda: run_sweep(overrides, SweepOptions(quiet=True, **options), config_dir))
 
 
 def search_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run a search; the options are those of SearchOptions."""
+    create_stores(overrides)
     return shown(lambda: run_search(overrides, SearchOptions(quiet=True, **options), config_dir))
+
+
+def create_stores(overrides: Iterable[str]) -> None:
+    """Copy a ready database to the address of a store that does not exist: MLflow needs seconds to create one."""
+    for override in overrides:
+        key, _, address = override.partition("=")
+        if key == "tracking.uri" and address.startswith("sqlite:///"):
+            empty(address)
 
 
 def shown(command: Callable[[], Any]) -> Shown:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline.sweeps.single import single
 from rich.console import Console
 from scipy import stats
-from support.commands import invoke
+from support.commands import invoke, run_command
 
 from pipeline.analysis.comparisons import paired, replicates_needed, unpaired
 from pipeline.config.changes import config_changes
@@ -23,8 +22,8 @@ from pipeline.errors import ConfigError
 from pipeline.reports.comparison import (
     DECADES,
     FINAL,
+    ComparedRun,
     Comparison,
-    Logged,
     Reading,
     common,
     compare,
@@ -43,13 +42,13 @@ ACCURACY, R2, COST = FINAL.values()
 # Quantities of two runs
 
 
-def logged(seed: int = 0, config: dict[str, Any] | None = None, **values: Any) -> Logged:
+def logged(seed: int = 0, config: dict[str, Any] | None = None, **values: Any) -> ComparedRun:
     """A run with these values a replicate: accuracy=[...], cost=[...], start=[...], end=[...], r2=[...]."""
     names = {"accuracy": ACCURACY, "cost": COST, "start": START, "end": END, "r2": R2}
     result = {names[k]: Reading(10, np.array(v, dtype=np.float64)) for k, v in values.items()}
     replicates = len(next(iter(values.values())))
     node = {"seed": seed, "replicates": replicates, "cost": {"_target_": "x.C"}} | (config or {})
-    return Logged("0123456789", "run", node, {}, seed, replicates, result)
+    return ComparedRun("0123456789", "run", node, {}, seed, replicates, result)
 
 
 def comparison_of(compared: list[Comparison], quantity: str) -> Comparison:
@@ -80,7 +79,7 @@ def test_vanished_delta_is_left_out_and_counted() -> None:
     a = readings(tidy([Record(0, "delta_rms", (1, 2, 3), values, True)]))
     b = readings(tidy([Record(0, "delta_rms", (1, 2, 3), values + 1, True)]))
     node = {"seed": 0, "replicates": 3}
-    (result,) = comparisons(Logged("a", "a", node, {}, 0, 3, a), Logged("b", "b", node, {}, 0, 3, b))
+    (result,) = comparisons(ComparedRun("a", "a", node, {}, 0, 3, a), ComparedRun("b", "b", node, {}, 0, 3, b))
     assert isinstance(result.difference.n, int)
     assert (result.difference.n, result.difference.lost) == (2, 1)
     assert result.means()[0] == pytest.approx(1.5)
@@ -148,7 +147,7 @@ def test_replicates_for_a_precision() -> None:
 
 def test_notes_name_different_steps_and_costs() -> None:
     a, b = logged(cost=[1, 2]), logged(cost=[2, 4], config={"cost": {"_target_": "x.Other"}})
-    longer = Logged(b.run_id, "b", b.node, {}, 0, 2, {COST: Reading(20, b.readings[COST].values)})
+    longer = ComparedRun(b.run_id, "b", b.raw_config, {}, 0, 2, {COST: Reading(20, b.readings[COST].values)})
     (result,) = comparisons(a, longer)
     assert result.notes == ("A at step 10, B at step 20", "but these are two different cost functions")
     assert comparisons(a, logged(cost=[2, 4]))[0].notes == ()
@@ -191,8 +190,8 @@ def test_config_changes_name_dotted_keys() -> None:
 
 
 def test_environment_changes_name_changed_tags() -> None:
-    def run(seed: int, **tags: str) -> Logged:
-        return Logged("r", "r", {"data": 1}, {k.replace("_", "."): v for k, v in tags.items()}, seed, 1, {})
+    def run(seed: int, **tags: str) -> ComparedRun:
+        return ComparedRun("r", "r", {"data": 1}, {k.replace("_", "."): v for k, v in tags.items()}, seed, 1, {})
 
     one = run(0, git_commit="a", data_sha256="b", python="c")
     assert environment_changes(one, one) == []
@@ -237,7 +236,7 @@ class Runs:
     def _train(self, *overrides: str) -> str:
         base = ["experiment=smoke", "architecture.depth=4", "replicates=5", f"tracking.uri={self.tracking.uri}"]
         console = Console(file=io.StringIO(), width=200)
-        assert single([*base, *overrides], None, True, console) == 0
+        assert run_command(*base, *overrides).code == 0
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue().partition("make reproduce RUN=")[2].split()[0]
 

@@ -17,9 +17,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline.sweeps.single import single
-from rich.console import Console
-from support.commands import invoke
+from support.commands import invoke, run_command, sweep_command
 from support.configs import config, require
 
 from engine.exponents import INFINITE, NAN, SUBNORMAL, ZERO
@@ -30,8 +28,8 @@ from pipeline.reports.figures.quantities import Quantity
 from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_label, log_ticks, plot_label
 from pipeline.reports.html import write
 from pipeline.reports.run_report import report, report_run, report_sweep
-from pipeline.sweeps.sweep import sweep
-from pipeline.tracking.logged_run import HEADLINE_PROBES, records_of
+from pipeline.tracking.artifact_parsers import records_of
+from pipeline.tracking.logged_run import HEADLINE_PROBES
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig
 from pipeline.training.loop import run as train
 from pipeline.training.records import Record, tidy
@@ -104,12 +102,12 @@ def drawing(image: dict[str, str]) -> str:
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     """Return a store with a run of all probes, a sweep over two keys, and a sweep that diverges."""
     config = TrackingConfig(f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}", "gradvitals")
-    where, quiet = f"tracking.uri={config.uri}", Console(quiet=True)
+    where = f"tracking.uri={config.uri}"
     everything = ["experiment=smoke", "probes=full", "architecture.depth=4", "epochs=2", "schedule=each_epoch"]
-    assert single([*everything, "replicates=3", "name=everything", where], None, True, quiet) == 0
+    assert run_command(*everything, "replicates=3", "name=everything", where).code == 0
     small = ["experiment=smoke", "architecture.depth=2,4", "epochs=1"]
-    assert sweep([*small, "name=two_keys", where], None, True, quiet) == 0
-    assert sweep(["experiment=explode", "data.subset=200", "replicates=2", where], None, True, quiet) == 0
+    assert sweep_command(*small, "name=two_keys", where).code == 0
+    assert sweep_command("experiment=explode", "data.subset=200", "replicates=2", where).code == 0
     return config
 
 
@@ -257,7 +255,7 @@ def test_page_of_diverged_run_shows_where_it_diverged(tracking: TrackingConfig) 
 def test_page_of_run_without_verdict_probes_or_training(tracking: TrackingConfig) -> None:
     where, name = f"tracking.uri={tracking.uri}", "name=bare"
     overrides = ["experiment=smoke", "probes=none", "epochs=0", "replicates=1", name, where, "tracking.experiment=bare"]
-    assert single(overrides, None, True, Console(quiet=True)) == 0
+    assert run_command(*overrides).code == 0
     store = Store.open(TrackingConfig(tracking.uri, "bare"))
     (run,) = store.client.search_runs([store.experiment_id])
     assert "verdict" not in run.data.tags

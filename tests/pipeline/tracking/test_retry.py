@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import io
 import json
 import signal
 import sqlite3
@@ -17,14 +16,13 @@ from typing import Any
 import pytest
 import requests
 from mlflow.exceptions import MlflowException, RestException, get_error_code
-from rich.console import Console
 from sqlalchemy.exc import OperationalError
 from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.errors import ConfigError, StoreError
 from pipeline.sweeps.plan import source_tags
-from pipeline.sweeps.summary import where
+from pipeline.sweeps.summary import link_lines
 from pipeline.tracking.retry import VARIABLE, RetryPolicy, seconds
 from pipeline.tracking.run_logger import MonotonicTimestamps
 from pipeline.tracking.store import Store, TrackingConfig
@@ -216,11 +214,9 @@ def test_redact_replaces_passwords(text: str, shown: str) -> None:
 def test_links_do_not_contain_the_user() -> None:
     assert without_user("https://me:pw@host:1/x/") == "https://host:1/x"
     store = Store(redact("http://me:secret@host:1"), "e", "0", None, "http://me:secret@host:1")  # type: ignore[arg-type]
-    console = Console(file=io.StringIO(), width=200)
-    where(console, store, "/#/x", "page")
-    assert isinstance(console.file, io.StringIO)
-    assert "http://host:1/#/x" in console.file.getvalue()
-    assert "secret" not in console.file.getvalue() + repr(store)
+    lines = link_lines(store, "/#/x", "page")
+    assert "http://host:1/#/x" in lines
+    assert "secret" not in "".join(lines) + repr(store)
 
 
 def test_logged_config_has_no_password() -> None:

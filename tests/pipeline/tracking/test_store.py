@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import signal
 import sqlite3
@@ -16,12 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pipeline.sweeps.single import single
-from support.stores import empty, opened, quiet, runs, uri
+from support.commands import run_command, sweep_command
+from support.stores import empty, opened, runs, uri
 
 from pipeline.config.schema import digest
 from pipeline.runs.artifacts import flat_params
-from pipeline.sweeps.sweep import sweep
 from pipeline.tracking.run_logger import QUEUE, SHOWN_AFTER, MonotonicTimestamps, Point, RunLogger
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import TrackingConfig, download
@@ -34,11 +32,9 @@ PROJECT = Path(__file__).resolve().parents[3]
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the folder of a finished sweep of two runs, and its output."""
     folder = tmp_path_factory.mktemp("store")
-    console = quiet()
-    code = sweep([*SMALL, f"tracking.uri={empty(uri(folder))}"], None, quiet=True, console=console)
-    assert code == 0
-    assert isinstance(console.file, io.StringIO)
-    return folder, console.file.getvalue()
+    shown = sweep_command(*SMALL, f"tracking.uri={uri(folder)}")
+    assert shown.code == 0
+    return folder, shown.text
 
 
 def test_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
@@ -104,10 +100,7 @@ def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str]
 
 def test_exploding_run_stores_only_finite_values(tmp_path: Path) -> None:
     overrides = ["experiment=smoke", "activation=identity", "optimizer.learning_rate=1e200", "cost=squared_error"]
-    code = single(
-        [*overrides, "activation@output=identity", f"tracking.uri={empty(uri(tmp_path))}"], None, True, quiet()
-    )
-    assert code == 0
+    assert run_command(*overrides, "activation@output=identity", f"tracking.uri={uri(tmp_path)}").code == 0
     (run,) = runs(tmp_path)
     assert run.data.metrics["non_finite_values"] > 0
     with sqlite3.connect(tmp_path / "store.db") as database:
@@ -143,18 +136,14 @@ def test_failing_cell_does_not_stop_the_others_and_is_reported(tmp_path: Path, m
     (tmp_path / "conf" / "activation").mkdir(parents=True)
     (tmp_path / "conf" / "activation" / "bomb.yaml").write_text("_target_: bombs.Bomb\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    overrides, console = (
-        ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={empty(uri(tmp_path))}"],
-        quiet(),
-    )
+    overrides = ["experiment=smoke", "activation=relu,bomb,tanh", f"tracking.uri={uri(tmp_path)}"]
     try:
-        assert sweep(overrides, str(tmp_path / "conf"), quiet=True, console=console) == 1
+        shown = sweep_command(*overrides, config_dir=str(tmp_path / "conf"))
     finally:
         sys.modules.pop("bombs", None)
-    assert isinstance(console.file, io.StringIO)
-    printed = console.file.getvalue()
-    assert "failed bomb" in printed
-    assert "boom at training" in printed
+    assert shown.code == 1
+    assert "failed: bomb" in shown.text
+    assert "boom at training" in shown.text
     assert {r.info.run_name: r.info.status for r in runs(tmp_path, "tags.kind = 'run'")} == {
         "relu": "FINISHED",
         "bomb": "FAILED",

@@ -4,7 +4,6 @@ command continues.
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sqlite3
@@ -20,14 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
-from rich.console import Console
 from support.configs import require
 from support.servers import CuttingProxy, Postgres, Server, locked, postgres_binaries, small_disk
 from support.stores import empty
 
 from pipeline.cli import main
 from pipeline.errors import StoreError
-from pipeline.reproducibility.replay import reproduce
+from pipeline.reproducibility.replay import ReplayOptions, reproduce
 from pipeline.tracking.retry import VARIABLE
 from pipeline.tracking.run_logger import Point, RunLogger
 from pipeline.tracking.store import Store, TrackingConfig
@@ -424,10 +422,8 @@ def test_run_survives_a_server_that_is_down_for_20_seconds(backend: Backend, tmp
     messages = whole_run(hurt.uri, restart, "tracking.experiment=whole")
     check_reports(messages, "connection refused")
     check_same(alone, hurt)
-    code = reproduce(
-        hurt.search()[0].info.run_id, [], TrackingConfig(hurt.uri, "whole"), (), True, Console(file=io.StringIO())
-    )
-    assert code == 0
+    run_id = hurt.search()[0].info.run_id
+    assert reproduce(run_id, [], TrackingConfig(hurt.uri, "whole"), ReplayOptions(), quiet=True).exit_code == 0
 
 
 def whole_run(uri: str, meanwhile: Callable[[], None], *more: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import socket
@@ -16,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from support.commands import sweep_command
 from support.configs import require
 from support.stores import empty
-
-from pipeline.sweeps.sweep import sweep
 
 PROJECT = Path(__file__).resolve().parents[3]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -74,11 +71,9 @@ def _wait(port: int) -> None:
 def test_sweep_link_opens_charts_of_all_runs(tmp_path: Path) -> None:
     """All twelve runs have curves in the first charts; without the saved view MLflow shows ten."""
     require(BROWSER is not None, "needs Chromium")
-    console = Console(file=io.StringIO(), width=200)
     uri = empty(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    sweep(["experiment=depth", "epochs=0", "replicates=2", f"tracking.uri={uri}"], None, True, console)
-    assert isinstance(console.file, io.StringIO)
-    link = next(line for line in console.file.getvalue().splitlines() if "viewStateShareKey" in line)
+    shown = sweep_command("experiment=depth", "epochs=0", "replicates=2", f"tracking.uri={uri}")
+    link = next(line for line in shown.text.splitlines() if "viewStateShareKey" in line)
     with served(uri) as port:
         address = link.replace("127.0.0.1:5000", f"127.0.0.1:{port}")
         page = _dom(address, tmp_path)

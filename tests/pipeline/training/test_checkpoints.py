@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline.sweeps.single import single
 from rich.console import Console
+from support.commands import run_command
 from support.configs import RESUMED, config
 from support.stores import content, empty, opened, uri
 
@@ -230,7 +230,7 @@ LONG = [
 def alone(folder: Path) -> str:
     """PreparedRun it in this process; what was printed."""
     console = Console(file=io.StringIO(), width=160)
-    assert single([*LONG, f"tracking.uri={empty(uri(folder))}"], None, True, console) == 0
+    assert run_command(*LONG, f"tracking.uri={empty(uri(folder))}").code == 0
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

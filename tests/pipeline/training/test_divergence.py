@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pipeline.sweeps.single import single
+from support.commands import run_command, sweep_command
 from support.configs import REGRESSION, Table, config, records, table
 from support.stores import empty, opened, quiet, runs, uri
 
@@ -23,7 +23,6 @@ from engine.arrays import Array
 from engine.probes import Layer, traits_of
 from pipeline.config.schedules import Every, FirstAndLast, Schedule
 from pipeline.config.schema import Config, DivergenceConfig
-from pipeline.sweeps.sweep import sweep
 from pipeline.tracking.store import download
 from pipeline.training.divergence import Divergence
 from pipeline.training.loop import run, train
@@ -322,7 +321,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a sweep of three runs of three replicates: none diverges, the last does, all do."""
     folder = tmp_path_factory.mktemp("store")
     overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.0", f"tracking.uri={empty(uri(folder))}"]
-    assert sweep(overrides, None, True, quiet()) == 0
+    assert sweep_command(*overrides).code == 0
     return folder
 
 
@@ -394,9 +393,7 @@ def test_means_are_of_the_living_and_magnitudes_have_logarithms(swept: Path) -> 
 def test_a_run_beyond_what_a_store_takes(tmp_path: Path, probes: str) -> None:
     huge = ["architecture.hidden=[]", "init.weights.values=[[[1e303]]]", "init.biases.values=[[[0]]]"]
     console = quiet()
-    assert (
-        single([*NEURON, *huge, f"probes={probes}", f"tracking.uri={empty(uri(tmp_path))}"], None, True, console) == 0
-    )
+    assert run_command(*NEURON, *huge, f"probes={probes}", f"tracking.uri={empty(uri(tmp_path))}").code == 0
     assert isinstance(console.file, io.StringIO)
     assert "diverged replicate 0 diverged at step 0: C = C(a, y)" in console.file.getvalue()
     (of,) = runs(tmp_path)

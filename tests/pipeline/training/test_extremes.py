@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.sweeps.single import single
-from rich.console import Console
+from support.commands import run_command
 from support.configs import records
 from support.stores import empty
 
@@ -34,7 +33,7 @@ def test_sixty_sigmoid_layers_vanish_as_theory_says(tmp_path: Path) -> None:
         "data.subset=400",
         f"tracking.uri={uri}",
     ]
-    assert single(overrides, None, True, Console(quiet=True)) == 0
+    assert run_command(*overrides).code == 0
     with sqlite3.connect(tmp_path / "x.db") as database:
         found = dict(database.execute("select key, value from latest_metrics where key like 'log10_random_cot%'"))
         gradient = dict(

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.sweeps.single import single
+from support.commands import run_command
 from support.configs import config, records, table, thorough
-from support.stores import empty, opened, quiet, runs, uri
+from support.stores import empty, opened, runs, uri
 
 from engine import probes
 from engine.arrays import Array
@@ -288,7 +288,7 @@ def test_a_stopwatch_accounts_for_all_time() -> None:
 
 
 def test_a_logged_run_says_what_measuring_cost(tmp_path: Path) -> None:
-    assert single([*FULL, *RARE, "epochs=1", f"tracking.uri={empty(uri(tmp_path))}"], None, True, quiet()) == 0
+    assert run_command(*FULL, *RARE, "epochs=1", f"tracking.uri={empty(uri(tmp_path))}").code == 0
     (of,) = runs(tmp_path)
     overhead = {k.partition("/")[2]: v for k, v in of.data.metrics.items() if k.startswith("overhead/")}
     probes = set(config(*FULL).probes)
