@@ -29,15 +29,15 @@ $(READY): requirements.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-sweep: $(READY)  ## run what a sweep (EXP=depth) has not finished (JOBS=n RETRY=1 FORCE=1 FAIL_FAST=1), log it, print the link
+sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n RETRY=1 FORCE=1 FAIL_FAST=1)
 	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
 		$(if $(FAIL_FAST),--fail-fast) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
 
-search: $(READY)  ## let Optuna search as EXP=search_tanh describes, on from what it has (TRIALS=n JOBS=n), log it, print the link
+search: $(READY)  ## search with Optuna, EXP=search_tanh (TRIALS=n JOBS=n)
 	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \
 		experiment=$(or $(EXP),search_tanh) $(ARGS)
 
-run: $(READY)  ## run one config and log it to MLflow; an interrupted one goes on (FORCE=1 begins anew)
+run: $(READY)  ## train and log one run, or resume it (FORCE=1 starts a new one)
 	@$(PY) -m pipeline run $(if $(FORCE),--force) $(LIMITS) $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
 ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
@@ -46,41 +46,41 @@ ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
-experiment: $(READY)  ## run a published result's experiment, NAME=..., and print its claims (SLOW=1)
+experiment: $(READY)  ## run an experiment, NAME=..., and print its claims (SLOW=1)
 	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS)
 
-experiments: $(READY)  ## run all of them and write the catalogue in docs/experiments (SLOW=1)
+experiments: $(READY)  ## run all experiments and write docs/experiments (SLOW=1)
 	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS)
 
-prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>, paired over the same seeds
+prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi
 	@$(PY) -m pipeline prescribe $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
 
-compare: $(READY)  ## how two runs A=<id> B=<id> differ, and how sure that is
+compare: $(READY)  ## compare two runs, A=<id> B=<id>, with intervals
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make compare A=<run> B=<run>" >&2; exit 2; fi
 	@$(PY) -m pipeline compare "$(A)" "$(B)" $(ARGS)
 
-report: $(READY)  ## write a self-contained HTML page about RUN=<id> or SWEEP=<id> (TO=file)
+report: $(READY)  ## write an HTML page about RUN=<id> or SWEEP=<id> (TO=file)
 	@$(PY) -m pipeline report $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") $(if $(TO),--to "$(TO)") $(ARGS)
 
-reproduce: $(READY)  ## train RUN=<id or exported folder> again and compare its chain and every record
+reproduce: $(READY)  ## train RUN=<id or folder> again and compare every record
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make reproduce RUN=..." >&2; exit 2; fi
 	@$(PY) -m pipeline reproduce $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
 
-diff: $(READY)  ## where two runs or exported folders A= B= part, and how their difference grows (TO=file.png)
+diff: $(READY)  ## find the first difference of A=<id> B=<id> and its growth (TO=file.png)
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make diff A=<run> B=<run>" >&2; exit 2; fi
 	@$(PY) -m pipeline diff "$(A)" "$(B)" $(if $(TO),--to "$(TO)") $(ARGS)
 
-export: $(READY)  ## write RUN=<id> or SWEEP=<id> as a plain folder, TO=folder, that can be verified anywhere
+export: $(READY)  ## write RUN=<id> or SWEEP=<id> to a folder, TO=folder
 	@$(PY) -m pipeline export $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") --to "$(TO)" $(ARGS)
 
-verify: $(READY)  ## check that an exported folder, FROM=folder, is as it was written (SEAL=...)
+verify: $(READY)  ## check that an exported folder, FROM=folder, is unchanged (SEAL=...)
 	@$(PY) -m pipeline verify --from "$(FROM)" $(if $(SEAL),--seal "$(SEAL)") $(ARGS)
 
-import: $(READY)  ## verify an exported folder, FROM=folder, and make its runs in the store (SEAL=...)
+import: $(READY)  ## create the runs of an exported folder, FROM=folder, in the store (SEAL=...)
 	@$(PY) -m pipeline import --from "$(FROM)" $(if $(SEAL),--seal "$(SEAL)") $(ARGS)
 
-trace: $(READY)  ## print a forward and backward pass step by step: the worked examples, or any config (EXP=, ARGS=)
+trace: $(READY)  ## print a forward and backward pass step by step (EXP=, ARGS=)
 	@$(PY) -m pipeline trace $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
 test: $(READY)  ## run the tests
@@ -91,13 +91,13 @@ lint: $(READY)  ## ruff and mypy
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-bench: $(READY)  ## time a step against PyTorch (if installed) and bare products; and what measuring costs
+bench: $(READY)  ## time a step against PyTorch (if installed), and what measuring costs
 	@$(PY) -m benchmarks.step $(ARGS); first=$$?; $(PY) -m benchmarks.measuring $(ARGS) && exit $$first
 
 graph: $(READY)  ## draw which wing imports which, docs/import_graph.svg, and count lines
 	@$(PY) -m tools.import_graph
 
-lock: $(READY)  ## pin all requirements anew, with hashes (needs uv)
+lock: $(READY)  ## pin all requirements with hashes (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-header \
 		--no-emit-index-url --output-file requirements.txt pyproject.toml requirements.in
 

@@ -119,7 +119,7 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     """Of a default run of at least so many steps into a new sqlite store, after a short one.
 
     That one imports what tracking needs; what it and earlier measurements have left behind is collected before the
-    clock starts, for a whole collection takes long beside such a run, and it is chance what it would be counted for.
+    clock starts, for a full garbage collection takes long compared with such a run, and falls into a random part of it.
 
     Returns:
         The share of its time that went into tracking, how many series that were, and seconds per step.

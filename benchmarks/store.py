@@ -159,7 +159,7 @@ def measured(store: Store, filler: Filler, runs: int, seconds: float) -> Row:
     return Row(runs, found_in)
 
 
-def measure(sizes: Sequence[int], seconds: float, tell: Callable[[str], None]) -> tuple[list[Row], str]:
+def measure(sizes: Sequence[int], seconds: float, report: Callable[[str], None]) -> tuple[list[Row], str]:
     """All rows, and what the runs are like."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mlflow.db"
@@ -172,7 +172,7 @@ def measure(sizes: Sequence[int], seconds: float, tell: Callable[[str], None]) -
         with sqlite3.connect(path, timeout=60) as database:
             filler = Filler(database)
             for runs in sizes:
-                tell(f"{runs} runs ...")
+                report(f"{runs} runs ...")
                 filler.fill(store, there, runs)
                 there = runs
                 rows.append(measured(store, filler, runs, seconds))
@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each number (default 3)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="runs in the store, ascending")
     parser.add_argument("--no-check", action="store_true", help="end with 0 even if something grows too fast")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to FILE, the plot beside it")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to FILE, the plot next to it")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
     given = sys.argv[1:] if argv is None else list(argv)
     options = parser.parse_args(given)

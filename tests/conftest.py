@@ -18,7 +18,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 SLOW, ALL = "GRADVITALS_SLOW", "GRADVITALS_REQUIRE_ALL"
 TIERS = {  # marker -> the variables that let its tests run
-    "thorough": FULL_TIER,  # a minute of real processes each, killed and begun again: CI has the time
+    "thorough": FULL_TIER,  # a minute of real processes each, killed and restarted
     "slow": (SLOW,),
 }
 

@@ -3,7 +3,7 @@
 Imports and composing are paid for once: every trial is a fork of this process, a real process that runs the command
 from its first line and is killed with SIGKILL at a random moment (WHAT = driver), or one of its worker processes is
 (WHAT = worker).
-Every other trial waits for work to have begun first: for something new in the folder WATCH. After the last kill the
+Every other trial waits until work has started: until there is something new in the folder WATCH. After the last kill the
 command runs to its end.
 """
 
@@ -79,7 +79,7 @@ def kill_workers(kills: int, rng: random.Random, longest: float, output: Path, a
     return killed
 
 
-def begun(pid: int, watch: Path, since: float) -> bool:
+def has_started(pid: int, watch: Path, since: float) -> bool:
     """Waits until something in the folder is newer than that; False if the process ends before."""
     deadline = time.monotonic() + 120
     while ended(pid, 0.005) is None and time.monotonic() < deadline:
@@ -118,7 +118,7 @@ def main(what: str, kills: int, seed: int, longest: float, watch: str, output: P
     while what == "driver" and killed < kills:
         since, pid = time.time(), start(argv, output)
         waiting = bool(watch) and killed % 2 == 1
-        there = not waiting or begun(pid, Path(watch), since)
+        there = not waiting or has_started(pid, Path(watch), since)
         if there and ended(pid, rng.uniform(0, longest / 10 if waiting else longest)) is None:
             os.kill(pid, signal.SIGKILL)
             ended(pid, 30)

@@ -166,7 +166,7 @@ def test_failed_cells_are_retried_on_request_only(tmp_path: Path, flag: Path) ->
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
     assert "ValueError: boom" in text
-    assert not list((tmp_path / "store-checkpoints").glob("*")), "nothing goes on from a failed run"
+    assert not list((tmp_path / "store-checkpoints").glob("*")), "a failed run has no checkpoint"
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
     assert "1 skipped, finished before" in text
@@ -405,7 +405,7 @@ def test_locks_next_to_a_file_do_not_depend_on_the_host_name(tmp_path: Path, mon
 
 
 def test_store_reached_by_another_path_has_the_same_locks_or_none(tmp_path: Path) -> None:
-    """By a link it is the same folder; where it is another one, nobody is taken for dead."""
+    """A link leads to the same folder; with another folder, no living run is closed."""
     store = opened(tmp_path)
     at_work = store.start("at work", RunLocks.of(store).tags("held"))
     (tmp_path / "other").mkdir()
