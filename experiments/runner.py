@@ -174,7 +174,9 @@ def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) ->
     runs, results = [], []
     with bars(len(jobs), quiet) as progress:
         executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
-        for (sweep, job), (_, done) in zip(jobs, executor.map(job for _, job in jobs), strict=True):
+        finished = {id(job): done for job, done in executor.map(job for _, job in jobs)}
+        for sweep, job in jobs:
+            done = finished[id(job)]
             swept = ({"part": sweep} if has_parts else {}) | {key: job.swept.get(key, "–") for key in keys}
             runs.append(replace(done.result, swept=swept).without_records())
             if done.result.status == "FINISHED":

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +138,40 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
             continue
         found = pattern.search(path.read_text(encoding="utf-8", errors="replace"))
         assert found is None, f"{path}: {found}"
+
+
+ALL_PYTHON = sorted(
+    p
+    for top in ("engine", "pipeline", "experiments", "tests", "benchmarks", "tools")
+    for p in (PROJECT / top).rglob("*.py")
+)
+LIBRARIES = {
+    "hydra",
+    "mlflow",
+    "optuna",
+    "hypothesis",
+    "omegaconf",
+    "pebble",
+    "tenacity",
+    "click",
+    "matplotlib",
+    "numpy",
+}
+
+
+def test_no_module_imports_a_private_part_of_a_library() -> None:
+    for path in ALL_PYTHON:
+        for name in imports_of(path):
+            parts = name.split(".")
+            is_private = parts[0] in LIBRARIES and any(part.startswith("_") for part in parts)
+            assert not is_private, f"{path.relative_to(PROJECT)} imports {name}"
+
+
+def test_every_imported_package_is_declared() -> None:
+    described = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = {re.split(r"[\[<>=~ ]", text)[0].lower() for text in described["project"]["dependencies"]}
+    distributions = {"sklearn": "scikit-learn", "yaml": "pyyaml", "hydra": "hydra-core"}
+    own = {"engine", "pipeline", "experiments"}
+    for module, path in MODULES.items():
+        for package in packages_of(path) - LIBRARY - own:
+            assert distributions.get(package, package).lower() in declared, f"{module} imports {package}"

@@ -154,7 +154,8 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
         changes = [*proposed, control(raw_config)]
         jobs = [prepare_cell(r.applied(raw_config), r.name, {"change": r.name}, tags, trusted) for r in changes]
         with closing(executor.map(jobs)) as finished:
-            results = [done.result for _, done in finished]
+            by_name = {job.name: done.result for job, done in finished}
+    results = [by_name[remedy.name] for remedy in changes]
     trials = [compare_to_baseline(r, baseline, result) for r, result in zip(changes, results, strict=True)]
     everything = [baseline, *results]
     extras = Extras(texts={PAGE: markdown(baseline, trials)})
