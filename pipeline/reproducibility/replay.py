@@ -27,7 +27,7 @@ from pipeline.reproducibility.run_source import ReplayRun, find, load
 from pipeline.tracking.safe_reading import printable
 from pipeline.tracking.tags import PRUNED_STEP_TAG
 from pipeline.tracking.uri import TrackingConfig
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record, tidy
 
@@ -145,7 +145,7 @@ def _train(run: PreparedRun, logged: ReplayRun, on_step: Any) -> tuple[pd.DataFr
 
     records: list[Record] = []
     with contextlib.suppress(_PrunedError):
-        for record in train(run, stepped, observer=chain):
+        for record in train(run, Callbacks(on_step=stepped, observer=chain)):
             records.append(record)
     return tidy(records), None if chain is None else LoggedChain.of(chain.table())
 

@@ -48,7 +48,7 @@ from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, THEORY_FILE
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record, non_finite
 from pipeline.training.timing import Timer
@@ -226,7 +226,7 @@ class _Execution:
     def train(self, saved: Checkpoint | None, heartbeat: Callable[[], None], on_step: Callable[[int], None]) -> None:
         """From the beginning, or from where it was interrupted."""
         if saved is not None:
-            saved.tell(self._take, self.metrics.diverged)
+            saved.replay(self._take, self.metrics.diverged)
 
         def stepped(step: int) -> None:
             heartbeat()
@@ -234,8 +234,8 @@ class _Execution:
             on_step(step)
 
         start = saved.state if saved else None
-        keeping = self.timer, self.chain, self.checkpoints, start
-        records = train(self.run, stepped, self._diverged, *keeping, on_trace=lambda step: heartbeat())
+        callbacks = Callbacks(stepped, self._diverged, lambda step: heartbeat(), self.chain, self.checkpoints)
+        records = train(self.run, callbacks, self.timer, start)
         try:
             for record in records:
                 self._take(record)

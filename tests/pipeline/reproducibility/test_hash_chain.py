@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.reproducibility import hash_chain as chains
 from pipeline.reproducibility.chain_reader import LoggedChain, first_chain_difference, format_ranges
 from pipeline.reproducibility.hash_chain import HEAD_TAG, LINK, NORMS_TAG, HashChain
-from pipeline.training.loop import TrajectoryObserver, train
+from pipeline.training.loop import Callbacks, TrajectoryObserver, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.trainer import TrainingState
 
@@ -52,7 +52,7 @@ def made(run: PreparedRun, observer: TrajectoryObserver | None = None, every: in
     chain = HashChain(run, Every(every))
     if isinstance(observer, Meddler):
         observer.chain = chain
-    for _ in train(run, observer=observer or chain):
+    for _ in train(run, Callbacks(observer=observer or chain)):
         pass
     return chain
 
@@ -95,7 +95,7 @@ def test_digests_norms_and_links_by_hand() -> None:
     run = prepared(*SMALL)
     table = made(run).table()
     looker = Looker(sorted(set(table["step"]) - {-1}))
-    for _ in train(run, observer=looker):
+    for _ in train(run, Callbacks(observer=looker)):
         pass
     about = {"chain": 1, "dtype": "<f8", "sizes": [4, 4, 3, 3]}
     link = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=32).digest()
@@ -158,11 +158,11 @@ def test_one_flipped_bit_changes_this_link_and_all_later_ones(step: int, quantit
 def test_the_first_and_the_last_step_are_witnessed_whatever_the_schedule() -> None:
     run = prepared(*SMALL)
     chain = HashChain(run, At([3]))
-    for _ in train(run, observer=chain):
+    for _ in train(run, Callbacks(observer=chain)):
         pass
     assert trail(chain).steps == (0, 3, run.length.last_step)
     only = HashChain(run, At([3]), ends=False)
-    for _ in train(run, observer=only):
+    for _ in train(run, Callbacks(observer=only)):
         pass
     assert trail(only).steps == (3,)
 
@@ -186,11 +186,11 @@ def test_a_chain_gone_on_with_is_the_chain_that_never_stopped(kind: str) -> None
     run = prepared(*KINDS[kind], "replicates=2")
     whole = HashChain(run, Every(2))
     keep = Keep(whole)
-    for _ in train(run, observer=whole, checkpointer=keep):
+    for _ in train(run, Callbacks(observer=whole, checkpointer=keep)):
         pass
     for state, text in keep.states:
         again = HashChain(run, Every(2), start=state.now.step, state=json.loads(text))
-        for _ in train(run, observer=again, start=state):
+        for _ in train(run, Callbacks(observer=again), start=state):
             pass
         assert again.tags() == whole.tags()
         pd.testing.assert_frame_equal(again.table(), whole.table(), check_exact=True)

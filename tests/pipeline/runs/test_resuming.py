@@ -7,7 +7,7 @@ import pytest
 from support.configs import RESUMED, config
 
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import prepare_run
 from pipeline.training.records import tidy
 from pipeline.training.trainer import TrainingState
@@ -31,12 +31,12 @@ def test_going_on_from_any_step_is_never_having_stopped(overrides: list[str]) ->
     base = ["replicates=2", "epochs=2", "data=iris", "batching.size=10", *overrides]
     run = prepare_run(config(*base))
     checkpointer, told = KeepAll(), list[Divergence]()
-    whole = list(train(run, on_divergence=told.append, checkpointer=checkpointer))
+    whole = list(train(run, Callbacks(on_divergence=told.append, checkpointer=checkpointer)))
     assert bool(told) == any("1e80" in o for o in overrides)
     assert len(checkpointer.states) > 5 or told
     for state in checkpointer.states[:: max(1, len(checkpointer.states) // 7)]:
         later: list[Divergence] = []
-        rest = list(train(run, on_divergence=later.append, start=state))
+        rest = list(train(run, Callbacks(on_divergence=later.append), start=state))
         expected = [r for r in whole if r.step >= state.now.step]
         a, b = tidy(rest), tidy(expected)
         assert a.drop(columns="value").equals(b.drop(columns="value"))
