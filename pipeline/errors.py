@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that the user can correct."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from collections.abc import Iterable
 
 
 class ConfigError(Exception):
-    """A wrong input, told in one line: what, where, what is allowed. The command prints it and exits with 2."""
+    """A wrong input in one line: key, value and what is allowed. The command prints it and exits with 2."""
 
 
 class StoreError(ConfigError):
-    """The store refuses, or does not answer any more; told in one line."""
+    """The store refuses a request or does not respond, explained in one line."""
 
 
 def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
-    """'; did you mean X?' when something allowed is close to ``wrong``, then what is allowed."""
+    """Return '; did you mean X?' if an allowed name is similar, followed by the allowed names.
+
+    Args:
+        wrong: The name that was given.
+        allowed: The allowed names.
+    """
     options = sorted(allowed)
-    close = difflib.get_close_matches(wrong, options, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    similar = difflib.get_close_matches(wrong, options, n=1, cutoff=0.6)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
     return f"{hint} (allowed: {', '.join(options) or 'none'})"

@@ -1,4 +1,4 @@
-"""The project's own folders."""
+"""Folders of the project."""
 
 from __future__ import annotations
 

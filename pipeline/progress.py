@@ -1,4 +1,4 @@
-"""Progress for people: bars on a terminal, silence elsewhere. Everything goes to stderr."""
+"""Progress bars on a terminal; no output elsewhere. Bars are written to stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ OnStep = Callable[[int], None]
 
 
 class Bars:
-    """A bar for the sweep (if there is more than one run) and one for the run that is going on."""
+    """One bar for the sweep, if it has several runs, and one for each run in progress.
+
+    Args:
+        progress: The display.
+        runs: Number of runs.
+    """
 
     def __init__(self, progress: Progress, runs: int) -> None:
         self._progress = progress
@@ -20,9 +25,14 @@ class Bars:
 
     @contextmanager
     def run(self, name: str, steps: int) -> Iterator[OnStep]:
-        """A bar for one run; the function it yields is told each step."""
+        """Show a bar for one run, and yield a function to call with each step.
+
+        Args:
+            name: Name of the run.
+            steps: Number of steps.
+        """
         task = self._progress.add_task(name, total=max(steps, 1))
-        stride = max(1, steps // 500)  # moving a bar costs as much as a small step of training
+        stride = max(1, steps // 500)  # an update of the bar takes as long as a small training step
 
         def on_step(step: int) -> None:
             if step % stride == 0:
@@ -35,14 +45,19 @@ class Bars:
             self.advance()
 
     def advance(self) -> None:
-        """One run of the sweep is done."""
+        """Count one run of the sweep as done."""
         if self._sweep is not None:
             self._progress.advance(self._sweep)
 
 
 @contextmanager
 def bars(runs: int, quiet: bool) -> Iterator[Bars]:
-    """Bars for so many runs; nothing is shown when ``quiet`` or when stderr is no terminal."""
+    """Show progress bars.
+
+    Args:
+        runs: Number of runs.
+        quiet: Whether to hide the bars. They are also hidden when stderr is not a terminal.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

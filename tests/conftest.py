@@ -1,4 +1,4 @@
-"""Shared by all tests."""
+"""Options, tiers and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 SLOW, ALL = "GRADVITALS_SLOW", "GRADVITALS_REQUIRE_ALL"
 TIERS = {  # marker -> the variables that let its tests run
-    "thorough": FULL_TIER,  # a minute of real processes each, killed and restarted
+    "thorough": FULL_TIER,  # about a minute each: real processes, killed and restarted
     "slow": (SLOW,),
 }
 
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if module := uses_what_its_module_shares(item):
+        if module := module_with_shared_fixture(item):
             item.add_marker(pytest.mark.xdist_group(module))
     for tier, variables in TIERS.items():
         if any(os.environ.get(v) for v in variables):
@@ -50,11 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def uses_what_its_module_shares(item: pytest.Item) -> str | None:
-    """The file of a test with a fixture that is made once a module: one process runs them all, and makes it once."""
+def module_with_shared_fixture(item: pytest.Item) -> str | None:
+    """Return the name of the module if a test uses a module fixture, so that one process runs all its tests."""
     fixtures = getattr(item, "_fixtureinfo", None)
-    found = fixtures.name2fixturedefs.values() if fixtures is not None else ()
-    return item.path.stem if any(many[-1].scope == "module" for many in found) else None
+    definitions = fixtures.name2fixturedefs.values() if fixtures is not None else ()
+    return item.path.stem if any(many[-1].scope == "module" for many in definitions) else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,7 +70,7 @@ def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No progress bars, and no tracking settings of the person who runs the tests."""
+    """Hide progress bars, and remove the tracking settings of the user's environment."""
     monkeypatch.setenv("CI", "true")
     for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

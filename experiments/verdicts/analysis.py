@@ -34,7 +34,7 @@ from pipeline.config.schema import build
 from pipeline.progress import bars
 from pipeline.reports.figures.style import STYLE
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import prepare_run
 
 PAGE = "docs/verdicts.md"
@@ -122,7 +122,7 @@ def verdict_of(overrides: Sequence[str]) -> Verdict | None:
     run = prepare_run(config)
     summary = Summary(hidden_layers=len(run.sizes) - 2)
     divergences: list[Divergence] = []
-    for record in train(run, on_divergence=divergences.append):
+    for record in train(run, Callbacks(on_divergence=divergences.append)):
         summary.add(record)
     return judge(summary, config, len(divergences), expect(run), len(run.sizes) - 1)
 

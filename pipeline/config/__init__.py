@@ -1,1 +1,1 @@
-"""From Hydra's config groups to plain data, and from plain data to typed objects."""
+"""Compose plain data from Hydra's config groups, and build typed objects from plain data."""

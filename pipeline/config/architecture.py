@@ -1,4 +1,4 @@
-"""Architectures: from what the data needs, the list of layer sizes (n_0, ..., n_L)."""
+"""Architectures: the list of layer sizes (n_0, ..., n_L) and the network's blocks."""
 
 from __future__ import annotations
 
@@ -11,42 +11,49 @@ from engine.activations import Activation
 from engine.blocks import Block
 from engine.network import Dense
 
+MAX_DEPTH = 100_000
+
 
 class Architecture(ABC):
     """A rule for the sizes of the layers."""
 
     @abstractmethod
     def sizes(self, n_in: int, n_out: int) -> list[int]:
-        """(n_0, ..., n_L) for data with ``n_in`` inputs and ``n_out`` targets.
+        """Return (n_0, ..., n_L).
+
+        Args:
+            n_in: Number of inputs of the data.
+            n_out: Number of targets of the data.
 
         Raises:
-            ValueError: the architecture cannot carry such data.
+            ValueError: The architecture does not fit such data.
         """
 
     def blocks(self, sizes: Sequence[int], activations: Sequence[Activation]) -> list[Block]:
-        """The network's blocks for these layer sizes and the activations of layers 1 ... L: Dense layers only.
+        """Return the network's blocks: Dense layers only.
 
-        Override this for other blocks; the layers keep their numbers, sizes and activations.
+        Override this method for other blocks. The layers must keep their numbers, sizes and activations.
+
+        Args:
+            sizes: Layer sizes (n_0, ..., n_L).
+            activations: Activations of layers 1 ... L.
         """
         return [Dense(m, n, sigma) for (m, n), sigma in zip(pairwise(sizes), activations, strict=True)]
 
 
-DEEPEST = 100_000
-
-
-def _at_least_one(name: str, value: int) -> None:
+def _check_at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name}={value}: must be >= 1")
 
 
 def _check_depth(depth: int) -> None:
-    if not 1 <= depth <= DEEPEST:
-        raise ValueError(f"depth={depth}: must be in 1 ... {DEEPEST}")
+    if not 1 <= depth <= MAX_DEPTH:
+        raise ValueError(f"depth={depth}: must be in 1 ... {MAX_DEPTH}")
 
 
 @dataclass(frozen=True)
 class Mlp(Architecture):
-    """Hidden layers of the given sizes; none is a network without hidden layers."""
+    """A multilayer perceptron with hidden layers of the given sizes; an empty list gives no hidden layer."""
 
     hidden: Sequence[int]
     outputs: int | None
@@ -55,7 +62,7 @@ class Mlp(Architecture):
         if any(n < 1 for n in self.hidden):
             raise ValueError(f"hidden={list(self.hidden)}: every size must be >= 1")
         if self.outputs is not None:
-            _at_least_one("outputs", self.outputs)
+            _check_at_least_one("outputs", self.outputs)
 
     def sizes(self, n_in: int, n_out: int) -> list[int]:
         return [n_in, *self.hidden, n_out if self.outputs is None else self.outputs]
@@ -63,7 +70,7 @@ class Mlp(Architecture):
 
 @dataclass(frozen=True)
 class Deep(Architecture):
-    """``depth`` hidden layers of ``width`` units."""
+    """A multilayer perceptron with ``depth`` hidden layers of ``width`` units."""
 
     depth: int
     width: int
@@ -71,9 +78,9 @@ class Deep(Architecture):
 
     def __post_init__(self) -> None:
         _check_depth(self.depth)
-        _at_least_one("width", self.width)
+        _check_at_least_one("width", self.width)
         if self.outputs is not None:
-            _at_least_one("outputs", self.outputs)
+            _check_at_least_one("outputs", self.outputs)
 
     def sizes(self, n_in: int, n_out: int) -> list[int]:
         return [n_in, *[self.width] * self.depth, n_out if self.outputs is None else self.outputs]
@@ -81,7 +88,7 @@ class Deep(Architecture):
 
 @dataclass(frozen=True)
 class Chain(Architecture):
-    """A chain of single neurons, section 1 of the derivation: one input, ``depth`` hidden units in line, one output."""
+    """A chain of single neurons (section 1 of the derivation): one input, ``depth`` hidden layers, one output."""
 
     depth: int
 

@@ -1,4 +1,4 @@
-"""What differs between two configs, one line for each key."""
+"""The differences between two configs, one line per key."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from pipeline.config.schema import scientific
 
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``key: old → new`` for each flat key on which numbers depend; the name and the tracking are left aside."""
-    was, now = dict(_flat(scientific(old))), dict(_flat(scientific(new)))
-    keys = [key for key in {**was, **now} if key not in was or key not in now or was[key] != now[key]]
-    return [f"{key}: {_shown(was, key)} → {_shown(now, key)}" for key in keys] or ["the configs are the same"]
+    """Return ``key: old → new`` for each flat key that differs in the scientific part of two configs.
+
+    Args:
+        old: A resolved config.
+        new: Another resolved config.
+    """
+    before, after = dict(_flatten(scientific(old))), dict(_flatten(scientific(new)))
+    keys = [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
+    return [f"{key}: {_text(before, key)} → {_text(after, key)}" for key in keys] or ["the configs are the same"]
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves by dotted key; a class goes by its group's key: ``activation: engine.activations.Relu``."""
-    for name, value in node.items():
+def _flatten(raw_config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield leaves by dotted key. A class has the key of its group: ``activation: engine.activations.Relu``."""
+    for name, value in raw_config.items():
         key = prefix if name == "_target_" else f"{prefix}.{name}" if prefix else str(name)
         if isinstance(value, Mapping):
-            yield from _flat(value, key)
+            yield from _flatten(value, key)
         else:
             yield key, value
 
 
-def _shown(flat: Mapping[str, Any], key: str) -> str:
+def _text(flat: Mapping[str, Any], key: str) -> str:
     if key not in flat:
         return "absent"
     text = "null" if flat[key] is None else str(flat[key])

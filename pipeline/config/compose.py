@@ -31,8 +31,8 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        swept: the keys that differ between cells, with this cell's values as text.
-        config: the resolved config, plain data.
+        swept: The keys that differ between cells, with this cell's values as text.
+        config: The resolved config, plain data.
     """
 
     swept: dict[str, str]
@@ -43,11 +43,11 @@ def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict
     """Return the resolved config of one run.
 
     Args:
-        overrides: in Hydra's grammar.
-        config_dir: a folder of the user's own config groups.
+        overrides: Overrides in Hydra's grammar.
+        config_dir: A folder of the user's own config groups.
 
     Raises:
-        ConfigError: the config cannot be composed, explained in one line.
+        ConfigError: The config cannot be composed, explained in one line.
     """
     with _hydra():
         return _resolve(_compose(_with_directory(overrides, config_dir)))
@@ -60,11 +60,11 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
     varies fastest.
 
     Args:
-        overrides: in Hydra's grammar. An override replaces the experiment's values for the same key.
-        config_dir: a folder of the user's own config groups.
+        overrides: Overrides in Hydra's grammar. They replace the experiment's values for the same keys.
+        config_dir: A folder of the user's own config groups.
 
     Raises:
-        ConfigError: a cell cannot be composed, explained in one line.
+        ConfigError: A cell cannot be composed, explained in one line.
     """
     with _hydra():
         requested = _with_directory(overrides, config_dir)
@@ -101,14 +101,14 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
     path = Path(config_dir).expanduser().resolve()
     if not config_dir or not path.is_dir():
         raise ConfigError(f"--config-dir={config_dir}: no such directory")
-    places = [f"file://{path}"]
-    rest = []
+    search_path = [f"file://{path}"]
+    remaining = []
     for text in overrides:
         if text.startswith("hydra.searchpath="):
-            places += OmegaConf.to_container(OmegaConf.create(text.split("=", 1)[1]))  # type: ignore[arg-type]
+            search_path += OmegaConf.to_container(OmegaConf.create(text.split("=", 1)[1]))  # type: ignore[arg-type]
         else:
-            rest.append(text)
-    return [f"hydra.searchpath=[{','.join(places)}]", *rest]
+            remaining.append(text)
+    return [f"hydra.searchpath=[{','.join(search_path)}]", *remaining]
 
 
 @contextmanager

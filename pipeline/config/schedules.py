@@ -1,6 +1,6 @@
-"""Schedules: at which steps to measure. Step t is after t updates; T, the last, is after training.
+"""Schedules: the steps at which to measure. Step t comes after t updates; the last step T comes after training.
 
-A schedule is a value ``due(step, length) -> bool``, so recorded steps can be known before a run starts.
+A schedule is a value with ``due(step, length) -> bool``, so the recorded steps are known before a run starts.
 """
 
 from __future__ import annotations
@@ -13,30 +13,42 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """How long the run is: its last step T and the steps of one epoch."""
+    """The last step T of a run, and the number of steps per epoch."""
 
     last_step: int
     steps_per_epoch: int
 
 
 class Schedule(ABC):
-    """step -> bool."""
+    """A rule for the steps at which to measure."""
 
     @abstractmethod
     def due(self, step: int, length: TrainingLength) -> bool:
-        """Whether to measure at this step, 0 <= step <= length.last_step."""
+        """Return whether to measure at a step.
+
+        Args:
+            step: 0 ... length.last_step.
+            length: The length of the run.
+        """
 
     def next_due(self, step: int, length: TrainingLength) -> int | None:
-        """The first scheduled step at or after this one. Looked for step by step; override it where it can be known."""
+        """Return the first scheduled step from ``step`` on, or None.
+
+        This searches step by step. Override it where the step can be computed.
+
+        Args:
+            step: The first candidate.
+            length: The length of the run.
+        """
         return next((t for t in range(step, length.last_step + 1) if self.due(t, length)), None)
 
     def steps(self, length: TrainingLength) -> list[int]:
-        """All scheduled steps, ascending."""
-        found, step = [], self.next_due(0, length)
+        """Return all scheduled steps in ascending order."""
+        steps, step = [], self.next_due(0, length)
         while step is not None:
-            found.append(step)
+            steps.append(step)
             step = self.next_due(step + 1, length)
-        return found
+        return steps
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Every(Schedule):
 
 @dataclass(frozen=True)
 class Logarithmic(Schedule):
-    """Step 0, then ⌈10^{k/m}⌉ for k = 0, 1, ... with m steps a decade, and the last."""
+    """Step 0, then ⌈10^{k/m}⌉ for k = 0, 1, ... with m steps per decade, and the last."""
 
     per_decade: int
 
@@ -104,7 +116,7 @@ class FirstAndLast(Schedule):
 
 @dataclass(frozen=True)
 class At(Schedule):
-    """The given steps; those beyond the run's end are never reached."""
+    """The listed steps. Those after the last step have no effect."""
 
     steps_listed: Sequence[int]
 
@@ -120,40 +132,43 @@ class At(Schedule):
 
 
 class ProbeScheduler:
-    """Which of several named things are due at each step, asked for in ascending order of steps.
+    """Returns the names that are due at each step. The steps must be requested in ascending order.
 
     Args:
-        schedules: name -> its schedule, in the order in which to answer.
-        start: the first step that will be asked for.
+        schedules: Schedules by name, in the order in which names are returned.
+        length: The length of the run.
+        start: The first step that will be requested.
+
+    Attributes:
+        next_step: The next step at which a name is due; after the last step if there is none.
     """
 
     def __init__(self, schedules: dict[str, Schedule], length: TrainingLength, start: int = 0) -> None:
         self._length = length
-        self._groups: list[tuple[Schedule, list[str]]] = []
+        self._groups: list[tuple[Schedule, list[str]]] = []  # names with equal schedules are checked together
         for name, schedule in schedules.items():
-            same = next((names for other, names in self._groups if other == schedule), None)
+            same = next((names for existing, names in self._groups if existing == schedule), None)
             if same is None:
                 self._groups.append((schedule, [name]))
             else:
                 same.append(name)
         self._order = {name: i for i, name in enumerate(schedules)}
         self._next = [schedule.next_due(start, length) for schedule, _ in self._groups]
-        self.next_step = self._soonest()
+        self.next_step = self._earliest()
 
-    def _soonest(self) -> int:
-        """The next step at which anything is due; beyond the end if nothing is."""
+    def _earliest(self) -> int:
         return min((t for t in self._next if t is not None), default=self._length.last_step + 1)
 
     def due(self, step: int) -> list[str]:
-        """The names due at this step, in the order given."""
+        """Return the names that are due at this step, in the order of ``schedules``."""
         if step < self.next_step:
             return []
         names = []
         for i, (schedule, group) in enumerate(self._groups):
             if self._next[i] == step:
                 names += group
-            after = self._next[i]
-            if after is not None and after <= step:
+            upcoming = self._next[i]
+            if upcoming is not None and upcoming <= step:
                 self._next[i] = schedule.next_due(step + 1, self._length)
-        self.next_step = self._soonest()
+        self.next_step = self._earliest()
         return sorted(names, key=self._order.__getitem__)

@@ -1,4 +1,4 @@
-"""The config of a run: its schema and the checks that need more than one key."""
+"""The schema of a run's config, and the checks that concern several keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_REPLICATES = 100_000
 
 @dataclass(frozen=True)
 class Init:
-    """Initialisers of weights and of biases."""
+    """Initialisers of weights and biases."""
 
     weights: Initializer
     biases: Initializer
@@ -34,11 +34,11 @@ class Init:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """When and on how much to take cost and accuracy (R² for a regression).
+    """When and on how many examples to compute cost and accuracy (R² for a regression).
 
     Args:
-        schedule: the steps.
-        train_examples: how many training examples at most, the first of each replicate's; the test set is always whole.
+        schedule: The steps.
+        train_examples: Largest number of training examples, the first of each replicate. The test set is always whole.
     """
 
     schedule: Schedule
@@ -51,16 +51,27 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run's numbers depend on.
+    """Everything that a run's numbers depend on.
 
     Args:
-        seed: replicate k is the run with seed + k.
-        replicates: networks trained as one stack.
-        epochs: passes over the training set; 0 measures at initialisation only.
-        dtype: of parameters, activations and gradients.
-        activation, output: of the hidden layers and of the last one.
-        layer_activations: exceptions, ``layer_03: ...``.
-        schedule: when to measure, for every probe that has no schedule of its own in ``probe_schedules``.
+        seed: Replicate k is the run with seed + k.
+        replicates: Number of networks, trained as one stack.
+        epochs: Passes over the training set; 0 measures at initialisation only.
+        dtype: Type of parameters, activation values and gradients.
+        architecture: The layer sizes and blocks.
+        activation: Activation of the hidden layers.
+        output: Activation of the last layer.
+        layer_activations: Exceptions for single layers, ``layer_03: ...``.
+        cost: The cost.
+        init: Initialisers of weights and biases.
+        batching: How each epoch is split into batches.
+        optimizer: SGD with its options.
+        data: The source and its split.
+        probes: Probes by name.
+        schedule: When to measure every probe without an entry in ``probe_schedules``.
+        probe_schedules: Schedules of single probes.
+        evaluation: When to compute cost and accuracy.
+        divergence: What to do when a replicate diverges.
     """
 
     seed: int
@@ -99,10 +110,10 @@ class Config:
                 raise ValueError(f"probe_schedules.{name}: no such probe; allowed: {', '.join(self.probes) or 'none'}")
 
     def activations(self, layers: int) -> list[Activation]:
-        """σ of layers 1 ... ``layers``.
+        """Return the activations of layers 1 ... ``layers``.
 
         Raises:
-            ConfigError: an exception for a layer that does not exist.
+            ConfigError: An exception concerns a layer that does not exist, or a normalised activation a hidden layer.
         """
         sigmas = [self.activation] * (layers - 1) + [self.output]
         for name, sigma in self.layer_activations.items():
@@ -120,22 +131,23 @@ class Config:
         return sigmas
 
 
-def build(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> Config:
-    """The run that a resolved config describes; its tracking and other outer keys are left aside.
+def build(raw_config: Mapping[str, Any], trusted: Collection[str] | None = None) -> Config:
+    """Build the typed config of a run. Tracking and other outer keys are ignored.
 
     Args:
-        trusted: packages whose targets may be called; None for a config composed here.
+        raw_config: A resolved config.
+        trusted: Packages whose targets may be called; None for a config that the user composed.
 
     Raises:
-        ConfigError: anything wrong that shows without loading the data.
+        ConfigError: Anything wrong that can be detected without the data.
     """
-    if isinstance(node.get("name"), (list, dict)):
-        raise ConfigError(f"name={node['name']}: must be text or null")
-    if "_target_" in node:
+    if isinstance(raw_config.get("name"), (list, dict)):
+        raise ConfigError(f"name={raw_config['name']}: must be text or null")
+    if "_target_" in raw_config:
         raise ConfigError("_target_: unknown key; the parts have targets, not the whole")
-    config: Config = instantiate(Config, scientific(node), "", trusted)
+    config: Config = instantiate(Config, scientific(raw_config), "", trusted)
     check_cost(config)
-    chain_config(node, trusted)
+    chain_config(raw_config, trusted)
     return config
 
 
@@ -144,47 +156,51 @@ class ChainConfig:
     """The hash chain over the trajectory (:mod:`pipeline.reproducibility.hash_chain`).
 
     Args:
-        schedule: the steps to observer; the first and the last are in any case.
+        schedule: The steps to hash; the first and the last are always included.
     """
 
     schedule: Schedule
 
 
-def chain_config(node: Mapping[str, Any], trusted: Collection[str] | None = None) -> ChainConfig | None:
-    """That of a resolved config; None for one that is older than chains.
+def chain_config(raw_config: Mapping[str, Any], trusted: Collection[str] | None = None) -> ChainConfig | None:
+    """Build the chain's config; None for a raw config without the key.
+
+    Args:
+        raw_config: A resolved config.
+        trusted: Packages whose targets may be called; None for a config that the user composed.
 
     Raises:
-        ConfigError: what is wrong with it.
+        ConfigError: A value is wrong.
     """
-    if "chain" not in node:
+    if "chain" not in raw_config:
         return None
-    found: ChainConfig = instantiate(ChainConfig, node["chain"], "chain", trusted)
-    return found
+    config: ChainConfig = instantiate(ChainConfig, raw_config["chain"], "chain", trusted)
+    return config
 
 
 OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search")
 
 
-def scientific(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config on which a run's numbers depend."""
-    return {key: value for key, value in node.items() if key not in OUTER_KEYS}
+def scientific(raw_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a resolved config that a run's numbers depend on."""
+    return {key: value for key, value in raw_config.items() if key not in OUTER_KEYS}
 
 
-def digest(node: Mapping[str, Any]) -> str:
-    """SHA-256 of the scientific part of a resolved config, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(scientific(node), sort_keys=True).encode()).hexdigest()
+def digest(raw_config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the scientific part of a resolved config, for any order of its keys."""
+    return hashlib.sha256(json.dumps(scientific(raw_config), sort_keys=True).encode()).hexdigest()
 
 
 def name_of(part: object) -> str:
-    """Return the name of the class of a part."""
+    """Return the class name of a part."""
     return type(part).__name__
 
 
 def check_cost(config: Config) -> None:
-    """Output activation and cost must speak of the same numbers.
+    """Check that the outputs lie in the cost's domain.
 
     Raises:
-        ConfigError: outputs outside the cost's domain, or coupled outputs with an uncoupled cost or the reverse.
+        ConfigError: Outputs can leave the cost's domain, or only one of output and cost is normalised.
     """
     cost, output = config.cost, config.output
     if cost.normalised is not None and cost.normalised != output.normalised:
@@ -202,9 +218,9 @@ class DivergenceConfig:
     """What to do when a replicate diverges.
 
     Args:
-        stop: end the run as soon as every replicate has diverged; otherwise train on to the end.
-        keep_steps: how many steps before the first non-finite value to measure again and keep; also how often the
-            parameters are looked at (measured values are, whenever they are measured).
+        stop: Whether to end the run as soon as every replicate has diverged.
+        keep_steps: Number of steps before the first non-finite value to replay, measure and keep. The parameters are
+            also checked at this interval, in steps.
     """
 
     stop: bool
@@ -217,10 +233,10 @@ class DivergenceConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How often to keep the state of a run.
+    """How often to save the state of a run.
 
     Args:
-        seconds: of training between two checkpoints; null for none at all.
+        seconds: Seconds of training between two checkpoints; null saves none.
     """
 
     seconds: float | None
@@ -230,10 +246,13 @@ class CheckpointConfig:
             raise ValueError(f"seconds={self.seconds}: must be >= 0 or null")
 
 
-def checkpoint_config(node: Mapping[str, Any]) -> CheckpointConfig:
-    """That of a resolved config; none for a config without the key.
+def checkpoint_config(raw_config: Mapping[str, Any]) -> CheckpointConfig:
+    """Build the config of checkpoints. A raw config without the key saves none.
+
+    Args:
+        raw_config: A resolved config.
 
     Raises:
-        ConfigError: what is wrong with it.
+        ConfigError: A value is wrong.
     """
-    return instantiate(CheckpointConfig, node.get("checkpoints", {"seconds": None}), "checkpoints", frozenset())
+    return instantiate(CheckpointConfig, raw_config.get("checkpoints", {"seconds": None}), "checkpoints", frozenset())

@@ -1,1 +1,1 @@
-"""Data: one small loader a source; ``conf/data`` is the registry."""
+"""Data sources and batching. ``conf/data`` is the registry of sources."""

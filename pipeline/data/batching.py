@@ -1,4 +1,4 @@
-"""Batching: which examples each step sees. One generator of index arrays a replicate, each with its own stream."""
+"""Batching: the examples of each step. Every replicate has its own generator of index arrays."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ LastBatch = Literal["keep", "drop"]
 
 
 class Batching(ABC):
-    """Splits ``n`` examples into the batches of an epoch, for ever."""
+    """A rule that splits ``n`` examples into the batches of an epoch."""
 
     @abstractmethod
     def steps_per_epoch(self, n: int) -> int:
-        """Steps in one pass over n examples."""
+        """Return the number of steps in one pass over n examples."""
 
     @abstractmethod
     def batches(self, n: int, rng: np.random.Generator) -> Iterator[Array]:
-        """Index arrays into 0 ... n−1, epoch after epoch, without end."""
+        """Yield index arrays into 0 ... n−1, epoch after epoch, without end.
+
+        Args:
+            n: Number of examples.
+            rng: The replicate's own generator.
+        """
 
     @abstractmethod
     def largest(self, n: int) -> int:
-        """Size of the largest batch."""
+        """Return the size of the largest batch."""
 
 
 @dataclass(frozen=True)
 class MiniBatch(Batching):
-    """Shuffle, then cut into batches of ``size``; the derivation's last section.
+    """Shuffled examples, cut into batches of ``size`` (last section of the derivation).
 
     Args:
-        size: examples per batch.
-        last: what happens to a shorter last batch: "keep" it (its gradient is its own average) or "drop" it.
+        size: Examples per batch.
+        last: Whether to "keep" a shorter last batch (its gradient is its own average) or "drop" it.
     """
 
     size: int
@@ -78,7 +83,7 @@ class FullBatch(Batching):
 
 @dataclass(frozen=True)
 class WithReplacement(Batching):
-    """Batches of independent draws; an epoch is ⌈n/size⌉ of them."""
+    """Batches of independent draws; an epoch has ⌈n/size⌉ batches."""
 
     size: int
 

@@ -1,4 +1,4 @@
-"""A user's own table: a CSV or parquet file, through pandas."""
+"""A user's own table: a CSV or parquet file, read with pandas."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import pandas as pd
 from pipeline.data.table import Source, Table
 from pipeline.errors import did_you_mean
 
-CellJob = Literal["classification", "regression"]
+Task = Literal["classification", "regression"]
 Categorical = Literal["refuse", "one_hot"]
 Missing = Literal["refuse", "drop"]
 
 
 class _File(Source):
-    """One file, one target column.
+    """One file with one target column.
 
     Args:
-        path: the file.
-        target: the column to predict.
+        path: The file.
+        target: The column to predict.
         task: "classification" (values become classes, in sorted order) or "regression" (numbers).
-        categorical: what to do with columns that are not numbers: "refuse" them or make them "one_hot".
-        missing: what to do with rows that lack a value: "refuse" them or "drop" them.
+        categorical: Whether to "refuse" columns that are not numeric or to encode them as "one_hot".
+        missing: Whether to "refuse" rows that lack a value or to "drop" them.
     """
 
     path: str
     target: str
-    task: CellJob
+    task: Task
     categorical: Categorical
     missing: Missing
 
     @abstractmethod
     def _read(self, path: Path) -> pd.DataFrame:
-        """The raw file."""
+        """Read the file."""
 
     def load(self, rng: np.random.Generator) -> Table:
         path = Path(self.path).expanduser()
@@ -55,26 +55,26 @@ class _File(Source):
         return self._table(frame.drop(columns=self.target), frame[self.target])
 
     def _complete(self, frame: pd.DataFrame) -> pd.DataFrame:
-        lacking = frame.isna().any(axis=1)
-        if lacking.any() and self.missing == "refuse":
+        incomplete = frame.isna().any(axis=1)
+        if incomplete.any() and self.missing == "refuse":
             column = frame.columns[frame.isna().any(axis=0)][0]
             row = int(np.flatnonzero(frame[column].isna())[0])
             raise ValueError(
-                f"missing=refuse: {int(lacking.sum())} rows lack values, the first in column {column!r}, row {row}; "
+                f"missing=refuse: {int(incomplete.sum())} rows lack values, the first in column {column!r}, row {row}; "
                 "allowed: refuse, drop"
             )
-        frame = frame[~lacking]
+        frame = frame[~incomplete]
         if len(frame) < 2:
             raise ValueError(f"path={self.path}: {len(frame)} complete rows; at least 2 are needed")
         return frame
 
     def _table(self, inputs: pd.DataFrame, target: pd.Series) -> Table:
-        words = [str(c) for c in inputs.columns if not pd.api.types.is_numeric_dtype(inputs[c])]
-        if words and self.categorical == "refuse":
-            raise ValueError(f"categorical=refuse: column {words[0]!r} is not numeric; allowed: refuse, one_hot")
-        x = pd.get_dummies(inputs, columns=words).to_numpy(dtype=np.float64)
+        textual = [str(c) for c in inputs.columns if not pd.api.types.is_numeric_dtype(inputs[c])]
+        if textual and self.categorical == "refuse":
+            raise ValueError(f"categorical=refuse: column {textual[0]!r} is not numeric; allowed: refuse, one_hot")
+        x = pd.get_dummies(inputs, columns=textual).to_numpy(dtype=np.float64)
         if x.shape[1] == 0:
-            raise ValueError(f"path={self.path}: no column besides the target {self.target!r}")
+            raise ValueError(f"path={self.path}: no column but the target {self.target!r}")
         if not np.isfinite(x).all():
             raise ValueError(f"path={self.path}: infinite values among the inputs")
         if self.task == "classification":
@@ -95,7 +95,7 @@ class Csv(_File):
 
     path: str
     target: str
-    task: CellJob
+    task: Task
     categorical: Categorical
     missing: Missing
 
@@ -109,7 +109,7 @@ class Parquet(_File):
 
     path: str
     target: str
-    task: CellJob
+    task: Task
     categorical: Categorical
     missing: Missing
 

@@ -1,4 +1,4 @@
-"""MNIST and its relatives: four files in the IDX format, gzipped or not, in a folder."""
+"""MNIST and its relatives: four files in the IDX format in a folder, gzipped or not."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Idx(Source):
     (8: unsigned byte), the number of axes, each axis as a big-endian 32-bit integer, the bytes (LeCun et al., 1998).
 
     Args:
-        folder: where the files are.
-        hint: what to tell a user who lacks them.
+        folder: The folder of the files.
+        hint: Where a user can get the files, for the error message.
     """
 
     folder: str

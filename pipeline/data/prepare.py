@@ -1,4 +1,4 @@
-"""From a source's table to what training needs: split, subset, standardised, one-hot, a pool of rows and indices."""
+"""Prepare a source's table for training: split, subset, standardise, encode classes, pool the rows of replicates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipeline.data.table import Source, Table
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a source becomes a training and a test set.
+    """How a source is split into a training and a test set.
 
     Args:
-        source: where the table comes from.
-        test_fraction: share of the rows held out at random, in (0, 1); None for a source that brings its own test set.
-        subset: use only so many training rows, chosen at random (test set: as it is); None for all.
-        standardise: mean 0 and variance 1 for every input (and every regression target), fitted on the training rows.
+        source: The source of the table.
+        test_fraction: Share of rows held out at random, in (0, 1); None for a source with its own test set.
+        subset: Number of training rows, chosen at random; None for all. The test set stays whole.
+        standardise: Whether inputs and regression targets get mean 0 and variance 1, fitted on the training rows.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: A value is outside its range.
     """
 
     source: Source
@@ -41,12 +41,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Data:
-    """Rows for all replicates, and which of them each replicate trains and is tested on.
+    """The rows of all replicates, and the row numbers of each replicate's training and test set.
 
     Attributes:
-        x, y: inputs [rows, n_0] and targets [rows, outputs] in the run's type; classes are one-hot.
-        train, test: row numbers, one line a replicate: [R, N_train], [R, N_test].
-        classes: number of classes, or None for a regression.
+        x: Inputs [rows, n_0] in the run's type.
+        y: Targets [rows, outputs] in the run's type; classes are one-hot.
+        train: Row numbers [R, N_train].
+        test: Row numbers [R, N_test].
+        classes: Number of classes, or None for a regression.
         digest: SHA-256 of the source's tables.
     """
 
@@ -59,12 +61,17 @@ class Data:
 
 
 def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTypeLike) -> Data:
-    """Load, split and scale; replicate k takes all its randomness from rngs[k].
+    """Load, split and scale. All randomness of replicate k comes from rngs[k].
 
-    Replicates that end up with the same rows, scaled alike, share them in memory.
+    Replicates with the same scaled rows share them in memory.
+
+    Args:
+        config: The source and its split.
+        rngs: One generator per replicate.
+        dtype: Type of inputs and targets.
 
     Raises:
-        ValueError: one line that starts with the key to blame.
+        ValueError: One line that starts with the wrong key.
     """
     shared = None if config.source.varies else _load(config.source, rngs[0])
     pools: dict[bytes, int] = {}
@@ -107,7 +114,7 @@ def _load(source: Source, rng: np.random.Generator) -> Table:
 
 
 def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Row numbers of the training and of the test set."""
+    """Return the row numbers of the training set and of the test set."""
     count = len(table.x)
     if config.test_fraction is None:
         if not table.test:
@@ -127,7 +134,7 @@ def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[
 
 
 def _scale(table: Table, train: Array, standardise: bool) -> tuple[Array, Array]:
-    """Inputs and targets of all rows, scaled by the training rows if asked; classes one-hot."""
+    """Return inputs and targets of all rows, standardised on the training rows if requested; classes are one-hot."""
     x = table.x
     y = np.eye(table.classes)[table.y] if table.classes else table.y
     if standardise:
@@ -138,6 +145,6 @@ def _scale(table: Table, train: Array, standardise: bool) -> tuple[Array, Array]
 
 
 def _standardised(values: Array, train: Array) -> Array:
-    """(v − mean)/std column by column, from the training rows; a constant column becomes 0."""
+    """Return (v − mean)/std of each column, fitted on the training rows. A constant column becomes 0."""
     mean, std = values[train].mean(axis=0), values[train].std(axis=0)
     return (values - mean) / np.where(std > 0, std, 1.0)

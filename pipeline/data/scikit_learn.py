@@ -14,7 +14,7 @@ from pipeline.data.table import Source, Table
 
 @dataclass(frozen=True)
 class ScikitLearn(Source):
-    """A table bundled with scikit-learn; nothing is downloaded.
+    """A table bundled with scikit-learn. No download is needed.
 
     digits 1797 × 64, 10 classes (UCI optical digits); iris 150 × 4, 3; wine 178 × 13, 3; breast_cancer 569 × 30, 2;
     diabetes 442 × 10, regression.
@@ -25,7 +25,7 @@ class ScikitLearn(Source):
     def load(self, rng: np.random.Generator) -> Table:
         if self.name == "digits":
             return _digits()
-        from sklearn import datasets  # slow to import; only when such data are asked for
+        from sklearn import datasets  # slow to import
 
         x, y = getattr(datasets, f"load_{self.name}")(return_X_y=True)
         x = np.asarray(x, dtype=np.float64)
@@ -35,9 +35,9 @@ class ScikitLearn(Source):
 
 
 def _digits() -> Table:
-    """Read from scikit-learn's folder: to import all of it takes longer than many a run on the default data."""
+    """Read the digits from scikit-learn's folder: an import of scikit-learn takes longer than many short runs."""
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("scikit-learn, with which the digits come, is not installed")
+        raise ModuleNotFoundError("data=digits: scikit-learn, which contains the digits, is not installed")
     values = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     return Table(values[:, :-1], values[:, -1].astype(np.int64), classes=10)

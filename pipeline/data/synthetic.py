@@ -1,4 +1,4 @@
-"""Data made on the spot, each replicate its own draw."""
+"""Synthetic data. Each replicate draws its own."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TwoSpirals(Source):
     """Two interleaved spirals in the plane. Source: Lang & Witbrock, "Learning to Tell Two Spirals Apart", 1988.
 
     Args:
-        examples: rows in all.
-        turns: turns of each arm.
-        noise: standard deviation of the Gaussian added to both coordinates (the radius is at most 1).
+        examples: Number of rows.
+        turns: Turns of each arm.
+        noise: Standard deviation of the Gaussian added to both coordinates (the radius is at most 1).
     """
 
     examples: int
@@ -49,9 +49,15 @@ class TwoSpirals(Source):
 
 @dataclass(frozen=True)
 class GaussianNoise(Source):
-    """x ~ N(0, variance) independent, classes at random: nothing to learn, everything to compare with theory.
+    """Independent inputs x ~ N(0, variance) with random classes, to compare gradients with theory.
 
-    The mean square of a weighted input in layer 1 is then σ_w² · variance + σ_b², exactly on average.
+    The expected mean square of a weighted input in layer 1 is exactly σ_w² · variance + σ_b².
+
+    Args:
+        examples: Number of rows.
+        inputs: Number of inputs.
+        classes: Number of classes.
+        variance: Variance of each input.
     """
 
     examples: int
@@ -75,8 +81,15 @@ class GaussianNoise(Source):
 class Teacher(Source):
     """Regression targets from a random network of known shape: y = a^L(x), x ~ N(0, 1).
 
+    The teacher has weights N(0, s²/fan_in) with s = weight_std, no biases and a linear output.
+
     Args:
-        hidden: hidden sizes of the teacher; weights N(0, s²/fan_in) with s = weight_std, no biases, linear output.
+        examples: Number of rows.
+        inputs: Number of inputs.
+        outputs: Number of targets.
+        hidden: Hidden sizes of the teacher.
+        activation: Activation of its hidden layers.
+        weight_std: s.
     """
 
     examples: int
@@ -105,10 +118,11 @@ class Teacher(Source):
 
 @dataclass(frozen=True)
 class Point(Source):
-    """A few examples written out, the same for training and test: one neuron, a chain, a worked example.
+    """A few examples given in the config, the same for training and test: one neuron, a chain, a worked example.
 
     Args:
-        x, y: rows of inputs and of real targets.
+        x: Rows of inputs.
+        y: Rows of real targets.
     """
 
     x: Sequence[Sequence[float]]

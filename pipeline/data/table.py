@@ -1,4 +1,4 @@
-"""What a source yields: a table of examples as rows."""
+"""Sources of data, and the tables that they load."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Table:
     """Examples as rows.
 
     Attributes:
-        x: inputs, float64 [rows, n_0].
-        y: class numbers 0 ... K−1, integer [rows], or targets of a regression, float64 [rows, outputs].
+        x: Inputs, float64 [rows, n_0].
+        y: Class numbers 0 ... K−1, integer [rows], or targets of a regression, float64 [rows, outputs].
         classes: K, or None for a regression.
-        test: how many of the last rows are the source's own test set; 0 if it has none.
+        test: Number of last rows that are the source's own test set; 0 if it has none.
     """
 
     x: Array
@@ -28,7 +28,7 @@ class Table:
     test: int = 0
 
     def digest(self) -> str:
-        """SHA-256 over shapes, types and bytes: the same data give the same digest on any machine."""
+        """Return the SHA-256 of shapes, types and bytes, equal on every machine."""
         sha = hashlib.sha256(f"classes={self.classes} test={self.test}".encode())
         for array in (self.x, self.y):
             little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -38,14 +38,21 @@ class Table:
 
 
 class Source(ABC):
-    """Where a table comes from. ``varies`` tells whether each replicate draws its own."""
+    """A source of a table.
+
+    Attributes:
+        varies: Whether each replicate draws its own table.
+    """
 
     varies: bool = False
 
     @abstractmethod
     def load(self, rng: np.random.Generator) -> Table:
-        """The table.
+        """Load the table.
+
+        Args:
+            rng: The replicate's own generator.
 
         Raises:
-            ValueError: what is wrong with the source, in one line.
+            ValueError: The source is wrong, explained in one line.
         """

@@ -27,7 +27,7 @@ from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.tracking.safe_reading import printable
 from pipeline.tracking.tags import PRUNED_STEP_TAG
 from pipeline.tracking.uri import TrackingConfig
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record, tidy
 
@@ -238,7 +238,7 @@ def _train(
 
     records: list[Record] = []
     with contextlib.suppress(_EndOfLoggedRunError):
-        for record in train(run, stop_or_show, observer=chain):
+        for record in train(run, Callbacks(on_step=stop_or_show, observer=chain)):
             records.append(record)
     return tidy(records), None if chain is None else LoggedChain.from_table(chain.table())
 

@@ -25,7 +25,7 @@ from pipeline.progress import Bars
 from pipeline.reproducibility.fingerprint import cell_key, fingerprint
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs import artifacts
-from pipeline.runs.early_stopping import EarlyStopping, Pruning, StoppedEarlyError
+from pipeline.runs.early_stopping import EarlyStopping, StoppedEarlyError
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.limits import enforce_limits
 from pipeline.runs.result import ERROR_TAG, RunResult, to_markdown
@@ -35,7 +35,7 @@ from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, THEORY_FILE
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.records import Record, non_finite
 from pipeline.training.timing import Timer
 
@@ -58,7 +58,12 @@ def execute(job: CellJob, store: Store, options: RunOptions, attempt: Attempt, b
         with _log_file(run_logger, attempt.number):
             try:
                 with threadpool_limits(1), enforce_limits(options.limits) as heartbeat:
-                    result = _train_and_log(job, store, run_logger, options, attempt, bars, heartbeat)
+                    execution = _Execution(job, store, run_logger, options, is_resumed=attempt.run_id is not None)
+                    with bars.run(job.name, job.run.length.last_step) as show_step, execution.early_stop():
+                        callbacks = execution.callbacks(heartbeat, show_step)
+                        for record in train(job.run, callbacks, execution.timer, execution.start):
+                            execution.add(record)
+                    result = execution.conclude()
             except Exception as failure:
                 result = replace(result, error=traceback.format_exception_only(failure)[-1].strip())
                 log.exception("the run failed")
@@ -100,106 +105,77 @@ def _log_file(run_logger: RunLogger, attempt: int) -> Iterator[None]:
                 run_logger.file(path)
 
 
-# Seven parameters: all that a run needs, in one place. The caller turns its failure into a result.
-def _train_and_log(
-    job: CellJob,
-    store: Store,
-    run_logger: RunLogger,
-    options: RunOptions,
-    attempt: Attempt,
-    bars: Bars,
-    heartbeat: Callable[[], None],
-) -> RunResult:
-    run = job.run
-    if fingerprint(job.raw_config, run.data.digest) != job.cell_id:
-        raise RuntimeError("code or data have changed since the sweep began; start it again")
-    artifacts.log_origin(run_logger, job.raw_config, run, job.cell_id)
-    log.info("layers %s, %d training examples, %d steps", run.sizes, run.data.train.shape[1], run.length.last_step)
-    folder = artifacts.checkpoint_folder(store, run_logger.run_id)
-    checkpoints = Checkpoints(folder, job.cell_id, checkpoint_config(job.raw_config), time.monotonic)
-    saved = checkpoints.load() if attempt.run_id else None
-    if attempt.run_id:
-        log.info("resumed from step %d", saved.state.now.step if saved else 0)
-    chain = _hash_chain(job, saved)
-    if chain is not None:
-        checkpoints.extra = chain.state
-    execution = _Execution(job, run_logger, options.pruning, checkpoints, chain)
-    with bars.run(job.name, run.length.last_step) as show_step:
-
-        def on_step(step: int) -> None:
-            heartbeat()
-            show_step(step)
-
-        execution.train(saved, on_step, on_trace=lambda step: heartbeat())
-    result = execution.conclude()
-    if result.pruned and options.pruning is not None:
-        tags = {PRUNED_TAG: result.pruned, PRUNED_STEP_TAG: str(execution.last_step)}
-        run_logger.tags(tags | {cell_key(options.pruning.identity(job.cell_id)): "1"})
-        store.untag(run_logger.run_id, cell_key(job.cell_id))  # the whole cell has not been run
-    checkpoints.remove()
-    return result
-
-
-def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:
-    """Return the run's chain, as it was at the checkpoint; None for a config without the key."""
-    config = chain_config(job.raw_config)
-    if config is None:
-        return None
-    step, state = (saved.state.now.step, saved.extra) if saved else (0, None)
-    return HashChain(job.run, config.schedule, True, step, state)
-
-
 class _Execution:
     """One run in progress: its records go to the summary, the store and the checkpoints."""
 
     def __init__(
-        self,
-        job: CellJob,
-        run_logger: RunLogger,
-        pruning: Pruning | None,
-        checkpoints: Checkpoints,
-        chain: HashChain | None,
+        self, job: CellJob, store: Store, run_logger: RunLogger, options: RunOptions, is_resumed: bool
     ) -> None:
-        self.job, self.run = job, job.run
-        self.run_logger, self.checkpoints, self.chain = run_logger, checkpoints, chain
+        self.job, self.run, self.store, self.run_logger = job, job.run, store, run_logger
+        self.pruning = options.pruning
+        data = self.run.data
+        if fingerprint(job.raw_config, data.digest) != job.cell_id:
+            raise RuntimeError("code or data have changed since the sweep began; start it again")
+        artifacts.log_origin(run_logger, job.raw_config, self.run, job.cell_id)
+        log.info(
+            "layers %s, %d training examples, %d steps", self.run.sizes, data.train.shape[1], self.run.length.last_step
+        )
         self.divergences: list[Divergence] = []
         self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
         self.expectation = expect(self.run)
         self.metrics = MetricLogger(run_logger, self.run.config.replicates, self.divergences, self.expectation)
-        self.early_stopping = EarlyStopping(pruning, lambda newest: self._judge(newest, 0), self.summary.hidden_layers)
+        hidden_layers = self.summary.hidden_layers
+        self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
         self.timer = Timer(time.perf_counter)
         self.pruned: str | None = None
+        folder = artifacts.checkpoint_folder(store, run_logger.run_id)
+        self.checkpoints = Checkpoints(folder, job.cell_id, checkpoint_config(job.raw_config), time.monotonic)
+        checkpoint = self.checkpoints.load() if is_resumed else None
+        self.chain = _hash_chain(job, checkpoint)
+        if self.chain is not None:
+            self.checkpoints.extra = self.chain.state
+        self.start = checkpoint.state if checkpoint else None
+        if is_resumed:
+            log.info("resumed from step %d", checkpoint.state.now.step if checkpoint else 0)
+        if checkpoint is not None:
+            checkpoint.replay(self._add_to_logs, self.metrics.diverged)
 
     @property
     def last_step(self) -> int:
         """The step of the newest record."""
         return self.summary.records[-1].step if self.summary.records else 0
 
-    def _judge(self, summary: Summary, diverged: int) -> Verdict | None:
-        return judge(summary, self.run.config, diverged, self.expectation, len(self.run.sizes) - 1)
+    def callbacks(self, heartbeat: Callable[[], None], show_step: Callable[[int], None]) -> Callbacks:
+        """Return what training calls on its way.
 
-    def train(self, saved: Checkpoint | None, on_step: Callable[[int], None], on_trace: Callable[[int], None]) -> None:
-        """Train from the start or from a checkpoint; log each record at its step."""
-        if saved is not None:
-            saved.tell(self._add, self.metrics.diverged)
+        Args:
+            heartbeat: To be called at each step, also while a divergence is located.
+            show_step: Shows progress.
+        """
 
-        def before_step(step: int) -> None:
+        def on_step(step: int) -> None:
+            heartbeat()
             self.early_stopping.check()
-            on_step(step)
+            show_step(step)
 
-        start = saved.state if saved else None
-        keeping = self.timer, self.chain, self.checkpoints, start
-        records = train(self.run, before_step, self._add_divergence, *keeping, on_trace=on_trace)
+        return Callbacks(on_step, self._add_divergence, lambda step: heartbeat(), self.chain, self.checkpoints)
+
+    @contextlib.contextmanager
+    def early_stop(self) -> Iterator[None]:
+        """End training without an error when the run is stopped early."""
         try:
-            for record in records:
-                self._add(record)
-                self.checkpoints.record(record)
-                self.timer.mark("tracking")
+            yield
         except StoppedEarlyError as stopped:
             self.pruned = str(stopped)
             log.info("pruned: %s", stopped)
 
-    def _add(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
+        """Log a new record, and save it with the next checkpoint."""
+        self._add_to_logs(record)
+        self.checkpoints.record(record)
+        self.timer.mark("tracking")
+
+    def _add_to_logs(self, record: Record) -> None:
         self.summary.add(record)
         self.metrics.record(record)
         self.early_stopping.add(record)
@@ -207,6 +183,9 @@ class _Execution:
     def _add_divergence(self, divergence: Divergence) -> None:
         self.checkpoints.diverged(divergence)
         self.metrics.diverged(divergence)
+
+    def _judge(self, summary: Summary, diverged: int) -> Verdict | None:
+        return judge(summary, self.run.config, diverged, self.expectation, len(self.run.sizes) - 1)
 
     def conclude(self) -> RunResult:
         """Log the final numbers, the verdict and the files; return the result."""
@@ -234,6 +213,11 @@ class _Execution:
         artifacts.log_overhead(run_logger, self.timer.seconds, last_step)
         note = {"mlflow.note.content": to_markdown(result, self.run, lost)}
         run_logger.tags(note | (self.chain.tags() if self.chain is not None else {}))
+        if self.pruned and self.pruning is not None:
+            pruned_cell = cell_key(self.pruning.identity(self.job.cell_id))
+            run_logger.tags({PRUNED_TAG: self.pruned, PRUNED_STEP_TAG: str(last_step), pruned_cell: "1"})
+            self.store.untag(run_logger.run_id, cell_key(self.job.cell_id))  # the whole cell has not been run
+        self.checkpoints.remove()
         return result
 
     def _result(self) -> RunResult:
@@ -250,3 +234,12 @@ class _Execution:
         text = text.replace("RUN=...", f"RUN={result.run_id}")
         artifacts.log_verdict(self.run_logger, verdict, text)
         return replace(result, verdict=verdict, verdict_words=verdict.words, explanation=text)
+
+
+def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:
+    """Return the run's chain, as it was at the checkpoint; None for a config without the key."""
+    config = chain_config(job.raw_config)
+    if config is None:
+        return None
+    step, state = (saved.state.now.step, saved.extra) if saved else (0, None)
+    return HashChain(job.run, config.schedule, True, step, state)

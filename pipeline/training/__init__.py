@@ -1,1 +1,1 @@
-"""From a config to records. No files, no clock, no MLflow."""
+"""Train the network of a config and return records. No files, no clock, no MLflow."""

@@ -1,7 +1,7 @@
-"""Records and other plain data as arrays in one file, exactly: no pickle, every bit kept, damage noticed.
+"""Records and other plain data as arrays in one file: exact, without pickle, with damage detected.
 
-A file is NumPy's npz, whose parts have checksums. It is written beside its place, synced, and put there in one step, so
-a reader finds the old file or the new one, whole.
+A file is NumPy's npz, whose parts have checksums. It is written to a temporary name, synced and renamed, so a reader
+sees the old file or the new one, whole.
 """
 
 from __future__ import annotations
@@ -22,35 +22,40 @@ from pipeline.training.records import Record
 
 
 class CorruptFileError(Exception):
-    """A file that is not as it was written."""
+    """A file is missing or differs from what was written."""
 
 
 def write(path: Path, arrays: Mapping[str, Array], about: Any) -> None:
-    """Put arrays and a JSON value into a file, atomically and durably.
+    """Write arrays and a JSON value to a file, atomically and durably.
+
+    Args:
+        path: The file.
+        arrays: Arrays by name.
+        about: A JSON value.
 
     Raises:
-        OSError: no place left, no permission; the file is then as it was before.
+        OSError: The disk is full or access is denied. The old file is then unchanged.
     """
     content = io.BytesIO()
     note = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     parts: dict[str, Any] = {"about": note, **arrays}
     np.savez(content, **parts)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Have a file, or what a folder lists, on the disk."""
+    """Flush a file or the entries of a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -59,10 +64,10 @@ def sync(path: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Array], Any]:
-    """What :func:`write` put there.
+    """Return the arrays and the JSON value of a file that :func:`write` wrote.
 
     Raises:
-        CorruptFileError: no such file, cut off, altered.
+        CorruptFileError: The file is missing, truncated or altered.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -73,7 +78,7 @@ def read(path: Path) -> tuple[dict[str, Array], Any]:
 
 
 def pack(records: Sequence[Record]) -> tuple[Array, list[Any]]:
-    """All values of records one after the other, and what they are of."""
+    """Return all values of records in one array, and a JSON value with everything else."""
     bins: dict[tuple[int, ...], int] = {}
     heads = [
         [
@@ -92,24 +97,28 @@ def pack(records: Sequence[Record]) -> tuple[Array, list[Any]]:
 
 
 def unpack(values: Array, about: Any) -> list[Record]:
-    """The records that :func:`pack` was given.
+    """Return the records that :func:`pack` packed.
+
+    Args:
+        values: The array of values.
+        about: The JSON value.
 
     Raises:
-        CorruptFileError: the two do not fit together.
+        CorruptFileError: The two do not fit together.
     """
     try:
         heads, bins = about
         tables = [tuple(b) for b in bins]
-        records, at = [], 0
-        for step, probe, layers, shape, geometric, which, sparse in heads:
+        records, start = [], 0
+        for step, probe, layers, shape, geometric, table, sparse in heads:
             size = int(np.prod(shape))
-            block = values[at : at + size].reshape(shape)
+            block = values[start : start + size].reshape(shape)
             records.append(
-                Record(step, probe, tuple(layers), block, geometric, None if which is None else tables[which], sparse)
+                Record(step, probe, tuple(layers), block, geometric, None if table is None else tables[table], sparse)
             )
-            at += size
+            start += size
     except (ValueError, TypeError, IndexError) as broken:
         raise CorruptFileError(f"records: {broken}") from broken
-    if at != values.size:
-        raise CorruptFileError("records: values are left over")
+    if start != values.size:
+        raise CorruptFileError(f"records: {values.size - start} values too many")
     return records

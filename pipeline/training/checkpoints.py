@@ -1,7 +1,7 @@
-"""Checkpoints: the state of a run on disk, from which it goes on bit for bit after an interruption.
+"""Checkpoints: the state of a run on disk, from which an interrupted run resumes bit for bit.
 
-A folder of a run holds a file of records for each stretch between checkpoints, and the newest two states. A state names
-the records that belong to it; whatever is damaged is passed over for what came before it.
+The folder of a run holds a file of records for each stretch between checkpoints, and the newest two states. A state
+names the record files that belong to it. A damaged state is skipped in favour of the one before it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from pipeline.training.divergence import Divergence, FirstNonFinite
 from pipeline.training.records import Record
 from pipeline.training.trainer import TrainerState, TrainingState
 
-LEAST = 100.0  # checkpoints are at least so many times as far apart as the last one took: at most 1% of the time
-KEPT = 2
+INTERVAL_PER_DURATION = (
+    100.0  # the interval is at least this multiple of the last checkpoint's duration: 1% of the time
+)
+KEPT_STATES = 2
 log = logging.getLogger("gradvitals")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint brings back.
+    """The content of a checkpoint.
 
     Attributes:
-        state: where training goes on.
-        records: all of the steps before it.
-        divergences: found before it, each after so many records.
-        extra: what else the run wanted to keep, JSON.
+        state: The state from which training resumes.
+        records: All records of earlier steps.
+        divergences: All earlier divergences, each with the number of records before it.
+        extra: Other data of the run, JSON.
     """
 
     state: TrainingState
@@ -42,79 +44,85 @@ class Checkpoint:
     divergences: list[tuple[int, Divergence]]
     extra: Any
 
-    def tell(self, on_record: Callable[[Record], None], on_divergence: Callable[[Divergence], None]) -> None:
-        """Everything again, in the order in which it came."""
-        left = list(self.divergences)
+    def replay(self, on_record: Callable[[Record], None], on_divergence: Callable[[Divergence], None]) -> None:
+        """Pass on all records and divergences in their original order.
+
+        Args:
+            on_record: Called for each record.
+            on_divergence: Called for each divergence.
+        """
+        remaining = list(self.divergences)
         for count, record in enumerate(self.records):
-            while left and left[0][0] <= count:
-                on_divergence(left.pop(0)[1])
+            while remaining and remaining[0][0] <= count:
+                on_divergence(remaining.pop(0)[1])
             on_record(record)
-        for _, divergence in left:
+        for _, divergence in remaining:
             on_divergence(divergence)
 
 
 @dataclass
 class Checkpoints:
-    """A run's checkpoints; a :class:`pipeline.training.loop.Checkpointer`.
+    """Writes and reads the checkpoints of one run; a :class:`pipeline.training.loop.Checkpointer`.
 
     Args:
-        folder: of this run alone.
-        identity: of the cell; states of another code or config are never gone on from.
-        config: how often.
-        clock: seconds, ascending.
-        extra: what else to keep, asked for at each checkpoint, JSON.
+        folder: The folder of this run alone.
+        fingerprint: Identifies code, config and data. A state with another fingerprint is never resumed.
+        config: How often to save.
+        clock: Returns ascending seconds.
+        extra: Returns other data to save with each checkpoint, JSON.
     """
 
     folder: Path
-    identity: str
+    fingerprint: str
     config: CheckpointConfig
     clock: Callable[[], float]
     extra: Callable[[], Any] = lambda: None
-    _new: list[Record] = field(default_factory=list)
-    _count: int = 0
+    _new_records: list[Record] = field(default_factory=list)
+    _record_count: int = 0
     _divergences: list[tuple[int, Divergence]] = field(default_factory=list)
     _segments: list[str] = field(default_factory=list)
-    _last: float = field(init=False)
-    _took: float = 0.0
-    _failed: bool = False
+    _last_end: float = field(init=False)
+    _last_duration: float = 0.0
+    _has_warned: bool = False
 
     def __post_init__(self) -> None:
-        self._last = self.clock()
+        self._last_end = self.clock()
 
     def record(self, record: Record) -> None:
-        """Take note of a record, to be kept with the next state."""
-        self._count += 1
+        """Keep a record for the next checkpoint."""
+        self._record_count += 1
         if self.config.seconds is not None:
-            self._new.append(record)
+            self._new_records.append(record)
 
     def diverged(self, divergence: Divergence) -> None:
-        """Take note of a replicate that has diverged."""
-        self._divergences.append((self._count, divergence))
+        """Keep a divergence for the next checkpoint."""
+        self._divergences.append((self._record_count, divergence))
 
     def due(self, step: int) -> bool:
-        """Whether the interval has passed."""
+        """Return whether the interval since the last checkpoint has passed."""
         if self.config.seconds is None or step == 0:
             return False
-        return self.clock() - self._last >= max(self.config.seconds, LEAST * self._took)
+        interval = max(self.config.seconds, INTERVAL_PER_DURATION * self._last_duration)
+        return self.clock() - self._last_end >= interval
 
     def save(self, state: TrainingState) -> None:
-        """Write the new records, then the state; a disk that does not take it costs the checkpoint, not the run."""
-        begun = self.clock()
+        """Write the new records, then the state. If the disk fails, the run continues without this checkpoint."""
+        start_time = self.clock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self._new:
+            if self._new_records:
                 name = f"records-{state.now.step:012d}.npz"
-                values, about = array_files.pack(self._new)
+                values, about = array_files.pack(self._new_records)
                 array_files.write(self.folder / name, {"values": values}, about)
                 self._segments.append(name)
-                self._new = []
+                self._new_records = []
             self._write_state(state)
         except OSError as failure:
-            if not self._failed:
+            if not self._has_warned:
                 log.warning("no checkpoint at step %d: %s", state.now.step, failure)
-            self._failed = True
-        self._last = self.clock()
-        self._took = self._last - begun
+            self._has_warned = True
+        self._last_end = self.clock()
+        self._last_duration = self._last_end - start_time
 
     def _write_state(self, state: TrainingState) -> None:
         arrays: dict[str, Array] = {}
@@ -123,58 +131,57 @@ class Checkpoints:
             arrays |= {f"state_{i}_{name}": array for name, array in snapshot.state.items()}
         if state.previous is not None:
             arrays["previous"] = state.previous
-        told = []
+        divergences = []
         for i, (count, divergence) in enumerate(self._divergences):
             arrays[f"last_steps_{i}"], heads = array_files.pack(divergence.last_steps)
-            told.append([count, asdict(divergence.finding), heads])
+            divergences.append([count, asdict(divergence.finding), heads])
         about = {
-            "identity": self.identity,
+            "identity": self.fingerprint,
             "segments": self._segments,
             "steps": [s.step for s in (state.now, *state.recent)],
             "active": list(state.active),
             "known_harmless": [list(h) for h in state.known_harmless],
-            "divergences": told,
+            "divergences": divergences,
             "extra": self.extra(),
         }
         array_files.write(self.folder / f"state-{state.now.step:012d}.npz", arrays, about)
-        for old in self._states()[KEPT:]:
+        for old in self._states()[KEPT_STATES:]:
             old.unlink()
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("state-*.npz"), reverse=True)
 
     def load(self) -> Checkpoint | None:
-        """The newest state that is whole and of this identity; None if there is none. What is damaged is told.
+        """Return the newest undamaged checkpoint with this fingerprint, or None. Log a warning for each damaged one.
 
-        Newer ones are removed: the records that they speak of are about to be written again.
+        Newer states are deleted, because their records are about to be written again.
         """
-        passed_over: list[Path] = []
+        visited: list[Path] = []
         for path in self._states():
-            passed_over.append(path)
+            visited.append(path)
             try:
                 arrays, about = array_files.read(path)
-                if about["identity"] != self.identity:
+                if about["identity"] != self.fingerprint:
                     continue
-                saved = _saved(self.folder, arrays, about)
+                checkpoint = _checkpoint(self.folder, arrays, about)
             except (CorruptFileError, KeyError, TypeError, AttributeError) as broken:
-                log.warning("checkpoint %s is damaged (%s) and passed over", path.name, broken)
+                log.warning("checkpoint %s is damaged (%s) and skipped", path.name, broken)
                 continue
             self._segments = list(about["segments"])
-            self._count, self._divergences = len(saved.records), list(saved.divergences)
-            for newer in passed_over[:-1]:
+            self._record_count, self._divergences = len(checkpoint.records), list(checkpoint.divergences)
+            for newer in visited[:-1]:
                 newer.unlink()
-            return saved
+            return checkpoint
         self.remove()
         return None
 
     def remove(self) -> None:
-        """The run is over: nothing will go on from here."""
+        """Delete all checkpoints of the run."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _saved(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Checkpoint:
-    steps = about["steps"]
-    now, *recent = [_snapshot(arrays, i, step) for i, step in enumerate(steps)]
+def _checkpoint(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Checkpoint:
+    now, *recent = [_snapshot(arrays, i, step) for i, step in enumerate(about["steps"])]
     known_harmless = tuple((str(probe), int(k)) for probe, k in about["known_harmless"])
     state = TrainingState(now, arrays.get("previous"), tuple(about["active"]), known_harmless, tuple(recent))
     records: list[Record] = []

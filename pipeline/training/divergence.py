@@ -1,4 +1,4 @@
-"""When numbers blow up: which value was the first, where it was made, and by what."""
+"""Divergence: locate the first value that is not finite, and the operation and operands that produced it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class FirstNonFinite:
     """The first value of one replicate that is not finite.
 
     Attributes:
-        replicate, step: whose and when; the update of step t leads from θ_t to θ_{t+1}.
+        replicate: Number of the replicate.
+        step: Number of the step. The update of step t leads from θ_t to θ_{t+1}.
         layer: 1 ... L, or None for the cost.
         quantity: z, a, C, δ, ∂C/∂W, ∂C/∂b, ΔW, Δb, W or b.
-        operation: what made it.
-        operands: the largest magnitude of each thing that went in.
-        count: how many entries are not finite.
+        operation: The operation that produced it.
+        operands: Largest magnitude of each operand.
+        count: Number of entries that are not finite.
     """
 
     replicate: int
@@ -39,7 +40,7 @@ class FirstNonFinite:
     count: int
 
     def sentence(self) -> str:
-        """In words."""
+        """Return a description in one sentence."""
         where = f" of layer {self.layer}" if self.layer else ""
         entries = "1 entry" if self.count == 1 else f"{self.count} entries"
         sizes = ", ".join(f"max|{name}| = {value:.3g}" for name, value in self.operands.items())
@@ -51,7 +52,7 @@ class FirstNonFinite:
 
 @dataclass(frozen=True)
 class Divergence:
-    """A finding, and the vitals of the last steps up to it, measured at every one of them."""
+    """The first non-finite value of a replicate, and the records of every one of the last steps up to it."""
 
     finding: FirstNonFinite
     last_steps: list[Record]
@@ -59,20 +60,26 @@ class Divergence:
 
 @np.errstate(all="ignore")
 def first_non_finite(computed: Step, replicate: int, step: int) -> FirstNonFinite | None:
-    """The first non-finite value of a replicate in the order of computing; None if there is none."""
+    """Return the first non-finite value of a replicate in the order of computation, or None.
+
+    Args:
+        computed: The step after its backward pass.
+        replicate: Number of the replicate.
+        step: Number of the step.
+    """
     for layer, quantity, operation, value, operands in _computed(computed, replicate):
-        wrong = int(np.count_nonzero(~np.isfinite(value)))
-        if wrong:
+        count = int(np.count_nonzero(~np.isfinite(value)))
+        if count:
             sizes = {name: float(np.abs(x).max()) for name, x in operands.items()}
-            return FirstNonFinite(replicate, step, layer, quantity, operation, sizes, wrong)
+            return FirstNonFinite(replicate, step, layer, quantity, operation, sizes, count)
     return None
 
 
-Computed = tuple[int | None, str, str, Array, Mapping[str, Array]]
+Computed = tuple[int | None, str, str, Array, Mapping[str, Array]]  # layer, quantity, operation, value, operands
 
 
 def _computed(step: Step, k: int) -> Iterator[Computed]:
-    """Everything a step computes for member k, in order: layer, quantity, operation, value, operands."""
+    """Yield every value that a step computes for replicate k, in the order of computation."""
     network, layers = step.network, step.network.layers
     for layer in layers:
         a_in = layer.a_in[k] if layer.a_in.ndim > 2 else layer.a_in
@@ -89,8 +96,8 @@ def _computed(step: Step, k: int) -> Iterator[Computed]:
     for layer in layers:
         for parameter in layer.parameters:
             name, x, change = parameter.name, parameter.value[k], parameter.update[k]
-            made = f"the optimizer's step from ∂C/∂{name}"
-            yield layer.number, f"Δ{name}", made, change, {f"∂C/∂{name}": parameter.grad[k]}
+            operation = f"the optimizer's step from ∂C/∂{name}"
+            yield layer.number, f"Δ{name}", operation, change, {f"∂C/∂{name}": parameter.grad[k]}
             yield layer.number, name, f"{name} + Δ{name}", x + change, {name: x, f"Δ{name}": change}
 
 
@@ -101,10 +108,15 @@ def _gradients(layer: Dense, k: int) -> Iterator[Computed]:
 
 
 class DivergenceMonitor:
-    """Notices replicates whose numbers are no longer finite, and finds out how it began.
+    """Detects replicates with values that are not finite, and locates the first such value.
+
+    Args:
+        run: The run in training.
+        start: The saved state that training resumes from, if any.
+        on_trace: Called with each step that is replayed.
 
     Attributes:
-        active: replicates that have not diverged.
+        active: Replicates that have not diverged.
     """
 
     def __init__(self, run: PreparedRun, start: TrainingState | None, on_trace: Callable[[int], None]) -> None:
@@ -112,74 +124,79 @@ class DivergenceMonitor:
         self._on_trace = on_trace
         self.active = set(start.active if start else range(run.config.replicates))
         self._every = run.config.divergence.keep_steps
-        # so many that the oldest is from before the last steps to be kept
+        # Four snapshots, so that the oldest precedes the last steps to be kept.
         self._snapshots: deque[TrainerState] = deque(start.recent if start else (), maxlen=4)
-        # what was not finite in whom though nothing in the network was
+        # Probe and replicate of records that are not finite although every value of the network is.
         self._known_harmless: set[tuple[str, int]] = set(start.known_harmless if start else ())
 
     def state(self) -> tuple[tuple[int, ...], tuple[tuple[str, int], ...], tuple[TrainerState, ...]]:
-        """The active, what is known_harmless, the snapshots."""
+        """Return the last three fields of a :class:`TrainingState`: active, known_harmless and recent."""
         return tuple(sorted(self.active)), tuple(sorted(self._known_harmless)), tuple(self._snapshots)
 
     def begin(self, trainer: Trainer) -> None:
-        """Before a step is computed."""
+        """Take a snapshot if one is due. Call it before a step is computed."""
         if trainer.step % self._every == 0:
             self._snapshots.append(trainer.snapshot())
 
-    def check(self, trainer: Trainer, found: Sequence[Record]) -> list[Divergence]:
-        """New divergences, given what was measured at this step; before the update is applied."""
+    def check(self, trainer: Trainer, records: Sequence[Record]) -> list[Divergence]:
+        """Return new divergences. Call it before the update is applied.
+
+        Args:
+            trainer: The trainer at this step.
+            records: The records of this step.
+        """
         step = trainer.step
-        suspicious = self._non_finite(found)
+        suspicious = self._non_finite(records)
         suspects = {k for _, k in suspicious}
         if step % self._every == 0 or step == self.run.length.last_step:
             broken = np.flatnonzero(~np.isfinite(trainer.network.theta).all(axis=-1))
             suspects |= self.active & set(broken.tolist())
         if not suspects:
             return []
-        divergences = self._trace_back(suspects, step)
+        divergences = self._locate(suspects, step)
         diverged = {d.finding.replicate for d in divergences}
         self._known_harmless |= {(probe, k) for probe, k in suspicious if k not in diverged}
         self.active -= diverged
         return divergences
 
-    def _non_finite(self, found: Sequence[Record]) -> set[tuple[str, int]]:
-        """What is not finite in which of the active, and was never found to be known_harmless."""
+    def _non_finite(self, records: Sequence[Record]) -> set[tuple[str, int]]:
+        """Return probe and replicate of the non-finite values of active replicates that are not known as harmless."""
         suspicious: set[tuple[str, int]] = set()
-        for record in found:
+        for record in records:
             if record.bins is None and non_finite([record]):
-                lost = np.flatnonzero(~np.isfinite(record.values).all(axis=0)).tolist()
-                suspicious |= {(record.probe, k) for k in lost if k in self.active}
+                replicates = np.flatnonzero(~np.isfinite(record.values).all(axis=0)).tolist()
+                suspicious |= {(record.probe, k) for k in replicates if k in self.active}
         return suspicious - self._known_harmless
 
-    def _trace_back(self, suspects: Collection[int], until: int) -> list[Divergence]:
-        """Train again from the oldest snapshot to this step, looking at every number of the suspects.
+    def _locate(self, suspects: Collection[int], until: int) -> list[Divergence]:
+        """Replay the steps since the oldest snapshot and check every value of the suspects.
 
-        What is not finite from the first step on may be older (an overflowing cost reaches neither θ nor, unmeasured, a
-        record): then from the very beginning.
+        A value that is not finite from the first replayed step on may be older. An overflowing cost, for example, does
+        not reach θ, and reaches a record only when it is measured. Such a replicate is replayed from step 0.
         """
         start = self._snapshots[0]
-        divergences = self._train_again(suspects, start, until)
+        divergences = self._replay(suspects, start, until)
         older = {d.finding.replicate for d in divergences if d.finding.step == start.step > 0}
         if older:
             divergences = [d for d in divergences if d.finding.replicate not in older]
-            divergences += self._train_again(older, None, until)
+            divergences += self._replay(older, None, until)
         return divergences
 
-    def _train_again(self, suspects: Collection[int], start: TrainerState | None, until: int) -> list[Divergence]:
+    def _replay(self, suspects: Collection[int], start: TrainerState | None, until: int) -> list[Divergence]:
         config = self.run.config
         probes = {name: probe for name, probe in config.probes.items() if not traits_of(probe).costly}
         trainer = Trainer(self.run, start)
         last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
-        previous, divergences, left = None, [], sorted(suspects)
-        while trainer.step <= until and left:
+        previous, divergences, remaining = None, [], sorted(suspects)
+        while trainer.step <= until and remaining:
             self._on_trace(trainer.step)
             computed = trainer.compute(previous)
             previous = trainer.network.grad.copy()
             last.append(measure(computed, probes, trainer.step))
-            for k in list(left):
+            for k in list(remaining):
                 finding = first_non_finite(computed, k, trainer.step)
                 if finding is not None:
-                    left.remove(k)
-                    divergences.append(Divergence(finding, [record for step in last for record in step]))
+                    remaining.remove(k)
+                    divergences.append(Divergence(finding, [record for records in last for record in records]))
             trainer.apply()
         return divergences

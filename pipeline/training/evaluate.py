@@ -12,11 +12,18 @@ from pipeline.config.schema import Config
 from pipeline.data.prepare import Data
 from pipeline.training.records import Record
 
-CHUNK = 1000  # examples a forward pass: bounds the memory, and so the buffers of the network
+CHUNK = 1000  # examples per forward pass: bounds the memory of the network's buffers
 
 
 def evaluate(network: Network, data: Data, config: Config, step: int) -> Iterator[Record]:
-    """Records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R]; θ is only read."""
+    """Yield records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R]. θ is only read.
+
+    Args:
+        network: The stack of replicates.
+        data: The rows of all replicates.
+        config: The run's config.
+        step: Number of the step.
+    """
     parts = {"train": data.train[:, : config.evaluation.train_examples], "test": data.test}
     score = "r2" if data.classes is None else "accuracy"
     for part, rows in parts.items():
@@ -26,7 +33,7 @@ def evaluate(network: Network, data: Data, config: Config, step: int) -> Iterato
 
 
 def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple[Array, Array]:
-    """Mean cost and accuracy (or R²) of each replicate over its rows [R, N]: two arrays [R]."""
+    """Return mean cost [R] and accuracy or R² [R] of each replicate over its rows [R, N]."""
     replicates, count = rows.shape
     total, hits = np.zeros(replicates), np.zeros(replicates)
     for start in range(0, count, CHUNK):
@@ -38,8 +45,8 @@ def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple
             with np.errstate(over="ignore", invalid="ignore"):
                 hits += _sum((a - y) ** 2)
         else:
-            right = a.argmax(axis=-2) == y.argmax(axis=-2)
-            hits += (right & np.isfinite(a).all(axis=-2)).sum(axis=-1)  # NaN predicts nothing
+            is_right = a.argmax(axis=-2) == y.argmax(axis=-2)
+            hits += (is_right & np.isfinite(a).all(axis=-2)).sum(axis=-1)  # NaN predicts nothing
     if data.classes is None:
         return total / count, 1 - hits / _spread(data.y[rows])
     return total / count, hits / count
@@ -47,12 +54,12 @@ def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple
 
 @np.errstate(over="ignore", invalid="ignore")
 def _sum(x: Array) -> Array:
-    """Σ over the last two axes, in float64; cast first, since a casting reduction mixes members in its chunks."""
+    """Return Σ over the last two axes in float64. The cast comes first: a casting reduction mixes members in chunks."""
     return x.astype(np.float64, copy=False).sum(axis=(-2, -1))
 
 
 def _spread(y: Array) -> Array:
-    """Σ (y − ȳ)² over examples and outputs, [R]; NaN where all targets are equal, for then R² is not defined."""
+    """Return Σ (y − ȳ)² over examples and outputs [R], NaN where all targets are equal: R² is then not defined."""
     wide = y.astype(np.float64, copy=False)
     around = _sum((wide - wide.mean(axis=1, keepdims=True)) ** 2)
     return np.where(around > 0, around, np.nan)

@@ -1,4 +1,4 @@
-"""From a training step to records: every probe that is due, at that step."""
+"""Apply probes to a training step and return records."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def measure(step: Step, probes: Mapping[str, Probe], number: int, timer: Timer |
     """Apply every probe to a step, after the backward pass and before the update is added.
 
     Args:
-        step: what the probes read.
-        probes: by the name under which each is recorded.
-        number: the step's number.
-        timer: receives the time that each probe takes.
+        step: The step that the probes read.
+        probes: The probes by the name of their records.
+        number: Number of the step.
+        timer: Receives the time of each probe.
     """
     records = []
     for name, probe in probes.items():
         geometric = traits_of(probe).geometric
-        records += [_record(name, geometric, found, number) for found in engine_probes.measure(step, probe)]
+        records += [_record(name, geometric, measurement, number) for measurement in engine_probes.measure(step, probe)]
         if timer is not None:
             timer.mark(name)
     return records
 
 
 def _record(name: str, geometric: bool, measurement: Measurement, number: int) -> Record:
-    layers, found, part, bins, sparse = measurement
+    layers, measured, part, bins, sparse = measurement
     shape = len(layers) or 1, -1, *(() if bins is None else (len(bins),))
-    values = np.array(found, dtype=np.float64).reshape(shape)  # a copy: the probe may have returned a view
+    values = np.array(measured, dtype=np.float64).reshape(shape)  # a copy: the probe may have returned a view
     return Record(number, f"{name}_{part}" if part else name, layers, values, geometric, bins, sparse)

@@ -1,4 +1,4 @@
-"""Check a config against its data and memory, load the data and build the network."""
+"""Check a config against its data and the memory, load the data and build the network."""
 
 from __future__ import annotations
 
@@ -23,25 +23,35 @@ from pipeline.training.streams import RandomStreams
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A config with its data loaded and everything checked: ready to train."""
+    """A checked config, ready to train. It holds no arrays, so it is cheap to send to another process.
+
+    Attributes:
+        config: The run's config.
+        sizes: Layer sizes (n_0, ..., n_L).
+        length: Number of steps.
+    """
 
     config: Config
-    data: Data
     sizes: list[int]
     length: TrainingLength
 
+    @property
+    def data(self) -> Data:
+        """The rows of all replicates. They are cached until the data of another run are loaded."""
+        return load_data(self.config.data, self.config.seed, self.config.replicates, self.config.dtype)
+
 
 def prepare_run(config: Config) -> PreparedRun:
-    """Load the data and check that everything fits.
+    """Load the data and check that data, architecture, cost, batching and memory fit.
 
     Raises:
-        ConfigError: one line about what does not.
+        ConfigError: Something does not fit, explained in one line.
     """
     data = load_data(config.data, config.seed, config.replicates, config.dtype)
     sizes = check_data(config, data)
     config.activations(len(sizes) - 1)
     per_epoch = config.batching.steps_per_epoch(data.train.shape[1])
-    run = PreparedRun(config, data, sizes, TrainingLength(config.epochs * per_epoch, per_epoch))
+    run = PreparedRun(config, sizes, TrainingLength(config.epochs * per_epoch, per_epoch))
     _check_memory(config, sizes)
     build_network(run)
     return run
@@ -50,17 +60,27 @@ def prepare_run(config: Config) -> PreparedRun:
 def _check_memory(config: Config, sizes: list[int]) -> None:
     parameters = sum(n * (m + 1) for m, n in pairwise(sizes))
     needed = 7 * config.replicates * parameters * np.dtype(config.dtype).itemsize  # theta, gradient, update, snapshots
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
         raise ConfigError(
             f"architecture={type(config.architecture).__name__}: {config.replicates} x {parameters} parameters need "
-            f"{needed / 2**30:.3g} GiB, this machine has {there / 2**30:.3g}"
+            f"{needed / 2**30:.3g} GiB, this machine has {available / 2**30:.3g}"
         )
 
 
 @lru_cache(maxsize=1)
 def load_data(config: DataConfig, seed: int, replicates: int, dtype: str) -> Data:
-    """The data of all replicates; the cells of a sweep, which mostly share them, load them once."""
+    """Load the data of all replicates. The last result is cached, because most cells of a sweep share it.
+
+    Args:
+        config: The source and its split.
+        seed: Seed of replicate 0.
+        replicates: Number of replicates.
+        dtype: Type of inputs and targets.
+
+    Raises:
+        ConfigError: The source or the split is wrong, explained in one line.
+    """
     try:
         return prepare(config, RandomStreams.of(seed, replicates).data, dtype)
     except ValueError as wrong:
@@ -68,31 +88,35 @@ def load_data(config: DataConfig, seed: int, replicates: int, dtype: str) -> Dat
 
 
 def build_network(run: PreparedRun) -> Network:
-    """The stack of replicates at initialisation.
+    """Build the stack of replicates at initialisation.
 
     Raises:
-        ConfigError: initial values that do not fit the network.
+        ConfigError: The initial values do not fit the network.
     """
     config = run.config
     network = Network(blocks_of(run), (config.replicates,), config.dtype)
-    fresh = RandomStreams.of(config.seed, config.replicates).initialisation
+    generators = RandomStreams.of(config.seed, config.replicates).initialisation
     try:
-        initialize(network, config.init.weights, config.init.biases, fresh)
+        initialize(network, config.init.weights, config.init.biases, generators)
     except ValueError as wrong:
         raise ConfigError(f"init: {wrong}") from wrong
     return network
 
 
 def blocks_of(run: PreparedRun) -> list[Block]:
-    """The blocks of the run's network, without parameters yet."""
+    """Return the blocks of the run's network, still without parameters."""
     return run.config.architecture.blocks(run.sizes, run.config.activations(len(run.sizes) - 1))
 
 
 def check_data(config: Config, data: Data) -> list[int]:
-    """Do data, architecture, outputs, cost and batching fit? Returns the layer sizes.
+    """Check that data, architecture, outputs, cost and batching fit, and return the layer sizes.
+
+    Args:
+        config: The run's config.
+        data: Its rows.
 
     Raises:
-        ConfigError: the first thing that does not.
+        ConfigError: The first contradiction.
     """
     n_in, n_targets = data.x.shape[1], data.y.shape[1]
     try:
@@ -100,8 +124,8 @@ def check_data(config: Config, data: Data) -> list[int]:
     except ValueError as wrong:
         raise ConfigError(f"architecture={name_of(config.architecture)}: {wrong}") from wrong
     if sizes[-1] != n_targets:
-        what = f"{n_targets} classes" if data.classes else f"{n_targets} targets"
-        raise ConfigError(f"architecture.outputs={sizes[-1]}: the data have {what}; must be {n_targets} or null")
+        targets = f"{n_targets} classes" if data.classes else f"{n_targets} targets"
+        raise ConfigError(f"architecture.outputs={sizes[-1]}: the data have {targets}; must be {n_targets} or null")
     cost, output = config.cost, config.output
     low, high = float(data.y.min()), float(data.y.max())
     if low < cost.target_low or high > cost.target_high or (cost.normalised and data.classes is None):

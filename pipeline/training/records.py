@@ -1,4 +1,4 @@
-"""Records: what a run yields. One block per (step, probe); as a table, one tidy row per value."""
+"""Records: the results of a run. One record per step and probe; as a table, one tidy row per value."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Record(NamedTuple):
     """One probe at one step.
 
     Attributes:
-        step: updates made before the measurement.
-        probe: the probe's name, or the name of a quantity of the whole network such as "accuracy/test".
-        layers: the layers it was taken in (1 ... L), or () for a quantity of the whole network.
+        step: Number of updates before the measurement.
+        probe: The probe's name, or the name of a quantity of the whole network such as "accuracy/test".
+        layers: The measured layers (1 ... L), or () for a quantity of the whole network.
         values: float64 [len(layers) or 1, R], or [len(layers) or 1, R, K] with ``bins``.
-        geometric: whether replicates average as logarithms.
-        bins: what the K values are of: exponents of a histogram, ranks of a spectrum.
-        sparse: whether values of 0 are empty bins.
+        geometric: Whether replicates are averaged as logarithms.
+        bins: The meaning of the K values: exponents of a histogram or ranks of a spectrum.
+        sparse: Whether values of 0 are empty bins.
     """
 
     step: int
@@ -36,14 +36,14 @@ class Record(NamedTuple):
 
 
 def non_finite(records: Iterable[Record]) -> int:
-    """How many recorded values are infinite or NaN."""
+    """Return the number of recorded values that are infinite or NaN."""
     return int(sum(np.count_nonzero(~np.isfinite(r.values)) for r in records))
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a value: step, probe, layer (missing for the whole network), replicate, bin (missing where none), value.
+    """Return one row per value: step, probe, layer, replicate, bin, value.
 
-    Empty bins of histograms are left out.
+    Layer is missing for the whole network, bin for values without bins. Empty bins of histograms have no row.
     """
     frames = []
     for r in records:

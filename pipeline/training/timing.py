@@ -1,4 +1,4 @@
-"""Where the time goes. The clock is an argument: mathematics never reads one."""
+"""Account for the time of each activity. The clock is an argument: training never reads one itself."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 class Timer:
-    """Adds the time since the last lap to a name, so that all time is accounted for.
+    """Adds the time since the last mark to a name, so that all time is accounted for.
 
     Args:
-        clock: seconds, ascending; None to measure nothing.
+        clock: Returns ascending seconds; None measures nothing.
 
     Attributes:
-        seconds: by name.
+        seconds: Time by name, seconds.
     """
 
     def __init__(self, clock: Callable[[], float] | None) -> None:
@@ -20,13 +20,8 @@ class Timer:
         self._last = clock() if clock else 0.0
         self.seconds: dict[str, float] = {}
 
-    @property
-    def idle(self) -> bool:
-        """Whether it measures nothing."""
-        return self._clock is None
-
     def mark(self, name: str) -> None:
-        """The time since the last lap was spent on this."""
+        """Add the time since the last mark to this name."""
         if self._clock is not None:
             now = self._clock()
             self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.arrays import Array
 from engine.probes import Step
+from pipeline.data.prepare import Data
 from pipeline.training.evaluate import CHUNK
 from pipeline.training.prepare import PreparedRun, build_network
 from pipeline.training.streams import RandomStreams
@@ -17,13 +18,13 @@ from pipeline.training.streams import RandomStreams
 
 @dataclass(frozen=True)
 class TrainerState:
-    """All that training depends on at one step.
+    """Everything that the following updates depend on. Random generators follow from the seed and the step.
 
     Attributes:
-        step: updates made before.
-        theta: parameters, [R, P].
-        velocity: the optimizer's memory.
-        state: arrays of the network's blocks that are no parameters, by name (running statistics).
+        step: Number of updates made.
+        theta: Parameters [R, P].
+        velocity: The optimizer's memory [R, P].
+        state: Arrays of the network's blocks that are not parameters, such as running statistics, by name.
     """
 
     step: int
@@ -34,13 +35,13 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that the rest of a run depends on at the beginning of a step: generators follow from the seed and the step.
+    """Everything that the rest of a run depends on, before a step.
 
     Attributes:
-        now: step, θ and the optimizer's memory.
-        previous: ∇C of the step before, if a probe compares with it at this one.
-        active: replicates that have not diverged.
-        known_harmless, recent: what the watch knows (:class:`DivergenceMonitor`).
+        now: Step, θ and the optimizer's memory.
+        previous: ∇C of the step before [R, P], if a probe compares with it at this step.
+        active: Replicates that have not diverged.
+        known_harmless, recent: The state of the :class:`DivergenceMonitor`.
     """
 
     now: TrainerState
@@ -51,22 +52,24 @@ class TrainingState:
 
 
 class Trainer:
-    """The state of training, one step at a time: ``compute`` the update, then ``apply`` it.
+    """Trains one step at a time: ``compute`` the update, then ``apply`` it.
 
     Args:
-        run: ready to train.
-        start: where to begin, the initialisation by default; training resumes from it bit for bit.
+        run: The checked config and its data.
+        start: The state to resume from, bit for bit; the initialisation by default.
 
     Attributes:
-        network: the stack of replicates.
-        step: the number of the next step.
-        rows: row numbers of the batch computed last, [R, B].
+        data: The rows of all replicates.
+        network: The stack of replicates.
+        step: Number of the next step.
+        rows: Row numbers of the last computed batch [R, B].
     """
 
     rows: Array
 
     def __init__(self, run: PreparedRun, start: TrainerState | None = None) -> None:
-        self.run = run
+        self._config = run.config
+        self.data = run.data
         self.network = build_network(run)
         self.velocity = run.config.optimizer.start(self.network)
         self.step = 0
@@ -76,16 +79,16 @@ class Trainer:
             self.velocity[...] = start.velocity
             for name, array in self.network.state().items():
                 array[...] = start.state[name]
-        self._batches = islice(_batches(run), self.step, None)
+        self._batches = islice(_batches(run, self.data), self.step, None)
         self._total_steps = max(run.length.last_step, 1)
 
     def compute(self, previous: Array | None) -> Step:
-        """PreparedRun forward and backward pass on the next batch, and propose the update.
+        """Pass the next batch forward and backward, and propose the update.
 
         Args:
-            previous: the gradient of the step before, for probes that compare.
+            previous: The gradient of the step before [R, P], for probes that compare.
         """
-        data, network, config = self.run.data, self.network, self.run.config
+        data, network, config = self.data, self.network, self._config
         rows = self.rows = next(self._batches)
         y = data.y[rows].mT
         network.forward(data.x[rows].mT)
@@ -100,33 +103,32 @@ class Trainer:
         return Step(network, y, config.cost, previous, generators, self._inputs)
 
     def _inputs(self) -> Iterator[Array]:
-        data = self.run.data
-        rows = data.train[:, : self.run.config.evaluation.train_examples]
+        rows = self.data.train[:, : self._config.evaluation.train_examples]
         for start in range(0, rows.shape[1], CHUNK):
-            yield data.x[rows[:, start : start + CHUNK]].mT
+            yield self.data.x[rows[:, start : start + CHUNK]].mT
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def apply(self) -> None:
-        """θ ← θ + Δθ."""
+        """Add the update: θ ← θ + Δθ."""
         self.network.theta += self.network.update
         self.network.update_state()
         self.step += 1
 
     def snapshot(self) -> TrainerState:
-        """A copy of all that the rest of training depends on."""
+        """Return a copy of the state."""
         state = {name: array.copy() for name, array in self.network.state().items()}
         return TrainerState(self.step, self.network.theta.copy(), self.velocity.copy(), state)
 
 
-def _batches(run: PreparedRun) -> Iterator[Array]:
-    """Row numbers of each step's batch for all replicates: [R, B]."""
-    count = run.data.train.shape[1]
-    fresh = RandomStreams.of(run.config.seed, run.config.replicates).batching
-    streams = [run.config.batching.batches(count, rng) for rng in fresh]
+def _batches(run: PreparedRun, data: Data) -> Iterator[Array]:
+    """Yield the row numbers of each step's batch for all replicates [R, B]."""
+    count = data.train.shape[1]
+    generators = RandomStreams.of(run.config.seed, run.config.replicates).batching
+    streams = [run.config.batching.batches(count, rng) for rng in generators]
     while True:
-        yield np.stack([train[next(s)] for train, s in zip(run.data.train, streams, strict=True)])
+        yield np.stack([train[next(s)] for train, s in zip(data.train, streams, strict=True)])
 
 
 def first_batch(run: PreparedRun) -> Array:
-    """Row numbers of the first batch of every replicate: [R, B]."""
-    return next(_batches(run))
+    """Return the row numbers of the first batch of every replicate [R, B]."""
+    return next(_batches(run, run.data))

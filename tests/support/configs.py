@@ -1,4 +1,4 @@
-"""Used by several test files."""
+"""Configs and records for tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require(condition: bool, reason: str) -> None:
 
 
 def thorough(*cases: tuple[Any, ...]) -> list[Any]:
-    """Cases of a parametrised test for the tier of that name."""
+    """Return cases of a parametrised test that run in the thorough tier only."""
     return [pytest.param(*case, marks=pytest.mark.thorough) for case in cases]
 
 
@@ -59,15 +59,15 @@ Table = dict[tuple[int, str], tuple[tuple[int, ...], np.ndarray[Any, Any]]]
 
 
 def table(records: list[Record]) -> Table:
-    """Records by (step, probe); each may occur only once. Those with bins go by probe/layer."""
+    """Return records by (step, probe), each of which occurs once. Records with bins have the key probe/layer."""
     names = [r.probe if r.bins is None else "/".join([r.probe, *map(str, r.layers)]) for r in records]
-    found = {(r.step, name): (r.layers, r.values) for r, name in zip(records, names, strict=True)}
-    assert len(found) == len(records)
-    return found
+    by_key = {(r.step, name): (r.layers, r.values) for r, name in zip(records, names, strict=True)}
+    assert len(by_key) == len(records)
+    return by_key
 
 
 def records(*overrides: str) -> Table:
-    """All records of a run."""
+    """Return all records of a run."""
     return table(list(run(config(*overrides))))
 
 
@@ -79,7 +79,7 @@ def prepared(
     subset: int | None = None,
     standardise: bool = False,
 ) -> Data:
-    """A source's data, split with the streams that a run with this seed would use."""
+    """Return a source's data, split with the random streams of a run with this seed."""
     chosen = DataConfig(source, test_fraction, subset, standardise)
     return prepare(chosen, RandomStreams.of(seed, replicates).data, np.float64)
 

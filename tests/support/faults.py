@@ -3,8 +3,8 @@
 Imports and composing are paid for once: every trial is a fork of this process, a real process that runs the command
 from its first line and is killed with SIGKILL at a random moment (WHAT = driver), or one of its worker processes is
 (WHAT = worker).
-Every other trial waits until work has started: until there is something new in the folder WATCH. After the last kill the
-command runs to its end.
+Every other trial waits until work has started: until there is something new in the folder WATCH. After the last kill
+the command runs to its end.
 """
 
 from __future__ import annotations

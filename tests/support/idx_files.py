@@ -1,4 +1,4 @@
-"""IDX files, written byte by byte as LeCun's page describes them."""
+"""IDX files, written byte by byte by the specification of LeCun et al. (1998)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def idx(array: Bytes, kind: int = 8) -> bytes:
-    """Two zero bytes, the type, the number of axes, each axis as a big-endian integer, the bytes."""
+    """Return two zero bytes, the type, the number of axes, each axis as a big-endian integer, and the bytes."""
     head = struct.pack(">BBBB", 0, 0, kind, array.ndim) + struct.pack(f">{array.ndim}i", *array.shape)
     return head + bytes(array.ravel().tolist())
 
@@ -21,7 +21,7 @@ def idx(array: Bytes, kind: int = 8) -> bytes:
 def write_idx(
     folder: Path, rng: np.random.Generator, train: int, test: int, side: int = 3, zipped: bool = True
 ) -> dict[str, Bytes]:
-    """A training and a test set of random images; returns the arrays by file name."""
+    """Write a training and a test set of random images, and return the arrays by file name."""
     arrays: dict[str, Bytes] = {}
     for part, count in (("train", train), ("t10k", test)):
         arrays[f"{part}-images-idx3-ubyte"] = rng.integers(256, size=(count, side, side)).astype(np.uint8)

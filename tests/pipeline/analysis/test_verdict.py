@@ -45,7 +45,7 @@ from pipeline.analysis.verdict import (
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import Config, build
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import prepare_run
 from pipeline.training.records import Record
 
@@ -70,7 +70,7 @@ def judge_run(chosen: Config) -> Seen:
     summary = Summary(hidden_layers=len(run.sizes) - 2)
     divergences: list[Divergence] = []
     with threadpool_limits(1):
-        for record in train(run, on_divergence=divergences.append):
+        for record in train(run, Callbacks(on_divergence=divergences.append)):
             summary.add(record)
     expectation = expect(run)
     verdict = judge(summary, chosen, len(divergences), expectation, len(run.sizes) - 1)

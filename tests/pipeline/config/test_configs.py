@@ -30,7 +30,7 @@ from pipeline.training.loop import run
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES if path.parent != Path()]
-LARGE = {  # of many cells or large ones; a sibling of each is small
+LARGE = {  # with many or large cells; each has a small sibling
     "activation_scale", "activation_scale_extremes", "activation_scale_relu", "finite_width", "glorot_2010",
     "glorot_2010_jacobian", "he_2015", "isometry_linear_orthogonal", "isometry_relu_gaussian",
     "isometry_relu_orthogonal", "isometry_tanh_orthogonal", "isometry_training_gaussian", "mean_field",
@@ -44,7 +44,7 @@ EXPERIMENTS = [
 
 SMALL = ("architecture.hidden=[4]", "data=iris", "epochs=1")
 CHAIN = ("data=point", "batching=full_batch", *REGRESSION)
-NEEDS = {  # what an option needs beside it to make a sensible run
+NEEDS = {  # what an option needs in addition for a sensible run
     "architecture/chain": CHAIN,
     "architecture/deep": ("architecture.depth=2", "architecture.width=3"),
     "architecture/mlp": (),
@@ -66,7 +66,7 @@ NEEDS = {  # what an option needs beside it to make a sensible run
     ),
     "tracking/server": ("tracking.uri=http://127.0.0.1:1",),
 }
-SELECT = {  # how an option is chosen, where it is not group=option; and the place it lands in, if not its group
+SELECT = {  # group or option -> its override key, and its key in the config (None: the part after @)
     "clipping": ("clipping@optimizer.clipping", "optimizer.clipping"),
     "learning_rate_schedule": ("learning_rate_schedule@optimizer.learning_rate_schedule", None),
     "probe": ("+probe@probes.extra", "probes.extra"),
@@ -76,7 +76,7 @@ SELECT = {  # how an option is chosen, where it is not group=option; and the pla
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small table and a small set of images."""
+    """Write a small table and a small set of images."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.standard_normal((50, 3)), columns=["a", "b", "c"]).assign(kind=["x", "y"] * 25)
@@ -87,7 +87,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides_of(group: str, name: str, files: Path) -> tuple[list[str], str]:
-    """What chooses the option on top of fitting defaults, and where it then stands in the config."""
+    """Return overrides that choose the option with fitting defaults, and the option's key in the config."""
     key, place = SELECT.get(f"{group}/{name}", SELECT.get(group, (group, None)))
     needs = [text.format(files=files) for text in NEEDS.get(f"{group}/{name}", ())]
     small = [o for o in SMALL if o.partition("=")[0] not in {n.partition("=")[0] for n in needs}]
@@ -100,26 +100,26 @@ def overrides_of(group: str, name: str, files: Path) -> tuple[list[str], str]:
     return [*small, f"{key}={name}", *needs], place or key.lstrip("+").rpartition("@")[2]
 
 
-def at(node: Any, place: str) -> Any:
+def at(raw_config: Any, place: str) -> Any:
     for part in place.split("."):
-        node = node[part]
-    return node
+        raw_config = raw_config[part]
+    return raw_config
 
 
-def targets(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping with a ``_target_`` in composed config data, with its place."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield key, node
-        for name, value in node.items():
+def targets(raw_config: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every mapping with a ``_target_`` in composed config data, with its key."""
+    if isinstance(raw_config, dict):
+        if "_target_" in raw_config:
+            yield key, raw_config
+        for name, value in raw_config.items():
             yield from targets(value, f"{key}.{name}")
 
 
-def check_signature(target: Any, node: dict[str, Any], key: str) -> None:
+def check_signature(target: Any, raw_config: dict[str, Any], key: str) -> None:
     parameters = dict(inspect.signature(target).parameters)
-    if node.get("_partial_"):
-        parameters.pop(next(iter(parameters)))  # what a probe is called with
-    assert set(node) - {"_target_", "_partial_"} == set(parameters), key
+    if raw_config.get("_partial_"):
+        parameters.pop(next(iter(parameters)))  # the layer or step, which the caller passes
+    assert set(raw_config) - {"_target_", "_partial_"} == set(parameters), key
     assert [p.name for p in parameters.values() if p.default is not p.empty] == [], f"{key}: defaults live in YAML only"
 
 
@@ -128,7 +128,7 @@ def located(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def test_there_is_something_to_test() -> None:
+def test_options_are_many_and_exceptions_name_existing_ones() -> None:
     assert len(OPTIONS) > 60
     assert set(NEEDS) | {k for k in SELECT if "/" in k} <= {f"{group}/{name}" for group, name in OPTIONS}
 
@@ -150,19 +150,19 @@ def option(group: str, name: str) -> Any:
 @pytest.mark.parametrize(("group", "name"), [option(*o) for o in OPTIONS if o[0] != "experiment"])
 def test_each_option_matches_its_signature_and_runs(group: str, name: str, files: Path) -> None:
     overrides, place = overrides_of(group, name, files)
-    node = compose_run(overrides)
-    chosen = at(node, place)
-    found = list(targets(chosen, place))
-    assert found or name == "none"
-    for key, mapping in found:
+    raw_config = compose_run(overrides)
+    chosen = at(raw_config, place)
+    parts = list(targets(chosen, place))
+    assert parts or name == "none"
+    for key, mapping in parts:
         check_signature(located(mapping["_target_"]), mapping, key)
     if group in ("init", "data"):
         assert set(chosen) == {f.name for f in dataclasses.fields(Init if group == "init" else DataConfig)}
     own = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-    if "_target_: " in own:  # what was chosen is what is there, not what a default put in its place
-        assert own.partition("_target_: ")[2].split()[0].strip(",}") in {m["_target_"] for _, m in found}
-    assert tracking_of(node).experiment == "gradvitals"
-    records = table(list(run(build(node))))
+    if "_target_: " in own:  # the chosen option is there, not a default
+        assert own.partition("_target_: ")[2].split()[0].strip(",}") in {m["_target_"] for _, m in parts}
+    assert tracking_of(raw_config).experiment == "gradvitals"
+    records = table(list(run(build(raw_config))))
     costs = [float(values[0, 0]) for (_, probe), (_, values) in records.items() if probe == "cost/train"]
     assert len(costs) == 2
     assert all(math.isfinite(c) for c in costs)
@@ -170,13 +170,13 @@ def test_each_option_matches_its_signature_and_runs(group: str, name: str, files
         assert any(layers for layers, _ in records.values())
 
 
-def test_the_main_config_has_the_keys_of_a_run() -> None:
-    node = compose_run([])
-    assert set(OUTER_KEYS) <= {*node, "chain", "search"}  # a search is chosen, or none
-    assert set(node) - set(OUTER_KEYS) == {f.name for f in dataclasses.fields(Config)}
-    assert set(node["checkpoints"]) == {f.name for f in dataclasses.fields(CheckpointConfig)}
-    assert set(node["evaluation"]) == {f.name for f in dataclasses.fields(Evaluation)}
-    for key, mapping in targets(node, "config"):
+def test_main_config_has_the_keys_of_a_run() -> None:
+    raw_config = compose_run([])
+    assert set(OUTER_KEYS) <= {*raw_config, "chain", "search"}  # a search is chosen, or none
+    assert set(raw_config) - set(OUTER_KEYS) == {f.name for f in dataclasses.fields(Config)}
+    assert set(raw_config["checkpoints"]) == {f.name for f in dataclasses.fields(CheckpointConfig)}
+    assert set(raw_config["evaluation"]) == {f.name for f in dataclasses.fields(Evaluation)}
+    for key, mapping in targets(raw_config, "config"):
         check_signature(located(mapping["_target_"]), mapping, key)
 
 
@@ -184,7 +184,7 @@ def test_the_main_config_has_the_keys_of_a_run() -> None:
 def test_every_cell_of_every_experiment_builds_and_measures(name: str) -> None:
     cells = compose_sweep([f"experiment={name}", "epochs=0", "replicates=1"])
     assert cells
-    assert len({str(cell.config) for cell in cells}) == len(cells), "cells that do not differ"
+    assert len({str(cell.config) for cell in cells}) == len(cells), "two cells are equal"
     for cell in cells:
         assert cell.config["name"] == name
         assert list(islice(run(build(cell.config)), 1))
@@ -201,8 +201,8 @@ def test_every_cell_of_every_experiment_builds_and_measures(name: str) -> None:
         (["dtype=float32,float64", "activation=elu", "activation.alpha=0.5,2"], None),
     ],
 )
-def test_cells_are_what_hydra_composes_one_by_one(swept: list[str], last: list[str] | None) -> None:
-    """Those that differ in values alone are composed once."""
+def test_cells_equal_hydra_compositions(swept: list[str], last: list[str] | None) -> None:
+    """Cells that differ in values only are composed once."""
     cells = compose_sweep(swept)
     texts = last or [f"{key}={cells[-1].swept.get(key, value)}" for key, _, value in (t.partition("=") for t in swept)]
     assert len(cells) > 1
@@ -210,7 +210,7 @@ def test_cells_are_what_hydra_composes_one_by_one(swept: list[str], last: list[s
 
 
 def by_hydra(overrides: list[str]) -> Any:
-    """A config composed as Hydra's documentation does, with nothing kept from before."""
+    """Compose a config as in Hydra's documentation, without any cache."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("config", overrides=overrides), resolve=True)
 
@@ -226,15 +226,15 @@ def by_hydra(overrides: list[str]) -> Any:
         ["init=given", "init.weights.values=[[[1,2]]]", "init.biases.values=[[[0.5]]]", "data={source:null}"],
     ],
 )
-def test_a_run_is_what_hydra_composes_though_others_were_composed_before(overrides: list[str]) -> None:
-    """Choices from groups are composed once a process; a value that was set must not stay for the next config."""
+def test_run_equals_hydra_composition_after_other_compositions(overrides: list[str]) -> None:
+    """Choices from groups are composed once per process; a value must not stay for the next config."""
     before, expected = compose_run([]), by_hydra(overrides)
     for _ in range(2):
         assert compose_run(overrides) == expected
     assert compose_run([]) == before
 
 
-def test_a_wrong_value_in_a_sweep_is_told_as_in_a_run() -> None:
+def test_wrong_value_has_the_same_message_in_a_sweep_and_in_a_run() -> None:
     for wrong in ("optimizer.learning_rat=1", "activation.alpha=1"):
         with pytest.raises(ConfigError) as alone:
             compose_run([wrong])
@@ -243,7 +243,7 @@ def test_a_wrong_value_in_a_sweep_is_told_as_in_a_run() -> None:
         assert str(swept.value) == str(alone.value)
 
 
-def test_the_depth_experiment_is_the_one_promised() -> None:
+def test_depth_experiment_has_the_documented_cells() -> None:
     cells = compose_sweep(["experiment=depth"])
     assert [(c.swept["activation"], c.swept["architecture.depth"]) for c in cells] == [
         (sigma, depth) for sigma in ("sigmoid", "tanh", "relu") for depth in ("2", "5", "10", "20")
@@ -252,8 +252,8 @@ def test_the_depth_experiment_is_the_one_promised() -> None:
 
 
 @pytest.mark.parametrize("name", ["global_norm", "per_layer"])
-def test_a_chosen_clipping_clips(name: str) -> None:
-    """It once composed to null, silently."""
+def test_chosen_clipping_is_built(name: str) -> None:
+    """A clipping group in the wrong place would compose to null silently."""
     built = build(compose_run([f"clipping@optimizer.clipping={name}", "optimizer.clipping.max_norm=0.5"]))
     assert built.optimizer.clipping is not None
     assert dataclasses.asdict(built.optimizer)["clipping"] == {"max_norm": 0.5}

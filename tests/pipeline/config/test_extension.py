@@ -1,4 +1,4 @@
-"""A user's own parts, in a package and a config folder of theirs, without touching this repository."""
+"""A user's own parts, in a package and a config folder outside this repository."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def largest_delta(layer):
 
 
 def smallest_delta(layer, scale: float):
-    """A probe that says nothing of itself, with an option."""
+    """A probe without traits, with an option."""
     return scale * np.abs(layer.delta).min(axis=-1).min(axis=-1) if layer.number > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Schedules against what their names promise, computed another way."""
+"""Schedules against independent computations of their steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ schedules = st.one_of(
 
 
 @given(schedules, clocks)
-def test_steps_are_the_due_ones_ascending_within_the_run(schedule: Schedule, length: TrainingLength) -> None:
+def test_steps_are_due_ascending_and_within_the_run(schedule: Schedule, length: TrainingLength) -> None:
     steps = schedule.steps(length)
     assert steps == sorted(set(steps))
     assert set(steps) <= set(range(length.last_step + 1))
@@ -32,7 +32,7 @@ def test_steps_are_the_due_ones_ascending_within_the_run(schedule: Schedule, len
 
 
 @given(st.integers(1, 50), clocks)
-def test_every(n: int, length: TrainingLength) -> None:
+def test_every_covers_multiples_and_the_last_step(n: int, length: TrainingLength) -> None:
     assert set(Every(n).steps(length)) == set(range(0, length.last_step, n)) | {0, length.last_step}
 
 
@@ -43,17 +43,17 @@ def test_each_epoch_has_one_measurement_more_than_epochs(epochs: int, per_epoch:
 
 
 @given(clocks)
-def test_first_and_last(length: TrainingLength) -> None:
+def test_first_and_last_covers_both_ends(length: TrainingLength) -> None:
     assert set(FirstAndLast().steps(length)) == {0, length.last_step}
 
 
 @given(st.lists(st.integers(0, 600), min_size=1), clocks)
-def test_at(listed: list[int], length: TrainingLength) -> None:
+def test_at_covers_the_listed_steps_within_the_run(listed: list[int], length: TrainingLength) -> None:
     assert At(listed).steps(length) == sorted({t for t in listed if t <= length.last_step})
 
 
 @pytest.mark.parametrize("per_decade", [1, 2, 3, 8, 10])
-def test_logarithmic_in_exact_decimal_arithmetic(per_decade: int) -> None:
+def test_logarithmic_equals_exact_decimal_arithmetic(per_decade: int) -> None:
     getcontext().prec = 50
     root = Decimal(10) ** (Decimal(1) / per_decade)
     # 1e-30: 10^(k/m) is an integer where m divides k, and a rounding error must not lift it to the next

@@ -1,4 +1,4 @@
-"""Wrong inputs: one line on stderr that names the key and what is allowed, exit code 2, and nothing written."""
+"""Wrong inputs: one line on stderr that names the key and the allowed values, exit code 2, no files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True)
 class Wrong:
-    """A command line, and what its one line must say."""
+    """A command line, and the parts of its one-line message."""
 
     argv: tuple[str, ...]
     says: tuple[str, ...]
@@ -41,7 +41,7 @@ def wrong_sweep(*argv: str, says: tuple[str, ...] | str) -> Wrong:
 
 
 def value(override: str, allowed: str, *others: str, shown: str | None = None) -> Wrong:
-    """One key with a value that is out of its range or of another type."""
+    """Return a run with one value out of range or of another type."""
     return wrong_run(*others, override, says=(f"error: {shown or override}: ", allowed))
 
 
@@ -298,7 +298,7 @@ WRONG = [*UNKNOWN, *GONE, *TYPES, *RANGES, *CONTRADICTIONS, *FILES, *TRACKING, *
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table with a hole, images cut short, a config file that is no YAML."""
+    """Write a table with a missing value, truncated images and a config file that is not YAML."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"a": rng.standard_normal(100), "colour": ["red", "blue"] * 50, "kind": ["x", "y"] * 50})
@@ -317,7 +317,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command_line(wrong: Wrong, files: Path, store: Path) -> list[str]:
-    """Its arguments with the places filled in, and a store that must stay unmade."""
+    """Return the arguments with folders filled in, and a store that must not be created."""
     places = {"{files}": str(files), "{store}": str(store), "${{": "${", "}}": "}"}
     argv = list(wrong.argv)
     for mark, place in places.items():
@@ -327,27 +327,27 @@ def command_line(wrong: Wrong, files: Path, store: Path) -> list[str]:
     return argv
 
 
-def check(said: str, wrong: Wrong) -> None:
-    assert said.startswith("error: ")
-    assert said.endswith("\n")
-    assert len(said.splitlines()) == 1, "one line"
-    assert "Traceback" not in said
+def check(message: str, wrong: Wrong) -> None:
+    assert message.startswith("error: ")
+    assert message.endswith("\n")
+    assert len(message.splitlines()) == 1, "one line"
+    assert "Traceback" not in message
     for part in wrong.says:
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_wrong_inputs_are_told_in_one_line(
+def test_wrong_inputs_are_reported_in_one_line(
     wrong: Wrong, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # main() would keep its handler after the test
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     assert main(command_line(wrong, files, tmp_path)) == 2
-    assert time.perf_counter() - began < 30
-    told = capsys.readouterr()
-    assert told.out == ""
-    check(told.err, wrong)
+    assert time.perf_counter() - start_time < 30
+    output = capsys.readouterr()
+    assert output.out == ""
+    check(output.err, wrong)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -366,7 +366,7 @@ BY_PROCESS = [
 
 
 @pytest.mark.parametrize("wrong", BY_PROCESS, ids=str)
-def test_the_process_exits_with_2(wrong: Wrong, files: Path, tmp_path: Path) -> None:
+def test_process_exits_with_2_for_wrong_input(wrong: Wrong, files: Path, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "pipeline", *command_line(wrong, files, tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -376,20 +376,20 @@ def test_the_process_exits_with_2(wrong: Wrong, files: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_are_enough_and_none_twice() -> None:
+def test_wrong_inputs_are_many_and_distinct() -> None:
     assert len({wrong.argv for wrong in WRONG}) == len(WRONG) >= 45
 
 
-def test_a_long_training_is_not_begun_to_find_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    began = time.perf_counter()
+def test_mistake_is_reported_before_a_long_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start_time = time.perf_counter()
     assert main(["run", "epochs=1000000000", "data.subset=5", f"tracking.uri=sqlite:///{tmp_path}/x.db"]) == 2
-    assert time.perf_counter() - began < 30
+    assert time.perf_counter() - start_time < 30
     assert "batching.size=32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("override", ["architecture.hidden=[]", "probes=none", "++seed=3", 'name="é ☠"', "name=5"])
-def test_the_unusual_is_not_wrong(override: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_overrides_are_accepted(override: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", override]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert "seed:" in told.out
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "seed:" in output.out

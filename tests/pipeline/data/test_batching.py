@@ -1,4 +1,4 @@
-"""Laws of the batchings: what an epoch visits, and how many steps it has."""
+"""Batching: the rows of an epoch, and its number of steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.data.batching import Batching, FullBatch, LastBatch, MiniBatch, Wi
 
 @st.composite
 def fitting(draw: st.DrawFn) -> tuple[int, int, int]:
-    """Examples, a batch size that fits, a seed."""
+    """Draw the number of examples, a batch size that fits, and a seed."""
     n = draw(st.integers(1, 150))
     return n, draw(st.integers(1, n)), draw(st.integers(0, 2**32))
 
 
 def epochs(batching: Batching, n: int, seed: int, count: int = 2) -> list[list[np.ndarray[Any, Any]]]:
-    """The batches of the first epochs, cut where ``steps_per_epoch`` says."""
+    """Return the batches of the first epochs, each of ``steps_per_epoch`` steps."""
     stream = batching.batches(n, np.random.default_rng(seed))
     return [list(islice(stream, batching.steps_per_epoch(n))) for _ in range(count)]
 
@@ -36,7 +36,7 @@ def test_keep_visits_each_row_exactly_once_in_every_epoch(case: tuple[int, int, 
 
 
 @given(fitting())
-def test_drop_visits_each_row_at_most_once_and_leaves_less_than_a_batch(case: tuple[int, int, int]) -> None:
+def test_drop_visits_each_row_at_most_once_and_omits_less_than_a_batch(case: tuple[int, int, int]) -> None:
     n, size, seed = case
     for epoch in epochs(MiniBatch(size, "drop"), n, seed):
         rows = np.concatenate(epoch).tolist()
@@ -46,13 +46,13 @@ def test_drop_visits_each_row_at_most_once_and_leaves_less_than_a_batch(case: tu
         assert {len(b) for b in epoch} == {size}
 
 
-def test_drop_does_not_always_drop_the_same_rows() -> None:
+def test_drop_omits_different_rows_in_different_epochs() -> None:
     seen = {row for epoch in epochs(MiniBatch(7, "drop"), 20, seed=0, count=50) for batch in epoch for row in batch}
     assert seen == set(range(20))
 
 
 @given(fitting())
-def test_with_replacement_draws_rows_that_exist_in_full_batches(case: tuple[int, int, int]) -> None:
+def test_with_replacement_draws_full_batches_of_existing_rows(case: tuple[int, int, int]) -> None:
     n, size, seed = case
     for epoch in epochs(WithReplacement(size), n, seed):
         assert len(epoch) == int(np.ceil(n / size))
@@ -62,7 +62,7 @@ def test_with_replacement_draws_rows_that_exist_in_full_batches(case: tuple[int,
             assert batch.max() < n
 
 
-def test_with_replacement_does_replace_and_is_uniform() -> None:
+def test_with_replacement_repeats_rows_and_is_uniform() -> None:
     drawn = np.concatenate(epochs(WithReplacement(10), 10, seed=1, count=10_000), axis=None)
     counts = np.bincount(drawn, minlength=10)
     assert np.abs(counts - 10_000).max() < 5 * np.sqrt(100_000 * 0.1 * 0.9)
@@ -76,17 +76,17 @@ def test_full_batch_is_one_step_with_every_row(n: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("last", ["keep", "drop"])
-def test_epochs_are_shuffled_anew_and_the_same_seed_gives_the_same_order(last: LastBatch) -> None:
+def test_each_epoch_is_shuffled_and_the_order_follows_from_the_seed(last: LastBatch) -> None:
     a, b = (epochs(MiniBatch(8, last), 64, seed) for seed in (3, 3))
-    other = epochs(MiniBatch(8, last), 64, seed=4)
-    for one, two in zip(a, b, strict=True):
-        np.testing.assert_array_equal(one, two)
+    different = epochs(MiniBatch(8, last), 64, seed=4)
+    for first, second in zip(a, b, strict=True):
+        np.testing.assert_array_equal(first, second)
     assert not np.array_equal(a[0], a[1])
-    assert not np.array_equal(a[0], other[0])
+    assert not np.array_equal(a[0], different[0])
 
 
 @given(fitting())
-def test_the_largest_batch_is_as_large_as_told(case: tuple[int, int, int]) -> None:
+def test_largest_equals_the_size_of_the_largest_batch(case: tuple[int, int, int]) -> None:
     n, size, seed = case
     for batching in (MiniBatch(size, "keep"), MiniBatch(size, "drop"), WithReplacement(size), FullBatch()):
         assert max(len(b) for b in epochs(batching, n, seed)[0]) == batching.largest(n)

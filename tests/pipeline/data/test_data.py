@@ -1,4 +1,4 @@
-"""Data: readers, splits, scaling, digests, and what each replicate gets."""
+"""Data: readers, splits, scaling, digests, and the rows of each replicate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pipeline.training.streams import RandomStreams
 
 @dataclass(frozen=True)
 class Rows(Source):
-    """Row i is (i, 1000 − i²), its target i: whatever happens to it, it can be recognised."""
+    """Row i is (i, 1000 − i²) with target i, so that every row can be recognised."""
 
     count: int
     test: int = 0
@@ -60,7 +60,7 @@ def test_idx_files_are_read_pixel_by_pixel(tmp_path: Path, zipped: bool) -> None
     assert (table.classes, table.test) == (5, 5)
 
 
-def test_the_sets_of_an_idx_folder_stay_apart(tmp_path: Path) -> None:
+def test_idx_folder_keeps_its_training_and_test_set(tmp_path: Path) -> None:
     write_idx(tmp_path, fresh(), train=12, test=5)
     data = prepared(Idx(str(tmp_path), ""), test_fraction=None)
     assert data.train.tolist() == [list(range(12))]
@@ -87,15 +87,17 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(("name", "content", "message"), CORRUPTIONS.values(), ids=CORRUPTIONS)
-def test_corrupt_idx_files_are_named(tmp_path: Path, name: str, content: bytes, message: str, zipped: bool) -> None:
+def test_corrupt_idx_file_is_named_in_the_error(
+    tmp_path: Path, name: str, content: bytes, message: str, zipped: bool
+) -> None:
     write_idx(tmp_path, fresh(), train=12, test=5, zipped=zipped)
     (tmp_path / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(content) if zipped else content)
-    with pytest.raises(ValueError, match=r"^folder=") as told:
+    with pytest.raises(ValueError, match=r"^folder=") as error:
         Idx(str(tmp_path), "").load(fresh())
-    assert message in str(told.value)
+    assert message in str(error.value)
 
 
-def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+def test_damaged_gzip_file_is_named_in_the_error(tmp_path: Path) -> None:
     write_idx(tmp_path, fresh(), train=12, test=5)
     path = tmp_path / f"{IMAGES}.gz"
     whole = path.read_bytes()
@@ -110,12 +112,12 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
             Idx(str(tmp_path), "").load(fresh())
 
 
-def test_a_folder_without_idx_files_says_how_to_get_them(tmp_path: Path) -> None:
+def test_missing_idx_files_are_reported_with_the_hint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no train-images-idx3-ubyte\[.gz\] there; buy them"):
         Idx(str(tmp_path), "buy them").load(fresh())
 
 
-# Tables of a user's own
+# Tables of a user
 
 Kind = Literal["csv", "parquet"]
 
@@ -148,7 +150,7 @@ def test_regression_targets_stay_numbers(tmp_path: Path, kind: Kind) -> None:
 
 
 @kinds
-def test_one_hot(tmp_path: Path, kind: Kind) -> None:
+def test_categorical_columns_are_one_hot_or_refused(tmp_path: Path, kind: Kind) -> None:
     frame = pd.DataFrame({"colour": ["red", "blue", "red"], "a": [1.0, 2.0, 3.0], "y": [0, 1, 0]})
     source = file_source(tmp_path, frame, kind, target="y", categorical="one_hot")
     assert source.load(fresh()).x.tolist() == [[1, 0, 1], [2, 1, 0], [3, 0, 1]]  # a, blue, red
@@ -157,7 +159,7 @@ def test_one_hot(tmp_path: Path, kind: Kind) -> None:
 
 
 @kinds
-def test_rows_that_lack_values_are_dropped_or_refused(tmp_path: Path, kind: Kind) -> None:
+def test_incomplete_rows_are_dropped_or_refused(tmp_path: Path, kind: Kind) -> None:
     frame = pd.DataFrame({"a": [1.0, math.nan, 3.0, 4.0], "y": ["p", "q", None, "q"]})
     source = file_source(tmp_path, frame, kind, target="y", missing="drop")
     table = source.load(fresh())
@@ -166,14 +168,14 @@ def test_rows_that_lack_values_are_dropped_or_refused(tmp_path: Path, kind: Kind
         replace(source, missing="refuse").load(fresh())
 
 
-def test_the_two_kinds_of_file_hold_the_same_data(tmp_path: Path) -> None:
+def test_csv_and_parquet_give_the_same_digest(tmp_path: Path) -> None:
     rng = fresh()
     frame = pd.DataFrame(rng.standard_normal((30, 4)), columns=list("abcd")).assign(y=rng.integers(3, size=30))
     digests = {file_source(tmp_path, frame, kind, target="y").load(rng).digest() for kind in ("csv", "parquet")}
     assert len(digests) == 1
 
 
-def test_a_real_target_is_not_taken_for_classes(tmp_path: Path) -> None:
+def test_real_target_is_refused_as_classes(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": range(100), "y": fresh().standard_normal(100)})
     with pytest.raises(ValueError, match="target=y: 100 different values in 100 rows are no classes"):
         file_source(tmp_path, frame, "csv", target="y").load(fresh())
@@ -183,7 +185,7 @@ def test_a_real_target_is_not_taken_for_classes(tmp_path: Path) -> None:
 
 
 @given(st.integers(2, 80), st.floats(0.02, 0.98), st.integers(0, 2**32))
-def test_a_split_is_disjoint_and_complete(count: int, fraction: float, seed: int) -> None:
+def test_split_is_disjoint_and_complete(count: int, fraction: float, seed: int) -> None:
     held_out = round(fraction * count)
     if not 0 < held_out < count:
         with pytest.raises(ValueError, match=r"test_fraction=.*: leaves one of the sets"):
@@ -196,15 +198,15 @@ def test_a_split_is_disjoint_and_complete(count: int, fraction: float, seed: int
     np.testing.assert_array_equal(data.y[data.train[0], 0], train)
 
 
-def test_a_split_is_reproducible_and_drawn_anew_for_each_seed() -> None:
-    a, again, other = (prepared(Rows(100), seed) for seed in (3, 3, 4))
+def test_split_follows_from_the_seed() -> None:
+    a, again, different = (prepared(Rows(100), seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(a.train, again.train)
     np.testing.assert_array_equal(a.test, again.test)
-    assert set(a.test[0].tolist()) != set(other.test[0].tolist())
+    assert set(a.test[0].tolist()) != set(different.test[0].tolist())
 
 
 @given(st.integers(1, 60), st.integers(0, 1000))
-def test_a_subset_takes_training_rows_only(subset: int, seed: int) -> None:
+def test_subset_contains_training_rows_only(subset: int, seed: int) -> None:
     whole, part = (prepared(Rows(80), seed, subset=s) for s in (None, subset))
     rows = part.x[part.train[0], 0]
     assert len(rows) == len(set(rows)) == subset
@@ -213,14 +215,14 @@ def test_a_subset_takes_training_rows_only(subset: int, seed: int) -> None:
     np.testing.assert_array_equal(part.y[part.train[0], 0], rows)
 
 
-def test_a_subset_is_drawn_at_random_also_where_the_source_brings_its_test_set() -> None:
+def test_subset_is_random_for_a_source_with_its_own_test_set() -> None:
     chosen = [prepared(Rows(50, test=10), seed, test_fraction=None, subset=5) for seed in range(30)]
     assert {int(v) for data in chosen for v in data.x[data.train[0], 0]} > set(range(35))
     assert all(data.x[data.test[0], 0].tolist() == list(range(40, 50)) for data in chosen)
 
 
 @pytest.mark.parametrize("subset", [None, 7])
-def test_scaling_is_fitted_on_the_training_rows_alone(subset: int | None) -> None:
+def test_scaling_is_fitted_on_the_training_rows(subset: int | None) -> None:
     raw, scaled = (prepared(Rows(20), subset=subset, standardise=s) for s in (False, True))
     for before, after in ((raw.x, scaled.x), (raw.y, scaled.y)):
         for column in range(before.shape[1]):
@@ -231,7 +233,7 @@ def test_scaling_is_fitted_on_the_training_rows_alone(subset: int | None) -> Non
                 np.testing.assert_allclose(after[rows, column], expected, rtol=1e-12, atol=1e-13)
 
 
-def test_a_constant_column_becomes_zero_and_classes_stay_one_hot() -> None:
+def test_standardised_constant_column_is_zero_and_classes_stay_one_hot() -> None:
     @dataclass(frozen=True)
     class Flat(Source):
         def load(self, rng: np.random.Generator) -> Table:
@@ -245,7 +247,7 @@ def test_a_constant_column_becomes_zero_and_classes_stay_one_hot() -> None:
 # Digests
 
 
-def test_the_digest_of_known_data_never_changes() -> None:
+def test_digest_of_known_data_equals_the_documented_hash() -> None:
     table = Table(np.array([[0.5, -1.0], [2.0, 1e-300]]), np.array([1, 0]), classes=2)
     by_hand = hashlib.sha256(b"classes=2 test=0")
     by_hand.update(b"<f8(2, 2)" + bytes.fromhex("000000000000e03f000000000000f0bf000000000000004059f3f8c21f6ea501"))
@@ -253,7 +255,7 @@ def test_the_digest_of_known_data_never_changes() -> None:
     assert table.digest() == by_hand.hexdigest()
 
 
-def test_the_digest_sees_one_changed_bit_and_nothing_else() -> None:
+def test_digest_depends_on_every_bit_and_not_on_memory_layout() -> None:
     table = ScikitLearn("iris").load(fresh())
     assert table.digest() == ScikitLearn("iris").load(fresh(1)).digest()
     assert replace(table, x=table.x.astype(">f8")).digest() == table.digest()
@@ -272,7 +274,7 @@ def test_the_digest_sees_one_changed_bit_and_nothing_else() -> None:
     assert len({t.digest() for t in [table, *changed]}) == 1 + len(changed)
 
 
-def test_the_digest_is_of_the_source_not_of_split_subset_or_scaling() -> None:
+def test_digest_is_independent_of_split_subset_and_scaling() -> None:
     iris = ScikitLearn("iris")
     digests = {
         prepared(iris, seed=0).digest,
@@ -284,7 +286,7 @@ def test_the_digest_is_of_the_source_not_of_split_subset_or_scaling() -> None:
     assert len(digests) == 1
 
 
-def test_the_digest_of_drawn_data_follows_the_seeds() -> None:
+def test_digest_of_synthetic_data_follows_from_the_seeds() -> None:
     spirals = TwoSpirals(50, 1.0, 0.1)
     digests = [prepared(spirals, seed, replicates).digest for seed, replicates in ((0, 1), (1, 1), (0, 2), (1, 2))]
     assert len(set(digests)) == 4
@@ -317,7 +319,7 @@ def test_replicate_k_has_the_data_of_seed_plus_k(source: Source, subset: int | N
 
 
 @pytest.mark.parametrize(("source", "subset"), SOURCES, ids=str)
-def test_sources_that_say_so_vary_and_the_others_do_not(source: Source, subset: int | None) -> None:
+def test_sources_vary_between_replicates_as_declared(source: Source, subset: int | None) -> None:
     a, b = (source.load(rng) for rng in RandomStreams.of(0, 2).data)
     assert np.array_equal(a.x, b.x) is not source.varies
 
@@ -334,12 +336,12 @@ def test_float32_is_a_rounding_of_the_float64_data() -> None:
     np.testing.assert_array_equal(double.train, single.train)
 
 
-# Made on the spot
+# Synthetic data
 
 
 @pytest.mark.parametrize("activation", [Tanh(), Relu()])
-def test_a_teachers_targets_are_its_outputs(activation: Activation) -> None:
-    """The teacher again from the same stream, its forward pass in plain Python."""
+def test_teacher_targets_are_the_outputs_of_its_network(activation: Activation) -> None:
+    """The teacher is recomputed from the same stream, with its forward pass in plain Python."""
     table = Teacher(7, 3, 2, (4, 5), activation, 1.5).load(fresh(11))
     rng, sizes = fresh(11), (3, 4, 5, 2)
     weights = [rng.standard_normal((n, m)) * 1.5 / math.sqrt(m) for m, n in pairwise(sizes)]
@@ -365,12 +367,12 @@ def test_two_spirals_lie_on_two_spirals(turns: float) -> None:
     assert np.mean(radius**2) == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / 400))  # even over the disc
 
 
-def test_the_noise_of_two_spirals_has_its_size() -> None:
+def test_noise_of_two_spirals_has_the_requested_size() -> None:
     noisy, clean = (TwoSpirals(20_000, 2.0, noise).load(fresh(3)).x for noise in (0.3, 0.0))
     assert (noisy - clean).std() == pytest.approx(0.3, rel=5 / math.sqrt(2 * 40_000))
 
 
-def test_gaussian_noise_has_its_moments() -> None:
+def test_gaussian_noise_has_the_requested_moments() -> None:
     table = GaussianNoise(20_000, 20, 4, 2.5).load(fresh(7))
     count = table.x.size
     assert abs(table.x.mean()) < 5 * math.sqrt(2.5 / count)
@@ -382,7 +384,7 @@ def test_gaussian_noise_has_its_moments() -> None:
     assert np.abs(between).max() < 5 / math.sqrt(20_000)
 
 
-def test_a_point_is_its_own_test_set() -> None:
+def test_point_is_its_own_test_set() -> None:
     data = prepared(Point(((1.0, 2.0), (3.0, 4.0)), ((5.0,), (6.0,))), test_fraction=None)
     assert data.x[data.train[0]].tolist() == data.x[data.test[0]].tolist() == [[1, 2], [3, 4]]
     assert data.y[data.train[0]].tolist() == data.y[data.test[0]].tolist() == [[5], [6]]
@@ -398,15 +400,17 @@ SHAPES: dict[str, tuple[int, int, int | None]] = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_tables_of_scikit_learn(name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]) -> None:
+def test_scikit_learn_tables_have_the_documented_shapes(
+    name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"],
+) -> None:
     table = ScikitLearn(name).load(fresh())
     assert (*table.x.shape, table.classes) == SHAPES[name]
     if table.classes is not None:
         assert sorted(set(table.y.tolist())) == list(range(table.classes))
 
 
-def test_digits_are_those_of_scikit_learn() -> None:
-    """They are read without importing it."""
+def test_digits_equal_those_of_scikit_learn() -> None:
+    """They are read without an import of scikit-learn."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)

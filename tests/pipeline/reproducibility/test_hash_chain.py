@@ -31,7 +31,7 @@ from pipeline.reproducibility.hash_chain import (
     next_link,
     norms_digest,
 )
-from pipeline.training.loop import TrajectoryObserver, train
+from pipeline.training.loop import Callbacks, TrajectoryObserver, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.trainer import TrainingState
 
@@ -59,7 +59,7 @@ def chain_of(run: PreparedRun, observer: TrajectoryObserver | None = None, every
     chain = HashChain(run, Every(every))
     if isinstance(observer, BitFlipper):
         observer.chain = chain
-    for _ in train(run, observer=observer or chain):
+    for _ in train(run, Callbacks(observer=observer or chain)):
         pass
     return chain
 
@@ -102,7 +102,7 @@ def test_digests_norms_and_links_match_second_implementation() -> None:
     run = prepared(*SMALL)
     table = chain_of(run).table()
     recorder = ArrayRecorder(sorted(set(table["step"]) - {-1}))
-    for _ in train(run, observer=recorder):
+    for _ in train(run, Callbacks(observer=recorder)):
         pass
     about = {"chain": 1, "dtype": "<f8", "sizes": [4, 4, 3, 3]}
     link = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=32).digest()
@@ -165,11 +165,11 @@ def test_flipped_bit_changes_this_link_and_all_later_links(step: int, quantity: 
 def test_first_and_last_step_are_hashed_with_any_schedule() -> None:
     run = prepared(*SMALL)
     chain = HashChain(run, At([3]))
-    for _ in train(run, observer=chain):
+    for _ in train(run, Callbacks(observer=chain)):
         pass
     assert logged_chain(chain).steps == (0, 3, run.length.last_step)
     only = HashChain(run, At([3]), ends=False)
-    for _ in train(run, observer=only):
+    for _ in train(run, Callbacks(observer=only)):
         pass
     assert logged_chain(only).steps == (3,)
 
@@ -193,11 +193,11 @@ def test_resumed_chain_equals_uninterrupted_chain(kind: str) -> None:
     run = prepared(*KINDS[kind], "replicates=2")
     whole = HashChain(run, Every(2))
     recorder = StateRecorder(whole)
-    for _ in train(run, observer=whole, checkpointer=recorder):
+    for _ in train(run, Callbacks(observer=whole, checkpointer=recorder)):
         pass
     for state, text in recorder.states:
         resumed = HashChain(run, Every(2), start=state.now.step, state=json.loads(text))
-        for _ in train(run, observer=resumed, start=state):
+        for _ in train(run, Callbacks(observer=resumed), start=state):
             pass
         assert resumed.tags() == whole.tags()
         pd.testing.assert_frame_equal(resumed.table(), whole.table(), check_exact=True)

@@ -233,7 +233,7 @@ def test_two_commands_settle_each_trial_once(place: Path) -> None:
     assert len(opened(place).search("tags.kind = 'sweep'")) == 1
 
 
-SLOW = pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="the case with two jobs covers more: GRADVITALS_SLOW=1")
+SLOW = pytest.mark.skipif(not os.environ.get("GRADVITALS_SLOW"), reason="two jobs cover more: GRADVITALS_SLOW=1")
 
 
 @pytest.mark.thorough

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.tracking.metrics import MetricLogger, check_metric
 from pipeline.tracking.run_logger import RunLogger
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import prepare_run
 
 SMALL = ("experiment=smoke", "architecture.depth=4", "data.subset=100", "epochs=1", "probes=standard")
@@ -37,7 +37,7 @@ def test_metric_names_that_are_logged_are_allowed(overrides: tuple[str, ...]) ->
             return True
 
     logger = MetricLogger(Keys(NullClient(), "run"), run.config.replicates, divergences, expect(run))
-    for record in train(run, on_divergence=logger.diverged):
+    for record in train(run, Callbacks(on_divergence=logger.diverged)):
         logger.record(record)
     assert len(keys) > 50
     assert bool(divergences) is (overrides == EXPLODING)

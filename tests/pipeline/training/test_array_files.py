@@ -1,4 +1,4 @@
-"""Records in a file and back, bit for bit; damage is noticed."""
+"""Records are written to a file and read bit for bit; damage is detected."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ floats = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
 
 @st.composite
 def some_records(draw: st.DrawFn) -> list[Record]:
-    found = []
+    records = []
     for step in range(draw(st.integers(0, 4))):
         layers = tuple(range(1, draw(st.integers(0, 3)) + 1))
         bins = draw(st.none() | st.just((-3, 0, 7)))
         shape = (len(layers) or 1, 2) + ((3,) if bins else ())
         values = np.array(draw(st.lists(floats, min_size=int(np.prod(shape)), max_size=int(np.prod(shape)))))
-        found.append(
+        records.append(
             Record(
                 step,
                 draw(st.text("aZ_/.é∂0", max_size=9)),
@@ -35,11 +35,11 @@ def some_records(draw: st.DrawFn) -> list[Record]:
                 True,
             )
         )
-    return found
+    return records
 
 
 @given(some_records())
-def test_what_is_unpacked_is_what_was_packed(records: list[Record]) -> None:
+def test_unpacked_records_equal_the_packed_ones(records: list[Record]) -> None:
     values, about = array_files.pack(records)
     again = array_files.unpack(values, about)
     about_each = [[(r.step, r.probe, r.layers, r.geometric, r.bins, r.sparse) for r in rs] for rs in (again, records)]
@@ -49,7 +49,7 @@ def test_what_is_unpacked_is_what_was_packed(records: list[Record]) -> None:
         assert a.values.shape == b.values.shape
 
 
-def test_a_file_is_whole_or_damaged(tmp_path: Path) -> None:
+def test_truncated_file_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     array_files.write(path, {"theta": np.arange(5.0)}, {"step": 3})
     arrays, about = array_files.read(path)
@@ -64,7 +64,7 @@ def test_a_file_is_whole_or_damaged(tmp_path: Path) -> None:
         array_files.read(tmp_path / "absent.npz")
 
 
-def test_a_flipped_bit_of_the_content_is_noticed(tmp_path: Path) -> None:
+def test_flipped_bit_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     array_files.write(path, {"theta": np.arange(50.0)}, {})
     whole = bytearray(path.read_bytes())
@@ -75,7 +75,7 @@ def test_a_flipped_bit_of_the_content_is_noticed(tmp_path: Path) -> None:
         array_files.read(path)
 
 
-def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.npz"
     array_files.write(path, {}, "old")
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+def test_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, about=np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(CorruptFileError):

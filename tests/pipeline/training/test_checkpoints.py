@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what goes on from one is what was never interrupted; damage costs time, never truth."""
+"""Checkpoints on disk: a resumed run equals an uninterrupted one, and damage costs time but no exactness."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from pipeline.config.schema import CheckpointConfig
 from pipeline.paths import PROJECT
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.training import array_files
-from pipeline.training.checkpoints import LEAST, Checkpoints
+from pipeline.training.checkpoints import INTERVAL_PER_DURATION, Checkpoints
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record, tidy
 from pipeline.training.trainer import Trainer, TrainingState
@@ -41,7 +41,7 @@ BASE = ["replicates=2", "epochs=2", "data=iris", "batching.size=10"]
 
 
 class Killed(BaseException):
-    """The process died."""
+    """Stands for the death of the process."""
 
 
 def checkpoints(folder: Path, cell: str = "cell", clock: Callable[[], float] = lambda: 0.0) -> Checkpoints:
@@ -49,11 +49,11 @@ def checkpoints(folder: Path, cell: str = "cell", clock: Callable[[], float] = l
 
 
 def interrupted(run: PreparedRun, folder: Path, at: int) -> list[Divergence]:
-    """Train with a checkpoint before every step, and die before step ``at``."""
-    checkpointer, told = checkpoints(folder), list[Divergence]()
+    """Train with a checkpoint before every step, and stop before step ``at``."""
+    checkpointer, divergences = checkpoints(folder), list[Divergence]()
 
     def diverged(divergence: Divergence) -> None:
-        told.append(divergence)
+        divergences.append(divergence)
         checkpointer.diverged(divergence)
 
     def step(t: int) -> None:
@@ -61,21 +61,21 @@ def interrupted(run: PreparedRun, folder: Path, at: int) -> list[Divergence]:
             raise Killed
 
     with contextlib.suppress(Killed):
-        for record in train(run, step, diverged, checkpointer=checkpointer):
+        for record in train(run, Callbacks(step, diverged, checkpointer=checkpointer)):
             checkpointer.record(record)
-    return told
+    return divergences
 
 
-def same(one: list[Record], other: list[Record]) -> bool:
-    a, b = tidy(one), tidy(other)
+def same(first: list[Record], second: list[Record]) -> bool:
+    a, b = tidy(first), tidy(second)
     left, right = (t["value"].to_numpy().view(np.int64) for t in (a, b))
     return a.drop(columns="value").equals(b.drop(columns="value")) and np.array_equal(left, right)
 
 
 @pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
-def test_what_is_loaded_goes_on_as_if_nothing_had_happened(overrides: list[str], tmp_path: Path) -> None:
-    run, told = prepare_run(config(*BASE, *overrides)), list[Divergence]()
-    whole = list(train(run, on_divergence=told.append))
+def test_resumed_run_equals_an_uninterrupted_run(overrides: list[str], tmp_path: Path) -> None:
+    run, expected = prepare_run(config(*BASE, *overrides)), list[Divergence]()
+    whole = list(train(run, Callbacks(on_divergence=expected.append)))
     last = whole[-1].step
     for at in {1, max(1, last // 2), max(1, last)}:
         folder = tmp_path / str(at)
@@ -83,14 +83,14 @@ def test_what_is_loaded_goes_on_as_if_nothing_had_happened(overrides: list[str],
         checkpointer = checkpoints(folder)
         saved = checkpointer.load()
         assert saved is not None or at == 1
-        found, divergences = list[Record](), list[Divergence]()
+        resumed, divergences = list[Record](), list[Divergence]()
         if saved is not None:
             assert saved.state.now.step == at
-            saved.tell(found.append, divergences.append)
-        found += train(run, on_divergence=divergences.append, start=saved.state if saved else None)
-        assert same(found, whole)
-        assert [d.finding for d in divergences] == [d.finding for d in told]
-        assert all(same(a.last_steps, b.last_steps) for a, b in zip(divergences, told, strict=True))
+            saved.replay(resumed.append, divergences.append)
+        resumed += train(run, Callbacks(on_divergence=divergences.append), start=saved.state if saved else None)
+        assert same(resumed, whole)
+        assert [d.finding for d in divergences] == [d.finding for d in expected]
+        assert all(same(a.last_steps, b.last_steps) for a, b in zip(divergences, expected, strict=True))
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class WithBlocks(Deep):
         return [first, BatchNorm(6, 1e-5, 0.1, learned=True), Residual([second]), last]
 
 
-def test_state_of_blocks_goes_into_checkpoints(tmp_path: Path) -> None:
-    """Running statistics are no parameters; without them the evaluation after a resumption would differ."""
+def test_checkpoint_contains_the_state_of_blocks(tmp_path: Path) -> None:
+    """Running statistics are not parameters; without them the evaluation of a resumed run would differ."""
     own = replace(config(*BASE, "schedule@evaluation.schedule=every"), architecture=WithBlocks(2, 6, None))
     run = prepare_run(own)
     whole = list(train(run))
@@ -121,7 +121,7 @@ def test_state_of_blocks_goes_into_checkpoints(tmp_path: Path) -> None:
     assert not same([*saved.records, *train(run, start=fresh)], whole)
 
 
-def test_the_hash_chain_covers_the_parameters_of_every_block() -> None:
+def test_hash_chain_covers_the_parameters_of_every_block() -> None:
     run = prepare_run(replace(config(*BASE), architecture=WithBlocks(2, 6, None)))
 
     def heads(change: float) -> list[str]:
@@ -141,7 +141,7 @@ def run() -> PreparedRun:
     return prepare_run(config(*BASE, "schedule=every", "schedule.n=1"))
 
 
-def test_the_newest_whole_state_is_taken_and_damage_is_told(
+def test_newest_undamaged_state_is_loaded_and_damage_is_logged(
     run: PreparedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupted(run, tmp_path, 10)
@@ -152,14 +152,14 @@ def test_the_newest_whole_state_is_taken_and_damage_is_told(
     assert saved is not None
     assert saved.state.now.step == 9
     assert f"checkpoint {newest.name} is damaged" in caplog.text
-    found = list[Record]()
-    saved.tell(found.append, lambda _: None)
-    assert same(found + list(train(run, start=saved.state)), list(train(run)))
+    resumed = list[Record]()
+    saved.replay(resumed.append, lambda _: None)
+    assert same(resumed + list(train(run, start=saved.state)), list(train(run)))
     older.write_bytes(b"")
     assert checkpoints(tmp_path).load() is None
 
 
-def test_a_damaged_file_of_records_spoils_the_states_that_need_it(run: PreparedRun, tmp_path: Path) -> None:
+def test_damaged_record_file_invalidates_the_states_that_need_it(run: PreparedRun, tmp_path: Path) -> None:
     interrupted(run, tmp_path, 10)
     sorted(tmp_path.glob("records-*.npz"))[-1].write_bytes(b"not what it was")
     saved = checkpoints(tmp_path).load()
@@ -167,35 +167,35 @@ def test_a_damaged_file_of_records_spoils_the_states_that_need_it(run: PreparedR
     assert saved.state.now.step == 9
 
 
-def test_a_state_of_other_code_or_config_is_not_gone_on_from(run: PreparedRun, tmp_path: Path) -> None:
+def test_state_with_another_fingerprint_is_not_resumed(run: PreparedRun, tmp_path: Path) -> None:
     interrupted(run, tmp_path, 10)
     assert checkpoints(tmp_path, "another").load() is None
 
 
-def test_a_segment_name_cannot_lead_elsewhere(run: PreparedRun, tmp_path: Path) -> None:
+def test_segment_name_cannot_leave_the_folder(run: PreparedRun, tmp_path: Path) -> None:
     interrupted(run, tmp_path / "a", 5)
     (path, *_) = sorted((tmp_path / "a").glob("state-*.npz"), reverse=True)
     arrays, about = array_files.read(path)
     about["segments"] = ["../../" + name for name in about["segments"]]
     array_files.write(path, arrays, about)
     saved = checkpoints(tmp_path / "a").load()
-    assert saved is not None  # the names alone count; the files are those of this folder
+    assert saved is not None  # only the file name counts, in this folder
     assert saved.state.now.step == 5
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+def test_full_disk_prevents_the_checkpoint_but_not_the_run(
     run: PreparedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(array_files, "write", full)
-    checkpointer, found = checkpoints(tmp_path), list[Record]()
+    checkpointer, resumed = checkpoints(tmp_path), list[Record]()
     with caplog.at_level(logging.WARNING):
-        for record in train(run, checkpointer=checkpointer):
+        for record in train(run, Callbacks(checkpointer=checkpointer)):
             checkpointer.record(record)
-            found.append(record)
-    assert same(found, list(train(run)))
+            resumed.append(record)
+    assert same(resumed, list(train(run)))
     assert caplog.text.count("No space left") == 1
 
 
@@ -205,8 +205,8 @@ def test_checkpoints_take_at_most_a_hundredth_of_the_time(tmp_path: Path) -> Non
     assert not checkpointer.due(5)
     now = 10.0
     assert checkpointer.due(5)
-    checkpointer._last, checkpointer._took = 10.0, 3.0
-    now = 10.0 + 3.0 * LEAST - 0.1
+    checkpointer._last_end, checkpointer._last_duration = 10.0, 3.0
+    now = 10.0 + 3.0 * INTERVAL_PER_DURATION - 0.1
     assert not checkpointer.due(6)
     now += 0.2
     assert checkpointer.due(6)
@@ -228,14 +228,14 @@ LONG = [
 
 
 def alone(folder: Path) -> str:
-    """PreparedRun it in this process; what was printed."""
+    """Run LONG in this process, and return what it printed."""
     console = Console(file=io.StringIO(), width=160)
     assert run_command(*LONG, f"tracking.uri={empty(uri(folder))}").code == 0
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_killed_run_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
@@ -260,6 +260,6 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert "goes on from step 0\n" not in log
 
 
-def test_state_is_all_that_is_kept() -> None:
-    """A field added to TrainingState without being written would be lost silently."""
+def test_training_state_has_the_fields_that_are_written() -> None:
+    """A new field that is not written would be lost silently."""
     assert set(TrainingState.__dataclass_fields__) == {"now", "previous", "active", "known_harmless", "recent"}

@@ -1,4 +1,4 @@
-"""Divergence: the first value that is not finite, against a training loop by hand; its steps; what is logged of it."""
+"""Divergence: the first non-finite value against a training loop by hand, the last steps, and the logged files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.config.schedules import Every, FirstAndLast, Schedule
 from pipeline.config.schema import Config, DivergenceConfig
 from pipeline.tracking.store import download
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import run, train
+from pipeline.training.loop import Callbacks, run, train
 from pipeline.training.prepare import build_network, prepare_run
 from pipeline.training.records import Record, tidy
 from pipeline.training.streams import RandomStreams
@@ -42,16 +42,16 @@ def rate(value: float) -> str:
 
 
 def trained(c: Config) -> tuple[list[Record], dict[int, tuple[int, Divergence]], list[int]]:
-    """All records; by replicate the step at which its divergence was told, and what was told; the steps begun."""
+    """Return all records; for each replicate the step of the report and the divergence; the steps computed."""
     steps: list[int] = []
-    found: dict[int, tuple[int, Divergence]] = {}
+    divergences: dict[int, tuple[int, Divergence]] = {}
 
     def on_divergence(divergence: Divergence) -> None:
-        assert divergence.finding.replicate not in found, "told once"
-        found[divergence.finding.replicate] = steps[-1], divergence
+        assert divergence.finding.replicate not in divergences, "reported once"
+        divergences[divergence.finding.replicate] = steps[-1], divergence
 
-    made = list(train(prepare_run(c), steps.append, on_divergence))
-    return made, found, steps
+    measured = list(train(prepare_run(c), Callbacks(steps.append, on_divergence)))
+    return measured, divergences, steps
 
 
 def same(a: Table, b: Table) -> None:
@@ -63,37 +63,38 @@ def same(a: Table, b: Table) -> None:
         np.testing.assert_array_equal(values, b[key][1], strict=True, err_msg=str(key))
 
 
-def test_the_steps_that_are_trained_again_are_told() -> None:
-    """A limit on silence must not take the search for the beginning for one."""
-    alive: list[tuple[str, int]] = []
+def test_replayed_steps_are_reported() -> None:
+    """A limit on silence must see progress while a divergence is located."""
+    events: list[tuple[str, int]] = []
     run = prepare_run(config(*DIABETES, rate(3)))
-    found: list[Divergence] = []
-    for _ in train(
-        run, lambda s: alive.append(("step", s)), found.append, on_trace=lambda s: alive.append(("trace", s))
-    ):
+    divergences: list[Divergence] = []
+    callbacks = Callbacks(
+        lambda s: events.append(("step", s)), divergences.append, lambda s: events.append(("trace", s))
+    )
+    for _ in train(run, callbacks):
         pass
-    last = max(s for kind, s in alive if kind == "step")
-    traced = [s for kind, s in alive if kind == "trace"]
-    assert found
-    assert alive.index(("step", last)) < alive.index(("trace", traced[0]))
-    assert traced == list(range(traced[0], found[0].finding.step + 1))
+    last = max(s for kind, s in events if kind == "step")
+    traced = [s for kind, s in events if kind == "trace"]
+    assert divergences
+    assert events.index(("step", last)) < events.index(("trace", traced[0]))
+    assert traced == list(range(traced[0], divergences[0].finding.step + 1))
 
 
-# The first value that is not finite, by hand
+# The first non-finite value by hand
 
 
 @np.errstate(all="ignore")
 def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
-    """Step, layer, quantity and how many entries, of one replicate: equations (1) to (6), momentum, plain loops."""
-    made = prepare_run(c)
-    start, top = build_network(made).layers, len(made.sizes) - 1
+    """Return step, layer, quantity and count for one replicate: equations (1) to (6) and momentum in plain loops."""
+    prepared = prepare_run(c)
+    start, top = build_network(prepared).layers, len(prepared.sizes) - 1
     W, b = [x.W[0].copy() for x in start], [x.b[0].copy() for x in start]
     vW, vb = [np.zeros_like(x) for x in W], [np.zeros_like(x) for x in b]
-    batches = c.batching.batches(made.data.train.shape[1], RandomStreams.of(c.seed, 1).batching[0])
+    batches = c.batching.batches(prepared.data.train.shape[1], RandomStreams.of(c.seed, 1).batching[0])
     relu, softmax = (type(s).__name__ == n for s, n in ((c.activation, "Relu"), (c.output, "Softmax")))
-    for step in range(made.length.last_step + 1):
-        rows = made.data.train[0][next(batches)]
-        a, y = [made.data.x[rows].T], made.data.y[rows].T
+    for step in range(prepared.length.last_step + 1):
+        rows = prepared.data.train[0][next(batches)]
+        a, y = [prepared.data.x[rows].T], prepared.data.y[rows].T
         z: list[Array] = []
         seen: list[tuple[int | None, str, Array]] = []
         for i in range(top):
@@ -145,22 +146,24 @@ def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
     ],
     ids=" ".join,
 )
-def test_the_first_non_finite_value_is_the_one_of_a_loop_by_hand(explosion: tuple[str, ...]) -> None:
+def test_first_non_finite_value_equals_that_of_a_loop_by_hand(explosion: tuple[str, ...]) -> None:
     base = config(*explosion)
     expected = first_by_hand(base)
     schedules: tuple[Schedule, ...] = (Every(1), FirstAndLast())
     for keep, schedule in product((1, 4, 20), schedules):
         divergence, evaluation = DivergenceConfig(True, keep), replace(base.evaluation, schedule=schedule)
-        made, found, steps = trained(replace(base, divergence=divergence, schedule=schedule, evaluation=evaluation))
-        told, f = found[0][0], found[0][1].finding
+        measured, divergences, steps = trained(
+            replace(base, divergence=divergence, schedule=schedule, evaluation=evaluation)
+        )
+        reported, f = divergences[0][0], divergences[0][1].finding
         assert (f.step, f.layer, f.quantity, f.count) == expected, (keep, schedule)
-        assert all(math.isfinite(size) for size in f.operands.values()), "it was the first"
+        assert all(math.isfinite(size) for size in f.operands.values()), "the operands of the first are finite"
         assert f"at step {f.step}: {f.quantity}" + (f" of layer {f.layer} " if f.layer else " ") in f.sentence()
-        assert steps == list(range(told + 1)), "training has stopped there"
+        assert steps == list(range(reported + 1)), "training stops there"
         often = schedule == Every(1)
-        assert f.step <= told
-        assert told <= f.step + (1 if often else keep) or f.quantity == "C", "C is not computed in training"
-        assert {r.step for r in made} == (set(steps) if often else {0})
+        assert f.step <= reported
+        assert reported <= f.step + (1 if often else keep) or f.quantity == "C", "C is not computed in training"
+        assert {r.step for r in measured} == (set(steps) if often else {0})
 
 
 @pytest.mark.parametrize(
@@ -178,7 +181,7 @@ def test_the_first_non_finite_value_is_the_one_of_a_loop_by_hand(explosion: tupl
         (1.0, 1.0, [-1.7e308], [1.7e308], 1e308, (1, "b", {"b": 1.7e308, "Δb": 1e308})),
     ],
 )
-def test_every_quantity_can_be_the_first(
+def test_every_quantity_can_be_the_first_non_finite(
     x: float,
     y: float,
     weights: list[float],
@@ -190,13 +193,13 @@ def test_every_quantity_can_be_the_first(
     chain += [f"init.weights.values={[[[w]] for w in weights]}", f"init.biases.values={[[[b]] for b in biases]}"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, found, _ = trained(config(*NEURON, *chain, rate(eta), "schedule=every"))
-    f = found[0][1].finding
+        _, divergences, _ = trained(config(*NEURON, *chain, rate(eta), "schedule=every"))
+    f = divergences[0][1].finding
     assert (f.step, f.layer, f.quantity, f.count) == (0, *expected[:2], 1)
     assert f.operands == pytest.approx(expected[2], rel=1e-12)
 
 
-# The steps before it
+# The last steps
 
 
 @pytest.mark.parametrize(
@@ -212,14 +215,16 @@ def test_every_quantity_can_be_the_first(
         ((*DIABETES, "optimizer=momentum", rate(1)), 2, False),
     ],
 )
-def test_the_last_steps_are_what_measuring_every_step_gives(explosion: tuple[str, ...], keep: int, often: bool) -> None:
+def test_last_steps_equal_the_records_of_measuring_every_step(
+    explosion: tuple[str, ...], keep: int, often: bool
+) -> None:
     base = (*explosion, "probes=full", "epochs=10", f"divergence.keep_steps={keep}")
     whole = records(*base, "schedule=every", "divergence.stop=false")
     c = config(*base, *(("schedule=every",) if often else RARE))
     vitals = [name for name, probe in c.probes.items() if not traits_of(probe).costly]
-    _, found, _ = trained(c)
-    assert len(found) == c.replicates
-    for _, divergence in found.values():
+    _, divergences, _ = trained(c)
+    assert len(divergences) == c.replicates
+    for _, divergence in divergences.values():
         at = divergence.finding.step
         window = range(max(at - keep, 0), at + 1)
         assert sorted({r.step for r in divergence.last_steps}) == list(window)
@@ -227,44 +232,44 @@ def test_the_last_steps_are_what_measuring_every_step_gives(explosion: tuple[str
         same(table(divergence.last_steps), expected)
 
 
-# Some diverge, some do not
+# Some replicates diverge, some do not
 
 SOME = (*DIABETES, "epochs=5", rate(0.6), "replicates=6")  # by trial: replicates 3, 4 and 5 diverge at steps 6, 6, 15
 ALL = (*DIABETES, "epochs=10", rate(1), "schedule=every")  # by trial: at steps 93, 6 and 6
 
 
-def only(found: Table, k: int, until: int) -> Table:
-    return {key: (layers, v[:, k : k + 1]) for key, (layers, v) in found.items() if key[0] <= until}
+def only(whole: Table, k: int, until: int) -> Table:
+    return {key: (layers, v[:, k : k + 1]) for key, (layers, v) in whole.items() if key[0] <= until}
 
 
 @pytest.mark.parametrize("schedule", [("schedule=every",), RARE], ids=["every step", "first and last"])
-def test_what_diverges_leaves_the_others_alone(schedule: tuple[str, ...]) -> None:
-    made, found, steps = trained(config(*SOME, *schedule))
-    assert sorted(found) == [3, 4, 5]
+def test_diverged_replicates_do_not_affect_the_others(schedule: tuple[str, ...]) -> None:
+    measured, divergences, steps = trained(config(*SOME, *schedule))
+    assert sorted(divergences) == [3, 4, 5]
     assert steps == list(range(56)), "to the end"
     for k in range(6):
         alone, own, own_steps = trained(config(*SOME, *schedule, f"seed={k}", "replicates=1"))
-        assert list(own) == ([0] if k in found else [])
-        same(only(table(made), k, own_steps[-1]), table(alone))
-        if k in found:
-            assert found[k][0] == own[0][0], "told at the same step"
-            assert found[k][1].finding == replace(own[0][1].finding, replicate=k)
-            same(only(table(found[k][1].last_steps), k, 55), table(own[0][1].last_steps))
+        assert list(own) == ([0] if k in divergences else [])
+        same(only(table(measured), k, own_steps[-1]), table(alone))
+        if k in divergences:
+            assert divergences[k][0] == own[0][0], "reported at the same step"
+            assert divergences[k][1].finding == replace(own[0][1].finding, replicate=k)
+            same(only(table(divergences[k][1].last_steps), k, 55), table(own[0][1].last_steps))
 
 
-def test_it_ends_when_all_have_diverged_and_goes_on_if_told_to() -> None:
-    made, found, steps = trained(config(*ALL, "replicates=3"))
-    assert [found[k][1].finding.step for k in range(3)] == [93, 6, 6]
+def test_run_ends_when_all_replicates_have_diverged_unless_stop_is_false() -> None:
+    measured, divergences, steps = trained(config(*ALL, "replicates=3"))
+    assert [divergences[k][1].finding.step for k in range(3)] == [93, 6, 6]
     assert steps == list(range(94))
     longer, again, steps = trained(config(*ALL, "replicates=3", "divergence.stop=false"))
     assert {r.step for r in longer} == set(steps) == set(range(111))
     assert [(again[k][0], again[k][1].finding) for k in range(3)] == [
-        (found[k][0], found[k][1].finding) for k in range(3)
+        (divergences[k][0], divergences[k][1].finding) for k in range(3)
     ]
-    same(table(made), {key: v for key, v in table(longer).items() if key[0] <= 93})
+    same(table(measured), {key: v for key, v in table(longer).items() if key[0] <= 93})
 
 
-# Not everything infinite has diverged
+# Infinite values that are no divergence
 
 
 def infinite(layer: Layer) -> Array:
@@ -284,41 +289,41 @@ def spike(layer: Layer) -> Array:
         (("data=iris", "epochs=2", "replicates=2", "dtype=float32"), set()),
     ],
 )
-def test_a_probe_that_is_infinite_is_no_divergence(harmless: tuple[str, ...], infinities: set[str]) -> None:
+def test_infinite_probe_is_no_divergence(harmless: tuple[str, ...], infinities: set[str]) -> None:
     c = config(*harmless, "schedule=every", "divergence.keep_steps=2")
-    asked: list[int] = []
+    calls: list[int] = []
 
     def own(layer: Layer) -> Array:
-        asked.append(layer.number)
+        calls.append(layer.number)
         return infinite(layer)
 
-    made, found, steps = trained(replace(c, probes={**c.probes, "own": own}))
-    assert not found
+    measured, divergences, steps = trained(replace(c, probes={**c.probes, "own": own}))
+    assert not divergences
     assert len(steps) == prepare_run(c).length.last_step + 1
-    lost = {name for (_, name), (_, values) in table(made).items() if not np.isfinite(values).all()}
+    lost = {name for (_, name), (_, values) in table(measured).items() if not np.isfinite(values).all()}
     assert lost >= {"own"} | infinities
-    assert len(asked) == 3 * (len(steps) + 1) or len(lost) > 1, "step 0 is looked into again, and no other"
+    assert len(calls) == 3 * (len(steps) + 1) or len(lost) > 1, "only step 0 is replayed"
     plain = replace(c, divergence=DivergenceConfig(stop=False, keep_steps=100))
-    same(table([r for r in made if r.probe != "own"]), table(list(run(plain))))
+    same(table([r for r in measured if r.probe != "own"]), table(list(run(plain))))
 
 
-def test_an_infinite_probe_does_not_blind_the_watch() -> None:
+def test_infinite_probe_does_not_hide_a_later_divergence() -> None:
     """One replicate has diverged, then (at step 90) a probe of the other is infinite, then the other diverges at 93."""
     c = config(*ALL, "replicates=2", "divergence.keep_steps=50", *RARE[1:])
     for probes in (c.probes, {**c.probes, "spike": spike}):
-        _, found, _ = trained(replace(c, probes=probes))
-        assert [found[k][0] for k in range(2)] == [93, 6]
+        _, divergences, _ = trained(replace(c, probes=probes))
+        assert [divergences[k][0] for k in range(2)] == [93, 6]
 
 
-# What is logged
+# Logged files
 
 SWEPT = (*DIABETES, "epochs=3", "seed=1", "replicates=3", "schedule=every", "divergence.keep_steps=5")
-TOLD = {"divergence.json", "last_steps.parquet"}
+LOGGED_FILES = {"divergence.json", "last_steps.parquet"}
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a sweep of three runs of three replicates: none diverges, the last does, all do."""
+    """The store of a sweep of three runs with three replicates: none, the last and all of them diverge."""
     folder = tmp_path_factory.mktemp("store")
     overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.0", f"tracking.uri={empty(uri(folder))}"]
     assert sweep_command(*overrides).code == 0
@@ -343,44 +348,44 @@ def check_metrics(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("eta", "diverging"), [(0.01, []), (0.6, [2]), (1.0, [0, 1, 2])])
-def test_a_sweep_goes_on_and_says_what_diverged(swept: Path, eta: float, diverging: list[int]) -> None:
+def test_sweep_continues_and_logs_divergences(swept: Path, eta: float, diverging: list[int]) -> None:
     (of,) = runs(swept, f"attributes.run_name = 'lr{eta}'")
-    made, found, steps = trained(config(*SWEPT, rate(eta)))
-    assert sorted(found) == diverging, "by trial"
+    measured, divergences, steps = trained(config(*SWEPT, rate(eta)))
+    assert sorted(divergences) == diverging, "by trial"
     assert of.info.status == "FINISHED"
-    assert of.data.tags["diverged"] == ("true" if found else "false")
-    fraction = {t: sum(told <= t for told, _ in found.values()) / 3 for t in steps}
+    assert of.data.tags["diverged"] == ("true" if divergences else "false")
+    fraction = {t: sum(reported <= t for reported, _ in divergences.values()) / 3 for t in steps}
     assert history(swept, of, "diverged_fraction") == fraction
     raw = pd.read_parquet(artifact(swept, of, "records.parquet"))
-    pd.testing.assert_frame_equal(raw, tidy(made), check_exact=True)
-    assert np.isinf(raw["value"]).any() == bool(found)
+    pd.testing.assert_frame_equal(raw, tidy(measured), check_exact=True)
+    assert np.isinf(raw["value"]).any() == bool(divergences)
     check_metrics(swept)
     artifacts = {a.path for a in opened(swept).client.list_artifacts(of.info.run_id)}
-    assert artifacts & TOLD == (TOLD if found else set())
+    assert artifacts & LOGGED_FILES == (LOGGED_FILES if divergences else set())
     tags = {key: value for key, value in of.data.tags.items() if key.startswith("diverged_")}
-    if not found:
+    if not divergences:
         assert not tags
         return
-    assert len({d.finding.step for _, d in found.values()}) == min(len(found), 2), "by trial"
-    findings = sorted((d.finding for _, d in found.values()), key=lambda f: (f.step, f.replicate))
+    assert len({d.finding.step for _, d in divergences.values()}) == min(len(divergences), 2), "by trial"
+    findings = sorted((d.finding for _, d in divergences.values()), key=lambda f: (f.step, f.replicate))
     assert tags["diverged_at_step"] == str(findings[0].step)
     assert tags["diverged_replicates"] == ",".join(map(str, diverging))
     assert tags["diverged_first"] == findings[0].sentence()
-    for told, f in zip(json.loads(artifact(swept, of, "divergence.json").read_text()), findings, strict=True):
-        operands = {name: float(size) for name, size in told["operands"].items()}
-        assert {**told, "operands": operands} == vars(f)
+    for entry, f in zip(json.loads(artifact(swept, of, "divergence.json").read_text()), findings, strict=True):
+        operands = {name: float(size) for name, size in entry["operands"].items()}
+        assert {**entry, "operands": operands} == vars(f)
     last = pd.read_parquet(artifact(swept, of, "last_steps.parquet"))
-    pd.testing.assert_frame_equal(last, tidy(found[findings[0].replicate][1].last_steps), check_exact=True)
+    pd.testing.assert_frame_equal(last, tidy(divergences[findings[0].replicate][1].last_steps), check_exact=True)
     assert not np.isfinite(last["value"]).all()
 
 
-def test_means_are_of_the_living_and_magnitudes_have_logarithms(swept: Path) -> None:
-    (of,), found = runs(swept, "attributes.run_name = 'lr0.6'"), records(*SWEPT, rate(0.6))
+def test_means_cover_finite_replicates_and_magnitudes_have_logarithms(swept: Path) -> None:
+    (of,), measured = runs(swept, "attributes.run_name = 'lr0.6'"), records(*SWEPT, rate(0.6))
     for probe, geometric in (("delta_rms", True), ("activation_mean", False)):
         key, counts = f"{probe}/layer_02", set()
         means, logs = history(swept, of, key), history(swept, of, f"log10_{key}")
         for step in range(34):
-            values = found[step, probe][1][1]
+            values = measured[step, probe][1][1]
             values = values[np.isfinite(values)]
             counts.add(len(values))
             mean = 10 ** np.log10(values).mean() if geometric else values.mean()
@@ -390,7 +395,7 @@ def test_means_are_of_the_living_and_magnitudes_have_logarithms(swept: Path) -> 
 
 
 @pytest.mark.parametrize("probes", ["standard", "none"])
-def test_a_run_beyond_what_a_store_takes(tmp_path: Path, probes: str) -> None:
+def test_values_beyond_the_range_of_the_store_are_logged(tmp_path: Path, probes: str) -> None:
     huge = ["architecture.hidden=[]", "init.weights.values=[[[1e303]]]", "init.biases.values=[[[0]]]"]
     console = quiet()
     assert run_command(*NEURON, *huge, f"probes={probes}", f"tracking.uri={empty(uri(tmp_path))}").code == 0

@@ -1,4 +1,4 @@
-"""Whole runs at the edge of the numbers: sixty sigmoid layers, and updates too small to be added."""
+"""Whole runs at the limits of the number types: sixty sigmoid layers, and updates lost to rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from support.commands import run_command
 from support.configs import records
-from support.stores import empty
 
 
 def chi_of_sigmoid() -> float:
@@ -24,8 +23,8 @@ def chi_of_sigmoid() -> float:
     return float((weight * (a * (1 - a)) ** 2).sum())
 
 
-def test_sixty_sigmoid_layers_vanish_as_theory_says(tmp_path: Path) -> None:
-    uri = empty(f"sqlite:///{tmp_path / 'x.db'}")
+def test_gradients_of_sixty_sigmoid_layers_vanish_as_theory_predicts(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'x.db'}"
     overrides = [
         "experiment=vanish_60",
         "replicates=5",
@@ -35,22 +34,22 @@ def test_sixty_sigmoid_layers_vanish_as_theory_says(tmp_path: Path) -> None:
     ]
     assert run_command(*overrides).code == 0
     with sqlite3.connect(tmp_path / "x.db") as database:
-        found = dict(database.execute("select key, value from latest_metrics where key like 'log10_random_cot%'"))
+        measured = dict(database.execute("select key, value from latest_metrics where key like 'log10_random_cot%'"))
         gradient = dict(
             database.execute("select key, value from latest_metrics where key like 'log10_gradient_norm/%'")
         )
-    logs = [found[f"log10_random_cotangent_delta_rms/layer_{i:02d}"] for i in range(1, 61)]
+    logs = [measured[f"log10_random_cotangent_delta_rms/layer_{i:02d}"] for i in range(1, 61)]
     assert logs[0] < -35
     assert all(math.isfinite(v) for v in gradient.values())
     assert len(gradient) == 61
     assert min(gradient.values()) < -35
-    factor = 10 ** (2 * (logs[50] - logs[10]) / 40)  # of ⟨‖δ‖²⟩ a layer, upwards, away from both ends
+    factor = 10 ** (2 * (logs[50] - logs[10]) / 40)  # of ⟨‖δ‖²⟩ per layer, upwards, away from both ends
     assert factor == pytest.approx(1 / chi_of_sigmoid(), rel=0.02)
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [("float32", 0.5, 1.0), ("float64", 0.0, 1e-3)])
 def test_float32_loses_most_updates_of_the_first_layer(dtype: str, low: float, high: float) -> None:
-    found = records("experiment=lost_updates", "replicates=3", "epochs=1", f"dtype={dtype}")
-    shares = np.mean([values for (_, name), (_, values) in found.items() if name == "lost_updates"], axis=(0, 2))
+    measured = records("experiment=lost_updates", "replicates=3", "epochs=1", f"dtype={dtype}")
+    shares = np.mean([values for (_, name), (_, values) in measured.items() if name == "lost_updates"], axis=(0, 2))
     assert low <= shares[0] <= high
     assert shares[-1] < 1e-3

@@ -1,4 +1,4 @@
-"""Measuring: at the scheduled steps, changing nothing, alike in a stack and alone, at a known price."""
+"""Measuring: at the scheduled steps, without side effects, equal in a stack and alone, at a known cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import run_command
 from support.configs import config, records, table, thorough
-from support.stores import empty, opened, runs, uri
+from support.stores import opened, runs, uri
 
 from engine import probes
 from engine.arrays import Array
@@ -33,7 +33,7 @@ from pipeline.config.schedules import (
     TrainingLength,
 )
 from pipeline.tracking.store import download
-from pipeline.training.loop import run, train
+from pipeline.training.loop import Callbacks, run, train
 from pipeline.training.prepare import build_network, prepare_run
 from pipeline.training.records import Record, tidy
 from pipeline.training.timing import Timer
@@ -47,12 +47,12 @@ OF_LAYERS = ("mean", "max", "min", "condition", "spectrum")
 
 
 def probe_of(name: str, probes: list[str]) -> str:
-    """The probe whose record this is: its own name, or that and one of its parts."""
+    """Return the probe of a record, whose name is the probe's, with or without the name of a part."""
     whole, _, part = name.rpartition("_")
     return name if name in probes else whole if whole in probes and part in OF_LAYERS else ""
 
 
-# When
+# Steps
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -60,17 +60,19 @@ def test_every_probe_is_recorded_at_its_own_steps(schedule: Schedule) -> None:
     own: dict[str, Schedule] = {"sharpness": At((2, 5)), "layer_jacobian": Every(4), "gradient_cosine": Every(2)}
     own |= {"delta_rms": EachEpoch(), "weight_exponents": FirstAndLast(), "dead_units": Logarithmic(2)}
     base = config(*FULL)
-    made = prepare_run(replace(base, schedule=schedule, probe_schedules=own))
-    found = list(train(made))
+    prepared = prepare_run(replace(base, schedule=schedule, probe_schedules=own))
+    measured = list(train(prepared))
     names = list(base.probes)
     assert len(names) >= 33
-    assert {probe_of(r.probe, names) for r in found if "/" not in r.probe} == set(names), "each, and nothing else"
+    assert {probe_of(r.probe, names) for r in measured if "/" not in r.probe} == set(names), (
+        "each probe, and nothing else"
+    )
     for name in names:
-        steps = sorted({r.step for r in found if probe_of(r.probe, names) == name})
-        due = [t for t in range(made.length.last_step + 1) if own.get(name, schedule).due(t, made.length)]
+        steps = sorted({r.step for r in measured if probe_of(r.probe, names) == name})
+        due = [t for t in range(prepared.length.last_step + 1) if own.get(name, schedule).due(t, prepared.length)]
         assert steps == [t for t in due if t > 0 or name != "gradient_cosine"], name
-    for step in {r.step for r in found}:
-        order = [probe_of(r.probe, names) for r in found if r.step == step and "/" not in r.probe]
+    for step in {r.step for r in measured}:
+        order = [probe_of(r.probe, names) for r in measured if r.step == step and "/" not in r.probe]
         assert order == sorted(order, key=names.index), "in the order of the config"
 
 
@@ -88,7 +90,9 @@ def agendas(draw: st.DrawFn) -> tuple[dict[str, Schedule], TrainingLength]:
 
 
 @given(agendas())
-def test_an_agenda_against_asking_everyone_at_every_step(drawn: tuple[dict[str, Schedule], TrainingLength]) -> None:
+def test_probe_scheduler_equals_checking_every_schedule_at_every_step(
+    drawn: tuple[dict[str, Schedule], TrainingLength],
+) -> None:
     schedules, clock = drawn
     agenda, end = ProbeScheduler(schedules, clock), clock.last_step + 1
     expected = [[name for name, s in schedules.items() if s.due(t, clock)] for t in range(end)]
@@ -97,42 +101,46 @@ def test_an_agenda_against_asking_everyone_at_every_step(drawn: tuple[dict[str, 
         assert agenda.due(t) == expected[t]
 
 
-def test_a_run_without_end_starts_at_once() -> None:
+def test_very_long_run_starts_at_once() -> None:
     base = config(*FULL, "evaluation.train_examples=10")
     own: dict[str, Schedule] = {"sharpness": At((10**11,)), "layer_jacobian": Logarithmic(8)}
     for schedule in SCHEDULES:
         evaluation = replace(base.evaluation, schedule=schedule)
-        made = prepare_run(replace(base, schedule=schedule, probe_schedules=own, evaluation=evaluation, epochs=10**12))
-        assert made.length.last_step == 3 * 10**12
+        prepared = prepare_run(
+            replace(base, schedule=schedule, probe_schedules=own, evaluation=evaluation, epochs=10**12)
+        )
+        assert prepared.length.last_step == 3 * 10**12
         begin = time.perf_counter()
-        first = next(train(made))
+        first = next(train(prepared))
         assert time.perf_counter() - begin < 1
         assert first.step == 0
 
 
-# At its step
+# At each step
 
 
 Seen = list[tuple[int, str, bytes]]
 
 
 def seen_until(training: Iterator[Record], failure: type[BaseException]) -> Seen:
-    """What training yields before it fails."""
-    found: Seen = []
+    """Return what training yields before it fails."""
+    measured: Seen = []
     with pytest.raises(failure):
-        found.extend((r.step, r.probe, r.values.tobytes()) for r in training)
-    return found
+        measured.extend((r.step, r.probe, r.values.tobytes()) for r in training)
+    return measured
 
 
-def test_every_record_comes_at_its_step() -> None:
-    begun: list[int] = []
-    for record in train(prepare_run(config("data=iris", "epochs=3", "schedule=every")), on_step=begun.append):
-        assert record.step == begun[-1]
-    assert len(begun) == 10
+def test_every_record_is_yielded_at_its_step() -> None:
+    steps: list[int] = []
+    for record in train(
+        prepare_run(config("data=iris", "epochs=3", "schedule=every")), Callbacks(on_step=steps.append)
+    ):
+        assert record.step == steps[-1]
+    assert len(steps) == 10
 
 
 @pytest.mark.parametrize("where", ["step", "probe", "evaluation"])
-def test_records_of_earlier_steps_survive_a_failure(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_earlier_steps_are_yielded_before_a_failure(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base = config("data=iris", "schedule=every", "schedule@evaluation.schedule=first_and_last", "epochs=5")
 
     def own(layer: Layer) -> Array | None:
@@ -149,26 +157,26 @@ def test_records_of_earlier_steps_survive_a_failure(where: str, monkeypatch: pyt
     if where == "evaluation":
         base = replace(base, evaluation=replace(base.evaluation, schedule=At((7,))))
         monkeypatch.setattr("pipeline.training.loop.evaluate", lambda *_: own(None))  # type: ignore[arg-type]
-    found = seen_until(train(prepare_run(base), on_step), KeyboardInterrupt)
+    measured = seen_until(train(prepare_run(base), Callbacks(on_step)), KeyboardInterrupt)
     expected = [s for s in whole if s[0] < 7]
     if where == "evaluation":
         expected = [s for s in expected if not s[1].startswith(("cost", "acc"))]
-    assert found == expected
+    assert measured == expected
 
 
 @pytest.mark.parametrize("rate", [1e-38, 1e-30, 1e30])
-def test_updates_too_small_or_too_large_to_be_squared_have_their_size(rate: float) -> None:
+def test_update_norm_is_exact_where_squares_leave_the_type(rate: float) -> None:
     overrides = ("dtype=float32", f"optimizer.learning_rate={rate}", "schedule=every", "epochs=1")
     base = config("data=iris", "architecture.hidden=[5,4]", *overrides)
-    made = prepare_run(replace(base, probes={"update_norm": probes.update_norm}))
-    network = Trainer(made).compute(None).network
+    prepared = prepare_run(replace(base, probes={"update_norm": probes.update_norm}))
+    network = Trainer(prepared).compute(None).network
     expected = [np.linalg.norm(layer.parameters[0].update[0].astype(np.float64)) for layer in network.layers]
-    found = next(r for r in train(made) if r.probe == "update_norm")
-    assert found.values[:, 0] == pytest.approx(expected, rel=1e-6, abs=0)
+    measured = next(r for r in train(prepared) if r.probe == "update_norm")
+    assert measured.values[:, 0] == pytest.approx(expected, rel=1e-6, abs=0)
 
 
-def test_at_a_checkpoint_all_records_of_earlier_steps_are_out() -> None:
-    made, steps = prepare_run(config("data=iris", "schedule=every", "epochs=9")), list[int]()
+def test_checkpoint_follows_all_records_of_earlier_steps() -> None:
+    prepared, steps = prepare_run(config("data=iris", "schedule=every", "epochs=9")), list[int]()
     kept: list[tuple[TrainingState, int]] = []
 
     class Keep:
@@ -180,16 +188,16 @@ def test_at_a_checkpoint_all_records_of_earlier_steps_are_out() -> None:
             kept.append((state, len(steps)))
 
     whole = []
-    for record in train(made, checkpointer=Keep()):
+    for record in train(prepared, Callbacks(checkpointer=Keep())):
         steps.append(record.step)
         whole.append((record.step, record.probe, record.values.tobytes()))
     assert len(kept) == 3
-    for state, told in kept:
-        rest = [(r.step, r.probe, r.values.tobytes()) for r in train(made, start=state)]
-        assert rest == whole[told:]
+    for state, count in kept:
+        rest = [(r.step, r.probe, r.values.tobytes()) for r in train(prepared, start=state)]
+        assert rest == whole[count:]
 
 
-# It changes nothing
+# Without side effects
 
 
 @pytest.mark.parametrize(
@@ -209,11 +217,11 @@ def test_measuring_everything_changes_nothing(dtype: str, optimizer: str) -> Non
     }
     for fewer in ("none", "essential"):
         for schedule in (often, RARE):
-            found = records(*base, *schedule, f"probes={fewer}")
-            assert (15, "cost/test") in found
-            assert (15, "accuracy/train") in found
-            assert ((15, "delta_rms") in found) == (fewer == "essential")
-            for key, (layers, values) in found.items():
+            measured = records(*base, *schedule, f"probes={fewer}")
+            assert (15, "cost/test") in measured
+            assert (15, "accuracy/train") in measured
+            assert ((15, "delta_rms") in measured) == (fewer == "essential")
+            for key, (layers, values) in measured.items():
                 assert whole[key][0] == layers
                 assert whole[key][1].tobytes() == values.tobytes(), key
 
@@ -233,11 +241,11 @@ def test_replicate_k_has_the_records_of_the_run_alone(dtype: str, sigma: str) ->
         assert len(set(alone["probe"])) >= 33 + 4 + 2 * 4
 
 
-# What it costs
+# Cost
 
 
 class FakeClock:
-    """Goes on only when told to."""
+    """A clock that advances only on request."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -246,7 +254,7 @@ class FakeClock:
         return self.now
 
     def taking(self, seconds: float) -> Callable[[object], None]:
-        """A function that takes so long, whatever it is given."""
+        """Return a function that advances the clock by so many seconds."""
 
         def spend(_: object) -> None:
             self.now += seconds
@@ -254,41 +262,41 @@ class FakeClock:
         return spend
 
 
-def test_a_stopwatch_accounts_for_all_time() -> None:
-    """Each kind of work takes its own time, so the sums tell how often it was charged to whom."""
+def test_timer_accounts_for_all_time() -> None:
+    """Each kind of work takes its own time, so the sums show how often each name was charged."""
     explosion = ("activation=identity", "activation@output=identity", "cost=half_squared_error", "schedule=every")
     base = config(*FULL, *explosion, "probes=essential", "optimizer.learning_rate=1e200")
-    clock, begun, found = FakeClock(), list[int](), 0
-    timer, slow, told = Timer(clock), clock.taking(1000), clock.taking(10**6)
+    clock, steps, count = FakeClock(), list[int](), 0
+    timer, slow, report = Timer(clock), clock.taking(1000), clock.taking(10**6)
 
     def probe(layer: Layer) -> Array | None:
-        return slow(layer)  # no reading
+        return slow(layer)  # no measurement
 
     def on_step(step: int) -> None:
-        begun.append(step)
+        steps.append(step)
         clock.now += 1
 
     c = replace(base, probes={**base.probes, "own": probe})
     clock.now += 0.5  # before the first step
-    for _ in train(prepare_run(c), on_step, told, timer):
+    for _ in train(prepare_run(c), Callbacks(on_step, report), timer):
         clock.now += 0.25
         timer.mark("tracking")
-        found += 1
+        count += 1
     assert clock.now > 10**6, "it was built to explode"
     seconds = timer.seconds
     assert sum(seconds.values()) == clock.now
     assert seconds == {
-        "step": 0.5 + len(begun),
-        "own": 3000 * len(begun),
-        "watch": 10**6 + 3000 * len(begun),  # the last steps, here all, are measured again
-        "tracking": 0.25 * found,
+        "step": 0.5 + len(steps),
+        "own": 3000 * len(steps),
+        "watch": 10**6 + 3000 * len(steps),  # the last steps, here all, are replayed and measured
+        "tracking": 0.25 * count,
         "evaluation": 0,
         **dict.fromkeys(base.probes, 0),
     }
 
 
-def test_a_logged_run_says_what_measuring_cost(tmp_path: Path) -> None:
-    assert run_command(*FULL, *RARE, "epochs=1", f"tracking.uri={empty(uri(tmp_path))}").code == 0
+def test_logged_run_reports_the_cost_of_measuring(tmp_path: Path) -> None:
+    assert run_command(*FULL, *RARE, "epochs=1", f"tracking.uri={uri(tmp_path)}").code == 0
     (of,) = runs(tmp_path)
     overhead = {k.partition("/")[2]: v for k, v in of.data.metrics.items() if k.startswith("overhead/")}
     probes = set(config(*FULL).probes)
@@ -302,12 +310,12 @@ def test_a_logged_run_says_what_measuring_cost(tmp_path: Path) -> None:
         assert f"{name:<32} {100 * overhead[name]:6.2f} %" in text
 
 
-def test_records_hold_what_was_recorded_and_little_more() -> None:
-    """At most twice the values (a view may hold its sister), and a fixed price a record."""
-    made = prepare_run(config(*FULL, "schedule=every", "replicates=60"))
-    list(train(made))  # makes what is made once
+def test_records_need_little_memory_beyond_their_values() -> None:
+    """At most twice the values (a view may hold its base), and a fixed size per record."""
+    prepared = prepare_run(config(*FULL, "schedule=every", "replicates=60"))
+    list(train(prepared))  # fills the caches
     tracemalloc.start()
-    kept = list(train(made))
+    kept = list(train(prepared))
     retained = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     values = sum(r.values.nbytes for r in kept)
@@ -315,12 +323,12 @@ def test_records_hold_what_was_recorded_and_little_more() -> None:
     assert values < retained < 2 * values + 600 * len(kept)
 
 
-def test_steps_that_are_not_measured_take_no_memory() -> None:
+def test_unmeasured_steps_need_no_memory() -> None:
     peaks = []
     for epochs in (10, 10, 100):
-        made = prepare_run(config(*FULL, *RARE, "replicates=2", "probes=standard", f"epochs={epochs}"))
+        prepared = prepare_run(config(*FULL, *RARE, "replicates=2", "probes=standard", f"epochs={epochs}"))
         tracemalloc.start()
-        kept = list(train(made))
+        kept = list(train(prepared))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert {r.step for r in kept} == {0, 3 * epochs}
@@ -330,7 +338,7 @@ def test_steps_that_are_not_measured_take_no_memory() -> None:
 # As a table
 
 
-def test_histograms_as_a_table_count_every_number() -> None:
+def test_tidy_histograms_count_every_number() -> None:
     c = config(*FULL, "replicates=2", "epochs=1", "activation=relu", "schedule=every")
     frame = tidy(run(c))
     counts = frame[frame["probe"].str.endswith("_exponents")]
@@ -353,10 +361,10 @@ def test_histograms_as_a_table_count_every_number() -> None:
     assert (counts.query("probe == 'activation_exponents'")["bin"] == ZERO).any(), "rectifiers are off"
 
 
-def test_other_values_as_a_table_are_all_there() -> None:
-    found = [r for r in run(config(*FULL, "replicates=2", "epochs=1", "schedule=every")) if "_exp" not in r.probe]
-    frame = tidy(found)
-    assert frame["value"].tolist() == np.concatenate([r.values.ravel() for r in found]).tolist()
+def test_tidy_table_contains_all_other_values() -> None:
+    measured = [r for r in run(config(*FULL, "replicates=2", "epochs=1", "schedule=every")) if "_exp" not in r.probe]
+    frame = tidy(measured)
+    assert frame["value"].tolist() == np.concatenate([r.values.ravel() for r in measured]).tolist()
     ranks = frame[frame["probe"] == "layer_jacobian_spectrum"]
     assert ranks.groupby(["step", "layer", "replicate"])["bin"].apply(list).tolist()[0] == list(range(4 * 4))
     assert frame.loc[~frame["probe"].str.endswith("_spectrum"), "bin"].isna().all()
@@ -365,7 +373,7 @@ def test_other_values_as_a_table_are_all_there() -> None:
     assert frame.loc[~of_network, "layer"].isin([1, 2, 3]).all()
 
 
-def test_singular_values_that_are_zero_are_values() -> None:
-    found = [r for r in run(config(*FULL, *DEAD, "epochs=0")) if r.probe == "layer_jacobian_spectrum"]
-    assert any((r.values == 0).any() for r in found)
-    assert len(tidy(found)) == sum(r.values.size for r in found)
+def test_tidy_table_contains_zero_singular_values() -> None:
+    measured = [r for r in run(config(*FULL, *DEAD, "epochs=0")) if r.probe == "layer_jacobian_spectrum"]
+    assert any((r.values == 0).any() for r in measured)
+    assert len(tidy(measured)) == sum(r.values.size for r in measured)
