@@ -46,10 +46,10 @@ ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
 
-experiment: $(READY)  ## run a published result's experiment, NAME=..., and print its claims (SLOW=1)
+experiment: $(READY)  ## run the experiment of a published result or theory, NAME=..., and print its claims (SLOW=1)
 	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS)
 
-experiments: $(READY)  ## run all of them and write the catalogue in docs/experiments (SLOW=1)
+experiments: $(READY)  ## run all experiments and write the catalogue in docs/experiments (SLOW=1)
 	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS)
 
 prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>, paired over the same seeds
