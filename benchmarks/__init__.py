@@ -1,1 +1,1 @@
-"""Speed, measured: both sides of every claim in one run."""
+"""Benchmarks: each measures both sides of its comparisons in one run."""

@@ -1,6 +1,4 @@
-"""Our side: the engine's step, the step as the pipeline measures it, the same step written inline by hand, and the
-bare matrix products.
-"""
+"""NumPy steps to time: the engine's, the pipeline's measured one, one written inline, and the bare matrix products."""
 
 from __future__ import annotations
 
@@ -20,18 +18,20 @@ from pipeline.config.compose import compose_run
 from pipeline.config.schema import Config, build
 from pipeline.training.measure import measure
 
-# So low that thousands of steps on one batch leave the numbers as they are: nothing converges, dies or underflows.
+# So low that thousands of steps on one batch hardly change the numbers: nothing converges, dies or underflows.
 LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A net at initialisation and one batch, for all contenders alike.
+    """A network at initialisation and one batch, the same for all contenders.
 
     Attributes:
-        config: the composed default config with this net's activation.
-        rows: inputs [B, n_0], one example a row.
-        labels: class numbers [B].
+        net: The sizes, the activation and the batch size.
+        config: The composed default config with the net's activation.
+        dtype: The name of the dtype.
+        rows: Inputs [B, n_0], one example in each row.
+        labels: Class numbers [B].
     """
 
     net: Net
@@ -42,7 +42,7 @@ class Problem:
 
     @classmethod
     def of(cls, net: Net, dtype: str) -> Problem:
-        """The problem in this dtype; the numbers are the same in both, up to rounding."""
+        """Return the problem in a dtype. The numbers of all dtypes agree up to rounding."""
         overrides = [f"activation={net.activation}", f"dtype={dtype}", f"optimizer.learning_rate={LEARNING_RATE}"]
         rng = np.random.default_rng(0)
         rows = rng.random((net.batch, net.sizes[0])).astype(dtype)
@@ -50,7 +50,7 @@ class Problem:
         return cls(net, build(compose_run(overrides)), dtype, rows, labels)
 
     def network(self, replicates: int = 1) -> Network:
-        """A fresh stack as the pipeline makes it, equal every time."""
+        """Return a new stack as the pipeline builds it, with the same parameters at each call."""
         sigmas = self.config.activations(len(self.net.sizes) - 1)
         network = Network.mlp(self.net.sizes, sigmas, (replicates,), self.dtype)
         rngs = [np.random.default_rng(1 + k) for k in range(replicates)]
@@ -58,13 +58,13 @@ class Problem:
         return network
 
     def batch(self) -> tuple[Array, Array]:
-        """x and y as the pipeline hands them over: columns are examples, those of x a transposed view of rows."""
+        """Return x and y as the pipeline passes them: columns are examples, and x is a transposed view of rows."""
         y = np.eye(self.net.sizes[-1], dtype=self.dtype)[self.labels]
         return self.rows[None].mT, np.ascontiguousarray(y.T)[None]
 
 
 def our_step(problem: Problem) -> Step:
-    """Forward, backward, SGD update, ‖∂C/∂W‖ of every layer, with the engine."""
+    """Return the engine's step: forward, backward, SGD update and ‖∂C/∂W‖ of every layer."""
     network, (x, y), cost, optimizer = problem.network(), problem.batch(), problem.config.cost, problem.config.optimizer
     velocity = optimizer.start(network)
 
@@ -80,16 +80,18 @@ def our_step(problem: Problem) -> Step:
 
 
 def measured_step(problem: Problem, probes: Mapping[str, Probe], replicates: int = 1) -> Step:
-    """A step as the pipeline takes it, with these probes (or none) in every layer.
+    """Return the pipeline's step: forward, backward, the proposed update, and the records of all probes.
 
-    Forward, backward, the proposed update, the records of all probes; the gradient of the step before is kept for
-    probes that compare.
+    Args:
+        problem: The network and the batch.
+        probes: Probes to record in every layer. Empty for none.
+        replicates: The number of networks in the stack.
     """
     network, config = problem.network(replicates), problem.config
     x, y = (np.repeat(v.mT, replicates, axis=0).mT for v in problem.batch())
     velocity = config.optimizer.start(network)
-    comparing = any(traits_of(probe).needs_previous for probe in probes.values())
-    previous = np.ones_like(network.grad) if comparing else None
+    needs_previous = any(traits_of(probe).needs_previous for probe in probes.values())
+    previous = np.ones_like(network.grad) if needs_previous else None
 
     def generators(use: int) -> list[np.random.Generator]:
         return [np.random.default_rng(use)] * replicates
@@ -108,7 +110,7 @@ def measured_step(problem: Problem, probes: Mapping[str, Probe], replicates: int
 
 
 def inline_step(problem: Problem) -> Step:
-    """The same step as :func:`our_step`, written inline in NumPy by hand: a softmax network, arrays made beforehand."""
+    """Return the step of :func:`our_step` written inline in NumPy, for a softmax network and allocated arrays."""
     network, rate = problem.network(), problem.config.optimizer.learning_rate
     x, y = (v[0] for v in problem.batch())
     size = x.shape[-1]
@@ -175,7 +177,7 @@ BY_HAND: dict[str, tuple[Callable[..., object], Callable[..., object]]] = {
 
 
 def bare_products(problem: Problem) -> Step:
-    """W a, Wᵀ δ and δ aᵀ of every layer into buffers, and nothing else: what no NumPy program can undercut."""
+    """Return W a, Wᵀ δ and δ aᵀ of every layer into buffers: a lower bound for any NumPy program."""
     network, (x, y) = problem.network(), problem.batch()
     network.forward(x)
     network.backward(y, problem.config.cost)
@@ -194,7 +196,7 @@ def bare_products(problem: Problem) -> Step:
 
 
 def our_gradient(problem: Problem) -> list[Array]:
-    """∂C/∂W of every layer at initialisation, to compare with the peer's."""
+    """Return ∂C/∂W of every layer at initialisation, to compare with PyTorch's."""
     network, (x, y) = problem.network(), problem.batch()
     network.forward(x)
     network.backward(y, problem.config.cost)

@@ -1,19 +1,23 @@
-"""The process as it should be for timing: BLAS with its own best kernel, and one thread. Imported before NumPy."""
+"""Prepare the process for timing: BLAS with its own best kernel, and one thread. Import before NumPy."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# Old builds need a core type or cache size forced on them; a current OpenBLAS finds its best kernel by itself, and a
-# forced one slows NumPy but not PyTorch. They are read when the library is loaded, so the process starts again.
+# A forced core type or cache size slows NumPy but not PyTorch. OpenBLAS selects its best kernel by itself. It reads
+# these variables when the library loads, so the process restarts without them.
 _FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def prepare(is_main: bool) -> None:
-    """Start again without a forced kernel (only as the program itself), and hold BLAS to one thread."""
+    """Restart without a forced kernel, and limit BLAS to one thread.
+
+    Args:
+        is_main: Whether this is the program itself. Only then the process restarts.
+    """
     if is_main and any(name in os.environ for name in _FORCED):
         environment = {name: value for name, value in os.environ.items() if name not in _FORCED}
-        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 (the same command in this one's place)
+        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 (restarts the same command)
     os.environ |= dict.fromkeys(_THREADS, "1")

@@ -1,6 +1,6 @@
-"""What measuring costs: a step with each set of probes over the bare step, and every probe by itself: ``make bench``.
+"""Time the cost of measuring: a step with each set of probes, and with every single probe, over the bare step.
 
-One thread, one process, contenders taking short turns, ratios within a round (see :mod:`benchmarks.timing`).
+``make bench``. One thread, one process, contenders in short alternating turns (see :mod:`benchmarks.timing`).
 """
 
 from __future__ import annotations
@@ -37,20 +37,25 @@ from pipeline.training.prepare import prepare_run  # noqa: E402
 from pipeline.training.timing import Timer  # noqa: E402
 
 SETS = ("essential", "standard", "full")
-LONG = 5e-3  # seconds of a bare step: longer ones have a promise
-STEPS, TRACKING = 10_000, 0.03  # a run, and the largest share of its time that may go into tracking
+LONG = 5e-3  # seconds: longer bare steps have a promise
+STEPS, TRACKING = 10_000, 0.03  # steps of a run, largest share of its time in tracking
 PROMISED = {"essential": 1.3, "standard": 1.3}
-SWEEP_SHARE = 0.08  # of the training steps of the default sweep that default probes and schedule may take
+SWEEP_SHARE = 0.08  # largest time of the probes over the time of the training steps, in the default sweep
 REPLICATES = 5
 
 
 def probes_of(preset: str) -> dict[str, Probe]:
-    """The probes of a set that are meant to be read often; costly ones have a schedule of their own."""
+    """Return the probes of a set without the costly ones, which have their own schedule."""
     return {name: p for name, p in build(compose_run([f"probes={preset}"])).probes.items() if not traits_of(p).costly}
 
 
 def promised(preset: str, bare: float) -> float | None:
-    """The largest ratio allowed for a bare step of so many seconds, if there is a promise for it."""
+    """Return the largest allowed ratio to the bare step, or None for no promise.
+
+    Args:
+        preset: The set of probes.
+        bare: Seconds of the bare step.
+    """
     return PROMISED.get(preset) if bare > LONG else None
 
 
@@ -58,12 +63,12 @@ TimeSteps = Callable[[Mapping[str, Step], float, int], Times]  # such as interle
 
 
 def quickly(steps: Mapping[str, Step], seconds: float, rounds: int) -> Times:
-    """In place of :func:`interleaved`: one round of the shortest turns."""
+    """Time one round of the shortest turns, in place of :func:`interleaved`."""
     return interleaved(steps, 0.0, 1)
 
 
 def sweep_share() -> float:
-    """The time of the probes over the time of the steps, in the training of all cells of the default sweep."""
+    """Return the time of the probes over the time of the training steps, for all cells of the default sweep."""
     probes = steps = 0.0
     for cell in compose_sweep(["experiment=depth"]):
         config = build(cell.config)
@@ -76,7 +81,7 @@ def sweep_share() -> float:
 
 
 def sets_table(seconds: float, timed: TimeSteps) -> tuple[list[list[str]], list[str]]:
-    """A row a net and dtype, and the promises that were broken."""
+    """Return a row for each net and dtype, and the broken promises."""
     rows, broken = [], []
     sets = {preset: probes_of(preset) for preset in SETS}
     cases = [(net, dtype) for net in NETS for dtype in DTYPES]
@@ -99,7 +104,7 @@ def sets_table(seconds: float, timed: TimeSteps) -> tuple[list[list[str]], list[
 
 
 def probes_table(seconds: float, timed: TimeSteps) -> list[list[str]]:
-    """A row a probe: what it adds to the bare step when it is the only one, on a small and a large net."""
+    """Return a row for each probe: what the probe alone adds to the bare step, on a small and a large net."""
     everything = build(compose_run(["probes=full"])).probes
     chosen = [Problem.of(NETS[2], "float64"), Problem.of(NETS[4], "float64")]
     rows: dict[str, list[str]] = {name: [] for name in everything if name not in ("dead_units",)}
@@ -116,55 +121,58 @@ def probes_table(seconds: float, timed: TimeSteps) -> list[list[str]]:
 
 
 def tracking_share(steps: int) -> tuple[float, int, float]:
-    """Of a default run of at least so many steps into a new sqlite store, after a short one.
+    """Measure tracking in a default run into a new sqlite store, after a short run.
 
-    That one imports what tracking needs; what it and earlier measurements have left behind is collected before the
-    clock starts, for a full garbage collection takes long compared with such a run, and falls into a random part of it.
+    The short run imports the modules of tracking. A garbage collection before each run keeps a full collection out of
+    the measured time.
+
+    Args:
+        steps: The least number of steps.
 
     Returns:
-        The share of its time that went into tracking, how many series that were, and seconds per step.
+        The share of the run's time in tracking, the number of series, and the seconds per step.
     """
     run = prepare_run(build(compose_run([])))
     epochs = -(-steps * run.config.epochs // run.length.last_step)
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/store.db"
-        for where, lasting in (f"sqlite:///{folder}/first.db", 1), (uri, epochs):
+        for store_uri, run_epochs in (f"sqlite:///{folder}/first.db", 1), (uri, epochs):
             gc.collect()
-            if run_single([f"epochs={lasting}", f"tracking.uri={where}"], SweepOptions(quiet=True)).exit_code:
+            if run_single([f"epochs={run_epochs}", f"tracking.uri={store_uri}"], SweepOptions(quiet=True)).exit_code:
                 raise AssertionError("the run failed")
-        (found,) = Store.open(TrackingConfig(uri, "gradvitals")).search()
-    metrics = found.data.metrics
+        (logged,) = Store.open(TrackingConfig(uri, "gradvitals")).search()
+    metrics = logged.data.metrics
     spent = {k: v for k, v in metrics.items() if k.startswith("overhead/") and k != "overhead/all_probes"}
-    lasted = (found.info.end_time - found.info.start_time) / 1000
+    seconds = (logged.info.end_time - logged.info.start_time) / 1000
     share = spent["overhead/tracking"] / (1 + sum(spent.values()))
     return (
         share,
         len(metrics),
-        lasted / (1 + sum(spent.values())) / (epochs * run.length.last_step // run.config.epochs),
+        seconds / (1 + sum(spent.values())) / (epochs * run.length.last_step // run.config.epochs),
     )
 
 
 def page(seconds: float, timed: TimeSteps, command: str, date: str) -> tuple[str, list[str]]:
-    """The Markdown page, and the promises that were broken."""
+    """Return the Markdown page and the broken promises."""
     rows, broken = sets_table(seconds, timed)
-    of_sweep = sweep_share()
-    if of_sweep > SWEEP_SHARE:
-        broken.append(f"default sweep {of_sweep:.3f} > {SWEEP_SHARE:g}")
+    probe_share = sweep_share()
+    if probe_share > SWEEP_SHARE:
+        broken.append(f"default sweep {probe_share:.3f} > {SWEEP_SHARE:g}")
     share, keys, step = tracking_share(STEPS)
     if share > TRACKING:
         broken.append(f"tracking {share:.3f} > {TRACKING:g}")
     lines = [
-        "# What measuring costs",
+        "# The cost of measuring",
         f"Written by `{command}` on {date}. Do not edit; run it again.",
         "\n".join(f"- {line}" for line in report.machine()),
         EXPLANATION,
         _table(["net", "B", "dtype", "bare µs", *SETS, "standard, 5 replicates"], rows),
         "Broken promises: " + ("; ".join(broken) if broken else "none") + ".",
-        f"The default sweep (`make sweep`): its probes take {of_sweep:.1%} of the time of its training steps "
+        f"The default sweep (`make sweep`): its probes take {probe_share:.1%} of the time of its training steps "
         f"(≤ {SWEEP_SHARE:.0%}).",
         f"Tracking: a default run of {STEPS} steps of {step * 1e6:.0f} µs, {keys} series in a new sqlite store, spends "
-        f"{share:.1%} of its time on it (≤ {TRACKING:.0%}).",
-        f"Each probe as the only one, added to the bare step of {NETS[2].name} and {NETS[4].name}, float64. Each:",
+        f"{share:.1%} of its time in tracking (≤ {TRACKING:.0%}).",
+        f"The time that each single probe adds to the bare step of {NETS[2].name} and {NETS[4].name}, float64:",
         _table(["probe", NETS[2].name, NETS[4].name], probes_table(seconds, timed)),
     ]
     return "\n\n".join(lines) + "\n", broken
@@ -175,22 +183,22 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 EXPLANATION = """\
-A step with a set of probes read *at every step*, over the same step with none: medians of ratios within a round, one
-thread. A run measures on a schedule, so its own cost is far smaller: see the default sweep below, and `overhead/...`
-among a run's metrics. `full` is without its costly probes (Jacobian spectra, sharpness, whole-pass units), which have a
-schedule of their own. The last column is a stack of five replicates over the same stack unmeasured.
+The time of a step with a set of probes *at every step*, over the same step without probes: medians of ratios within a
+round, one thread. A run measures on a schedule, so its cost is far smaller: see the default sweep below, and
+`overhead/...` among a run's metrics. `full` excludes the costly probes (Jacobian spectra, sharpness, whole-pass units),
+which have their own schedule. The last column is a stack of five replicates over the same stack without probes.
 
-Promises are in brackets, for bare steps over 5 ms. A probe is a function of one layer of a few NumPy calls, each about
-two microseconds; where a layer is small, these calls take as long as the step. A row that only less readable code
-could keep is not kept: 64-64×50-10 has 51 small layers, so measuring it takes longer than its step."""
+Promises are in brackets, for bare steps over 5 ms. A probe is a function of one layer with a few NumPy calls of about
+two microseconds each. In small layers these calls take as long as the step. A promise that only less readable code
+could keep stays broken: 64-64×50-10 has 51 small layers, so measuring takes longer than the step."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Time, print, check; returns 1 if a promise is broken."""
+    """Time the probes, print the page, check the promises. Return 1 if a promise is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.measuring", description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each row (default 6)")
     parser.add_argument("--quick", action="store_true", help="a smoke test; its numbers mean little")
-    parser.add_argument("--no-check", action="store_true", help="end with 0 even if a promise is broken")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a promise is broken")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to this Markdown file")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
     given = sys.argv[1:] if argv is None else list(argv)

@@ -1,4 +1,4 @@
-"""The six nets on which one training step is timed: from the derivation's size to where BLAS is all that counts."""
+"""The six networks of the benchmarks, from the derivation's size to sizes at which only BLAS matters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Net:
-    """A fully connected net with a softmax output, its batch, and what is promised of it.
+    """A fully connected network with a softmax output, its batch size, and its claims of speed.
 
     Attributes:
-        name: as people write it.
-        sizes: units per layer, input first.
-        activation: of the hidden layers, an option of conf/activation.
-        batch: B.
-        against: what a step is compared with, "tutorial" or "PyTorch" (its fastest way).
-        promised: the other's time over ours, at least.
-        over_bare: our time over the bare products, at most; None for no promise.
+        name: The name in tables.
+        sizes: The units of each layer, the input first.
+        activation: The activation of the hidden layers, an option of conf/activation.
+        batch: The batch size B.
+        against: The step to compare with, "tutorial" or "PyTorch" (the fastest way).
+        promised: The least ratio of the compared step's time to ours.
+        over_bare: The largest ratio of our time to the bare products. None for no claim.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The other side: PyTorch eager, in the fastest of the ways in which its users would write the step."""
+"""PyTorch steps to time: eager mode, in the fastest of several usual ways to write the step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ except ImportError:
     torch = None
 
 INSTALL = ".venv/bin/python -m pip install 'torch>=2.9'"
-WAYS = tuple(product(("fused", "foreach", "single"), ("foreach", "each")))  # of SGD and of the norms
+WAYS = tuple(product(("fused", "foreach", "single"), ("foreach", "each")))  # kinds of SGD and of norms
 
 
 def version() -> str | None:
-    """PyTorch's version, or None if it is not installed. Also holds it to one thread."""
+    """Return PyTorch's version, or None if it is not installed. Limit PyTorch to one thread."""
     if torch is None:
         return None
     torch.set_num_threads(1)
@@ -30,7 +30,7 @@ def version() -> str | None:
 
 
 def tutorial_step(problem: Problem) -> Step:
-    """The step as PyTorch's own tutorials write it: default SGD, and each norm fetched as a number."""
+    """Return the step as PyTorch's own tutorials write it: default SGD, and each norm fetched as a number."""
     model = _model(problem)
     x, target = torch.from_numpy(problem.rows), torch.from_numpy(problem.labels)
     cost = torch.nn.CrossEntropyLoss()
@@ -49,7 +49,7 @@ def tutorial_step(problem: Problem) -> Step:
 
 
 def _model(problem: Problem) -> Any:
-    """An nn.Linear stack with our initial parameters."""
+    """Return an nn.Linear stack with our initial parameters."""
     sigmas = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
     modules: list[Any] = []
     for layer in problem.network().layers:
@@ -63,7 +63,13 @@ def _model(problem: Problem) -> Any:
 
 
 def peer_step(problem: Problem, optimizer_kind: str, norm_kind: str) -> Step:
-    """zero_grad, forward, backward, norms of the weights' gradients, SGD step."""
+    """Return a step: zero_grad, forward, backward, norms of the weights' gradients, SGD step.
+
+    Args:
+        problem: The network and the batch.
+        optimizer_kind: "single", "foreach" or "fused".
+        norm_kind: "foreach" or "each".
+    """
     model = _model(problem)
     x, target = torch.from_numpy(problem.rows), torch.from_numpy(problem.labels)
     cost = torch.nn.CrossEntropyLoss()
@@ -85,7 +91,7 @@ def peer_step(problem: Problem, optimizer_kind: str, norm_kind: str) -> Step:
 
 
 def fastest_peer_step(problem: Problem, seconds: float, ways: Sequence[tuple[str, str]] = WAYS) -> tuple[str, Step]:
-    """Its name and the step, found by trying these ways for this net."""
+    """Time several ways to write the step. Return the fastest with its name."""
     steps = {f"{optimizer} SGD, {norm} norm": peer_step(problem, optimizer, norm) for optimizer, norm in ways}
     times = interleaved(steps, seconds, least_rounds=3) if len(steps) > 1 else {}
     name = min(steps, key=lambda way: float(np.median(times[way])) if times else 0.0)
@@ -93,8 +99,9 @@ def fastest_peer_step(problem: Problem, seconds: float, ways: Sequence[tuple[str
 
 
 def peer_products(problem: Problem) -> Step:
-    """PyTorch's own matrix products, W a, Wᵀ δ and δ aᵀ of every layer into buffers, as it lays them out: the
-    examples are rows. What :func:`benchmarks.contenders.bare_products` is on our side.
+    """Return PyTorch's W a, Wᵀ δ and δ aᵀ of every layer into buffers, with examples as rows.
+
+    It corresponds to :func:`benchmarks.contenders.bare_products`.
     """
     B, layers = len(problem.rows), []
     a = torch.from_numpy(problem.rows)
@@ -117,7 +124,7 @@ def peer_products(problem: Problem) -> Step:
 
 
 def peer_gradient(problem: Problem) -> list[Array]:
-    """∂C/∂W of every layer at initialisation."""
+    """Return ∂C/∂W of every layer at initialisation."""
     model = _model(problem)
     cost = torch.nn.CrossEntropyLoss()
     cost(model(torch.from_numpy(problem.rows)), torch.from_numpy(problem.labels)).backward()

@@ -1,6 +1,7 @@
 """Time one training step against PyTorch eager and against bare matrix products: ``make bench``.
 
-One thread, one process, contenders taking short turns. Ends with 1 if a claim of speed fails (see ``--no-check``).
+One thread, one process, contenders in short alternating turns. The exit code is 1 if a claim of speed fails
+(see ``--no-check``).
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from benchmarks.contenders import Problem, bare_products, inline_step, measured_
 from benchmarks.nets import DTYPES, NETS, Net  # noqa: E402
 from benchmarks.timing import interleaved  # noqa: E402
 
-TOLERANCE = {"float32": 1e-3, "float64": 1e-10}  # of the largest entry of a layer's gradient
+TOLERANCE = {"float32": 1e-3, "float64": 1e-10}  # relative to the largest entry of a layer's gradient
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds; its numbers mean little")
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each of the twelve rows (default 10)")
-    parser.add_argument("--no-check", action="store_true", help="end with 0 even if a claim fails")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a claim fails")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the table to this Markdown file")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
     return parser
 
 
 def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
-    """All contenders on one net in one dtype."""
+    """Time all contenders on one net in one dtype."""
     problem = Problem.of(net, dtype)
     steps = {
         report.BARE: bare_products(problem),
@@ -57,24 +58,24 @@ def time_row(net: Net, dtype: str, seconds: float, quick: bool) -> report.Row:
 
 
 def _require_same_work(problem: Problem) -> None:
-    """Both sides take the gradient of the same function, or the comparison is void."""
+    """Check that both sides compute the same gradient."""
     for ours, theirs in zip(our_gradient(problem), peer.peer_gradient(problem), strict=True):
         if np.abs(ours - theirs).max() > TOLERANCE[problem.dtype] * np.abs(theirs).max():
-            raise AssertionError(f"{problem.net.name} {problem.dtype}: our gradient is not PyTorch's")
+            raise AssertionError(f"{problem.net.name} {problem.dtype}: our gradient differs from PyTorch's")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Time every row, print the table, check the claims; returns the exit code."""
+    """Time every row, print the table, check the claims. Return the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     options = _parser().parse_args(given)
     seconds = 0.05 if options.quick else options.seconds
     errors, out = Console(stderr=True), Console()
-    out.width = max(out.width, 134)  # the table needs it; a narrower terminal wraps lines, which loses nothing
+    out.width = max(out.width, 134)  # the table's width; a narrower terminal wraps the lines
     for line in report.machine():
         out.print(line, highlight=False, soft_wrap=True)
     cases = [(net, dtype) for net in NETS for dtype in DTYPES]
-    shown = track(cases, "timing", console=errors, transient=True, disable=not errors.is_terminal)
-    rows = [time_row(net, dtype, seconds, options.quick) for net, dtype in shown]
+    tracked = track(cases, "timing", console=errors, transient=True, disable=not errors.is_terminal)
+    rows = [time_row(net, dtype, seconds, options.quick) for net, dtype in tracked]
     out.print(report.table(rows))
     if options.write:
         command = shlex.join(["python", "-m", "benchmarks.step", *given])

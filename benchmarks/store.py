@@ -1,8 +1,7 @@
-"""What the size of the store costs: start of a run, skip check and table of a sweep, up to 10,000 runs.
+"""Time store operations by the size of the store, up to 10,000 runs: run start, skip check, table of a sweep.
 
-``python -m benchmarks.store``. The runs are copies, made in the database, of those of a real sweep, so they have as
-many tags, parameters and metrics as real ones; each sweep of 100 has its summary and its shared view.
-"""
+``python -m benchmarks.store``. The runs are copies of the runs of a real sweep, written to the database. They have as
+many tags, parameters and metrics as real runs. Each sweep of 100 has its summary and its shared view."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ from pipeline.tracking import chart_view
 from pipeline.tracking.store import Store, TrackingConfig
 
 SIZES = (10, 100, 1000, 10_000)
-CELLS = 100  # of each sweep
+CELLS = 100  # in each sweep
 MODEL = ["experiment=smoke", "activation=sigmoid,relu", "probes=essential"]
 OWN_TABLES = ("tags", "params", "latest_metrics", "metrics")
 START, SKIP, TABLE, DEAD = "start of a run", "skip check, a cell", "table of a sweep, a cell", "look for dead runs"
@@ -46,12 +45,12 @@ SLACK = 1.5  # noise of a busy machine
 
 
 def cell(number: int) -> str:
-    """The identity of a run that was copied."""
+    """Return the fingerprint of a copied run."""
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
 def sweep_id(number: int) -> str:
-    """The sweep of a run that was copied."""
+    """Return the sweep id of a copied run."""
     return f"filled-{number // CELLS:08d}"
 
 
@@ -59,8 +58,8 @@ def sweep_id(number: int) -> str:
 class Filler:
     """Fills a store with copies of the runs of one real sweep.
 
-    Args:
-        database: the store's file.
+    Attributes:
+        database: A connection to the store's file.
     """
 
     database: sqlite3.Connection
@@ -71,7 +70,7 @@ class Filler:
         self._summary = next(run for run, kind in rows if kind == "sweep")
 
     def fill(self, store: Store, first: int, last: int) -> None:
-        """Runs ``first`` to ``last`` − 1, and what comes with their sweeps."""
+        """Write runs ``first`` to ``last`` − 1 with the summaries and views of their sweeps."""
         for number in range(first, last):
             tags = {"sweep": sweep_id(number), **fingerprint_tags(cell(number))}
             self._copy(self._cells[number % len(self._cells)], number, tags)
@@ -83,17 +82,17 @@ class Filler:
         self.database.commit()
 
     def _copy(self, run: str, number: int, tags: Mapping[str, str]) -> None:
-        """A run with all its rows; what is its own is given, what is the model's own is left out."""
-        new = uuid.uuid4().hex
-        at = 1_700_000_000_000 + 1000 * number
-        self._rows("runs", run, {"run_uuid": new, "start_time": at, "end_time": at + 900})
+        """Copy a run with all its rows, except the tags that identify it, which ``tags`` replaces."""
+        run_id = uuid.uuid4().hex
+        start = 1_700_000_000_000 + 1000 * number
+        self._rows("runs", run, {"run_uuid": run_id, "start_time": start, "end_time": start + 900})
         for table in OWN_TABLES:
-            self._rows(table, run, {"run_uuid": new})
+            self._rows(table, run, {"run_uuid": run_id})
         own = "key like 'mlflow.cell.%' or key like 'mlflow.attempt.%' or key in ('cell', 'sweep', 'sweep_summary')"
-        self.database.execute(f"delete from tags where run_uuid = ? and ({own})", (new,))  # noqa: S608 (a constant)
+        self.database.execute(f"delete from tags where run_uuid = ? and ({own})", (run_id,))  # noqa: S608 (a constant)
         self.database.executemany(
             "insert or replace into tags (key, value, run_uuid) values (?, ?, ?)",
-            [(k, v, new) for k, v in tags.items()],
+            [(k, v, run_id) for k, v in tags.items()],
         )
 
     def _rows(self, table: str, run: str, changed: Mapping[str, Any]) -> None:
@@ -108,46 +107,57 @@ class Filler:
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds with so many runs in the store: a cell each for what is done for a whole sweep."""
+    """The times with one size of the store.
+
+    Attributes:
+        runs: The number of runs in the store.
+        seconds: Seconds by operation. An operation on a whole sweep is divided by its cells.
+    """
 
     runs: int
     seconds: Mapping[str, float]
 
 
 def median(call: Callable[[], object], least: int, seconds: float) -> float:
-    """Median processor time of a call, in seconds; the first is not counted, if there is time for more."""
+    """Return the median processor time of a call in seconds, without the first call.
+
+    Args:
+        call: The function to time.
+        least: The least number of calls.
+        seconds: The time for all calls. 0 for one call, which is counted.
+    """
     if seconds:
         call()
     least = least if seconds else 1
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
-        began = time.process_time()
+        start = time.process_time()
         call()
-        times.append(time.process_time() - began)
+        times.append(time.process_time() - start)
     return float(np.median(times))
 
 
 def measured(store: Store, filler: Filler, runs: int, seconds: float) -> Row:
-    """One row, with the store as full as it is."""
+    """Time all operations on the store as it is."""
     cells = min(CELLS, runs)
-    wanted = [cell(number) for number in np.linspace(0, runs - 1, CELLS).astype(int).tolist()]
+    requested = [cell(number) for number in np.linspace(0, runs - 1, CELLS).astype(int).tolist()]
     middle = sweep_id(runs // 2)
 
     def start() -> None:
         store.start("started", {"kind": "run", **{f"tag{n}": "x" * 20 for n in range(25)}}).end("FINISHED")
 
     def skip() -> None:
-        if any(len(runs_of_cell(store, identity)) != 1 for identity in wanted):
-            raise RuntimeError("a cell that is there was not found once")
+        if any(len(runs_of_cell(store, identity)) != 1 for identity in requested):
+            raise RuntimeError("a finished cell does not have exactly one run")
 
     def table() -> None:
         _, members = find_sweep(store, middle)
         if len(members) != cells:
-            raise RuntimeError("a sweep's runs were not found")
+            raise RuntimeError("runs of a sweep are missing")
         json.dumps([run.data.metrics for run in members])
 
-    found_in = {
+    seconds_by_operation = {
         START: median(start, 10, seconds),
         SKIP: median(skip, 3, seconds) / CELLS,
         TABLE: median(table, 3, seconds) / cells,
@@ -156,11 +166,20 @@ def measured(store: Store, filler: Filler, runs: int, seconds: float) -> Row:
     filler.database.execute("delete from tags where run_uuid in (select run_uuid from runs where name = 'started')")
     filler.database.execute("delete from runs where name = 'started'")
     filler.database.commit()
-    return Row(runs, found_in)
+    return Row(runs, seconds_by_operation)
 
 
 def measure(sizes: Sequence[int], seconds: float, report: Callable[[str], None]) -> tuple[list[Row], str]:
-    """All rows, and what the runs are like."""
+    """Fill a store and time all operations.
+
+    Args:
+        sizes: The numbers of runs in the store, ascending.
+        seconds: The time for each number.
+        report: Called with a line before each size.
+
+    Returns:
+        The rows, and a description of the runs.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mlflow.db"
         uri = f"sqlite:///{path}"
@@ -168,28 +187,30 @@ def measure(sizes: Sequence[int], seconds: float, report: Callable[[str], None])
         if swept.exit_code:
             raise RuntimeError("\n".join(swept.lines()))
         store = Store.open(TrackingConfig(uri, "gradvitals"))
-        rows, there = [], 0
+        rows, existing = [], 0
         with sqlite3.connect(path, timeout=60) as database:
             filler = Filler(database)
             for runs in sizes:
                 report(f"{runs} runs ...")
-                filler.fill(store, there, runs)
-                there = runs
+                filler.fill(store, existing, runs)
+                existing = runs
                 rows.append(measured(store, filler, runs, seconds))
             counts = [database.execute(f"select count(*) from {table}").fetchone()[0] for table in OWN_TABLES]  # noqa: S608
-        each = ", ".join(f"{count / (there + 2):.0f} {table}" for table, count in zip(OWN_TABLES, counts, strict=True))
+        each = ", ".join(
+            f"{count / (existing + 2):.0f} {table}" for table, count in zip(OWN_TABLES, counts, strict=True)
+        )
         return rows, f"a run has on average {each}; the database is {path.stat().st_size / 2**20:.0f} MiB in the end"
 
 
 def growth(rows: Sequence[Row], name: str) -> tuple[float, float]:
-    """How often the time has grown from a full sweep's worth of runs to the end, and how often log N has."""
+    """Return the growth of the time from the first full sweep to the last size, and the growth of log N."""
     first = next((r for r in rows if r.runs >= CELLS), rows[0])
     last = rows[-1]
     return last.seconds[name] / first.seconds[name], math.log(last.runs) / math.log(first.runs)
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """What grows faster than the logarithm."""
+    """Return the operations whose time grows faster than log N."""
     return [
         f"{name}: {grown:.2f}× while log N grows {allowed:.2f}×"
         for name in COLOURS
@@ -199,7 +220,7 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 
 def picture(rows: Sequence[Row]) -> Figure:
-    """Milliseconds against runs in the store."""
+    """Draw milliseconds against the number of runs in the store."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4))
         axes = figure.subplots()
@@ -214,8 +235,8 @@ def picture(rows: Sequence[Row]) -> Figure:
         return figure
 
 
-def page(rows: Sequence[Row], like: str, command: str, date: str, image: str) -> str:
-    """The page docs/store_scale.md."""
+def page(rows: Sequence[Row], description: str, command: str, date: str, image: str) -> str:
+    """Return the page docs/store_scale.md."""
     heads = ["runs in the store", *(f"{name}, ms" for name in COLOURS)]
     lines = [heads, ["---:"] * len(heads)]
     lines += [[f"{r.runs:,}", *(f"{1000 * r.seconds[n]:.2f}" for n in COLOURS)] for r in rows]
@@ -227,36 +248,38 @@ def page(rows: Sequence[Row], like: str, command: str, date: str, image: str) ->
             "# The size of the store",
             f"Written by `{command}` on {date}. Do not edit; run it again.",
             f"- CPU: {tags['processor']}\n- Python {tags['python']}, mlflow {tags['package.mlflow']}, sqlite "
-            f"{sqlite3.sqlite_version}\n- {like}",
+            f"{sqlite3.sqlite_version}\n- {description}",
             EXPLANATION,
             "\n".join(f"| {' | '.join(cells)} |" for cells in lines),
-            f"log N grows {grown[0][1]:.2f}× meanwhile. Faster than that: {'; '.join(failures(rows)) or 'nothing'}.",
+            f"log N grows {grown[0][1]:.2f}×. Faster than log N: {'; '.join(failures(rows)) or 'nothing'}.",
             f"![milliseconds against runs in the store]({image})" if image else "",
         ]
     )
 
 
 EXPLANATION = """\
-Medians of processor time on an sqlite store, so load from elsewhere does not count. *Start of a run*: made with 25
-tags, and closed. *Skip check*: what `make sweep` asks for each of 100 cells to see whether it is finished. *Table*:
-all runs of one sweep of 100 (10 in the first row), with their final numbers. *Look for dead runs*: once per
+Medians of processor time on an sqlite store, so other load does not count. *Start of a run*: a run is created with 25
+tags and closed. *Skip check*: the query of `make sweep` whether a cell is finished, for each of 100 cells. *Table*: all
+runs of one sweep of 100 (10 in the first row), with their final numbers. *Look for dead runs*: once in each
 `make sweep`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fill, time, print, check; returns 1 if something grows faster than log N."""
+    """Fill a store, time it, print the page. Return 1 if an operation grows faster than log N."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each number (default 3)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="runs in the store, ascending")
-    parser.add_argument("--no-check", action="store_true", help="end with 0 even if something grows too fast")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page to FILE, the plot next to it")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if an operation grows too fast")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="also write the page to FILE, and the plot to the same folder"
+    )
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="the date to write (default: today)")
     given = sys.argv[1:] if argv is None else list(argv)
     options = parser.parse_args(given)
-    rows, like = measure(options.sizes, options.seconds, lambda text: print(text, file=sys.stderr))
+    rows, description = measure(options.sizes, options.seconds, lambda text: print(text, file=sys.stderr))
     command = shlex.join(["python", "-m", "benchmarks.store", *given])
     image = options.write.with_suffix(".png") if options.write else None
-    text = page(rows, like, command, options.date, image.name if image else "")
+    text = page(rows, description, command, options.date, image.name if image else "")
     Console(width=140).print(Markdown(text))
     if options.write and image:
         options.write.write_text(text + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Timing on a machine that others use as well: short turns, taken alternately, and ratios within a round.
+"""Timing on a shared machine: contenders alternate in short turns, and ratios are within a round.
 
-Time is the processor time of this process, so being interrupted costs nothing; with one thread and an idle machine it
-is the time on the clock. What is left of foreign load (caches, clock rate, memory) hits neighbouring turns alike, so
-the ratio of two contenders in the same round is steady where their times are not. Reported are medians over rounds.
+Time is the processor time of this process, so interruptions do not count. With one thread and an idle machine it is
+wall-clock time. Other load on caches, clock rate and memory affects neighbouring turns equally. The ratio of two
+contenders in one round is therefore steady even if their times are not. Results are medians over rounds.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 Step = Callable[[], object]
-Times = dict[str, NDArray[np.float64]]  # seconds per step of each contender in each round
-TURN = 2e-3  # seconds a turn aims at: far above the clock's resolution
+Times = dict[str, NDArray[np.float64]]  # seconds per step [rounds], by contender
+TURN = 2e-3  # seconds of a turn, far above the clock's resolution
 
 
 def interleaved(contenders: Mapping[str, Step], seconds: float, least_rounds: int) -> Times:
-    """Seconds per step of each contender in each round, for about so many seconds in all.
+    """Return the seconds per step of each contender in each round.
 
-    Each turn begins with one untimed step, which brings the contender's arrays back into the caches. Who begins a
-    round changes from round to round.
+    Each turn starts with one untimed step, which brings the contender's arrays back into the caches. The first
+    contender of a round changes from round to round.
 
     Args:
-        contenders: what each does in a step, by name; the first is the one that the others are compared with.
-        seconds: in all, about.
-        least_rounds: rounds, even if that takes longer.
+        contenders: The steps by name. Ratios are relative to the first.
+        seconds: The approximate time of all rounds.
+        least_rounds: The least number of rounds, even if they need more time.
     """
-    once = {name: _once(step) for name, step in contenders.items()}
+    estimates = {name: _estimate(step) for name, step in contenders.items()}
     names = list(contenders)
-    repeats = {name: max(1, round(TURN / lasts)) for name, lasts in once.items()}
+    repeats = {name: max(1, round(TURN / lasts)) for name, lasts in estimates.items()}
     times: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
     gc.collect()
@@ -55,13 +55,13 @@ def _turn(step: Step, repeats: int) -> float:
     return (time.process_time() - start) / repeats
 
 
-def _once(step: Step) -> float:
-    """A first idea of the seconds a step takes."""
+def _estimate(step: Step) -> float:
+    """Return a first estimate of the seconds of a step."""
     return min(_turn(step, 1) for _ in range(3))
 
 
 def median_with_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The median and the 95 % interval for it that order statistics give, whatever the distribution."""
+    """Return the median and its 95 % interval from order statistics, for any distribution."""
     ordered = np.sort(values)
     half = 0.98 * len(ordered) ** 0.5
     low, high = max(0, int(len(ordered) / 2 - half)), min(len(ordered) - 1, int(np.ceil(len(ordered) / 2 + half)))

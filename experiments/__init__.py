@@ -1,1 +1,1 @@
-"""Experiments: what is claimed, the sweep, the analysis, the figure."""
+"""Published results and theory, measured: claims, sweeps, analyses and figures."""

@@ -12,6 +12,7 @@ from pipeline.cli import execute, print_lines, quiet, show
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from experiments.experiment import Experiment
     from experiments.runner import ExperimentResult
 
 
@@ -27,8 +28,8 @@ def command(name: str | None, overrides: Sequence[str], run_all: bool, slow: boo
     from experiments.experiment import load, names
     from experiments.runner import applicable, run_experiment, write_pages
 
-    def run_and_print(name: str, overrides: Sequence[str]) -> ExperimentResult:
-        result = run_experiment(load(name), overrides, slow, quiet())
+    def run_and_print(experiment: Experiment, overrides: Sequence[str]) -> ExperimentResult:
+        result = run_experiment(experiment, overrides, slow, quiet())
         show(result)
         if write:
             print_lines(f"wrote {path}" for path in write_pages(result, slow))
@@ -36,12 +37,13 @@ def command(name: str | None, overrides: Sequence[str], run_all: bool, slow: boo
 
     if run_all:
         overrides = [*([name] if name else []), *overrides]
-        results = [run_and_print(n, applicable(load(n), overrides)) for n in names()]
+        experiments = [load(n) for n in names()]
+        results = [run_and_print(experiment, applicable(experiment, overrides)) for experiment in experiments]
         show(write_catalogue(results, slow))
         return max(result.exit_code for result in results)
     if not name:
         raise ConfigError(f"NAME is missing; allowed: {', '.join(names())}, or a folder with claims.yaml")
-    return run_and_print(name, overrides).exit_code
+    return run_and_print(load(name), overrides).exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -83,6 +83,12 @@ class Answer:
         return self.measured is not None and self.claim.within(self.measured)
 
 
+def exact(value: float) -> Estimate:
+    """Return a number that has no interval: a computed one, or one that does not depend on chance."""
+    missing = np.array(np.nan)
+    return Estimate(np.array(value), missing, missing, np.array(0.0))
+
+
 def answer(claims: Sequence[Claim], measured: Mapping[str, Estimate]) -> list[Answer]:
     """Return each claim with the measured number of the same key."""
     return [Answer(claim, measured.get(claim.key)) for claim in claims]

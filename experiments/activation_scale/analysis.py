@@ -1,4 +1,4 @@
-"""Standard deviations of a by layer, and how far z and δ go in fifty layers of either float type."""
+"""Standard deviation of a by layer, and the range of z and δ in fifty layers of both float types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from engine.activations import Activation, Relu, Tanh
 from engine.arrays import Array
 from engine.exponents import ZERO
 from engine.theory import profile
+from experiments.claims import exact
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.reports.figures.style import BLUE, GREEN, HUES, ORANGE, RED, STYLE
@@ -30,46 +31,49 @@ SLIDES = {
     "relu": (0.825, 0.828, 0.814, 0.827, 0.834, None, None, None, None, 0.845),
 }
 EXTREMES = {"0.001": "0.03162277660168379", "0.01": "0.1", "0.02": "0.1414213562373095", "0.1": "0.31622776601683794",
-            "1.0": "1.0"}  # Var[W] -> the sweep's std  # fmt: skip
+            "1.0": "1.0"}  # the swept std, by Var[W]  # fmt: skip
 LARGEST, SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
-SQUARE_IS_0 = -75  # x² rounds to 0 in float32 from |x| < 2^-75 on
+SQUARE_IS_0 = -75  # exponent: x² rounds to 0 in float32 where |x| < 2^-75
 
 
 def stds(results: Sequence[Result], sweep: str, init: str) -> Array | None:
-    """Standard deviation of a in the hidden layers, [layers, networks]: the seeds of all cells side by side."""
+    """Return the standard deviation of a in the hidden layers [layers, networks], with the networks of all cells."""
     cells = select(results, sweep, init=init)
     return np.concatenate([c.values(STD)[: c.summary.hidden_layers] for c in cells], axis=1) if cells else None
 
 
 def theory(sigma: Activation, weight_variance: float, depth: int) -> Array:
-    """The same for infinite width and inputs N(0, 1): √(E σ² − (E σ)²), with E σ = √(q/2π) for a rectifier."""
-    found = profile([1] * (depth + 1), [sigma] * depth, [weight_variance] * depth, [0.0] * depth, np.ones(1))
-    mean_square = found.z_mean_square / (2 * math.pi) if isinstance(sigma, Relu) else 0.0
-    return np.sqrt(found.activation_mean_square - mean_square)
+    """Return the standard deviation of a for infinite width and inputs N(0, 1).
+
+    It is √(E σ² − (E σ)²), with E σ = √(q/2π) for a rectifier.
+    """
+    expected = profile([1] * (depth + 1), [sigma] * depth, [weight_variance] * depth, [0.0] * depth, np.ones(1))
+    mean_square = expected.z_mean_square / (2 * math.pi) if isinstance(sigma, Relu) else 0.0
+    return np.sqrt(expected.activation_mean_square - mean_square)
 
 
 def extreme(results: Sequence[Result], variance: str, dtype: str) -> Result | None:
-    """The fifty layers with this Var[W], if they were run."""
-    found = select(results, "activation_scale_extremes", std=EXTREMES[variance], dtype=dtype)
-    return found[0] if found else None
+    """Return the result of fifty layers with this Var[W], or None."""
+    cells = select(results, "activation_scale_extremes", std=EXTREMES[variance], dtype=dtype)
+    return cells[0] if cells else None
 
 
 def overflown(result: Result) -> Array:
-    """Whether z is finite no more, for each hidden layer and network: [layers, R]."""
+    """Return whether z is not finite, for each hidden layer and network [layers, R]."""
     return ~np.isfinite(result.values(Z)[: result.summary.hidden_layers])
 
 
 def deltas(result: Result) -> Array:
-    """√⟨‖δ‖²⟩ of the hidden layers under a random cotangent; NaN for a network whose z is not finite.
+    """Return √⟨‖δ‖²⟩ of the hidden layers under a random cotangent [layers, R], NaN for a network with infinite z.
 
-    There σ'(NaN) = 0 makes a zero of every δ, which is no measurement.
+    In such a network σ'(NaN) = 0 makes every δ zero, which is not a measurement.
     """
     hidden = result.summary.hidden_layers
     return np.where(overflown(result).any(axis=0), np.nan, result.values(DELTA)[:hidden])
 
 
 def squares_lost(result: Result) -> Array:
-    """Share of the first layer's δ, of those that are not 0, whose square is 0 in float32: [R]."""
+    """Return the share of the first layer's non-zero δ whose square is 0 in float32 [R]."""
     record = result.summary.at(COUNTS, 0)
     if record is None or record.bins is None:
         raise LookupError(f"{COUNTS} was not recorded")
@@ -80,54 +84,53 @@ def squares_lost(result: Result) -> Array:
 
 
 def factor(values: Array, first: int, last: int) -> Estimate:
-    """The geometric mean of the factor a layer on [layers, R], from layer ``first`` to layer ``last``."""
+    """Return the geometric mean of the factor a layer on values [layers, R] from layer ``first`` to layer ``last``."""
     return estimate((values[last - 1] / values[first - 1]) ** (1 / (last - first)), geometric=True)
 
 
 def median(values: Array) -> Estimate:
-    """The median of [R], without an interval."""
-    middle, none = np.asarray(np.median(values)), np.array(math.nan)
-    return Estimate(middle, none, none, np.array(0.0))
+    """Return the median of values [R], without an interval."""
+    return exact(float(np.median(values)))
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found: dict[str, Estimate] = {}
+    """Return the measured numbers by the claims' keys."""
+    numbers: dict[str, Estimate] = {}
     for key, sweep, init, *_ in NETS:
         values = stds(results, sweep, init)
         if values is None:
             continue
         depth = len(values)
-        found |= {f"{key}_{layer}": estimate(own) for layer, own in enumerate(values, start=1)}
+        numbers |= {f"{key}_{layer}": estimate(own) for layer, own in enumerate(values, start=1)}
         if key == "small":
-            found["small_factor"] = factor(values, 4, depth)
+            numbers["small_factor"] = factor(values, 4, depth)
         elif key == "relu_fan_in":
-            found["relu_fan_in"] = factor(values, 1, depth)
+            numbers["relu_fan_in"] = factor(values, 1, depth)
         elif key == "relu":
-            found["relu_theory"] = estimate(np.asarray(values.mean(axis=0)))
+            numbers["relu_theory"] = estimate(np.asarray(values.mean(axis=0)))
     for variance in EXTREMES:
         result = extreme(results, variance, "float64")
         if result is not None:
             squares = np.square(deltas(result))
-            found[f"factor_{variance}"] = factor(squares[::-1], 1, len(squares))
-            found[f"total_{variance}"] = estimate(np.asarray(np.log10(squares[0]) - np.log10(squares[-1])))
+            numbers[f"factor_{variance}"] = factor(squares[::-1], 1, len(squares))
+            numbers[f"total_{variance}"] = estimate(np.asarray(np.log10(squares[0]) - np.log10(squares[-1])))
     for dtype in ("float32", "float64"):
         result = extreme(results, "1.0", dtype)
         if result is not None:
             lost = overflown(result)
             alive = ~np.asarray(lost.any(axis=0))
-            found[f"lost_{dtype}"] = estimate(np.where(alive, 0.0, 1.0))
+            numbers[f"lost_{dtype}"] = estimate(np.where(alive, 0.0, 1.0))
             if dtype == "float32":
-                found["overflow_layer"] = estimate(np.where(alive, np.nan, lost.argmax(axis=0) + 1.0))
+                numbers["overflow_layer"] = estimate(np.where(alive, np.nan, lost.argmax(axis=0) + 1.0))
     single, double = (extreme(results, "0.001", dtype) for dtype in ("float32", "float64"))
     if single is not None and double is not None:
-        found["rounding_float32"] = median(np.abs(deltas(single)[0] / deltas(double)[0] - 1))
-        found["squares_lost"] = estimate(squares_lost(single))
-    return found
+        numbers["rounding_float32"] = median(np.abs(deltas(single)[0] / deltas(double)[0] - 1))
+        numbers["squares_lost"] = estimate(squares_lost(single))
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """The std of a by layer; z and δ of the extremes by layer, and where float32 ends."""
+    """Draw the standard deviation of a, and z and δ of the extremes with the limits of float32."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(13.5, 4.8))
         left, middle, right = drawn.subplots(1, 3, width_ratios=(1.15, 1, 1))
@@ -150,8 +153,8 @@ def _activations(axes: Axes, results: Sequence[Result]) -> None:
         axes.errorbar(layers, e.mean, e.mean - e.low, fmt="o", ms=4, lw=1, color=colour, label=label)
         if key in SLIDES:
             printed = np.array(SLIDES[key], dtype=np.float64)
-            told = None if starred else "the slides' single networks"
-            axes.plot(layers[: len(printed)], printed, "*", ms=11, mfc="none", mec="black", label=told, zorder=4)
+            legend = None if starred else "the slides' single networks"
+            axes.plot(layers[: len(printed)], printed, "*", ms=11, mfc="none", mec="black", label=legend, zorder=4)
             starred = True
     if not networks:
         return

@@ -1,4 +1,4 @@
-"""What one neuron of a chain does to the gradient: δ^l/δ^{l+1} = w^{l+1} σ'(z^l), and what twenty of them do."""
+"""The factor of one neuron of a chain on the gradient, δ^l/δ^{l+1} = w^{l+1} σ'(z^l), and of twenty neurons."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 
-DELTA = "bias_gradient_norm"  # of one example and one unit it is |∂C/∂b| = |δ|
-CENTRED = {"1.0": "-0.5", "4.0": "-2.0", "100.0": "-50.0"}  # w: the b for which z = 0
+DELTA = "bias_gradient_norm"  # |∂C/∂b| = |δ| for one example and one unit
+CENTRED = {"1.0": "-0.5", "4.0": "-2.0", "100.0": "-50.0"}  # the b for which z = 0, by w
 COLOURS = {"1.0": BLUE, "4.0": GREEN, "100.0": RED}
 
 
 def weight(result: Result) -> str:
-    """The chain's w, as it was swept."""
+    """Return the swept weight of a chain."""
     return result.swept["init.weights.value"]
 
 
-def centred(result: Result) -> bool:
-    """Whether b = −w/2."""
+def is_centred(result: Result) -> bool:
+    """Return whether b = −w/2."""
     return result.swept["init.biases.value"] == CENTRED.get(weight(result))
 
 
 def factors(delta: Array) -> Array:
-    """|δ^l/δ^{l+1}| of [layers, R]; NaN where both are 0."""
+    """Return |δ^l/δ^{l+1}| of δ [layers, R], NaN where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(delta[:-1] / delta[1:])
 
 
 def furthest(values: Array, number: float) -> Estimate:
-    """That of the values which is furthest from a number."""
+    """Return the value with the largest distance from a number."""
     flat = values.ravel()
     return estimate(flat[[np.abs(flat - number).argmax()]])
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found, largest_of_one, bottom = {}, [], []
+    """Return the measured numbers by the claims' keys."""
+    numbers, largest_of_one, bottom = {}, [], []
     for result in select(results, "chain"):
         passed = factors(result.values(DELTA))
         w = float(weight(result))
-        if centred(result):
-            found[f"factor_{w:g}"] = furthest(passed, w / 4)
+        if is_centred(result):
+            numbers[f"factor_{w:g}"] = furthest(passed, w / 4)
         if w == 1:
             largest_of_one.append(float(np.nanmax(passed)))
-        if w == 100 and not centred(result):
+        if w == 100 and not is_centred(result):
             bottom.append(float(result.values(DELTA)[0].max()))
-    found["largest_of_one"] = estimate(np.array([max(largest_of_one)]))
-    found["saturated_100"] = estimate(np.array([max(bottom)]))
+    numbers["largest_of_one"] = estimate(np.array([max(largest_of_one)]))
+    numbers["saturated_100"] = estimate(np.array([max(bottom)]))
     for result in select(results, "chain_random"):
         delta, weights = result.values(DELTA), result.values("weight_norm")
         passed = factors(delta)
-        found["random"] = estimate((delta[0] / delta[-1]) ** (1 / len(passed)), geometric=True)
-        found["random_bound"] = estimate(np.array([(passed / weights[1:]).max()]))
-        found["random_growing"] = estimate(np.array([(passed > 1).mean()]))
-    return found
+        numbers["random"] = estimate((delta[0] / delta[-1]) ** (1 / len(passed)), geometric=True)
+        numbers["random_bound"] = estimate(np.array([(passed / weights[1:]).max()]))
+        numbers["random_growing"] = estimate(np.array([(passed > 1).mean()]))
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """The factor of one neuron against z, and δ along whole chains."""
+    """Draw the factor of one neuron against z, and δ along whole chains."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 4.6))
         left, right = drawn.subplots(1, 2)
@@ -98,7 +98,7 @@ def _one_neuron(axes: Axes, chains: Sequence[Result]) -> None:
 def _whole_chains(axes: Axes, results: Sequence[Result]) -> None:
     drawn = []
     for result in select(results, "chain"):
-        if centred(result):
+        if is_centred(result):
             w = float(weight(result))
             drawn.append((result.values(DELTA), COLOURS[weight(result)], f"w = {w:g}, z = 0: × {w / 4:g} a layer"))
     random = "w, b from N(0, 1): × 0.0995 a layer in theory (dashed)"

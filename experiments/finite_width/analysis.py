@@ -1,4 +1,4 @@
-"""Mean and variance over networks of ln(‖δ^1‖²/‖δ^L‖²), beside what each layer adds to them in theory."""
+"""Mean and variance over networks of ln(‖δ^1‖²/‖δ^L‖²), compared with the exact moments of one layer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KINDS = (
     ("identity", 20, BLUE, "linear"),
     ("identity", 50, GREEN, "linear"),
 )
-LIFTS = {"ReLU50": 8, "linear20": -8}  # labels that would lie on each other: 5/50 = 2/20
+LIFTS = {"ReLU50": 8, "linear20": -8}  # points; separates two labels: 5/50 = 2/20
 
 
 def one_layer(activation: str, width: int) -> tuple[float, float]:
-    """Mean and variance of ln of the factor that one layer puts on ‖δ‖², exactly.
+    """Return the exact mean and variance of the logarithm of the factor of one layer on ‖δ‖².
 
-    The factor is χ²_k/k₀: linear, k = k₀ = n; ReLU, k units of n are active, each by a fair coin, and k₀ = n/2.
-    All n silent (2⁻ⁿ) is left out.
+    The factor is χ²_k/k₀. In a linear layer k = k₀ = n. In a ReLU layer each of n units is active with probability
+    ½, k units are active, and k₀ = n/2. The case without active units, of probability 2⁻ⁿ, is excluded.
     """
     if activation == "identity":
         return float(psi(width / 2) - math.log(width / 2)), float(polygamma(1, width / 2))
@@ -42,32 +42,32 @@ def one_layer(activation: str, width: int) -> tuple[float, float]:
 
 
 def logs(results: Sequence[Result], activation: str, width: int) -> Array:
-    """ln(‖δ^l‖²/‖δ^L‖²) for l = L−1 ... 1, [layers passed, networks]: the seeds of all cells side by side."""
+    """Return ln(‖δ^l‖²/‖δ^L‖²) for l = L−1 ... 1 [layers passed, networks], with the networks of all cells."""
     cells = select(results, "finite_width", activation=activation, width=str(width))
     values = np.concatenate([2 * np.log(cell.values(DELTA)) for cell in cells], axis=1)
     return np.asarray((values - values[-1])[-2::-1])
 
 
 def variance(values: Array) -> Estimate:
-    """The variance of [N] nearly normal values, ± 1.96 standard errors s²√(2/N)."""
+    """Return the variance of nearly normal values [N], ± 1.96 standard errors s²√(2/N)."""
     s2 = np.asarray(values.var(ddof=1))
     half = 1.96 * s2 * math.sqrt(2 / len(values))
     return Estimate(s2, s2 - half, s2 + half, np.array(0.0))
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found = {}
+    """Return the measured numbers by the claims' keys."""
+    numbers = {}
     for activation, width, _, label in KINDS:
         whole = logs(results, activation, width)[-1]
-        found[f"mean_{label.lower()}_{width}"] = estimate(whole)
-        found[f"variance_{label.lower()}_{width}"] = variance(whole)
-    found["shrunk"] = estimate((logs(results, "relu", 50)[-1] < 0).astype(np.float64))
-    return found
+        numbers[f"mean_{label.lower()}_{width}"] = estimate(whole)
+        numbers[f"variance_{label.lower()}_{width}"] = variance(whole)
+    numbers["shrunk"] = estimate((logs(results, "relu", 50)[-1] < 0).astype(np.float64))
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """The distribution after all layers, and its variance against the layers passed."""
+    """Draw the distribution after all layers, and its variance against the layers passed."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 4.4))
         left, right = drawn.subplots(1, 2)
@@ -112,7 +112,7 @@ def figure(results: Sequence[Result]) -> Figure:
 
 
 def variance_by_layer(passed: Array) -> Estimate:
-    """Variances of the rows of [layers, N], as arrays."""
+    """Return the variances of the rows of [layers, N] as one estimate of arrays."""
     each = [variance(row) for row in passed]
     mean, low, high, lost = (np.array([getattr(e, part) for e in each]) for part in ("mean", "low", "high", "lost"))
     return Estimate(mean, low, high, lost)

@@ -1,4 +1,4 @@
-"""δ and weight gradients by layer, singular values of one layer, and a sigmoid net that shuts its top layer."""
+"""δ and weight gradients by layer, singular values of one layer, and a sigmoid net whose top layer saturates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from engine.arrays import Array
+from experiments.claims import exact
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.reports.figures.style import BLUE, GREEN, HUES, ORANGE, RED, STYLE
@@ -27,70 +28,73 @@ NETS = (
 )
 STEPS = (0, 2000, 16000)
 SQUARE = slice(1, 5)  # layers 2 to 5 of 1000 × 1000
-STRAIGHT = 3  # tanh is a straight line above so many layers of the standard scale
+STRAIGHT = 3  # layers of the standard scale below which tanh is not yet a straight line
 
 
 def hidden(results: Sequence[Result], activation: str, init: str, probe: str) -> Array | None:
-    """A probe of the hidden layers before training, [layers, R]."""
-    found = select(results, "glorot_2010", activation=activation, init=INITS[init])
-    return found[0].values(probe)[: found[0].summary.hidden_layers] if found else None
+    """Return a probe of the hidden layers before training [layers, R], or None."""
+    cells = select(results, "glorot_2010", activation=activation, init=INITS[init])
+    return cells[0].values(probe)[: cells[0].summary.hidden_layers] if cells else None
 
 
 def factor(values: Array) -> Estimate:
-    """The factor a layer downwards on [layers, R]: geometric mean over layers and networks."""
+    """Return the factor a layer downwards on values [layers, R]: the geometric mean over layers and networks."""
     return estimate((values[0] / values[-1]) ** (1 / (len(values) - 1)), geometric=True)
 
 
 def largest_over_smallest(values: Array) -> Estimate:
-    """Of the layers' geometric means over networks, [layers, R]. Being of extremes, it has no interval."""
+    """Return the largest over the smallest of the layers' geometric means over networks [layers, R].
+
+    A ratio of extremes has no interval.
+    """
     means = estimate(values, geometric=True).mean
-    return Estimate(np.asarray(means.max() / means.min()), np.array(math.nan), np.array(math.nan), np.array(0.0))
+    return exact(float(means.max() / means.min()))
 
 
 def jacobians(results: Sequence[Result], init: str, part: str) -> Array | None:
-    """Mean singular values [layers, R], or for a part "spectrum" all those of layers 2 to 5, [values]."""
-    found = select(results, "glorot_2010_jacobian", init=INITS[init])
-    if not found:
+    """Return mean singular values [layers, R], or all values of layers 2 to 5 for the part "spectrum", or None."""
+    cells = select(results, "glorot_2010_jacobian", init=INITS[init])
+    if not cells:
         return None
-    records = [r for r in found[0].summary.records if r.probe == f"{JACOBIAN}_{part}" and r.step == 0]
+    records = [r for r in cells[0].summary.records if r.probe == f"{JACOBIAN}_{part}" and r.step == 0]
     if part == "spectrum":
         return np.concatenate([r.values.ravel() for r in records[SQUARE]])
-    return records[0].values[: found[0].summary.hidden_layers]
+    return records[0].values[: cells[0].summary.hidden_layers]
 
 
 def series(result: Result, probe: str) -> dict[int, Record]:
-    """Records of a probe by step."""
+    """Return the records of a probe by step."""
     return {r.step: r for r in result.summary.records if r.probe == probe}
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found: dict[str, Estimate] = {}
+    """Return the measured numbers by the claims' keys."""
+    numbers: dict[str, Estimate] = {}
     for net, activation, init, *_ in NETS:
         delta, gradient = (hidden(results, activation, init, probe) for probe in (DELTA, GRADIENT))
         if delta is not None and gradient is not None:
-            found[f"delta_{net}_{init}"] = factor(delta[STRAIGHT:] if (net, init) == ("tanh", "standard") else delta)
-            found[f"delta_{net}_{init}_whole"] = factor(delta)
-            found[f"gradients_{net}_{init}"] = largest_over_smallest(gradient)
+            numbers[f"delta_{net}_{init}"] = factor(delta[STRAIGHT:] if (net, init) == ("tanh", "standard") else delta)
+            numbers[f"delta_{net}_{init}_whole"] = factor(delta)
+            numbers[f"gradients_{net}_{init}"] = largest_over_smallest(gradient)
             if (net, init) == ("linear", "standard"):
-                found["delta_lost"] = estimate(delta[0] / delta[-1], geometric=True)
+                numbers["delta_lost"] = estimate(delta[0] / delta[-1], geometric=True)
     for init in INITS:
         singular = jacobians(results, init, "mean")
         if singular is not None:
-            found[f"jacobian_{init}"] = estimate(np.asarray(singular[SQUARE].mean(axis=0)))
+            numbers[f"jacobian_{init}"] = estimate(np.asarray(singular[SQUARE].mean(axis=0)))
             if init == "standard":
-                found["jacobian_circle"] = estimate(singular[SQUARE][-1])
+                numbers["jacobian_circle"] = estimate(singular[SQUARE][-1])
     for result in select(results, "glorot_2010_sigmoid"):
         means, accuracy = series(result, "activation_mean"), series(result, "accuracy/test")
         for step in STEPS:
             if step in means and step in accuracy:
-                found[f"top_{step}"] = estimate(means[step].values[result.summary.hidden_layers - 1])
-                found[f"accuracy_{step}"] = estimate(accuracy[step].values[0])
-    return found
+                numbers[f"top_{step}"] = estimate(means[step].values[result.summary.hidden_layers - 1])
+                numbers[f"accuracy_{step}"] = estimate(accuracy[step].values[0])
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """δ and gradients against layer; singular values on quarter circles; activations against step."""
+    """Draw δ and gradients against the layer, singular values, and activations against the step."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 8.4))
         (upper_left, upper_right), (lower_left, lower_right) = drawn.subplots(2, 2)

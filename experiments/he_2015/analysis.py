@@ -1,4 +1,4 @@
-"""Factors a layer from ratios of mean squares, and what they do to training."""
+"""The factor a layer on mean squares, and its effect on training."""
 
 from __future__ import annotations
 
@@ -17,24 +17,32 @@ DELTA, Z = "random_cotangent_delta_rms", "z_mean_square"
 
 
 def factor(squares: Array, hidden: int, downwards: bool) -> Estimate:
-    """The factor a layer of mean squares [L, R]: from the means over networks, with a jackknife over them."""
+    """Return the factor a layer on mean squares, from the means over networks, with a jackknife over networks.
+
+    Args:
+        squares: Mean squares [L, R].
+        hidden: The number of hidden layers.
+        downwards: Whether the factor leads from a layer to the layer below.
+    """
     logs = np.log(squares[:hidden])
     ends = (0, -1) if downwards else (-1, 0)
 
-    def of(chosen: Array) -> float:
+    def mean_factor(chosen: Array) -> float:
         means = np.log(np.exp(logs[:, chosen]).mean(axis=1))
         return float(np.exp((means[ends[0]] - means[ends[1]]) / (hidden - 1)))
 
     networks = np.arange(squares.shape[1])
-    whole = of(networks)
-    pseudo = np.array([len(networks) * whole - (len(networks) - 1) * of(networks[networks != k]) for k in networks])
+    whole = mean_factor(networks)
+    pseudo = np.array(
+        [len(networks) * whole - (len(networks) - 1) * mean_factor(networks[networks != k]) for k in networks]
+    )
     e = estimate(pseudo)
     return Estimate(np.array(whole), e.low, e.high, e.lost)
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found = {}
+    """Return the measured numbers by the claims' keys."""
+    numbers = {}
     for key, init, alpha, probe in (
         ("backward_xavier", "glorot_normal", "0.0", DELTA),
         ("backward_he", "he_normal", "0.0", DELTA),
@@ -43,7 +51,7 @@ def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
     ):
         (result,) = select(results, "he_2015", init=init, alpha=alpha)
         values = result.values(probe)
-        found[key] = factor(
+        numbers[key] = factor(
             np.square(values) if probe == DELTA else values, result.summary.hidden_layers, probe == DELTA
         )
     for depth in ("20", "30"):
@@ -51,12 +59,12 @@ def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
             select(results, "he_2015_training", init=init, depth=depth)[0].values("accuracy/test", -1)[0]
             for init in ("glorot_normal", "he_normal")
         )
-        found[f"accuracy_gain_{depth}"] = estimate(he - xavier)
-    return found
+        numbers[f"accuracy_gain_{depth}"] = estimate(he - xavier)
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """δ against layer, and accuracy after training."""
+    """Draw δ against the layer, and the accuracy after training."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(10, 4))
         left, right = drawn.subplots(1, 2, width_ratios=(3, 2))

@@ -1,4 +1,4 @@
-"""Var(s²)/mean² of the singular values s of the input-output Jacobian, beside theory."""
+"""Var(s²)/mean² of the singular values s of the input-output Jacobian, compared with theory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 
 SPECTRUM = "input_output_jacobian_spectrum"
-FLOOR = 1e-2  # of the figure
+FLOOR = 1e-2  # smallest spread in the figure
 KINDS = (
     ("relu_gaussian", RED, "ReLU, Gaussian"),
     ("relu_orthogonal", ORANGE, "ReLU, orthogonal"),
@@ -24,31 +24,31 @@ KINDS = (
 
 
 def spectra(results: Sequence[Result], kind: str) -> Array:
-    """Singular values of one example's Jacobian, descending, of each network: [R, n]."""
+    """Return the singular values of one example's Jacobian, descending [R, n]."""
     (result,) = select(results, f"isometry_{kind}")
     return np.asarray(result.values(SPECTRUM)[0])
 
 
 def spread(singular: Array) -> Array:
-    """Var(s²)/mean(s²)² of each network: [R, n] -> [R]."""
+    """Return Var(s²)/mean(s²)² of singular values [R, n] for each network [R]."""
     squares = np.square(singular)
     return np.asarray(squares.var(axis=1) / np.square(squares.mean(axis=1)))
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found = {kind: estimate(spread(spectra(results, kind))) for kind, *_ in KINDS[:3]}
-    found["linear_orthogonal"] = estimate(np.abs(spectra(results, "linear_orthogonal") - 1).max(axis=1))
-    found["mean_square_tanh"] = estimate(np.square(spectra(results, "tanh_orthogonal")).mean(axis=1))
+    """Return the measured numbers by the claims' keys."""
+    numbers = {kind: estimate(spread(spectra(results, kind))) for kind, *_ in KINDS[:3]}
+    numbers["linear_orthogonal"] = estimate(np.abs(spectra(results, "linear_orthogonal") - 1).max(axis=1))
+    numbers["mean_square_tanh"] = estimate(np.square(spectra(results, "tanh_orthogonal")).mean(axis=1))
     for init in ("gaussian", "orthogonal"):
         trained = select(results, f"isometry_training_{init}")
         if trained:
-            found[f"accuracy_{init}"] = estimate(trained[0].values("accuracy/train", -1)[0])
-    return found
+            numbers[f"accuracy_{init}"] = estimate(trained[0].values("accuracy/train", -1)[0])
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """All singular values against their rank, and the spread of their squares."""
+    """Draw all singular values against their rank, and the spread of their squares."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 4.4))
         left, right = drawn.subplots(1, 2, width_ratios=(3, 2))

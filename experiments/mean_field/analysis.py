@@ -1,8 +1,7 @@
-"""χ from slopes of ln δ² against layer, beside mean-field theory."""
+"""χ from the slope of ln δ² against the layer, compared with mean-field theory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from engine.activations import Tanh
 from engine.arrays import Array
 from engine.theory import MeanField, critical_weight_variance
+from experiments.claims import exact
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.reports.figures.style import HUES, RED, STYLE
@@ -23,7 +23,7 @@ CRITICAL_AT = (2.01e-5, 1e-3, 0.01, 0.05, 0.3)
 
 
 def log_chi(results: Sequence[Result], sigma_w2: str) -> Array:
-    """ln χ of each network, [R]: minus the slope of ln ‖δ‖² against layer, without the first and the last layer."""
+    """Return ln χ of each network [R]: minus the slope of ln ‖δ‖² against the layer, without the outer layers."""
     (result,) = select(results, "mean_field", sigma_w2=sigma_w2)
     hidden = result.summary.hidden_layers
     layers = np.arange(DROPPED, hidden)
@@ -31,42 +31,42 @@ def log_chi(results: Sequence[Result], sigma_w2: str) -> Array:
 
 
 def crossing(variances: Array, logs: Array) -> Array:
-    """Where ln χ, linear between measured variances, crosses 0, for each network of [variances, R]."""
-    found = []
+    """Return the variance at which ln χ, linear between measured variances, crosses 0 [R].
+
+    Args:
+        variances: The measured σ_w² [V].
+        logs: ln χ [V, R].
+    """
+    crossings = []
     for values in logs.T:
         above = int(np.argmax(values > 0))
         low, high = values[above - 1], values[above]
         share = -low / (high - low)
-        found.append(variances[above - 1] + share * (variances[above] - variances[above - 1]))
-    return np.array(found)
-
-
-def number(value: float) -> Estimate:
-    """A number of theory, which has no interval."""
-    return Estimate(np.array(value), np.array(math.nan), np.array(math.nan), np.array(0.0))
+        crossings.append(variances[above - 1] + share * (variances[above] - variances[above - 1]))
+    return np.array(crossings)
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
+    """Return the measured numbers by the claims' keys."""
     logs = np.array([log_chi(results, w) for w in SIGMA_W2])
-    found = {}
+    numbers = {}
     for w, values in zip(SIGMA_W2, logs, strict=True):
         e = estimate(values)
-        found[f"chi_{w}"] = Estimate(np.exp(e.mean), np.exp(e.low), np.exp(e.high), e.lost)
-    found["critical_measured"] = estimate(crossing(np.array(SIGMA_W2, dtype=np.float64), logs))
+        numbers[f"chi_{w}"] = Estimate(np.exp(e.mean), np.exp(e.low), np.exp(e.high), e.lost)
+    numbers["critical_measured"] = estimate(crossing(np.array(SIGMA_W2, dtype=np.float64), logs))
     for b in CRITICAL_AT:
-        found[f"critical_{b:g}"] = number(critical_weight_variance(Tanh(), b))
+        numbers[f"critical_{b:g}"] = exact(critical_weight_variance(Tanh(), b))
     for w in ("1.0", "1.5", "2.5", "4.0"):
-        found[f"trainable_{w}"] = number(6 * MeanField(Tanh(), float(w), SIGMA_B2).correlation_depth_scale())
+        numbers[f"trainable_{w}"] = exact(6 * MeanField(Tanh(), float(w), SIGMA_B2).correlation_depth_scale())
     for w, depth in (("1.0", "10"), ("1.0", "80"), ("1.76", "80")):
         for trained in select(results, "mean_field_training", sigma_w2=w, depth=depth):
             accuracy = trained.values("accuracy/train", -1)[0]
-            found[f"learns_{w}_{depth}"] = estimate((accuracy > 0.5).astype(np.float64))
-    return found
+            numbers[f"learns_{w}_{depth}"] = estimate((accuracy > 0.5).astype(np.float64))
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """δ against layer on theory's lines, and χ against σ_w² on theory's curve."""
+    """Draw δ against the layer and χ against σ_w², both with the lines of theory."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 4.4))
         left, right = drawn.subplots(1, 2, width_ratios=(3, 2))

@@ -1,4 +1,4 @@
-"""The way of one neuron under two costs, and how wide the window is in which a neuron passes its gradient on whole."""
+"""Training of one neuron under two costs, and the window of inputs in which a neuron does not shrink its gradient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from engine.activations import Sigmoid
 from engine.arrays import Array
+from experiments.claims import exact
 from experiments.runner import Result, select
-from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.analysis.estimates import Estimate
 from pipeline.reports.figures.style import BLUE, RED, STYLE
 
 QUADRATIC, CROSS_ENTROPY = "nielsen_3", "nielsen_3_cross_entropy"
@@ -22,7 +23,7 @@ GOOD, BAD = (0.6, 0.9), (2.0, 2.0)
 
 
 class Course(NamedTuple):
-    """A neuron's output a and |∂C/∂b| after 0, 1, 2 ... steps, and its learning rate."""
+    """The output a and |∂C/∂b| of a neuron after 0, 1, 2 ... steps, and the learning rate."""
 
     output: Array
     speed: Array
@@ -30,7 +31,7 @@ class Course(NamedTuple):
 
 
 def course(results: Sequence[Result], sweep: str, start: tuple[float, float]) -> Course:
-    """That of the neuron that starts at (w, b)."""
+    """Return the course of the neuron that starts at (w, b)."""
     for result in select(results, sweep):
         init = result.raw_config["init"]
         if (init["weights"]["values"][0][0][0], init["biases"]["values"][0][0][0]) == start:
@@ -43,9 +44,14 @@ def course(results: Sequence[Result], sweep: str, start: tuple[float, float]) ->
 
 
 def flow_time(start: float, end: float, rate: float) -> float:
-    """Steps from output start to output end < start under the quadratic cost, were they infinitely small.
+    """Return the number of infinitely small steps between two outputs under the quadratic cost.
 
     dz/dt = −2η a²(1 − a) for w and b together, and dz = da/(a(1 − a)), so t = ∫ da / (2η a³(1 − a)²).
+
+    Args:
+        start: The first output.
+        end: The last output, smaller than the first.
+        rate: The learning rate η.
     """
 
     def primitive(a: float) -> float:
@@ -55,7 +61,7 @@ def flow_time(start: float, end: float, rate: float) -> float:
 
 
 def widths(weights: Array) -> Array:
-    """Width of {a : |w σ'(wa + b)| ≥ 1} for each w > 4, by bisection; b only moves the window, so here it is 0."""
+    """Return the width of {a : |w σ'(wa + b)| ≥ 1} for each w > 4, by bisection. b only moves the window."""
     low, high = np.zeros_like(weights), np.full_like(weights, 2.0)
     for _ in range(60):
         middle = (low + high) / 2
@@ -66,30 +72,25 @@ def widths(weights: Array) -> Array:
     return np.asarray(2 * low)
 
 
-def exactly(value: float) -> Estimate:
-    """A number without chance."""
-    return estimate(np.array([value]))
-
-
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found = {}
+    """Return the measured numbers by the claims' keys."""
+    numbers = {}
     for cost, sweep in (("quadratic", QUADRATIC), ("entropy", CROSS_ENTROPY)):
         for name, start in (("good", GOOD), ("bad", BAD)):
             c = course(results, sweep, start)
-            found[f"{cost}_{name}_start"], found[f"{cost}_{name}_end"] = exactly(c.output[0]), exactly(c.output[-1])
-            found[f"{cost}_{name}_fastest"] = exactly(int(c.speed.argmax()))
-            found[f"{cost}_{name}_plateau"] = exactly(int(np.argmax(c.speed >= c.speed.max() / 2)))
+            numbers[f"{cost}_{name}_start"], numbers[f"{cost}_{name}_end"] = exact(c.output[0]), exact(c.output[-1])
+            numbers[f"{cost}_{name}_fastest"] = exact(int(c.speed.argmax()))
+            numbers[f"{cost}_{name}_plateau"] = exact(int(np.argmax(c.speed >= c.speed.max() / 2)))
     slow, fast = (course(results, sweep, BAD).speed[0] for sweep in (QUADRATIC, CROSS_ENTROPY))
-    found["entropy_head_start"] = exactly(fast / slow)
+    numbers["entropy_head_start"] = exact(fast / slow)
     weights = np.arange(4.0002, 20, 1e-4)
     all_widths = widths(weights)
-    found["widest"], found["widest_at"] = exactly(all_widths.max()), exactly(weights[all_widths.argmax()])
-    return found
+    numbers["widest"], numbers["widest_at"] = exact(all_widths.max()), exact(weights[all_widths.argmax()])
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Outputs, speeds and widths."""
+    """Draw outputs, speeds and widths."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(12, 4.2))
         output, speed, width = drawn.subplots(1, 3)

@@ -24,7 +24,7 @@ BOOK_RATIOS = (96, 51, 52, 113)
 
 
 def speeds(result: Result, step: int = 0) -> Array | None:
-    """‖⟨δ⟩‖ of the hidden layers after so many updates, [layers, R]; None if it was not measured then."""
+    """Return ‖⟨δ⟩‖ of the hidden layers at a step [layers, R], or None if it was not measured."""
     for record in result.summary.records:
         if record.probe == SPEED and record.step == step:
             return record.values[: result.summary.hidden_layers]
@@ -32,7 +32,7 @@ def speeds(result: Result, step: int = 0) -> Array | None:
 
 
 def decay(below: Array, above: Array) -> Estimate:
-    """√(⟨below²⟩/⟨above²⟩) over networks [R], with a jackknife: mean squares are what theory speaks about."""
+    """Return √(⟨below²⟩/⟨above²⟩) over networks [R] with a jackknife. Theory gives the ratio of mean squares."""
     b, a, n = np.square(below), np.square(above), len(below)
     whole = np.sqrt(b.sum() / a.sum())
     with np.errstate(invalid="ignore"):
@@ -41,43 +41,43 @@ def decay(below: Array, above: Array) -> Estimate:
 
 
 def scaled(e: Estimate, divisor: float) -> Estimate:
-    """The estimate in units of the divisor."""
+    """Return the estimate in units of the divisor."""
     return Estimate(e.mean / divisor, e.low / divisor, e.high / divisor, e.lost)
 
 
 def first_factor(result: Result) -> float:
-    """Theory's factor of ‖⟨δ⟩‖ in layer 1: √E σ'(z_a) σ'(z_b) for two of the run's own examples."""
+    """Return the theoretical factor on ‖⟨δ⟩‖ in layer 1, √E σ'(z_a) σ'(z_b) for two examples of the run."""
     q, c = (float(result.values(probe)[0].mean()) for probe in ("z_mean_square", "z_cosine"))
     return float(np.sqrt(MeanField(Sigmoid(), 1.0, 1.0).chi_between(c, q)))
 
 
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers."""
-    found = {}
+    """Return the measured numbers by the claims' keys."""
+    numbers = {}
     for depth in BOOK:
         for result in select(results, "nielsen_5", depth=depth):
             values = result.values(SPEED)[: result.summary.hidden_layers]
             for layer, own in enumerate(values, start=1):
-                found[f"speed_{depth}_{layer}"] = estimate(own, geometric=True)
+                numbers[f"speed_{depth}_{layer}"] = estimate(own, geometric=True)
             for layer in range(1, len(values)):
                 e = decay(values[layer - 1], values[layer])
-                found[f"decay_{depth}_{layer}"] = scaled(e, first_factor(result)) if layer == 1 else e
+                numbers[f"decay_{depth}_{layer}"] = scaled(e, first_factor(result)) if layer == 1 else e
     for result in select(results, "nielsen_5_training"):
         for epoch in EPOCHS:
             now = speeds(result, epoch)
             if now is not None:
-                found[f"slower_{epoch}"] = estimate(now[-1] / now[0], geometric=True)
+                numbers[f"slower_{epoch}"] = estimate(now[-1] / now[0], geometric=True)
     trained = select(results, "nielsen_5_depth")
     accuracy = {r.swept["architecture.depth"]: r.values("accuracy/test", -1)[0] for r in trained}
-    found |= {f"accuracy_{depth}": estimate(values) for depth, values in accuracy.items()}
+    numbers |= {f"accuracy_{depth}": estimate(values) for depth, values in accuracy.items()}
     for more, fewer in (("2", "1"), ("4", "2")):
         if more in accuracy and fewer in accuracy:
-            found[f"gain_{more}_over_{fewer}"] = estimate(accuracy[more] - accuracy[fewer])
-    return found
+            numbers[f"gain_{more}_over_{fewer}"] = estimate(accuracy[more] - accuracy[fewer])
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Speed against layer before training, and against epoch."""
+    """Draw the speed against the layer before training, and against the epoch."""
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 4.6))
         left, right = drawn.subplots(1, 2)

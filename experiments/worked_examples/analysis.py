@@ -1,4 +1,4 @@
-"""Every number of the two worked examples, and how many of the printed ones are wrong."""
+"""All numbers of the two worked examples, and the number of misprints in the derivation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engine.network import Network
+from experiments.claims import exact
 from experiments.runner import Result, select
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.config import schema as configs
@@ -25,9 +26,9 @@ PRINTED = Path(__file__).parent / "printed.yaml"
 QUANTITIES = (("delta", "δ"), ("dW", "∂C/∂W"))
 
 
-def passed(node: Mapping[str, Any]) -> Network:
-    """The run's network at initialisation, after a pass over its one example."""
-    run = prepare_run(configs.build(node))
+def passed(raw_config: Mapping[str, Any]) -> Network:
+    """Return the run's network at initialisation, after one forward and backward pass."""
+    run = prepare_run(configs.build(raw_config))
     stack = build_network(run)
     network = Network([block.twin() for block in stack.blocks], (), stack.dtype, stack.theta[0])
     rows = first_batch(run)[0]
@@ -37,36 +38,34 @@ def passed(node: Mapping[str, Any]) -> Network:
 
 
 def entries(network: Network) -> Iterator[tuple[str, int, tuple[int, ...], float]]:
-    """(quantity, layer, place, number) of δ and ∂C/∂W; places count from 1, δ's has a row only."""
+    """Yield (quantity, layer, place, number) of δ and ∂C/∂W. Places count from 1; a place of δ has a row only."""
     for quantity, _ in QUANTITIES:
         for layer in network.layers:
             for (i, j), value in np.ndenumerate(getattr(layer, quantity)):
                 yield quantity, layer.number, (i + 1,) if quantity == "delta" else (i + 1, j + 1), float(value)
 
 
-def exactly(value: float) -> Estimate:
-    """A number without chance."""
-    return estimate(np.array([value]))
-
-
 def measured(results: Sequence[Result]) -> Mapping[str, Estimate]:
-    """The claims' numbers: ``2_dW_1_3_2`` is row 3, column 2 of ∂C/∂W^1 in the second example."""
-    found = {}
+    """Return the measured numbers by the claims' keys.
+
+    The key ``2_dW_1_3_2`` is row 3, column 2 of ∂C/∂W^1 in the second example.
+    """
+    numbers = {}
     printed = yaml.safe_load(PRINTED.read_text(encoding="utf-8"))
     for number in "12":
         for result in select(results, f"worked_example_{number}"):
-            found[f"{number}_cost"] = estimate(result.values("cost/train")[0])
+            numbers[f"{number}_cost"] = estimate(result.values("cost/train")[0])
             network = passed(result.raw_config)
             for quantity, layer, place, value in entries(network):
-                found["_".join([number, quantity, str(layer), *map(str, place)])] = exactly(value)
+                numbers["_".join([number, quantity, str(layer), *map(str, place)])] = exact(value)
             wrong = misprints(network, printed[result.sweep])
-            found[f"{number}_misprints"] = exactly(len(wrong))
-            found[f"{number}_wrong_signs"] = exactly(sum(m.printed * m.correct < 0 for m in wrong))
-    return found
+            numbers[f"{number}_misprints"] = exact(len(wrong))
+            numbers[f"{number}_wrong_signs"] = exact(sum(m.printed * m.correct < 0 for m in wrong))
+    return numbers
 
 
 def figure(results: Sequence[Result]) -> Figure:
-    """Right and printed numbers side by side."""
+    """Draw the right and the printed numbers."""
     printed = yaml.safe_load(PRINTED.read_text(encoding="utf-8"))
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(11, 5.2))
@@ -79,19 +78,21 @@ def figure(results: Sequence[Result]) -> Figure:
 
 
 def _compare(axes: Axes, network: Network, printed: Mapping[str, Any]) -> None:
-    symbols, labels, told_of = dict(QUANTITIES), [], set[str]()
+    symbols, labels, in_legend = dict(QUANTITIES), [], set[str]()
     wrong = {(m.quantity, m.layer, m.entry) for m in misprints(network, printed)}
     for row, (quantity, layer, place, value) in enumerate(entries(network)):
         entry = (place[0] - 1, place[1] - 1 if quantity == "dW" else 0)
-        told = float(printed[quantity][layer][entry[0]][entry[1]])
+        printed_value = float(printed[quantity][layer][entry[0]][entry[1]])
         name, colour = ("printed, wrong", RED) if (quantity, layer, entry) in wrong else ("printed, right", GREEN)
         labels.append(f"{symbols[quantity]}$^{layer}_{{{','.join(map(str, place))}}}$")
-        axes.plot([value, told], [row, row], color="0.7", lw=1, zorder=1)
+        axes.plot([value, printed_value], [row, row], color="0.7", lw=1, zorder=1)
         axes.plot(value, row, "o", ms=7, color=BLUE, label="right" if not row else None)
-        axes.plot(told, row, "x", ms=7, mew=1.8, color=colour, zorder=3, label=None if name in told_of else name)
-        told_of.add(name)
-        if told * value < 0:
-            axes.annotate("wrong sign", (max(told, value), row), (9, 0), textcoords="offset points", color=RED,
+        axes.plot(
+            printed_value, row, "x", ms=7, mew=1.8, color=colour, zorder=3, label=None if name in in_legend else name
+        )
+        in_legend.add(name)
+        if printed_value * value < 0:
+            axes.annotate("wrong sign", (max(printed_value, value), row), (9, 0), textcoords="offset points", color=RED,
                           va="center", fontsize=9)  # fmt: skip
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(range(len(labels)), labels)

@@ -1,4 +1,4 @@
-"""The benchmark runs, with or without PyTorch, and tells what it should. Its numbers are not looked at."""
+"""The benchmarks of steps run with and without PyTorch and write complete pages. The times are not checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_quick_run_writes_every_row(tmp_path: Path) -> None:
         "--date",
         "today",
     ]
-    environment = os.environ | {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_L2_SIZE": "512"}  # it drops them itself
+    environment = os.environ | {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_L2_SIZE": "512"}  # the benchmark drops them
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     text = page.read_text(encoding="utf-8")
@@ -57,26 +57,26 @@ def test_quick_run_writes_every_row(tmp_path: Path) -> None:
     ("net", "ours", "failures"),
     [(0, 1.0, 0), (0, 1.2, 1), (0, 1.3, 2), (3, 1.2, 0), (3, 3.6, 2), (5, 1.0, 0), (5, 1.2, 1), (5, 4.0, 3)],
 )
-def test_a_claim_fails_when_the_whole_interval_is_on_the_wrong_side(net: int, ours: float, failures: int) -> None:
+def test_claim_fails_if_the_whole_interval_is_on_the_wrong_side(net: int, ours: float, failures: int) -> None:
     times = {BARE: 1.0, INLINE: 1.0, OURS: ours, PROBED: 3.0, PEER: 3.5, TUTORIAL: 4.0}
     row = Row(NETS[net], "float32", {name: np.full(20, value) for name, value in times.items()}, "some way")
     assert len(row.failures()) == failures
     assert (row.verdict() == "pass") == (failures == 0)
 
 
-def test_noise_around_a_claim_is_no_failure() -> None:
+def test_claim_holds_if_its_interval_contains_the_limit() -> None:
     ratios = np.linspace(3.3, 3.6, 21)
     row = Row(NETS[0], "float32", {OURS: np.ones(21), INLINE: np.ones(21), TUTORIAL: ratios}, "some way")
     assert row.failures() == []
 
 
-def test_median_and_interval_hold_the_middle() -> None:
+def test_interval_contains_the_median() -> None:
     middle, low, high = median_with_interval(np.arange(101.0))
     assert middle == 50
     assert 35 < low < 50 < high < 65
 
 
-def test_turns_are_taken_alike() -> None:
+def test_contenders_have_equal_rounds() -> None:
     counts = {"a": 0, "b": 0}
 
     def count(name: str) -> None:
@@ -88,7 +88,7 @@ def test_turns_are_taken_alike() -> None:
 
 
 @pytest.mark.thorough
-def test_what_measuring_costs_is_written(tmp_path: Path) -> None:
+def test_measuring_page_has_every_row(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     command = [sys.executable, "-m", "benchmarks.measuring", "--quick", "--no-check", "--write", str(page)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)

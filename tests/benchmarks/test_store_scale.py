@@ -1,4 +1,4 @@
-"""The benchmark of the store: it finds what it filled in, and it can fail."""
+"""The benchmark of the store fills a store, writes its page, and reports growth."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def rows(law: dict[int, float]) -> list[Row]:
     return [Row(runs, dict.fromkeys(COLOURS, seconds)) for runs, seconds in law.items()]
 
 
-def test_growth_is_judged_from_a_whole_sweep_on() -> None:
+def test_growth_is_measured_from_the_first_full_sweep() -> None:
     assert failures(rows({10: 0.001, 100: 0.002, 1000: 0.003, 10_000: 0.004})) == []
     assert failures(rows({10: 9.0, 100: 0.002, 1000: 0.002, 10_000: 0.002})) == []
     assert len(failures(rows({10: 0.001, 100: 0.002, 1000: 0.003, 10_000: 0.008}))) == len(COLOURS)
 
 
 @pytest.mark.thorough
-def test_it_fills_a_store_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_fills_a_store_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--sizes", "4", "12", "--seconds", "0", "--no-check", "--write", str(tmp_path / "x.md")]
     assert main(arguments) == 0
     page = (tmp_path / "x.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Log-normal gradients: fewer networks than the experiment has, the exact moments of a layer, and made-up records."""
+"""Log-normal gradients: fewer networks, the exact moments of a layer, and moments by hand."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def experiment() -> Experiment:
 
 
 @pytest.mark.thorough
-def test_a_few_networks_answer_the_claims(experiment: Experiment, tmp_path: Path) -> None:
-    """200 networks: four standard errors of each number."""
+def test_fewer_networks_follow_the_claims(experiment: Experiment, tmp_path: Path) -> None:
+    """The tolerance is four standard errors of 200 networks."""
     store = tmp_path / "x.db"
     overrides = [f"tracking.uri=sqlite:///{store}", "replicates=200", "seed=0"]
     done = run_experiment(experiment, overrides, False, True)
@@ -43,7 +43,7 @@ def test_a_few_networks_answer_the_claims(experiment: Experiment, tmp_path: Path
     ("activation", "width", "mean", "variance"),
     [("relu", 20, -0.1372, 0.3118), ("relu", 50, -0.0517, 0.1082), ("relu", 100, -0.0254, 0.0519)],
 )
-def test_the_exact_moments_of_a_rectifier_layer(
+def test_moments_of_a_rectifier_layer(
     experiment: Experiment, activation: str, width: int, mean: float, variance: float
 ) -> None:
     module = experiment.measured.__globals__
@@ -51,8 +51,8 @@ def test_the_exact_moments_of_a_rectifier_layer(
 
 
 @pytest.mark.parametrize("activation", ["relu", "identity"])
-def test_the_exact_moments_are_those_of_drawn_layers(experiment: Experiment, activation: str) -> None:
-    """‖D Wᵀ u‖² for ‖u‖ = 1, with W of variance 2/n and coins in D, or of variance 1/n and none."""
+def test_moments_equal_those_of_drawn_layers(experiment: Experiment, activation: str) -> None:
+    """Draw ‖D Wᵀ u‖² for ‖u‖ = 1, with W of variance 2/n and random D for ReLU, or 1/n and D = 1."""
     n, draws, rng = 8, 200_000, np.random.default_rng(0)
     kept = rng.random((draws, n)) < 0.5 if activation == "relu" else np.ones((draws, n), bool)
     kept = kept[kept.any(axis=1)]
@@ -63,18 +63,18 @@ def test_the_exact_moments_are_those_of_drawn_layers(experiment: Experiment, act
     assert logs.var() == pytest.approx(variance, rel=0.02)
 
 
-def made_up(activation: str, width: str, delta: Array) -> Result:
+def synthetic(activation: str, width: str, delta: Array) -> Result:
     summary = Summary(len(delta) - 1)
     summary.add(Record(0, "random_cotangent_delta_rms", tuple(range(1, len(delta) + 1)), delta, True))
     return Result("finite_width", {"activation": activation, "architecture.width": width, "seed": "0"}, {}, summary)
 
 
-def test_by_hand(experiment: Experiment) -> None:
-    """δ at the bottom over δ at the top: e^−1, e^0, e^1, e^−1 in four networks; logarithms of squares: −2, 0, 2, −2."""
+def test_moments_by_hand(experiment: Experiment) -> None:
+    """δ^1/δ^L is e^−1, e^0, e^1, e^−1 in four networks. The logarithms of its squares are −2, 0, 2, −2."""
     delta = np.array([np.exp([-1.0, 0.0, 1.0, -1.0]), [5.0, 5.0, 5.0, 5.0], [1.0, 1.0, 1.0, 1.0]])
-    results = [made_up(a, w, delta) for a in ("relu", "identity") for w in ("20", "50")]
-    found = experiment.measured(results)
-    assert float(found["mean_relu_50"].mean) == pytest.approx(-0.5)
-    assert float(found["variance_linear_20"].mean) == pytest.approx(11 / 3)  # (2.25 + .25 + 6.25 + 2.25)/3
-    assert float(found["variance_linear_20"].high) == pytest.approx(11 / 3 * (1 + 1.96 * math.sqrt(2 / 4)))
-    assert float(found["shrunk"].mean) == 0.5
+    results = [synthetic(a, w, delta) for a in ("relu", "identity") for w in ("20", "50")]
+    numbers = experiment.measured(results)
+    assert float(numbers["mean_relu_50"].mean) == pytest.approx(-0.5)
+    assert float(numbers["variance_linear_20"].mean) == pytest.approx(11 / 3)  # (2.25 + .25 + 6.25 + 2.25)/3
+    assert float(numbers["variance_linear_20"].high) == pytest.approx(11 / 3 * (1 + 1.96 * math.sqrt(2 / 4)))
+    assert float(numbers["shrunk"].mean) == 0.5

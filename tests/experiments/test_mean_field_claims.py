@@ -1,4 +1,4 @@
-"""Depth scales of tanh nets: a smaller sweep on theory's slopes, and slopes and crossings of made-up records."""
+"""Depth scales of tanh nets: a smaller sweep against theory, and slopes and crossings by hand."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def experiment() -> Experiment:
 
 
 @pytest.mark.thorough
-def test_a_smaller_sweep_answers_the_claims(experiment: Experiment, tmp_path: Path) -> None:
-    """At half the width and two thirds of the depth slopes scatter about twice as much: five percent, not two."""
+def test_smaller_sweep_follows_theory(experiment: Experiment, tmp_path: Path) -> None:
+    """At half the width and two thirds of the depth slopes scatter about twice as much: five percent instead of two."""
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "architecture.width=150", "architecture.depth=28"]
     done = run_experiment(experiment, overrides, False, True)
     assert done.failed == 0
@@ -35,8 +35,8 @@ def test_a_smaller_sweep_answers_the_claims(experiment: Experiment, tmp_path: Pa
     assert len(done.figure.axes) == 2
 
 
-def made_up(sigma_w2: str, chi: float) -> Result:
-    """δ² changes by χ a layer from layer 9 on, in two networks; what is below and the output layer are nonsense."""
+def synthetic(sigma_w2: str, chi: float) -> Result:
+    """δ² changes by χ a layer in two networks, except in the first 8 layers and the output layer."""
     layers = np.arange(1, 32)
     delta = chi ** (-layers / 2)
     delta[:8], delta[-1] = 1e3, 1e-3
@@ -46,21 +46,23 @@ def made_up(sigma_w2: str, chi: float) -> Result:
     return Result("mean_field", {"init.weights.sigma_w2": sigma_w2}, {}, summary)
 
 
-def test_slopes_and_crossing_by_hand(experiment: Experiment) -> None:
-    found = experiment.measured([made_up(*pair) for pair in CHI.items()])
+def test_chi_and_crossing_by_hand(experiment: Experiment) -> None:
+    numbers = experiment.measured([synthetic(*pair) for pair in CHI.items()])
     for sigma_w2, chi in CHI.items():
-        assert float(found[f"chi_{sigma_w2}"].mean) == pytest.approx(chi)
+        assert float(numbers[f"chi_{sigma_w2}"].mean) == pytest.approx(chi)
     share = np.log(1 / 0.95) / np.log(1.1 / 0.95)
-    assert float(found["critical_measured"].mean) == pytest.approx(1.76 + share * 0.74)
-    assert not any(key.startswith("learns") for key in found), "the slow sweep was not run"
+    assert float(numbers["critical_measured"].mean) == pytest.approx(1.76 + share * 0.74)
+    assert not any(key.startswith("learns") for key in numbers), "the slow sweep was not run"
 
 
 @pytest.mark.parametrize(("accuracies", "share"), [([0.1, 0.2, 0.5], 0.0), ([0.1, 0.51, 0.9], 2 / 3)])
-def test_learning_is_more_than_half_right(experiment: Experiment, accuracies: list[float], share: float) -> None:
+def test_network_learns_if_more_than_half_is_right(
+    experiment: Experiment, accuracies: list[float], share: float
+) -> None:
     summary = Summary(80)
     summary.add(Record(0, "accuracy/train", (), np.full((1, 3), 0.9), False))
     summary.add(Record(7, "accuracy/train", (), np.array([accuracies]), False))
     swept = {"init.weights.sigma_w2": "1.0", "architecture.depth": "80"}
     trained = Result("mean_field_training", swept, {}, summary)
-    found = experiment.measured([*(made_up(*pair) for pair in CHI.items()), trained])
-    assert float(found["learns_1.0_80"].mean) == pytest.approx(share)
+    numbers = experiment.measured([*(synthetic(*pair) for pair in CHI.items()), trained])
+    assert float(numbers["learns_1.0_80"].mean) == pytest.approx(share)

@@ -1,4 +1,4 @@
-"""One neuron: the experiment as it is, beside a loop over floats, and the analysis's two formulas."""
+"""One neuron: the experiment against a loop over floats, and the two formulas of the analysis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sigmoid(z: float) -> float:
 
 
 def by_hand(w: float, b: float, rate: float, quadratic: bool) -> tuple[list[float], list[float]]:
-    """Outputs and speeds over 300 steps."""
+    """Return outputs and speeds over 300 steps."""
     outputs, speeds = [], []
     for _ in range(301):
         a = sigmoid(w + b)
@@ -30,28 +30,28 @@ def by_hand(w: float, b: float, rate: float, quadratic: bool) -> tuple[list[floa
     return outputs, speeds
 
 
-def test_the_experiment_is_the_loop(tmp_path: Path) -> None:
+def test_experiment_equals_the_loop(tmp_path: Path) -> None:
     uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
     done = run_experiment(load("nielsen_3"), [uri], False, True)
     assert done.failed == 0
     assert all(a.within for a in done.answers)
-    found = {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
-    assert len(found) == len(done.answers)
+    numbers = {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
+    assert len(numbers) == len(done.answers)
     for name, start in (("good", (0.6, 0.9)), ("bad", (2.0, 2.0))):
         outputs, speeds = by_hand(*start, 0.15, True)
-        assert found[f"quadratic_{name}_start"] == pytest.approx(outputs[0], rel=1e-12)
-        assert found[f"quadratic_{name}_end"] == pytest.approx(outputs[-1], rel=1e-10)
-        assert found[f"quadratic_{name}_fastest"] == speeds.index(max(speeds))
+        assert numbers[f"quadratic_{name}_start"] == pytest.approx(outputs[0], rel=1e-12)
+        assert numbers[f"quadratic_{name}_end"] == pytest.approx(outputs[-1], rel=1e-10)
+        assert numbers[f"quadratic_{name}_fastest"] == speeds.index(max(speeds))
         outputs, speeds = by_hand(*start, 0.005, False)
-        assert found[f"entropy_{name}_end"] == pytest.approx(outputs[-1], rel=1e-10)
+        assert numbers[f"entropy_{name}_end"] == pytest.approx(outputs[-1], rel=1e-10)
     assert len(done.figure.axes) == 3
     done.figure.savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(("start", "end"), [(sigmoid(1.5), 2 / 3), (sigmoid(4.0), 2 / 3), (0.9, 0.2)])
-def test_the_time_of_gradient_flow(start: float, end: float) -> None:
-    """Steps a hundred times as small, a hundred times as many."""
+def test_flow_time_is_the_limit_of_small_steps(start: float, end: float) -> None:
+    """Compare with a loop of steps that are a hundred times smaller."""
     z, steps, rate = math.log(start / (1 - start)), 0, 0.0015
     while (a := sigmoid(z)) > end:
         z -= 2 * rate * a * a * (1 - a)
@@ -59,8 +59,8 @@ def test_the_time_of_gradient_flow(start: float, end: float) -> None:
     assert steps / 100 == pytest.approx(analysis.flow_time(start, end, 0.15), abs=0.05)
 
 
-def test_widths_are_the_closed_form_s_and_the_grid_s() -> None:
-    """Nielsen's: (2/|w|) ln(|w| (1 + √(1 − 4/|w|))/2 − 1)."""
+def test_widths_equal_closed_form_and_grid() -> None:
+    """Nielsen's closed form is (2/|w|) ln(|w| (1 + √(1 − 4/|w|))/2 − 1)."""
     weights = np.array([4.5, 5.0, 6.9, 10.0, 40.0])
     closed = 2 / weights * np.log(weights * (1 + np.sqrt(1 - 4 / weights)) / 2 - 1)
     np.testing.assert_allclose(analysis.widths(weights), closed, rtol=1e-12)

@@ -110,12 +110,12 @@ def printed(result: ExperimentResult) -> str:
 
 def test_experiment_outside_the_repository_is_run_and_logged(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
-    experiment = load(str(folder(tmp_path, [CLAIM, CLAIM | {"key": "other", "otherwise": "nobody measured it"}])))
+    experiment = load(str(folder(tmp_path, [CLAIM, CLAIM | {"key": "other", "otherwise": "no measurement exists"}])))
     done = run_experiment(experiment, [f"tracking.uri={uri}"], False, True)
     assert [a.within for a in done.answers] == [True, False]
     assert done.failed == done.exit_code == 0
     text = printed(done)
-    assert "nobody measured it" in text
+    assert "no measurement exists" in text
     assert "OUTSIDE" in text
     assert "/artifacts/figure.png" in text
     store = Store.open(TrackingConfig(uri, "gradvitals"))
@@ -129,7 +129,7 @@ def test_experiment_outside_the_repository_is_run_and_logged(tmp_path: Path) -> 
     assert len(store.client.search_runs([store.experiment_id], "tags.experiment = 'mine'")) == 2
     page = "\n".join(catalogue([done], slow=False))
     assert "1 of 2 claims" in page
-    assert "nobody measured it" in page
+    assert "no measurement exists" in page
 
 
 @pytest.mark.parametrize(("slow", "mean"), [(False, 2.3), (True, 2.3)])

@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.experiment import load
-from experiments.theory_grid.analysis import (
-    CELLS,
-    Cell,
-    Deviation,
-    Row,
-    chunks,
-    figure,
-    jackknife,
-    markdown,
-    measure_grid,
-    measured,
-    pages,
-)
+from experiments.theory_grid.analysis import figure, markdown, measured, pages
+from experiments.theory_grid.grid import CELLS, Cell, Deviation, Row, chunks, jackknife, measure_grid
 
 TANH, RELU = Cell("tanh", 1.5, 6), Cell("relu", 2.0, 12)
 

@@ -1,4 +1,4 @@
-"""The worked examples: the claims are the independent numbers, and the analysis reads what the runs measured."""
+"""The worked examples: the claims equal independent numbers, and the analysis equals the measured runs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ NAMES = {"delta": "delta", "dW": "grad_W", "z": "z", "a": "a"}
 
 
 def right(example: dict[str, Any], quantity: str, layer: int) -> np.ndarray[Any, Any]:
-    if quantity == "dC_da":  # of the hidden layer: (W^2)ᵀ δ^2
+    if quantity == "dC_da":  # (W^2)ᵀ δ^2, for the hidden layer
         assert layer == 1
         return np.array(example["WT_delta"], dtype=np.float64)
     return np.array(example[NAMES[quantity]][layer - 1], dtype=np.float64)
 
 
-def test_all_claims_hold(tmp_path: Path) -> None:
+def test_all_claims_are_within_their_tolerance(tmp_path: Path) -> None:
     uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
     done = run_experiment(load("worked_examples"), [uri], False, True)
     assert done.failed == 0
@@ -40,7 +40,7 @@ def test_all_claims_hold(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
-def test_the_claims_are_the_independent_numbers() -> None:
+def test_claims_equal_the_independent_numbers() -> None:
     claimed = {c.key: c.claimed for c in load("worked_examples").description.claims}
     expected = {}
     for number, example in enumerate(EXAMPLES, start=1):
@@ -57,28 +57,28 @@ def test_the_claims_are_the_independent_numbers() -> None:
 
 
 @pytest.mark.parametrize(("number", "wrong", "signs"), [(1, 0, 0), (2, 27, 5)])
-def test_misprints_counted_without_the_engine(number: int, wrong: int, signs: int) -> None:
+def test_misprints_equal_a_count_without_the_engine(number: int, wrong: int, signs: int) -> None:
     printed = yaml.safe_load((EXPERIMENTS / "worked_examples" / "printed.yaml").read_text(encoding="utf-8"))
     off = flipped = 0
     for quantity, by_layer in printed[f"worked_example_{number}"].items():
         if quantity == "decimals":
             continue
         for layer, matrix in by_layer.items():
-            told, is_right = np.array(matrix), right(EXAMPLES[number - 1], quantity, layer)
-            assert told.shape == is_right.shape
-            off += int((np.abs(told - is_right) > 1.5e-4).sum())
-            flipped += int((told * is_right < 0).sum())
+            printed_values, expected = np.array(matrix), right(EXAMPLES[number - 1], quantity, layer)
+            assert printed_values.shape == expected.shape
+            off += int((np.abs(printed_values - expected) > 1.5e-4).sum())
+            flipped += int((printed_values * expected < 0).sum())
     assert (off, flipped) == (wrong, signs)
     claimed = {c.key: c.claimed for c in load("worked_examples").description.claims}
     assert (claimed[f"{number}_misprints"], claimed[f"{number}_wrong_signs"]) == (wrong, signs)
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_the_network_passed_again_is_the_one_that_was_measured(number: int) -> None:
-    node = compose_run([f"experiment=worked_example_{number}"])
-    records = [r for r in run(analysis.configs.build(node)) if r.step == 0]
+def test_passed_network_equals_the_measured_run(number: int) -> None:
+    raw_config = compose_run([f"experiment=worked_example_{number}"])
+    records = [r for r in run(analysis.configs.build(raw_config)) if r.step == 0]
     (speeds,) = [r.values[:, 0] for r in records if r.probe == "bias_gradient_norm"]
     (weights,) = [r.values[:, 0] for r in records if r.probe == "gradient_norm"]
-    for layer, speed, weight in zip(analysis.passed(node).layers, speeds, weights, strict=True):
+    for layer, speed, weight in zip(analysis.passed(raw_config).layers, speeds, weights, strict=True):
         assert speed == pytest.approx(np.linalg.norm(layer.delta), rel=1e-13)
         assert weight == pytest.approx(np.linalg.norm(layer.dW), rel=1e-13)

@@ -1,4 +1,4 @@
-"""Published experiments in part and in small."""
+"""Run parts of experiments with smaller networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from experiments.runner import ExperimentResult, run_experiment
 
 
 def outcome(name: str, store: str, sweeps: Sequence[str], *overrides: str) -> ExperimentResult:
-    """That of some of an experiment's sweeps alone."""
+    """Run some sweeps of an experiment and check that no cell fails.
+
+    Args:
+        name: The experiment.
+        store: The override of the store's address.
+        sweeps: The sweeps to run.
+        *overrides: More overrides.
+    """
     whole = load(name)
     part = replace(whole, description=whole.description.model_copy(update={"sweeps": tuple(sweeps)}))
     done = run_experiment(part, [store, *overrides], False, True)
@@ -20,5 +27,5 @@ def outcome(name: str, store: str, sweeps: Sequence[str], *overrides: str) -> Ex
 
 
 def answered(done: ExperimentResult) -> dict[str, float]:
-    """Means of what the analysis measured, by the claims' keys."""
+    """Return the measured means by the claims' keys."""
     return {a.claim.key: float(a.measured.mean) for a in done.answers if a.measured is not None}
