@@ -1,7 +1,8 @@
 """Time store operations by the size of the store, up to 10,000 runs: run start, skip check, table of a sweep.
 
 ``python -m benchmarks.store``. The runs are copies of the runs of a real sweep, written to the database. They have as
-many tags, parameters and metrics as real runs. Each sweep of 100 has its summary and its shared view."""
+many tags, parameters and metrics as real runs. Each sweep of 100 has its summary and its shared view.
+"""
 
 from __future__ import annotations
 
