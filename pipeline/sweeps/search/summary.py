@@ -41,6 +41,9 @@ def log_search_summary(store: Store, name: str, study: Study, again: Sequence[st
     """Log figures, table and description of a search in a run of its own; return the run's id.
 
     Args:
+        store: The store.
+        name: Name of the search.
+        study: The study.
         again: The overrides that run the best trial's config.
     """
     locks, lock = RunLocks.of(store), f"summary-{study.id}"
