@@ -1,4 +1,4 @@
-"""Training that goes on from a kept state is, bit for bit, training that was never interrupted."""
+"""Training resumed from a saved state equals uninterrupted training bit for bit."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class KeepAll:
 
 
 @pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
-def test_going_on_from_any_step_is_never_having_stopped(overrides: list[str]) -> None:
+def test_training_resumed_at_any_step_equals_uninterrupted_training(overrides: list[str]) -> None:
     base = ["replicates=2", "epochs=2", "data=iris", "batching.size=10", *overrides]
     run = prepare_run(config(*base))
-    checkpointer, told = KeepAll(), list[Divergence]()
-    whole = list(train(run, Callbacks(on_divergence=told.append, checkpointer=checkpointer)))
-    assert bool(told) == any("1e80" in o for o in overrides)
-    assert len(checkpointer.states) > 5 or told
+    checkpointer, divergences = KeepAll(), list[Divergence]()
+    whole = list(train(run, Callbacks(on_divergence=divergences.append, checkpointer=checkpointer)))
+    assert bool(divergences) == any("1e80" in o for o in overrides)
+    assert len(checkpointer.states) > 5 or divergences
     for state in checkpointer.states[:: max(1, len(checkpointer.states) // 7)]:
         later: list[Divergence] = []
         rest = list(train(run, Callbacks(on_divergence=later.append), start=state))
@@ -41,4 +41,4 @@ def test_going_on_from_any_step_is_never_having_stopped(overrides: list[str]) ->
         a, b = tidy(rest), tidy(expected)
         assert a.drop(columns="value").equals(b.drop(columns="value"))
         assert np.array_equal(a["value"].to_numpy().view(np.int64), b["value"].to_numpy().view(np.int64))
-        assert [d.finding for d in later] == [d.finding for d in told if d.finding.replicate in state.active]
+        assert [d.finding for d in later] == [d.finding for d in divergences if d.finding.replicate in state.active]

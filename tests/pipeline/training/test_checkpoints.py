@@ -256,8 +256,8 @@ def test_killed_run_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(records, again[2], check_exact=True)
     (run,) = opened(cut).search()
     log = Path(opened(cut).client.download_artifacts(run.info.run_id, "run.1.log", str(tmp_path))).read_text()
-    assert "goes on from step " in log
-    assert "goes on from step 0\n" not in log
+    assert "resumed from step " in log
+    assert "resumed from step 0\n" not in log
 
 
 def test_training_state_has_the_fields_that_are_written() -> None:
