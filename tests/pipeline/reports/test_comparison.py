@@ -235,10 +235,9 @@ class Runs:
 
     def _train(self, *overrides: str) -> str:
         base = ["experiment=smoke", "architecture.depth=4", "replicates=5", f"tracking.uri={self.tracking.uri}"]
-        console = Console(file=io.StringIO(), width=200)
-        assert run_command(*base, *overrides).code == 0
-        assert isinstance(console.file, io.StringIO)
-        return console.file.getvalue().partition("make reproduce RUN=")[2].split()[0]
+        shown = run_command(*base, *overrides)
+        assert shown.code == 0
+        return str(shown.result.result.run_id)
 
     def artifact(self, name: str, file: str) -> Path:
         run = self.store.client.get_run(self.id(name))
