@@ -43,7 +43,9 @@ def search_figures(study: optuna.Study, keys: Sequence[str], label: str) -> dict
 
 
 def _figure(axes: Any) -> Figure:
-    """Return the figure of Optuna's axes, without pyplot's reference to it."""
+    """Return the figure of Optuna's axes, large enough for its labels, without pyplot's reference to it."""
     figure: Figure = axes.figure
+    figure.set_size_inches(9, 5)
+    figure.set_layout_engine("tight")
     plt.close(figure)
     return figure
