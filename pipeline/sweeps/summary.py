@@ -24,7 +24,9 @@ from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
 from pipeline.tracking.uri import without_user
 
-COLUMNS = (  # headline metric, column title
+# Headline metric, column title. A skipped cell shows it if HEADLINE_PROBES (pipeline/tracking/logged_run.py) has its
+# probe; the table of the HTML page has its own columns (pipeline/reports/sweep_report.py).
+COLUMNS = (
     ("decades_lost_delta_rms_start", "decades lost (δ)"),
     ("decades_lost_per_layer_delta_rms_start", "per layer"),
     ("decades_lost_gradient_norm_start", "decades lost (∂C/∂W)"),
