@@ -67,6 +67,8 @@ def execute(command: click.Command, argv: Sequence[str] | None, program: str) ->
         signals.acknowledge()
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        signals.restore()
 
 
 class _Printer(logging.Handler):

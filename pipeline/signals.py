@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 AGAIN = 1.5  # seconds until an exception that was not acknowledged is raised again
 SOON = 0.05  # the same, in seconds, where Python reports that it swallowed the exception
@@ -21,6 +22,7 @@ SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 _acknowledged = threading.Event()
 _last_raised = -AGAIN  # seconds, of the monotonic clock
 _acknowledged_at = 0.0
+_replaced: dict[int, Any] = {}  # handlers by signal number
 
 
 def install(*numbers: signal.Signals) -> None:
@@ -33,8 +35,18 @@ def install(*numbers: signal.Signals) -> None:
     _last_raised = -AGAIN
     sys.unraisablehook = _raise_swallowed_again
     for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _raise)
+        if signal.getsignal(number) not in (signal.SIG_IGN, _raise):
+            _replaced[number] = signal.signal(number, _raise)
+
+
+def restore() -> None:
+    """Restore the handlers that install() replaced, unless an interruption is being handled."""
+    if not _acknowledged.is_set():
+        _acknowledged.set()  # ends the threads that wait to send a signal again
+        sys.unraisablehook = sys.__unraisablehook__
+        for number, handler in _replaced.items():
+            signal.signal(number, handler)
+        _replaced.clear()
 
 
 def acknowledge() -> None:

@@ -85,6 +85,7 @@ def test_second_ctrl_c_leaves_at_once() -> None:
     process = started("", closing=60)
     assert process.stdout is not None
     assert process.stdout.readline() == "swallowed\n"
+    time.sleep(0.5)  # until it sleeps, too
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "closing\n"
     time.sleep(1.3)

@@ -176,10 +176,14 @@ def test_ctrl_c_is_never_retried() -> None:
 def test_ctrl_c_is_heard_within_a_second_while_a_retry_waits() -> None:
     function, _ = flaky(10**9)
     start = time.monotonic()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.7, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        RetryPolicy(60, "x").call(function)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            RetryPolicy(60, "x").call(function)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert time.monotonic() - start < 2.7
     timer.join()
 
