@@ -51,7 +51,7 @@ def instantiate(kind: Any, raw_config: Any, key: str, trusted: Collection[str] |
     if origin in (Union, types.UnionType):
         if raw_config is None and type(None) in arguments:
             return None
-        rest = [a for a in arguments if a is not type(None) and get_origin(a) is not np.ndarray]  # arrays: Python only
+        rest = [a for a in arguments if a is not type(None) and not _is_array(a)]  # arrays: Python only
         if len(rest) < len(arguments):
             return instantiate(rest[0] if len(rest) == 1 else Union[tuple(rest)], raw_config, key, trusted)
     if isinstance(raw_config, Mapping) and "_target_" in raw_config:
@@ -69,6 +69,12 @@ def instantiate(kind: Any, raw_config: Any, key: str, trusted: Collection[str] |
     if inspect.isabstract(kind) or origin is Callable:
         raise ConfigError(f"{key}={_show(raw_config)}: must name an option of its group, a mapping with _target_")
     return _plain(kind, raw_config, key)
+
+
+def _is_array(annotation: Any) -> bool:
+    """Return whether an annotation is NDArray[...], an alias of NumPy 2.4 or a type statement of NumPy 2.5."""
+    origin = get_origin(annotation)
+    return get_origin(getattr(origin, "__value__", annotation)) is np.ndarray
 
 
 def _plain(kind: Any, raw_config: Any, key: str) -> Any:
