@@ -1,4 +1,8 @@
-"""The command line: one function for each command. The only module that prints."""
+"""The command line: one function for each command. Results and messages are printed here.
+
+Two things reach stderr from elsewhere: progress bars (``pipeline/progress.py``), and warnings about the store
+(``pipeline/tracking/retry.py``), which appear in every process.
+"""
 
 from __future__ import annotations
 

@@ -175,3 +175,13 @@ def test_every_imported_package_is_declared() -> None:
     for module, path in MODULES.items():
         for package in packages_of(path) - LIBRARY - own:
             assert distributions.get(package, package).lower() in declared, f"{module} imports {package}"
+
+
+def test_only_the_command_line_prints() -> None:
+    """Warnings about the store are the exception: they appear on stderr in every process."""
+    printing = set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                printing.add(module)
+    assert printing == {"pipeline.cli", "pipeline.tracking.retry"}
