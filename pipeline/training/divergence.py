@@ -63,7 +63,7 @@ def first_non_finite(computed: Step, replicate: int, step: int) -> FirstNonFinit
     """Return the first non-finite value of a replicate in the order of computation, or None.
 
     Args:
-        computed: The step after its backward pass.
+        computed: The step of one cell [1, R] after its backward pass.
         replicate: Number of the replicate.
         step: Number of the step.
     """
@@ -80,31 +80,30 @@ Computed = tuple[int | None, str, str, Array, Mapping[str, Array]]  # layer, qua
 
 def _computed(step: Step, k: int) -> Iterator[Computed]:
     """Yield every value that a step computes for replicate k, in the order of computation."""
-    network, layers = step.network, step.network.layers
+    network, layers, own = step.network, step.network.layers, (0, k)
     for layer in layers:
-        a_in = layer.a_in[k] if layer.a_in.ndim > 2 else layer.a_in
-        yield layer.number, "z", "W a + b", layer.z[k], {"W": layer.W[k], "a": a_in, "b": layer.b[k]}
-        yield layer.number, "a", "σ(z)", layer.a[k], {"z": layer.z[k]}
+        operands = {"W": layer.W[own], "a": layer.a_in[own], "b": layer.b[own]}
+        yield layer.number, "z", "W a + b", layer.z[own], operands
+        yield layer.number, "a", "σ(z)", layer.a[own], {"z": layer.z[own]}
     top = layers[-1]
     if step.y is not None and step.cost is not None:
-        yield None, "C", "C(a, y)", network.cost(step.y, step.cost)[k], {"a": top.a[k], "z": top.z[k]}
-    yield top.number, "δ", "∂C/∂z", top.delta[k], {"a": top.a[k], "z": top.z[k]}
+        yield None, "C", "C(a, y)", network.cost(step.y, step.cost)[own], {"a": top.a[own], "z": top.z[own]}
+    yield top.number, "δ", "∂C/∂z", top.delta[own], {"a": top.a[own], "z": top.z[own]}
     for layer, above in zip(layers[-2::-1], layers[:0:-1], strict=True):
-        yield layer.number, "δ", "Wᵀδ ⊙ σ'(z)", layer.delta[k], {"W": above.W[k], "δ": above.delta[k]}
+        yield layer.number, "δ", "Wᵀδ ⊙ σ'(z)", layer.delta[own], {"W": above.W[own], "δ": above.delta[own]}
     for layer in reversed(layers):
-        yield from _gradients(layer, k)
+        yield from _gradients(layer, own)
     for layer in layers:
         for parameter in layer.parameters:
-            name, x, change = parameter.name, parameter.value[k], parameter.update[k]
+            name, x, change = parameter.name, parameter.value[own], parameter.update[own]
             operation = f"the optimizer's step from ∂C/∂{name}"
-            yield layer.number, f"Δ{name}", operation, change, {f"∂C/∂{name}": parameter.grad[k]}
+            yield layer.number, f"Δ{name}", operation, change, {f"∂C/∂{name}": parameter.grad[own]}
             yield layer.number, name, f"{name} + Δ{name}", x + change, {name: x, f"Δ{name}": change}
 
 
-def _gradients(layer: Dense, k: int) -> Iterator[Computed]:
-    a_in = layer.a_in[k] if layer.a_in.ndim > 2 else layer.a_in
-    yield layer.number, "∂C/∂b", "⟨δ⟩", layer.db[k], {"δ": layer.delta[k]}
-    yield layer.number, "∂C/∂W", "⟨δ aᵀ⟩", layer.dW[k], {"δ": layer.delta[k], "a": a_in}
+def _gradients(layer: Dense, own: tuple[int, int]) -> Iterator[Computed]:
+    yield layer.number, "∂C/∂b", "⟨δ⟩", layer.db[own], {"δ": layer.delta[own]}
+    yield layer.number, "∂C/∂W", "⟨δ aᵀ⟩", layer.dW[own], {"δ": layer.delta[own], "a": layer.a_in[own]}
 
 
 class DivergenceMonitor:
@@ -123,7 +122,6 @@ class DivergenceMonitor:
         self.run = run
         self._on_trace = on_trace
         self.active = set(start.active if start else range(run.config.replicates))
-        self._every = run.config.divergence.keep_steps
         # Four snapshots, so that the oldest precedes the last steps to be kept.
         self._snapshots: deque[TrainerState] = deque(start.recent if start else (), maxlen=4)
         # Probe and replicate of records that are not finite although every value of the network is.
@@ -133,24 +131,20 @@ class DivergenceMonitor:
         """Return the last three fields of a :class:`TrainingState`: active, known_harmless and recent."""
         return tuple(sorted(self.active)), tuple(sorted(self._known_harmless)), tuple(self._snapshots)
 
-    def begin(self, trainer: Trainer) -> None:
-        """Take a snapshot if one is due. Call it before a step is computed."""
-        if trainer.step % self._every == 0:
-            self._snapshots.append(trainer.snapshot())
+    def keep(self, state: TrainerState) -> None:
+        """Keep a state from which steps can be replayed. It is due every ``keep_steps`` steps."""
+        self._snapshots.append(state)
 
-    def check(self, trainer: Trainer, records: Sequence[Record]) -> list[Divergence]:
+    def check(self, step: int, broken: Collection[int], records: Sequence[Record]) -> list[Divergence]:
         """Return new divergences. Call it before the update is applied.
 
         Args:
-            trainer: The trainer at this step.
+            step: Number of the step.
+            broken: Replicates whose θ is not finite.
             records: The records of this step.
         """
-        step = trainer.step
         suspicious = self._non_finite(records)
-        suspects = {k for _, k in suspicious}
-        if step % self._every == 0 or step == self.run.length.last_step:
-            broken = np.flatnonzero(~np.isfinite(trainer.network.theta).all(axis=-1))
-            suspects |= self.active & set(broken.tolist())
+        suspects = {k for _, k in suspicious} | (self.active & set(broken))
         if not suspects:
             return []
         divergences = self._locate(suspects, step)
@@ -185,14 +179,18 @@ class DivergenceMonitor:
     def _replay(self, suspects: Collection[int], start: TrainerState | None, until: int) -> list[Divergence]:
         config = self.run.config
         probes = {name: probe for name, probe in config.probes.items() if not traits_of(probe).costly}
-        trainer = Trainer(self.run, start)
+        trainer = Trainer([self.run], None if start is None else [start])
         last: deque[list[Record]] = deque(maxlen=config.divergence.keep_steps + 1)
         previous, divergences, remaining = None, [], sorted(suspects)
         while trainer.step <= until and remaining:
             self._on_trace(trainer.step)
-            computed = trainer.compute(previous)
+            x, y = trainer.next_batch()
+            trainer.network.forward(x)
+            trainer.network.backward(y, config.cost)
+            trainer.optimizer.propose(trainer.network, trainer.velocity, trainer.step, trainer.total_steps)
+            computed = trainer.computed(y, previous)
             previous = trainer.network.grad.copy()
-            last.append(measure(computed, probes, trainer.step))
+            last.append(measure(computed, probes, trainer.step)[0])
             for k in list(remaining):
                 finding = first_non_finite(computed, k, trainer.step)
                 if finding is not None:

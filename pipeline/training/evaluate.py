@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
 from engine.arrays import Array
-from engine.network import Network
-from pipeline.config.schema import Config
-from pipeline.data.prepare import Data
 from pipeline.training.records import Record
+from pipeline.training.trainer import CHUNK, Trainer
 
-CHUNK = 1000  # examples per forward pass: bounds the memory of the network's buffers
 
-
-def evaluate(network: Network, data: Data, config: Config, step: int) -> Iterator[Record]:
-    """Yield records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R]. θ is only read.
+def evaluate(trainer: Trainer) -> list[list[Record]]:
+    """Return for each cell the records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R].
 
     Args:
-        network: The stack of replicates.
-        data: The rows of all replicates.
-        config: The run's config.
-        step: Number of the step.
+        trainer: The stack; θ is only read.
     """
-    parts = {"train": data.train[:, : config.evaluation.train_examples], "test": data.test}
-    score = "r2" if data.classes is None else "accuracy"
+    config, sets = trainer.runs[0].config, trainer.data.sets
+    records: list[list[Record]] = [[] for _ in trainer.runs]
+    parts = {
+        "train": [data.train[:, : config.evaluation.train_examples] for data in sets],
+        "test": [data.test for data in sets],
+    }
+    score = "r2" if sets[0].classes is None else "accuracy"
     for part, rows in parts.items():
-        cost, quality = _measure(network, data, config, rows)
-        yield Record(step, f"cost/{part}", (), cost[None], geometric=False)
-        yield Record(step, f"{score}/{part}", (), quality[None], geometric=False)
+        costs, qualities = _measure(trainer, rows)
+        for own, cost, quality in zip(records, costs, qualities, strict=True):
+            own.append(Record(trainer.step, f"cost/{part}", (), cost[None].copy(), geometric=False))
+            own.append(Record(trainer.step, f"{score}/{part}", (), quality[None].copy(), geometric=False))
+    return records
 
 
-def _measure(network: Network, data: Data, config: Config, rows: Array) -> tuple[Array, Array]:
-    """Return mean cost [R] and accuracy or R² [R] of each replicate over its rows [R, N]."""
-    replicates, count = rows.shape
-    total, hits = np.zeros(replicates), np.zeros(replicates)
+def _measure(trainer: Trainer, rows: Sequence[Array]) -> tuple[Array, Array]:
+    """Return mean cost [C, R] and accuracy or R² [C, R] over the rows [R, N] of each data set.
+
+    Cells pass one after another: batches are large, so a pass of the whole stack would gain no time and need C times
+    the memory.
+    """
+    cost, sets = trainer.runs[0].config.cost, trainer.data.sets
+    is_regression, count = sets[0].classes is None, rows[0].shape[1]
+    total, hits = np.zeros(trainer.network.ensemble), np.zeros(trainer.network.ensemble)
     for start in range(0, count, CHUNK):
-        chosen = rows[:, start : start + CHUNK]
-        y = data.y[chosen].mT
-        a = network.forward(data.x[chosen].mT, training=False)
-        total += _sum(network.cost(y, config.cost)[..., None, :])
-        if data.classes is None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                hits += _sum((a - y) ** 2)
-        else:
-            is_right = a.argmax(axis=-2) == y.argmax(axis=-2)
-            hits += (is_right & np.isfinite(a).all(axis=-2)).sum(axis=-1)  # NaN predicts nothing
-    if data.classes is None:
-        return total / count, 1 - hits / _spread(data.y[rows])
+        for number, (x, y) in enumerate(trainer.data.chunk(rows, start)):
+            for cell in trainer.data.cells_of(number):
+                network = trainer.cell_network(cell)
+                a = network.forward(x, training=False)
+                total[cell] += _sum(network.cost(y, cost)[..., None, :])
+                hits[cell] += _squared_error(a, y) if is_regression else _hits(a, y)
+    if is_regression:
+        spreads = [_spread(data.y[chosen]) for data, chosen in zip(sets, rows, strict=True)]
+        return total / count, 1 - hits / np.stack([spreads[number] for number in trainer.data.set_of])
     return total / count, hits / count
+
+
+def _hits(a: Array, y: Array) -> Array:
+    """Return the number of examples whose class is right [R]; NaN predicts nothing."""
+    is_right = a.argmax(axis=-2) == y.argmax(axis=-2)
+    hits: Array = (is_right & np.isfinite(a).all(axis=-2)).sum(axis=-1)
+    return hits
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _squared_error(a: Array, y: Array) -> Array:
+    return _sum((a - y) ** 2)
 
 
 @np.errstate(over="ignore", invalid="ignore")

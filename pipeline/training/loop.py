@@ -1,4 +1,4 @@
-"""run(config) -> records: mini-batch SGD on a stack of replicates. A pure function: no files and no clock.
+"""run(config) -> records: mini-batch SGD on a stack of cells. A pure function: no files and no clock.
 
 Step t comes after t updates. Each step draws a batch, passes it forward and backward, takes the scheduled measurements
 and adds the update. The last step only measures, on the batch that would come next.
@@ -10,9 +10,11 @@ first one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from engine.arrays import Array
 from engine.network import Network
@@ -35,7 +37,7 @@ class TrajectoryObserver(Protocol):
         """Return whether to observe this step. Steps come in ascending order."""
 
     def on_step(self, step: int, network: Network, rows: Array) -> None:
-        """Observe θ and ∇C of the network at this step, and the batch's row numbers [R, B]."""
+        """Observe θ and ∇C of the network [R] at this step, and the batch's row numbers [R, B]."""
 
 
 class Checkpointer(Protocol):
@@ -52,16 +54,22 @@ def _ignore(event: object) -> None:
     pass
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Callbacks:
-    """What training calls on its way. By default, nothing happens.
+    """What the training of a cell calls on its way. By default, nothing happens.
 
     Attributes:
         on_step: Called with the step number before each step.
         on_divergence: Called for each replicate that has diverged, before the records of that step.
         on_trace: Called with each step that is replayed to locate a divergence, so that limits on silence see progress.
         observer: Receives θ, ∇C and the batch at the steps it chooses.
-        checkpointer: Receives the state of training at the steps it chooses, after all records of earlier steps.
+        checkpointer: Receives the state of training at the steps it chooses, after all records of earlier steps. In a
+            stack, the state of all cells with a checkpointer is saved when one is due, so that they resume together.
+        is_stopped: Called before each step: whether the training of the cell is to end here.
     """
 
     on_step: Callable[[int], None] = _ignore
@@ -69,9 +77,25 @@ class Callbacks:
     on_trace: Callable[[int], None] = _ignore
     observer: TrajectoryObserver | None = None
     checkpointer: Checkpointer | None = None
+    is_stopped: Callable[[], bool] = _never
 
 
 NO_CALLBACKS = Callbacks()
+
+
+@dataclass(frozen=True)
+class StackCell:
+    """One cell of a stack.
+
+    Attributes:
+        run: The checked config and its data.
+        callbacks: What to call on the way.
+        start: A saved state from which to resume, bit for bit. All cells of a stack start at the same step.
+    """
+
+    run: PreparedRun
+    callbacks: Callbacks = NO_CALLBACKS
+    start: TrainingState | None = None
 
 
 def run(config: Config) -> Iterator[Record]:
@@ -85,45 +109,117 @@ def train(
     timer: Timer | None = None,
     start: TrainingState | None = None,
 ) -> Iterator[Record]:
-    """Train, and yield each record at its step.
+    """Train one cell alone: a stack of one. The arguments are those of :class:`StackCell` and :func:`train_stack`."""
+    return (record for _, record in train_stack([StackCell(run, callbacks, start)], timer))
+
+
+def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Iterator[tuple[int, Record]]:
+    """Train all cells of a stack together. The records of each cell are those of the cell alone.
 
     Args:
-        run: The checked config and its data.
-        callbacks: What to call on the way.
+        cells: Cells that share shapes, probes and schedules (:func:`pipeline.sweeps.stacks.stack_key`).
         timer: Receives the time spent on "step", each probe, "evaluation", "watch", "chain" and "checkpoints".
-        start: A saved state from which to resume, bit for bit. Records of earlier steps are not repeated.
+
+    Yields:
+        The place of a cell in ``cells`` and a record of it, at the record's step.
     """
-    config, length = run.config, run.length
     timer = timer or Timer(None)
-    trainer = Trainer(run, start.now if start else None)
-    monitor = DivergenceMonitor(run, start, callbacks.on_trace)
-    probes, comparing, evaluations = _schedulers(run, trainer.step)
-    previous = start.previous if start else None
+    config, length = cells[0].run.config, cells[0].run.length
+    members = [_Member(number, cell) for number, cell in enumerate(cells)]
+    trainer, previous = _start(cells)
+    probes, comparing, evaluations = _schedulers(cells[0].run, trainer.step)
     for step in range(trainer.step, length.last_step + 1):
-        if callbacks.checkpointer is not None and callbacks.checkpointer.due(step):
-            callbacks.checkpointer.save(TrainingState(trainer.snapshot(), previous, *monitor.state()))
+        kept = [place for place, member in enumerate(members) if not member.has_ended]
+        if not kept:
+            return
+        if len(kept) < len(members):
+            trainer.keep(kept)
+            members = [members[place] for place in kept]
+            previous = None if previous is None else previous[kept]
+        if _save_checkpoints(step, members, trainer, previous):
             timer.mark("checkpoints")
-        callbacks.on_step(step)
+        for member in members:
+            member.callbacks.on_step(step)
         comparing.due(step)
-        monitor.begin(trainer)
-        computed = trainer.compute(previous)
+        if step % config.divergence.keep_steps == 0:
+            for member, state in zip(members, trainer.snapshot(), strict=True):
+                member.monitor.keep(state)
+        x, y = trainer.next_batch()
+        trainer.network.forward(x)
+        trainer.network.backward(y, config.cost)
+        trainer.optimizer.propose(trainer.network, trainer.velocity, step, trainer.total_steps)
+        computed = trainer.computed(y, previous)
         previous = trainer.network.grad.copy() if comparing.next_step == step + 1 else None
         timer.mark("step")
         records = measure(computed, {name: config.probes[name] for name in probes.due(step)}, step, timer)
-        if callbacks.observer is not None and callbacks.observer.due(step):
-            callbacks.observer.on_step(step, trainer.network, trainer.rows)
+        if _observe(step, members, trainer):
             timer.mark("chain")
         if evaluations.due(step):
-            records += evaluate(trainer.network, trainer.data, config, step)
+            records = [own + more for own, more in zip(records, evaluate(trainer), strict=True)]
             timer.mark("evaluation")
-        for divergence in monitor.check(trainer, records):
-            callbacks.on_divergence(divergence)
+        _check(step, members, trainer, records)
         timer.mark("watch")
-        yield from records
-        if config.divergence.stop and not monitor.active:
-            break
+        for member, own in zip(members, records, strict=True):
+            for record in own:
+                yield member.number, record
         if step < length.last_step:
             trainer.apply()
+
+
+class _Member:
+    """A cell in training: its place among the cells of the stack, its callbacks and its divergence monitor."""
+
+    def __init__(self, number: int, cell: StackCell) -> None:
+        self.number, self.callbacks = number, cell.callbacks
+        self.monitor = DivergenceMonitor(cell.run, cell.start, cell.callbacks.on_trace)
+        self._stops = cell.run.config.divergence.stop
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the training of the cell is to end before the next step."""
+        return (self._stops and not self.monitor.active) or self.callbacks.is_stopped()
+
+
+def _start(cells: Sequence[StackCell]) -> tuple[Trainer, Array | None]:
+    """Return the trainer and the gradient of the step before [C, R, P], if the saved states have it."""
+    runs, starts = [cell.run for cell in cells], [cell.start for cell in cells if cell.start is not None]
+    gradients = [start.previous for start in starts if start.previous is not None]
+    return Trainer(runs, [start.now for start in starts] or None), np.stack(gradients) if gradients else None
+
+
+def _save_checkpoints(step: int, members: Sequence[_Member], trainer: Trainer, previous: Array | None) -> bool:
+    """Save the state of all cells if one is due. Return whether anything was saved."""
+    checkpointers = [member.callbacks.checkpointer for member in members]
+    if not any(checkpointer is not None and checkpointer.due(step) for checkpointer in checkpointers):
+        return False
+    states = zip(members, checkpointers, trainer.snapshot(), strict=True)
+    for cell, (member, checkpointer, now) in enumerate(states):
+        if checkpointer is not None:
+            before = None if previous is None else previous[cell]
+            checkpointer.save(TrainingState(now, before, *member.monitor.state()))
+    return True
+
+
+def _observe(step: int, members: Sequence[_Member], trainer: Trainer) -> bool:
+    """Call the observers that are due. Return whether one was."""
+    is_due = False
+    for cell, member in enumerate(members):
+        observer = member.callbacks.observer
+        if observer is not None and observer.due(step):
+            is_due = True
+            observer.on_step(step, trainer.cell_network(cell), trainer.rows_of(cell))
+    return is_due
+
+
+def _check(step: int, members: Sequence[_Member], trainer: Trainer, records: Sequence[Sequence[Record]]) -> None:
+    """Find and report the replicates that have diverged."""
+    run = trainer.runs[0]
+    is_due = step % run.config.divergence.keep_steps == 0 or step == run.length.last_step
+    for cell, (member, own) in enumerate(zip(members, records, strict=True)):
+        theta = trainer.network.theta[cell]
+        broken = np.flatnonzero(~np.isfinite(theta).all(axis=-1)).tolist() if is_due else []
+        for divergence in member.monitor.check(step, broken, own):
+            member.callbacks.on_divergence(divergence)
 
 
 def _schedulers(run: PreparedRun, start: int) -> tuple[ProbeScheduler, ProbeScheduler, ProbeScheduler]:

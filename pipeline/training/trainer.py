@@ -1,29 +1,37 @@
-"""One training step at a time, and the state between two steps."""
+"""A stack of cells in training: its network, its batches, its update, and the state between two steps.
+
+A stack trains C cells of R replicates as one network with the ensemble axes [C, R]. Each cell has the numbers, byte for
+byte, that it has alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
 from engine.arrays import Array
+from engine.network import Network
+from engine.optimizers import SGD
 from engine.probes import Step
 from pipeline.data.prepare import Data
-from pipeline.training.evaluate import CHUNK
-from pipeline.training.prepare import PreparedRun, build_network
+from pipeline.training.prepare import PreparedRun, blocks_of, build_network
 from pipeline.training.streams import RandomStreams
+
+CHUNK = 1000  # examples per pass through a whole set: bounds the memory of the network's buffers
 
 
 @dataclass(frozen=True)
 class TrainerState:
-    """Everything that the following updates depend on. Random generators follow from the seed and the step.
+    """Everything that the following updates of a cell depend on. Random generators follow from the seed and the step.
 
     Attributes:
         step: Number of updates made.
         theta: Parameters [R, P].
-        velocity: The optimizer's memory [R, P].
+        velocity: The optimizer's memory [R, P]; empty without momentum.
         state: Arrays of the network's blocks that are not parameters, such as running statistics, by name.
     """
 
@@ -35,7 +43,7 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that the rest of a run depends on, before a step.
+    """Everything that the rest of a cell's run depends on, before a step.
 
     Attributes:
         now: Step, θ and the optimizer's memory.
@@ -51,61 +59,134 @@ class TrainingState:
     recent: tuple[TrainerState, ...]
 
 
-class Trainer:
-    """Trains one step at a time: ``compute`` the update, then ``apply`` it.
+class StackData:
+    """The rows of the cells of a stack. Cells with the same data and batches share one gather.
 
     Args:
-        run: The checked config and its data.
-        start: The state to resume from, bit for bit; the initialisation by default.
+        runs: The cells' runs.
+        step: The step from which batches are drawn.
 
     Attributes:
-        data: The rows of all replicates.
-        network: The stack of replicates.
-        step: Number of the next step.
-        rows: Row numbers of the last computed batch [R, B].
+        sets: The distinct data sets of the stack.
+        set_of: The data set of each cell, as a place in ``sets``.
     """
 
-    rows: Array
+    def __init__(self, runs: Sequence[PreparedRun], step: int = 0) -> None:
+        keys = [(run.config.data, run.config.seed, run.config.batching) for run in runs]
+        distinct = [keys.index(key) for key in keys]  # the first cell with the same key
+        firsts = list(dict.fromkeys(distinct))
+        self.sets: list[Data] = [runs[first].data for first in firsts]
+        self.set_of = [firsts.index(first) for first in distinct]
+        self._batches = [
+            islice(_batches(runs[first], data), step, None) for first, data in zip(firsts, self.sets, strict=True)
+        ]
 
-    def __init__(self, run: PreparedRun, start: TrainerState | None = None) -> None:
-        self._config = run.config
-        self.data = run.data
-        self.network = build_network(run)
-        self.velocity = run.config.optimizer.start(self.network)
+    def draw(self) -> list[Array]:
+        """Return the row numbers [R, B] of the next batch of each data set."""
+        return [next(batches) for batches in self._batches]
+
+    def gather(self, rows: Sequence[Array]) -> tuple[Array, Array]:
+        """Return the inputs [C, R, n_0, B] and targets [C, R, n_L, B] of the given rows of each data set."""
+        gathered = [_gather(data, chosen) for data, chosen in zip(self.sets, rows, strict=True)]
+        return self._for_cells([x for x, _ in gathered]), self._for_cells([y for _, y in gathered])
+
+    def _for_cells(self, of_sets: Sequence[Array]) -> Array:
+        if len(of_sets) == 1:
+            return np.broadcast_to(of_sets[0], (len(self.set_of), *of_sets[0].shape))
+        # The examples stay contiguous in memory, as they are for a cell alone: their order can change the last bits.
+        return np.stack([of_sets[number].mT for number in self.set_of]).mT
+
+    def chunk(self, rows: Sequence[Array], start: int) -> Iterator[tuple[Array, Array]]:
+        """Yield the inputs [R, n_0, B] and targets [R, n_L, B] of a chunk of rows, for each data set."""
+        for data, chosen in zip(self.sets, rows, strict=True):
+            yield _gather(data, chosen[:, start : start + CHUNK])
+
+    def cells_of(self, number: int) -> list[int]:
+        """Return the cells that use a data set."""
+        return [cell for cell, own in enumerate(self.set_of) if own == number]
+
+    def keep(self, cells: Sequence[int]) -> None:
+        """Drop all other cells."""
+        self.set_of = [self.set_of[cell] for cell in cells]
+        used = sorted(set(self.set_of))
+        self.sets = [self.sets[number] for number in used]
+        self._batches = [self._batches[number] for number in used]
+        self.set_of = [used.index(number) for number in self.set_of]
+
+
+def _gather(data: Data, rows: Array) -> tuple[Array, Array]:
+    return data.x[rows].mT, data.y[rows].mT
+
+
+class Trainer:
+    """Trains a stack of cells. :func:`pipeline.training.loop.train_stack` computes each update, ``apply`` adds it.
+
+    Args:
+        runs: The cells' runs. They share shapes, probes and schedules.
+        start: The states from which the cells resume, bit for bit, all of the same step; the initialisation by default.
+
+    Attributes:
+        runs: The runs of the cells that are in training.
+        data: The rows of all cells.
+        network: The stack [C, R].
+        optimizer: SGD with the hyperparameters of all cells.
+        velocity: The optimizer's memory [C, R, P]; empty without momentum.
+        step: Number of the next step.
+        rows: Row numbers of the last drawn batch, [R, B] for each data set.
+    """
+
+    rows: list[Array]
+
+    def __init__(self, runs: Sequence[PreparedRun], start: Sequence[TrainerState] | None = None) -> None:
+        self.runs = list(runs)
+        first = self.runs[0].config
+        self.network = Network(blocks_of(self.runs[0]), (len(runs), first.replicates), first.dtype)
+        self.optimizer = stacked_optimizer([run.config.optimizer for run in runs])
+        self.velocity = self.optimizer.start(self.network)
         self.step = 0
-        if start is not None:
-            self.step = start.step
-            self.network.theta[...] = start.theta
-            self.velocity[...] = start.velocity
-            for name, array in self.network.state().items():
-                array[...] = start.state[name]
-        self._batches = islice(_batches(run, self.data), self.step, None)
-        self._total_steps = max(run.length.last_step, 1)
+        if start is None:
+            for cell, run in enumerate(runs):
+                self.network.theta[cell] = build_network(run).theta
+        else:
+            self.step = start[0].step
+            for cell, saved in enumerate(start):
+                self.network.theta[cell] = saved.theta
+                if self.velocity.size:
+                    self.velocity[cell] = saved.velocity
+                for name, array in self.network.state().items():
+                    array[cell] = saved.state[name]
+        self.data = StackData(self.runs, self.step)
+        self.total_steps = max(self.runs[0].length.last_step, 1)
 
-    def compute(self, previous: Array | None) -> Step:
-        """Pass the next batch forward and backward, and propose the update.
+    def next_batch(self) -> tuple[Array, Array]:
+        """Return the inputs [C, R, n_0, B] and targets [C, R, n_L, B] of the next batch."""
+        self.rows = self.data.draw()
+        return self.data.gather(self.rows)
+
+    def rows_of(self, cell: int) -> Array:
+        """Return the row numbers [R, B] of a cell's last batch."""
+        return self.rows[self.data.set_of[cell]]
+
+    def computed(self, y: Array, previous: Array | None) -> Step:
+        """Return the step that was just computed, as probes read it.
 
         Args:
-            previous: The gradient of the step before [R, P], for probes that compare.
+            y: Targets of the batch [C, R, n_L, B].
+            previous: The gradient of the step before [C, R, P], for probes that compare.
         """
-        data, network, config = self.data, self.network, self._config
-        rows = self.rows = next(self._batches)
-        y = data.y[rows].mT
-        network.forward(data.x[rows].mT)
-        network.backward(y, config.cost)
-        config.optimizer.propose(network, self.velocity, self.step, self._total_steps)
-        seed, step = config.seed, self.step
+        step, configs = self.step, [run.config for run in self.runs]
 
         def generators(use: int) -> list[np.random.Generator]:
-            keys = [np.random.SeedSequence(seed + k, spawn_key=(3, step, use)) for k in range(config.replicates)]
+            seeds = [config.seed + k for config in configs for k in range(config.replicates)]
+            keys = [np.random.SeedSequence(seed, spawn_key=(3, step, use)) for seed in seeds]
             return [np.random.default_rng(key) for key in keys]
 
-        return Step(network, y, config.cost, previous, generators, self._inputs)
+        return Step(self.network, y, configs[0].cost, previous, generators, self._inputs)
 
     def _inputs(self) -> Iterator[Array]:
-        rows = self.data.train[:, : self._config.evaluation.train_examples]
-        for start in range(0, rows.shape[1], CHUNK):
-            yield self.data.x[rows[:, start : start + CHUNK]].mT
+        rows = [data.train[:, : self.runs[0].config.evaluation.train_examples] for data in self.data.sets]
+        for start in range(0, rows[0].shape[1], CHUNK):
+            yield self.data.gather([chosen[:, start : start + CHUNK] for chosen in rows])[0]
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def apply(self) -> None:
@@ -114,10 +195,67 @@ class Trainer:
         self.network.update_state()
         self.step += 1
 
-    def snapshot(self) -> TrainerState:
-        """Return a copy of the state."""
+    def snapshot(self) -> list[TrainerState]:
+        """Return a copy of the state of each cell."""
+        theta, velocity = self.network.theta.copy(), self.velocity.copy()
         state = {name: array.copy() for name, array in self.network.state().items()}
-        return TrainerState(self.step, self.network.theta.copy(), self.velocity.copy(), state)
+        return [
+            TrainerState(
+                self.step,
+                theta[cell],
+                velocity[cell] if velocity.size else velocity,
+                {name: array[cell] for name, array in state.items()},
+            )
+            for cell in range(len(self.runs))
+        ]
+
+    def cell_network(self, cell: int) -> Network:
+        """Return a network [R] with copies of θ, ∇C and state of one cell. The next call overwrites it."""
+        network, stack = self._cell_network, self.network
+        network.theta[...], network.grad[...] = stack.theta[cell], stack.grad[cell]
+        state = stack.state()
+        for name, array in network.state().items():
+            array[...] = state[name][cell]
+        return network
+
+    @cached_property
+    def _cell_network(self) -> Network:
+        return Network(blocks_of(self.runs[0]), self.network.ensemble[1:], self.network.dtype)
+
+    def keep(self, cells: Sequence[int]) -> None:
+        """Drop all other cells, between two steps."""
+        kept = list(cells)
+        self.runs = [self.runs[cell] for cell in kept]
+        old, state = self.network, self.network.state()
+        ensemble = (len(kept), *old.ensemble[1:])
+        self.network = Network(blocks_of(self.runs[0]), ensemble, old.dtype, old.theta[kept])
+        for name, array in self.network.state().items():
+            array[...] = state[name][kept]
+        self.optimizer = stacked_optimizer([run.config.optimizer for run in self.runs])
+        if self.velocity.size:
+            self.velocity = self.velocity[kept]
+        self.data.keep(kept)
+
+
+def stacked_optimizer(optimizers: Sequence[SGD]) -> SGD:
+    """Return one optimizer with the hyperparameters [C, 1] of all cells. The same terms are on in all of them."""
+    first = optimizers[0]
+    if len(optimizers) == 1:
+        return first
+
+    def column(values: Sequence[object]) -> Array:
+        return np.array(values, dtype=np.float64)[:, None]
+
+    clipping = first.clipping
+    if clipping is not None:
+        clipping = replace(clipping, max_norm=column([o.clipping.max_norm for o in optimizers if o.clipping]))
+    return replace(
+        first,
+        learning_rate=column([o.learning_rate for o in optimizers]),
+        momentum=column([o.momentum for o in optimizers]),
+        weight_decay=column([o.weight_decay for o in optimizers]),
+        clipping=clipping,
+    )
 
 
 def _batches(run: PreparedRun, data: Data) -> Iterator[Array]:

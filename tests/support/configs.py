@@ -15,8 +15,10 @@ from pipeline.config.schema import Config, build
 from pipeline.data.prepare import Data, DataConfig, prepare
 from pipeline.data.table import Source
 from pipeline.training.loop import run
+from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import Record
 from pipeline.training.streams import RandomStreams
+from pipeline.training.trainer import Trainer
 
 REGRESSION = ("cost=half_squared_error", "activation@output=identity")
 
@@ -95,3 +97,13 @@ RESUMED = {
         "divergence.stop=false",
     ],
 }  # fmt: skip
+
+
+def first_step(run: PreparedRun) -> Trainer:
+    """Return the trainer of a run after the passes of its first step; its network has the proposed update."""
+    trainer = Trainer([run])
+    x, y = trainer.next_batch()
+    trainer.network.forward(x)
+    trainer.network.backward(y, run.config.cost)
+    trainer.optimizer.propose(trainer.network, trainer.velocity, 0, trainer.total_steps)
+    return trainer

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import run_command
-from support.configs import RESUMED, config
+from support.configs import RESUMED, config, first_step
 from support.stores import content, empty, opened, uri
 
 from engine.activations import Activation
@@ -115,7 +115,7 @@ def test_checkpoint_contains_the_state_of_blocks(tmp_path: Path) -> None:
     assert sorted(saved.state.now.state) == ["block_1.mean", "block_1.variance"]
     assert all(np.abs(array).max() > 0 for array in saved.state.now.state.values())
     assert same([*saved.records, *train(run, start=saved.state)], whole)
-    fresh = replace(saved.state, now=replace(saved.state.now, state=Trainer(run).snapshot().state))
+    fresh = replace(saved.state, now=replace(saved.state.now, state=Trainer([run]).snapshot()[0].state))
     assert not same([*saved.records, *train(run, start=fresh)], whole)
 
 
@@ -123,13 +123,13 @@ def test_hash_chain_covers_the_parameters_of_every_block() -> None:
     run = prepare_run(replace(config(*BASE), architecture=WithBlocks(2, 6, None)))
 
     def heads(change: float) -> list[str]:
-        chain, trainer = HashChain(run, At((0,)), ends=False), Trainer(run)
-        trainer.compute(None)
-        trainer.network.theta[:, -1 - trainer.network.output.n_out - 6] += change  # no W or b of a layer
-        chain.on_step(0, trainer.network, trainer.rows)
+        chain, trainer = HashChain(run, At((0,)), ends=False), first_step(run)
+        network = trainer.cell_network(0)
+        network.theta[:, -1 - network.output.n_out - 6] += change  # no W or b of a layer
+        chain.on_step(0, network, trainer.rows_of(0))
         return chain.heads
 
-    gamma_or_beta = {p.name for p in Trainer(run).network.parameters} - {"W", "b"}
+    gamma_or_beta = {p.name for p in Trainer([run]).network.parameters} - {"W", "b"}
     assert gamma_or_beta == {"gamma", "beta"}
     assert heads(0.0) == heads(0.0) != heads(1e-3)
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import run_command
-from support.configs import config, records, table, thorough
+from support.configs import config, first_step, records, table, thorough
 from support.stores import opened, runs, uri
 
 from engine import probes
@@ -37,7 +37,7 @@ from pipeline.training.loop import Callbacks, run, train
 from pipeline.training.prepare import build_network, prepare_run
 from pipeline.training.records import Record, tidy
 from pipeline.training.timing import Timer
-from pipeline.training.trainer import Trainer, TrainingState
+from pipeline.training.trainer import TrainingState
 
 FULL = ("data=iris", "activation=tanh", "architecture.hidden=[5,4]", "epochs=5", "probes=full")
 SCHEDULES: list[Schedule] = [Every(3), Logarithmic(3), EachEpoch(), FirstAndLast(), At((0, 4, 7, 1000))]
@@ -169,7 +169,7 @@ def test_update_norm_is_exact_where_squares_leave_the_type(rate: float) -> None:
     overrides = ("dtype=float32", f"optimizer.learning_rate={rate}", "schedule=every", "epochs=1")
     base = config("data=iris", "architecture.hidden=[5,4]", *overrides)
     prepared = prepare_run(replace(base, probes={"update_norm": probes.update_norm}))
-    network = Trainer(prepared).compute(None).network
+    network = first_step(prepared).network
     expected = [np.linalg.norm(layer.parameters[0].update[0].astype(np.float64)) for layer in network.layers]
     measured = next(r for r in train(prepared) if r.probe == "update_norm")
     assert measured.values[:, 0] == pytest.approx(expected, rel=1e-6, abs=0)
