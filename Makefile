@@ -29,9 +29,9 @@ $(READY): requirements.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n RETRY=1 FORCE=1 FAIL_FAST=1)
+sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n STACKS=0 RETRY=1 FORCE=1 FAIL_FAST=1)
 	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
-		$(if $(FAIL_FAST),--fail-fast) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
+		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
 
 search: $(READY)  ## search with Optuna, EXP=search_tanh (TRIALS=n JOBS=n)
 	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \

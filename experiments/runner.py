@@ -21,8 +21,10 @@ from pipeline.paths import PROJECT
 from pipeline.progress import bars
 from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import RunResult
+from pipeline.runs.stack import run_stack
 from pipeline.sweeps.executor import SerialExecutor
 from pipeline.sweeps.plan import prepare_cells, source_tags, tracking_of
+from pipeline.sweeps.stacks import plan_stacks
 from pipeline.sweeps.summary import Extras, link_lines, log_summary, summary_links
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store
@@ -174,7 +176,7 @@ def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) ->
     runs, results = [], []
     with bars(len(jobs), quiet) as progress:
         executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
-        finished = {id(job): done for job, done in executor.map(job for _, job in jobs)}
+        finished = {id(job): done for job, done in executor.map(run_stack, plan_stacks([job for _, job in jobs]))}
         for sweep, job in jobs:
             done = finished[id(job)]
             swept = ({"part": sweep} if has_parts else {}) | {key: job.swept.get(key, "–") for key in keys}

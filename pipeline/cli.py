@@ -193,6 +193,11 @@ def _limits(time_limit: float | None, memory_limit: float | None, hang_limit: fl
         raise ConfigError(str(wrong)) from wrong
 
 
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _tracking(uri: str | None) -> TrackingConfig:
     from pipeline.tracking.uri import TrackingConfig
 
@@ -215,16 +220,23 @@ def run(overrides: Sequence[str], config_dir: str | None, force: bool, **limit: 
 @click.option("--retry", is_flag=True, help="Run failed cells again.")
 @click.option("--force", is_flag=True, help="Run all cells again.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
-@click.option("--jobs", type=int, default=1, metavar="N", help="Cells at a time, each in its own process.")
+@click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
+@click.option("--no-stacks", is_flag=True, help="Train each cell alone, even if others have the same shapes.")
 @limits
-def sweep(
-    overrides: Sequence[str], config_dir: str | None, retry: bool, force: bool, fail_fast: bool, jobs: int, **limit: Any
-) -> int:
+def sweep(overrides: Sequence[str], config_dir: str | None, jobs: int | None, no_stacks: bool, **options: Any) -> int:
     """Run every combination of the swept values that is not finished yet."""
     from pipeline.sweeps.sweep import SweepOptions, run_sweep
 
-    options = SweepOptions(retry, force, fail_fast, jobs, _limits(**limit), quiet())
-    return show(run_sweep(overrides, options, config_dir))
+    choices = {name: options.pop(name) for name in ("retry", "force", "fail_fast")}
+    limits = _limits(**options)
+    jobs = _cores() if jobs is None else jobs
+    return show(
+        run_sweep(
+            overrides,
+            SweepOptions(**choices, jobs=jobs, is_stacked=not no_stacks, limits=limits, quiet=quiet()),
+            config_dir,
+        )
+    )
 
 
 @commands.command()

@@ -1,19 +1,16 @@
-"""Run one sweep cell at most once.
+"""Decide what to do about a cell: skip a finished one, resume an interrupted one, retry a failed one on request.
 
-A finished cell is skipped, an interrupted one resumed, a failed one retried on request. Safe to call from several
-processes: a process acquires the cell's lock before it queries the store and decides what to do.
+The caller holds the cell's lock before the store is queried, so several processes may work on the same sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.progress import Bars
 from pipeline.reproducibility.fingerprint import cell_key, code_digest, fingerprint_tags
-from pipeline.runs.execute import execute
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking import tags
@@ -32,47 +29,57 @@ class CellResult:
     action: CellAction
 
 
-def run_cell(job: CellJob, store: Store, options: RunOptions, bars: Bars) -> CellResult | None:
-    """Return the cell's result, and run the cell if it has none yet.
+@dataclass(frozen=True)
+class CellTask:
+    """A cell that is to be trained, and the run that the training writes to.
+
+    Attributes:
+        tags: Tags of a new run.
+    """
+
+    job: CellJob
+    action: CellAction
+    attempt: Attempt
+    tags: Mapping[str, str]
+
+
+def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> CellTask | CellResult | None:
+    """Decide what to do about a cell. The caller holds its lock.
 
     Returns:
-        None if another process works on the cell.
+        The task if the cell is to be trained, its result if it has one, or None if another process works on it.
 
     Raises:
         ConfigError: The code has changed since the cell was prepared.
     """
-    locks = RunLocks.of(store)
-    with locks.acquire(job.cell_id) as acquired:
-        if not acquired:
-            return None
-        if code_digest(job.raw_config) != job.code:
-            raise ConfigError("the code has changed since the sweep began; start it again")
-        runs = runs_of_cell(store, job.cell_id)
-        action, run = choose_action(runs, options)
-        if action == "resumed" and (is_remote(run, locks) or is_locked_elsewhere(run, locks, job.cell_id)):
-            return None
-        sweep_id = job.tags.get(tags.SWEEP_TAG)
-        if action == "new" and options.pruning is not None:
-            pruned = runs_of_cell(store, options.pruning.identity(job.cell_id))
-            if pruned:
-                tags.join(store, pruned[0], sweep_id)
-                return CellResult(read_result(store, pruned[0], job), "skipped")
-        if action in ("skipped", "skipped (failed)"):
-            try:
-                result = read_result(store, run, job)
-            except StoreError:
-                raise
-            except ConfigError:  # its records are not readable
-                action, run = "rerun (unreadable)", None
-            else:
-                tags.replace(store, runs, run, sweep_id)
-                return CellResult(result, action)
-        attempt = _attempt(runs, run)
-        if run is not None:
-            store.tag(run.info.run_id, {tags.ATTEMPTS_TAG: str(attempt.number), **locks.tags(job.cell_id)})
-        tags.replace(store, runs, run, sweep_id)
-        own_tags = {**locks.tags(job.cell_id), **fingerprint_tags(job.cell_id), tags.COMMAND_TAG: options.command}
-        return CellResult(execute(replace(job, tags={**job.tags, **own_tags}), store, options, attempt, bars), action)
+    if code_digest(job.raw_config) != job.code:
+        raise ConfigError("the code has changed since the sweep began; start it again")
+    runs = runs_of_cell(store, job.cell_id)
+    action, run = choose_action(runs, options)
+    if action == "resumed" and (is_remote(run, locks) or is_locked_elsewhere(run, locks, job.cell_id)):
+        return None
+    sweep_id = job.tags.get(tags.SWEEP_TAG)
+    if action == "new" and options.pruning is not None:
+        pruned = runs_of_cell(store, options.pruning.identity(job.cell_id))
+        if pruned:
+            tags.join(store, pruned[0], sweep_id)
+            return CellResult(read_result(store, pruned[0], job), "skipped")
+    if action in ("skipped", "skipped (failed)"):
+        try:
+            result = read_result(store, run, job)
+        except StoreError:
+            raise
+        except ConfigError:  # its records are not readable
+            action, run = "rerun (unreadable)", None
+        else:
+            tags.replace(store, runs, run, sweep_id)
+            return CellResult(result, action)
+    attempt = _attempt(runs, run)
+    if run is not None:
+        store.tag(run.info.run_id, {tags.ATTEMPTS_TAG: str(attempt.number), **locks.tags(job.cell_id)})
+    tags.replace(store, runs, run, sweep_id)
+    own_tags = {**locks.tags(job.cell_id), **fingerprint_tags(job.cell_id), tags.COMMAND_TAG: options.command}
+    return CellTask(job, action, attempt, {**job.tags, **own_tags})
 
 
 def _attempt(runs: Sequence[Any], resumed: Any | None) -> Attempt:

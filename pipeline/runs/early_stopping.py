@@ -45,10 +45,6 @@ class Pruning:
         return hashlib.sha256(f"{cell_id} pruned beyond {self.decades!r} decades".encode()).hexdigest()
 
 
-class StoppedEarlyError(Exception):
-    """Stops a run early; its text gives the reason."""
-
-
 class EarlyStopping:
     """Judges the newest measurement of a run.
 
@@ -70,19 +66,18 @@ class EarlyStopping:
         if self._pruning is not None and record.bins is None:
             self._newest.append(record)
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Judge the records that were added since the last check.
 
-        Raises:
-            StoppedEarlyError: The run is to be stopped.
+        Returns:
+            Why the run is to be stopped; None if it is not.
         """
         if self._pruning is None or not self._newest:
-            return
+            return None
         latest = Summary(self._hidden_layers)
         for record in self._newest:
             latest.add(record)
         self._newest.clear()
         verdict = self._judge(latest)
         reason = self._pruning.reason(verdict) if verdict is not None else None
-        if reason:
-            raise StoppedEarlyError(f"{reason} at step {latest.records[0].step}")
+        return f"{reason} at step {latest.records[0].step}" if reason else None

@@ -1,4 +1,4 @@
-"""Train one run and log it: records become metrics, files and a verdict. The impure shell around ``train``."""
+"""One run in progress: its records become metrics, files and a verdict. The impure shell around the training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import logging
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-
-from threadpoolctl import threadpool_limits
+from types import TracebackType
 
 from pipeline import signals
 from pipeline.analysis.expectation import expect
@@ -21,13 +21,12 @@ from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
-from pipeline.progress import Bars
 from pipeline.reproducibility.fingerprint import cell_key, fingerprint
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs import artifacts
-from pipeline.runs.early_stopping import EarlyStopping, StoppedEarlyError
-from pipeline.runs.job import Attempt, CellJob, RunOptions
-from pipeline.runs.limits import enforce_limits
+from pipeline.runs.cell import CellTask
+from pipeline.runs.early_stopping import EarlyStopping
+from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult, to_markdown
 from pipeline.tracking.metrics import MetricLogger, log10_mean
 from pipeline.tracking.retry import ignore_store_errors
@@ -35,103 +34,97 @@ from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, THEORY_FILE
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.divergence import Divergence
-from pipeline.training.loop import Callbacks, train
+from pipeline.training.loop import Callbacks
 from pipeline.training.records import Record, non_finite
 from pipeline.training.timing import Timer
+from pipeline.training.trainer import TrainingState
 
 log = logging.getLogger("gradvitals")
 log.setLevel(logging.INFO)
 
 
-def execute(job: CellJob, store: Store, options: RunOptions, attempt: Attempt, bars: Bars) -> RunResult:
-    """Train the job's run and log it. The caller holds the cell's lock.
+CURRENT_RUN: ContextVar[str | None] = ContextVar("current_run", default=None)  # whose messages are logged
 
-    A failure is logged and returned, not raised. An interruption (Ctrl-C, SIGTERM) closes the run as KILLED and is
-    raised.
+
+class Execution:
+    """One run in progress: its records go to the summary, the store and the checkpoints.
+
+    As a context manager it opens the run in the store and its log file, and closes both. A failure is logged and
+    becomes the result (:meth:`fail`); an interruption (Ctrl-C, SIGTERM) closes the run as KILLED.
+
+    Args:
+        task: The cell and the run to write to. The caller holds the cell's lock.
+        store: The store.
+        options: What the user chose.
+
+    Attributes:
+        start: The saved state from which training resumes, after :meth:`prepare`.
     """
-    if attempt.run_id is None:
-        run_logger = store.start(job.name, job.tags, attempt.not_before)
-    else:
-        run_logger = store.resume(attempt.run_id)
-    result = RunResult(job.name, run_logger.run_id, job.swept, "FAILED")
-    with run_logger:
-        with _log_file(run_logger, attempt.number):
-            try:
-                with threadpool_limits(1), enforce_limits(options.limits) as heartbeat:
-                    execution = _Execution(job, store, run_logger, options, is_resumed=attempt.run_id is not None)
-                    with bars.run(job.name, job.run.length.last_step) as show_step, execution.early_stop():
-                        callbacks = execution.callbacks(heartbeat, show_step)
-                        for record in train(job.run, callbacks, execution.timer, execution.start):
-                            execution.add(record)
-                    result = execution.conclude()
-            except Exception as failure:
-                result = replace(result, error=traceback.format_exception_only(failure)[-1].strip())
-                log.exception("the run failed")
-                _log_failure(store, run_logger, str(result.error))
-            except BaseException:
+
+    start: TrainingState | None
+
+    def __init__(self, task: CellTask, store: Store, options: RunOptions) -> None:
+        self.task, self.job, self.run, self.attempt = task, task.job, task.job.run, task.attempt
+        self.is_closed = False
+        self.store, self.pruning = store, options.pruning
+        self.pruned: str | None = None
+
+    def __enter__(self) -> Execution:
+        """Open the run and its log file."""
+        job, attempt = self.job, self.attempt
+        if attempt.run_id is None:
+            self.run_logger = self.store.start(job.name, self.task.tags, attempt.not_before)
+        else:
+            self.run_logger = self.store.resume(attempt.run_id)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(_log_file(self.run_logger, attempt.number))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the log file, and the run if it has not ended."""
+        is_interrupted = kind is not None and not self.is_closed
+        with self._open:
+            if is_interrupted:
                 signals.acknowledge()
                 log.warning("interrupted")
                 # A call that was cut short may spoil the next one, but not a second.
                 with contextlib.suppress(Exception):
-                    run_logger.end("KILLED", hurry=True)
-                raise
-        if not run_logger.end(result.status) and result.error is None:
-            result = replace(result, status="FAILED", error="the store does not have all of it")
-    return result
+                    self.run_logger.end("KILLED", hurry=True)
 
+    def prepare(self) -> None:
+        """Log the origin, and load the checkpoint of an interrupted run.
 
-def _log_failure(store: Store, run_logger: RunLogger, error: str) -> None:
-    artifacts.remove_checkpoints(store, run_logger.run_id)
-    with ignore_store_errors(f"the failure of run {run_logger.run_id} is not in the store"):
-        run_logger.text(traceback.format_exc(), "traceback.txt")
-        note = f"**Failed.**\n\n```\n{traceback.format_exc()[-4000:]}\n```"
-        run_logger.tags({"mlflow.note.content": note, ERROR_TAG: error[:4000]})
-
-
-@contextlib.contextmanager
-def _log_file(run_logger: RunLogger, attempt: int) -> Iterator[None]:
-    """Collect log messages in the artifact ``run.log``; each later attempt has a file of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / (f"run.{attempt}.log" if attempt else "run.log")
-        handler = logging.FileHandler(path, encoding="utf-8", delay=False)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-            handler.close()
-            with ignore_store_errors(f"{path.name} of run {run_logger.run_id} is not in the store"):
-                run_logger.file(path)
-
-
-class _Execution:
-    """One run in progress: its records go to the summary, the store and the checkpoints."""
-
-    def __init__(
-        self, job: CellJob, store: Store, run_logger: RunLogger, options: RunOptions, is_resumed: bool
-    ) -> None:
-        self.job, self.run, self.store, self.run_logger = job, job.run, store, run_logger
-        self.pruning = options.pruning
-        data = self.run.data
-        if fingerprint(job.raw_config, data.digest) != job.cell_id:
+        Raises:
+            RuntimeError: Code or data have changed.
+        """
+        job, run_logger, is_resumed = self.job, self.run_logger, self.attempt.run_id is not None
+        if fingerprint(job.raw_config, self.run.data.digest) != job.cell_id:
             raise RuntimeError("code or data have changed since the sweep began; start it again")
-        artifacts.log_origin(run_logger, job.raw_config, self.run, job.cell_id)
-        log.info(
-            "layers %s, %d training examples, %d steps", self.run.sizes, data.train.shape[1], self.run.length.last_step
-        )
+        with self._as_current():
+            artifacts.log_origin(run_logger, job.raw_config, self.run, job.cell_id)
+            log.info(
+                "layers %s, %d training examples, %d steps",
+                self.run.sizes,
+                self.run.data.train.shape[1],
+                self.run.length.last_step,
+            )
+            self._load_checkpoint(is_resumed)
+
+    def _load_checkpoint(self, is_resumed: bool) -> None:
         self.divergences: list[Divergence] = []
         self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
         self.expectation = expect(self.run)
-        self.metrics = MetricLogger(run_logger, self.run.config.replicates, self.divergences, self.expectation)
+        replicates = self.run.config.replicates
+        self.metrics = MetricLogger(self.run_logger, replicates, self.divergences, self.expectation)
         hidden_layers = self.summary.hidden_layers
         self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
-        self.timer = Timer(time.perf_counter)
-        self.pruned: str | None = None
-        folder = artifacts.checkpoint_folder(store, run_logger.run_id)
-        self.checkpoints = Checkpoints(folder, job.cell_id, checkpoint_config(job.raw_config), time.monotonic)
+        folder = artifacts.checkpoint_folder(self.store, self.run_logger.run_id)
+        config = checkpoint_config(self.job.raw_config)
+        self.checkpoints = Checkpoints(folder, self.job.cell_id, config, time.monotonic)
         checkpoint = self.checkpoints.load() if is_resumed else None
-        self.chain = _hash_chain(job, checkpoint)
+        self.chain = _hash_chain(self.job, checkpoint)
         if self.chain is not None:
             self.checkpoints.extra = self.chain.state
         self.start = checkpoint.state if checkpoint else None
@@ -140,40 +133,49 @@ class _Execution:
         if checkpoint is not None:
             checkpoint.replay(self._add_to_logs, self.metrics.diverged)
 
+    @contextlib.contextmanager
+    def _as_current(self) -> Iterator[None]:
+        """Keep the messages of the block out of the logs of other runs in the same stack."""
+        token = CURRENT_RUN.set(self.run_logger.run_id)
+        try:
+            yield
+        finally:
+            CURRENT_RUN.reset(token)
+
     @property
     def last_step(self) -> int:
         """The step of the newest record."""
         return self.summary.records[-1].step if self.summary.records else 0
 
-    def callbacks(self, heartbeat: Callable[[], None], show_step: Callable[[int], None]) -> Callbacks:
-        """Return what training calls on its way.
+    def callbacks(self, show_step: Callable[[int], None], heartbeat: Callable[[], None]) -> Callbacks:
+        """Return what the training of this cell calls on its way.
 
         Args:
-            heartbeat: To be called at each step, also while a divergence is located.
             show_step: Shows progress.
+            heartbeat: To be called at each step, also while a divergence is located.
         """
 
         def on_step(step: int) -> None:
             heartbeat()
-            self.early_stopping.check()
             show_step(step)
 
-        return Callbacks(on_step, self._add_divergence, lambda step: heartbeat(), self.chain, self.checkpoints)
+        checkpointer = self.checkpoints if self.checkpoints.config.seconds is not None else None
+        return Callbacks(
+            on_step, self._add_divergence, lambda step: heartbeat(), self.chain, checkpointer, self._is_stopped
+        )
 
-    @contextlib.contextmanager
-    def early_stop(self) -> Iterator[None]:
-        """End training without an error when the run is stopped early."""
-        try:
-            yield
-        except StoppedEarlyError as stopped:
-            self.pruned = str(stopped)
-            log.info("pruned: %s", stopped)
+    def _is_stopped(self) -> bool:
+        """Return whether the run is stopped early."""
+        if not self.pruned and (reason := self.early_stopping.check()):
+            self.pruned = reason
+            with self._as_current():
+                log.info("pruned: %s", reason)
+        return self.pruned is not None
 
     def add(self, record: Record) -> None:
         """Log a new record, and save it with the next checkpoint."""
         self._add_to_logs(record)
         self.checkpoints.record(record)
-        self.timer.mark("tracking")
 
     def _add_to_logs(self, record: Record) -> None:
         self.summary.add(record)
@@ -182,17 +184,49 @@ class _Execution:
 
     def _add_divergence(self, divergence: Divergence) -> None:
         self.checkpoints.diverged(divergence)
-        self.metrics.diverged(divergence)
+        with self._as_current():
+            self.metrics.diverged(divergence)
 
     def _judge(self, summary: Summary, diverged: int) -> Verdict | None:
         return judge(summary, self.run.config, diverged, self.expectation, len(self.run.sizes) - 1)
 
-    def conclude(self) -> RunResult:
-        """Log the final numbers, the verdict and the files; return the result."""
+    def finish(self, seconds: Mapping[str, float]) -> RunResult:
+        """Log the final numbers, the verdict and the files; close the run and return the result.
+
+        Args:
+            seconds: Time of the run's training by activity, seconds.
+        """
+        with self._as_current():
+            try:
+                result = self._conclude(Timer(time.perf_counter), seconds)
+            except Exception as failure:
+                log.exception("the run failed")
+                return self.fail(failure)
+        return self._close(result)
+
+    def fail(self, failure: Exception) -> RunResult:
+        """Log a failure as the run's description, close the run as FAILED and return the result."""
+        error = traceback.format_exception_only(failure)[-1].strip()
+        trace = "".join(traceback.format_exception(failure))
+        artifacts.remove_checkpoints(self.store, self.run_logger.run_id)
+        with ignore_store_errors(f"the failure of run {self.run_logger.run_id} is not in the store"):
+            self.run_logger.text(trace, "traceback.txt")
+            note = f"**Failed.**\n\n```\n{trace[-4000:]}\n```"
+            self.run_logger.tags({"mlflow.note.content": note, ERROR_TAG: error[:4000]})
+        return self._close(RunResult(self.job.name, self.run_logger.run_id, self.job.swept, "FAILED", error=error))
+
+    def _close(self, result: RunResult) -> RunResult:
+        self._open.close()
+        self.is_closed = True
+        if not self.run_logger.end(result.status) and result.error is None:
+            return replace(result, status="FAILED", error="the store does not have all of it")
+        return result
+
+    def _conclude(self, timer: Timer, seconds: Mapping[str, float]) -> RunResult:
         run_logger, summary, last_step = self.run_logger, self.summary, self.last_step
         run_logger.flush()
         artifacts.log_profiles(run_logger, summary)
-        self.timer.mark("tracking")
+        timer.mark("tracking")
         lost = non_finite(summary.records)
         result = self._result()
         for key, value in result.headline.items():
@@ -206,11 +240,11 @@ class _Execution:
             run_logger.text(json.dumps(theory, indent=1), THEORY_FILE)
         artifacts.log_figures_and_records(run_logger, summary, result.name, theory)
         artifacts.log_divergences(run_logger, self.divergences)
-        self.timer.mark("files")
+        timer.mark("files")
         if self.chain is not None:
             artifacts.log_chain(run_logger, self.chain)
-            self.timer.mark("chain")
-        artifacts.log_overhead(run_logger, self.timer.seconds, last_step)
+            timer.mark("chain")
+        artifacts.log_overhead(run_logger, timer.added_to(seconds), last_step)
         note = {"mlflow.note.content": to_markdown(result, self.run, lost)}
         run_logger.tags(note | (self.chain.tags() if self.chain is not None else {}))
         if self.pruned and self.pruning is not None:
@@ -243,3 +277,21 @@ def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:
         return None
     step, state = (saved.state.now.step, saved.extra) if saved else (0, None)
     return HashChain(job.run, config.schedule, True, step, state)
+
+
+@contextlib.contextmanager
+def _log_file(run_logger: RunLogger, attempt: int) -> Iterator[None]:
+    """Collect the run's log messages in the artifact ``run.log``; each later attempt has a file of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (f"run.{attempt}.log" if attempt else "run.log")
+        handler = logging.FileHandler(path, encoding="utf-8", delay=False)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.addFilter(lambda message: CURRENT_RUN.get() in (None, run_logger.run_id))
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+            with ignore_store_errors(f"{path.name} of run {run_logger.run_id} is not in the store"):
+                run_logger.file(path)

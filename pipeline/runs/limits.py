@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +44,11 @@ class Limits:
         for name, value in (("time limit", self.seconds), ("memory limit", self.gib), ("hang limit", self.hang)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} {value}: must be > 0")
+
+    def of_stack(self, cells: int) -> Limits:
+        """Return the limits of a stack: time and memory of all its cells together."""
+        seconds, gib = (None if limit is None else limit * cells for limit in (self.seconds, self.gib))
+        return replace(self, seconds=seconds, gib=gib)
 
     def exceeded(self, running: float, idle: float) -> str | None:
         """Return which limit a run exceeds, in words.

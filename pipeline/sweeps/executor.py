@@ -1,7 +1,7 @@
-"""Executors: run the jobs of a sweep in this process, or each in a process of its own.
+"""Executors: run the stacks of a sweep in this process, or each in a process of its own.
 
-A job's process can die without harm to the others: the death costs its cell one attempt. Processes end when the
-driver ends, however it ends.
+A process can die without harm to the others: the cells of its stack are repeated one by one, and the death costs each
+of them one attempt. Processes end when the driver ends, however it ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_process
@@ -27,7 +27,7 @@ from pipeline import signals
 from pipeline.errors import ConfigError
 from pipeline.progress import Bars, bars
 from pipeline.runs.artifacts import remove_checkpoints
-from pipeline.runs.cell import CellResult, close_stale_runs, run_cell, runs_of_cell
+from pipeline.runs.cell import CellResult, close_stale_runs, runs_of_cell
 from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking.locks import RunLocks
@@ -40,48 +40,62 @@ PAUSE = 0.5  # seconds between two queries of a cell that another process works 
 WATCHDOG_EXIT_CODE = 1
 PROCESS_NAME = "gradvitals-cell"
 
+Stack = Sequence[CellJob]  # cells that train together
 Results = Generator[tuple[CellJob, CellResult], None, None]
 messages = logging.getLogger("gradvitals.user")
 _context = multiprocessing.get_context("forkserver")
 # The fork server imports once what takes seconds.
-_context.set_forkserver_preload(["pipeline.runs.cell", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+_context.set_forkserver_preload(["pipeline.runs.stack", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+
+
+class RunStack(Protocol):
+    """The function that runs the cells of a stack: :func:`pipeline.runs.stack.run_stack`."""
+
+    def __call__(
+        self, stack: Stack, store: Store, options: RunOptions, bars: Bars
+    ) -> Iterator[tuple[CellJob, CellResult | None]]:
+        """Yield each cell with its result; None if another process works on the cell."""
 
 
 class Executor(Protocol):
-    """Runs jobs."""
+    """Runs stacks of cells."""
 
-    def map(self, jobs: Iterable[CellJob | None]) -> Results:
-        """Yield each job with its result, as soon as the result is known.
+    def map(self, run: RunStack, stacks: Iterable[Stack | None]) -> Results:
+        """Yield each cell with its result, as soon as the result is known.
 
-        A job is drawn from ``jobs`` when there is capacity to run it. None means that no job is available at the
+        A stack is drawn from ``stacks`` when there is capacity to run it. None means that no stack is available at the
         moment. Closing the generator ends all work.
+
+        Args:
+            run: Runs one stack.
+            stacks: The stacks.
         """
 
 
 class _Backlog:
-    """Jobs that wait: new ones, and those whose cell another process works on."""
+    """Stacks that wait: new ones, and single cells that another process works on or whose process died."""
 
-    def __init__(self, jobs: Iterable[CellJob | None]) -> None:
-        self._source = iter(jobs)
-        self._deferred: list[tuple[float, CellJob]] = []
+    def __init__(self, stacks: Iterable[Stack | None]) -> None:
+        self._source = iter(stacks)
+        self._deferred: list[tuple[float, Stack]] = []
         self._is_exhausted = False
         self._reported: set[str] = set()
 
     @property
     def is_empty(self) -> bool:
-        """Whether no job is left."""
+        """Whether no stack is left."""
         return self._is_exhausted and not self._deferred
 
-    def draw(self) -> CellJob | None:
-        """Return a job to run, new ones first; None if none is available at the moment."""
+    def draw(self) -> Stack | None:
+        """Return a stack to run, new ones first; None if none is available at the moment."""
         if not self._is_exhausted:
             try:
-                job = next(self._source)
+                stack = next(self._source)
             except StopIteration:
                 self._is_exhausted = True
             else:
-                if job is not None:
-                    return job
+                if stack is not None:
+                    return stack
         if self._deferred and self._deferred[0][0] <= time.monotonic():
             return self._deferred.pop(0)[1]
         return None
@@ -91,44 +105,44 @@ class _Backlog:
         if job.cell_id not in self._reported:
             self._reported.add(job.cell_id)
             messages.info("%s: another process works on it; waiting (if its machine is gone: FORCE=1)", job.name)
-        self._deferred.append((time.monotonic() + PAUSE, job))
+        self._deferred.append((time.monotonic() + PAUSE, [job]))
 
-    def retry(self, job: CellJob) -> None:
-        """Return a job whose process died."""
-        self._deferred.insert(0, (time.monotonic(), job))
+    def retry(self, jobs: Iterable[CellJob]) -> None:
+        """Return the cells whose process died, to be run one by one."""
+        self._deferred[:0] = [(time.monotonic(), [job]) for job in jobs]
 
 
 @dataclass(frozen=True)
 class SerialExecutor:
-    """Runs one job after another in this process."""
+    """Runs one stack after another in this process."""
 
     store: Store
     options: RunOptions
     bars: Bars
 
-    def map(self, jobs: Iterable[CellJob | None]) -> Results:
+    def map(self, run: RunStack, stacks: Iterable[Stack | None]) -> Results:
         """See :class:`Executor`."""
-        backlog = _Backlog(jobs)
+        backlog = _Backlog(stacks)
         while not backlog.is_empty:
-            job = backlog.draw()
-            if job is None:
+            stack = backlog.draw()
+            if stack is None:
                 time.sleep(0 if backlog.is_empty else PAUSE)
                 continue
-            result = run_cell(job, self.store, self.options, self.bars)
-            if result is None:
-                backlog.defer(job)
-                continue
-            if result.action.startswith("skipped"):
-                self.bars.advance()
-            yield job, result
+            for job, result in run(stack, self.store, self.options, self.bars):
+                if result is None:
+                    backlog.defer(job)
+                    continue
+                if result.action.startswith("skipped"):
+                    self.bars.advance()
+                yield job, result
 
 
 @dataclass(frozen=True)
 class ProcessExecutor:
-    """Runs each job in a process of its own, a bounded number at a time.
+    """Runs each stack in a process of its own, a bounded number at a time.
 
     Args:
-        processes: Number of jobs at a time.
+        processes: Number of stacks at a time.
         tracking: The store; each process opens it.
     """
 
@@ -138,43 +152,53 @@ class ProcessExecutor:
     options: RunOptions
     bars: Bars
 
-    def map(self, jobs: Iterable[CellJob | None]) -> Results:
+    def map(self, run: RunStack, stacks: Iterable[Stack | None]) -> Results:
         """See :class:`Executor`."""
-        backlog, deaths = _Backlog(jobs), Counter[str]()
-        running: dict[Future[Any], tuple[CellJob, float]] = {}
+        backlog, deaths = _Backlog(stacks), Counter[str]()
+        running: dict[Future[Any], tuple[Stack, float]] = {}
         try:
             while running or not backlog.is_empty:
-                while len(running) < self.processes and (job := backlog.draw()) is not None:
-                    running[self._start(job)] = job, time.monotonic()
+                while len(running) < self.processes and (stack := backlog.draw()) is not None:
+                    running[self._start(run, stack)] = stack, time.monotonic()
                 if not running:
                     time.sleep(0 if backlog.is_empty else PAUSE)
                 for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
-                    job, start_time = running.pop(future)
-                    try:
-                        result = future.result()
-                    except ProcessExpired as death:
-                        deaths[job.cell_id] += 1
-                        reason = self._limit_exceeded(death, start_time)
-                        if reason is None and deaths[job.cell_id] < ATTEMPTS:
-                            backlog.retry(job)
-                            continue
-                        result = self._fail(job, reason or f"its process ended {ATTEMPTS} times ({_ending(death)})")
-                    if result is None:
-                        backlog.defer(job)
-                        continue
-                    self.bars.advance()
-                    yield job, result
+                    stack, start_time = running.pop(future)
+                    for job, result in self._results(future, stack, start_time, deaths, backlog):
+                        self.bars.advance()
+                        yield job, result
         finally:
             self._end(running)
 
-    def _start(self, job: CellJob) -> Future[Any]:
+    def _results(
+        self, future: Future[Any], stack: Stack, start_time: float, deaths: Counter[str], backlog: _Backlog
+    ) -> Iterator[tuple[CellJob, CellResult]]:
+        """Yield the results of a stack whose process has ended; cells without one return to the backlog."""
+        try:
+            results: list[CellResult | None] = future.result()
+        except ProcessExpired as death:
+            deaths.update(job.cell_id for job in stack)
+            reason = self._limit_exceeded(death, start_time) if len(stack) == 1 else None
+            if reason is None and (len(stack) > 1 or deaths[stack[0].cell_id] < ATTEMPTS):
+                backlog.retry(stack)
+                return
+            results = [self._fail(stack[0], reason or f"its process ended {ATTEMPTS} times ({_ending(death)})")]
+        for job, result in zip(stack, results, strict=True):
+            if result is None:
+                backlog.defer(job)
+            elif result.action == "skipped" and job.cell_id in deaths:  # it finished before its process died
+                yield job, CellResult(result.result, "new")
+            else:
+                yield job, result
+
+    def _start(self, run: RunStack, stack: Stack) -> Future[Any]:
         # pebble documents the argument context, but annotates mp_context.
         run_in_process = process(name=PROCESS_NAME, context=_context)(_run_in_process)  # type: ignore[call-overload]
         try:
-            future: Future[Any] = run_in_process(job, self.tracking, self.options, dict(os.environ))
+            future: Future[Any] = run_in_process(run, stack, self.tracking, self.options, dict(os.environ))
         except (pickle.PicklingError, AttributeError, TypeError) as unpicklable:
             raise ConfigError(
-                f"{job.name}: its config cannot be sent to another process ({unpicklable}); allowed: JOBS=1"
+                f"{stack[0].name}: its config cannot be sent to another process ({unpicklable}); allowed: JOBS=1"
             ) from unpicklable
         return future
 
@@ -221,9 +245,9 @@ def _ending(death: ProcessExpired) -> str:
 
 
 def _run_in_process(
-    job: CellJob, tracking: TrackingConfig, options: RunOptions, environment: dict[str, str]
-) -> CellResult | None:
-    """Run a job in a process of its own; None if another process works on its cell."""
+    run: RunStack, stack: Stack, tracking: TrackingConfig, options: RunOptions, environment: dict[str, str]
+) -> list[CellResult | None]:
+    """Run a stack in a process of its own; the result is None for a cell that another process works on."""
     os.environ.update(environment)
     previous_handler = signal.getsignal(signal.SIGTERM)
     signals.install(signal.SIGTERM)
@@ -232,10 +256,13 @@ def _run_in_process(
     try:
         store = Store.open(tracking, wait=True)  # the driver has just opened it
         with bars(1, quiet=True) as hidden:
-            result = run_cell(job, store, options, hidden)
+            results = {
+                id(job): result and CellResult(result.result.without_records(), result.action)
+                for job, result in run(stack, store, options, hidden)
+            }
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
-    return result and CellResult(result.result.without_records(), result.action)
+    return [results[id(job)] for job in stack]
 
 
 def _end_with_driver() -> None:

@@ -24,8 +24,10 @@ from pipeline.errors import ConfigError
 from pipeline.progress import bars
 from pipeline.runs.job import RunOptions, prepare_cell
 from pipeline.runs.result import RunResult
+from pipeline.runs.stack import run_stack
 from pipeline.sweeps.executor import SerialExecutor
 from pipeline.sweeps.plan import source_tags, tracking_of
+from pipeline.sweeps.stacks import plan_stacks
 from pipeline.sweeps.summary import Extras, log_summary, summary_links, verdict_of
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store, TrackingConfig
@@ -140,7 +142,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted)
     with bars(2, quiet) as progress:
         executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
-        ((_, done),) = executor.map([baseline_job])
+        ((_, done),) = executor.map(run_stack, [[baseline_job]])
         baseline = done.result
         if baseline.verdict is None and baseline.error is None:
             raise ConfigError(
@@ -153,7 +155,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
             return Prescription(baseline, (), ())
         changes = [*proposed, control(raw_config)]
         jobs = [prepare_cell(r.applied(raw_config), r.name, {"change": r.name}, tags, trusted) for r in changes]
-        with closing(executor.map(jobs)) as finished:
+        with closing(executor.map(run_stack, plan_stacks(jobs))) as finished:
             by_name = {job.name: done.result for job, done in finished}
     results = [by_name[remedy.name] for remedy in changes]
     trials = [compare_to_baseline(r, baseline, result) for r, result in zip(changes, results, strict=True)]

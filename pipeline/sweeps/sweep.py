@@ -20,8 +20,10 @@ from pipeline.runs.cell import CellAction, CellResult, close_stale_runs
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
 from pipeline.runs.result import RunResult
+from pipeline.runs.stack import run_stack
 from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor
 from pipeline.sweeps.plan import plan_sweep, source_tags, tracking_of
+from pipeline.sweeps.stacks import describe_stacks, plan_stacks
 from pipeline.sweeps.summary import link_lines, log_summary, result_table, summary_links
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store, TrackingConfig
@@ -47,7 +49,8 @@ class SweepOptions:
         retry: Run failed cells again.
         force: Run all cells again.
         fail_fast: Stop at the first failure.
-        jobs: Number of cells that run at the same time; each has a process of its own if there are several.
+        jobs: Number of stacks that run at the same time; each has a process of its own if there are several.
+        is_stacked: Train cells that share shapes together (:mod:`pipeline.sweeps.stacks`).
         limits: Limits of each run.
         quiet: Show no progress bars.
     """
@@ -56,6 +59,7 @@ class SweepOptions:
     force: bool = False
     fail_fast: bool = False
     jobs: int = 1
+    is_stacked: bool = True
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
     quiet: bool = False
 
@@ -145,13 +149,14 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     """
     plan = plan_sweep(compose_sweep(overrides, config_dir), overrides)
     store = open_store(plan.tracking)
-    messages.info("%d runs, sweep %s", len(plan.jobs), plan.sweep_id)
+    stacks = plan_stacks(plan.jobs, options.jobs) if options.is_stacked else [[job] for job in plan.jobs]
+    messages.info("%s, sweep %s", describe_stacks(stacks), plan.sweep_id)
     done: dict[int, CellResult] = {}  # by the job's number
     numbers = {id(job): number for number, job in enumerate(plan.jobs)}
     total = len(plan.jobs)
     with bars(total, options.quiet) as progress, report_interruption(lambda: len(done), total, "runs"):
         executor = choose_executor(options.jobs, plan.tracking, store, options.run_options(), progress)
-        with closing(executor.map(plan.jobs)) as finished:
+        with closing(executor.map(run_stack, stacks)) as finished:
             for job, outcome in finished:
                 done[numbers[id(job)]] = CellResult(outcome.result.without_records(), outcome.action)
                 _report(job, outcome)
@@ -176,7 +181,7 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
     store = open_store(tracking_of(raw_config))
     with bars(1, options.quiet) as progress:
         executor = SerialExecutor(store, options.run_options(repeat=True), progress)
-        ((_, done),) = executor.map([job])
+        ((_, done),) = executor.map(run_stack, [[job]])
     return SingleResult(done.result, done.action, link_lines(store, store.run_link(done.result.run_id), "its page"))
 
 

@@ -41,8 +41,14 @@ class RetryPolicy:
     _deadline: float | None = field(default=None, repr=False)
 
     def set_deadline(self, seconds: float) -> None:
-        """Stop all retries in so many seconds, for a user who wants to leave."""
-        self._deadline = time.monotonic() + seconds
+        """Stop all retries in so many seconds, for a user who wants to leave. The first deadline holds."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + seconds
+
+    @property
+    def is_past_deadline(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._deadline is not None and time.monotonic() > self._deadline
 
     def call(self, function: Callable[[], T], find_result: Callable[[], T | None] = lambda: None) -> T:
         """Return the function's value; retry while the store fails transiently.

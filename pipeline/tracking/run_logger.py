@@ -154,7 +154,8 @@ class RunLogger:
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            hurry: Whether to give the store one second in all, because the user wants to leave.
+            hurry: Whether to give the store one second for all runs, because the user wants to leave. Buffered values
+                are not sent after it: the next command resumes the run and sends them.
 
         Returns:
             Whether the store has all values and the status.
@@ -163,7 +164,8 @@ class RunLogger:
             self.client.retry.set_deadline(LEAVING)
         complete = True
         try:
-            self.flush()
+            if not self.client.retry.is_past_deadline:
+                self.flush()
         except StoreError as refusal:
             notify(f"{len(self._buffer)} values of run {self.run_id} could not be stored ({refusal})")
             complete = False

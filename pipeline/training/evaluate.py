@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from engine.arrays import Array
+from pipeline.data.prepare import Data
 from pipeline.training.records import Record
 from pipeline.training.trainer import CHUNK, Trainer
 
 
-def evaluate(trainer: Trainer) -> list[list[Record]]:
+def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]]:
     """Return for each cell the records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R].
-
-    Args:
-        trainer: The stack; θ is only read.
-    """
-    config, sets = trainer.runs[0].config, trainer.data.sets
-    records: list[list[Record]] = [[] for _ in trainer.runs]
-    parts = {
-        "train": [data.train[:, : config.evaluation.train_examples] for data in sets],
-        "test": [data.test for data in sets],
-    }
-    score = "r2" if sets[0].classes is None else "accuracy"
-    for part, rows in parts.items():
-        costs, qualities = _measure(trainer, rows)
-        for own, cost, quality in zip(records, costs, qualities, strict=True):
-            own.append(Record(trainer.step, f"cost/{part}", (), cost[None].copy(), geometric=False))
-            own.append(Record(trainer.step, f"{score}/{part}", (), quality[None].copy(), geometric=False))
-    return records
-
-
-def _measure(trainer: Trainer, rows: Sequence[Array]) -> tuple[Array, Array]:
-    """Return mean cost [C, R] and accuracy or R² [C, R] over the rows [R, N] of each data set.
 
     Cells pass one after another: batches are large, so a pass of the whole stack would gain no time and need C times
     the memory.
+
+    Args:
+        trainer: The stack; θ is only read.
+        cells: The cells to evaluate.
     """
-    cost, sets = trainer.runs[0].config.cost, trainer.data.sets
-    is_regression, count = sets[0].classes is None, rows[0].shape[1]
-    total, hits = np.zeros(trainer.network.ensemble), np.zeros(trainer.network.ensemble)
+    records: dict[int, list[Record]] = {cell: [] for cell in cells}
+    for part in ("train", "test"):
+        for number, data in enumerate(trainer.data.sets):
+            own = [cell for cell in trainer.data.cells_of(number) if cell in records]
+            if not own:
+                continue
+            most = trainer.runs[own[0]].config.evaluation.train_examples
+            rows = data.train[:, :most] if part == "train" else data.test
+            score = "r2" if data.classes is None else "accuracy"
+            for cell, (cost, quality) in _measure(trainer, data, rows, own).items():
+                records[cell].append(Record(trainer.step, f"cost/{part}", (), cost[None], geometric=False))
+                records[cell].append(Record(trainer.step, f"{score}/{part}", (), quality[None], geometric=False))
+    return records
+
+
+def _measure(trainer: Trainer, data: Data, rows: Array, cells: Sequence[int]) -> dict[int, tuple[Array, Array]]:
+    """Return mean cost [R] and accuracy or R² [R] of each cell over the rows [R, N] of its data set."""
+    cost, (replicates, count) = trainer.runs[0].config.cost, rows.shape
+    total, hits = ({cell: np.zeros(replicates) for cell in cells} for _ in range(2))
     for start in range(0, count, CHUNK):
-        for number, (x, y) in enumerate(trainer.data.chunk(rows, start)):
-            for cell in trainer.data.cells_of(number):
-                network = trainer.cell_network(cell)
-                a = network.forward(x, training=False)
-                total[cell] += _sum(network.cost(y, cost)[..., None, :])
-                hits[cell] += _squared_error(a, y) if is_regression else _hits(a, y)
-    if is_regression:
-        spreads = [_spread(data.y[chosen]) for data, chosen in zip(sets, rows, strict=True)]
-        return total / count, 1 - hits / np.stack([spreads[number] for number in trainer.data.set_of])
-    return total / count, hits / count
+        chosen = rows[:, start : start + CHUNK]
+        x, y = data.x[chosen].mT, data.y[chosen].mT
+        for cell in cells:
+            network = trainer.cell_network(cell)
+            a = network.forward(x, training=False)
+            total[cell] += _sum(network.cost(y, cost)[..., None, :])
+            hits[cell] += _squared_error(a, y) if data.classes is None else _hits(a, y)
+    if data.classes is None:
+        spread = _spread(data.y[rows])
+        return {cell: (total[cell] / count, 1 - hits[cell] / spread) for cell in cells}
+    return {cell: (total[cell] / count, hits[cell] / count) for cell in cells}
 
 
 def _hits(a: Array, y: Array) -> Array:

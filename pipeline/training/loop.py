@@ -125,9 +125,9 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
     """
     timer = timer or Timer(None)
     config, length = cells[0].run.config, cells[0].run.length
-    members = [_Member(number, cell) for number, cell in enumerate(cells)]
     trainer, previous = _start(cells)
-    probes, comparing, evaluations = _schedulers(cells[0].run, trainer.step)
+    members = [_Member(number, cell, trainer.step) for number, cell in enumerate(cells)]
+    probes, comparing = _schedulers(cells[0].run, trainer.step)
     for step in range(trainer.step, length.last_step + 1):
         kept = [place for place, member in enumerate(members) if not member.has_ended]
         if not kept:
@@ -154,8 +154,9 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
         records = measure(computed, {name: config.probes[name] for name in probes.due(step)}, step, timer)
         if _observe(step, members, trainer):
             timer.mark("chain")
-        if evaluations.due(step):
-            records = [own + more for own, more in zip(records, evaluate(trainer), strict=True)]
+        if evaluated := [cell for cell, member in enumerate(members) if member.evaluations.due(step)]:
+            for cell, more in evaluate(trainer, evaluated).items():
+                records[cell] += more
             timer.mark("evaluation")
         _check(step, members, trainer, records)
         timer.mark("watch")
@@ -167,10 +168,11 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
 
 
 class _Member:
-    """A cell in training: its place among the cells of the stack, its callbacks and its divergence monitor."""
+    """A cell in training: its place among the cells of the stack, and what is done for it alone."""
 
-    def __init__(self, number: int, cell: StackCell) -> None:
+    def __init__(self, number: int, cell: StackCell, step: int) -> None:
         self.number, self.callbacks = number, cell.callbacks
+        self.evaluations = ProbeScheduler({"evaluation": cell.run.config.evaluation.schedule}, cell.run.length, step)
         self.monitor = DivergenceMonitor(cell.run, cell.start, cell.callbacks.on_trace)
         self._stops = cell.run.config.divergence.stop
 
@@ -222,13 +224,9 @@ def _check(step: int, members: Sequence[_Member], trainer: Trainer, records: Seq
             member.callbacks.on_divergence(divergence)
 
 
-def _schedulers(run: PreparedRun, start: int) -> tuple[ProbeScheduler, ProbeScheduler, ProbeScheduler]:
-    """Return the schedulers of all probes, of those that compare with the step before, and of the evaluation."""
+def _schedulers(run: PreparedRun, start: int) -> tuple[ProbeScheduler, ProbeScheduler]:
+    """Return the schedulers of all probes, and of those that compare with the step before."""
     config = run.config
     schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
     comparing = {name: s for name, s in schedules.items() if traits_of(config.probes[name]).needs_previous}
-    evaluations = {"evaluation": config.evaluation.schedule}
-    probes, comparisons, evaluation = (
-        ProbeScheduler(each, run.length, start) for each in (schedules, comparing, evaluations)
-    )
-    return probes, comparisons, evaluation
+    return ProbeScheduler(schedules, run.length, start), ProbeScheduler(comparing, run.length, start)

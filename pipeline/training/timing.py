@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 class Timer:
@@ -26,3 +26,8 @@ class Timer:
             now = self._clock()
             self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
             self._last = now
+
+    def added_to(self, seconds: Mapping[str, float]) -> dict[str, float]:
+        """Return the sum of these times and others, by name."""
+        names = dict.fromkeys([*seconds, *self.seconds])
+        return {name: seconds.get(name, 0.0) + self.seconds.get(name, 0.0) for name in names}

@@ -60,7 +60,7 @@ class TrainingState:
 
 
 class StackData:
-    """The rows of the cells of a stack. Cells with the same data and batches share one gather.
+    """The rows of the cells of a stack. Cells with the same data, batches and evaluation share one gather.
 
     Args:
         runs: The cells' runs.
@@ -72,7 +72,7 @@ class StackData:
     """
 
     def __init__(self, runs: Sequence[PreparedRun], step: int = 0) -> None:
-        keys = [(run.config.data, run.config.seed, run.config.batching) for run in runs]
+        keys = [(c.data, c.seed, c.batching, c.evaluation.train_examples) for c in (run.config for run in runs)]
         distinct = [keys.index(key) for key in keys]  # the first cell with the same key
         firsts = list(dict.fromkeys(distinct))
         self.sets: list[Data] = [runs[first].data for first in firsts]
@@ -87,19 +87,15 @@ class StackData:
 
     def gather(self, rows: Sequence[Array]) -> tuple[Array, Array]:
         """Return the inputs [C, R, n_0, B] and targets [C, R, n_L, B] of the given rows of each data set."""
-        gathered = [_gather(data, chosen) for data, chosen in zip(self.sets, rows, strict=True)]
-        return self._for_cells([x for x, _ in gathered]), self._for_cells([y for _, y in gathered])
+        x = [data.x[chosen].mT for data, chosen in zip(self.sets, rows, strict=True)]
+        y = [data.y[chosen].mT for data, chosen in zip(self.sets, rows, strict=True)]
+        return self._for_cells(x), self._for_cells(y)
 
     def _for_cells(self, of_sets: Sequence[Array]) -> Array:
         if len(of_sets) == 1:
             return np.broadcast_to(of_sets[0], (len(self.set_of), *of_sets[0].shape))
         # The examples stay contiguous in memory, as they are for a cell alone: their order can change the last bits.
         return np.stack([of_sets[number].mT for number in self.set_of]).mT
-
-    def chunk(self, rows: Sequence[Array], start: int) -> Iterator[tuple[Array, Array]]:
-        """Yield the inputs [R, n_0, B] and targets [R, n_L, B] of a chunk of rows, for each data set."""
-        for data, chosen in zip(self.sets, rows, strict=True):
-            yield _gather(data, chosen[:, start : start + CHUNK])
 
     def cells_of(self, number: int) -> list[int]:
         """Return the cells that use a data set."""
@@ -112,10 +108,6 @@ class StackData:
         self.sets = [self.sets[number] for number in used]
         self._batches = [self._batches[number] for number in used]
         self.set_of = [used.index(number) for number in self.set_of]
-
-
-def _gather(data: Data, rows: Array) -> tuple[Array, Array]:
-    return data.x[rows].mT, data.y[rows].mT
 
 
 class Trainer:
@@ -184,7 +176,8 @@ class Trainer:
         return Step(self.network, y, configs[0].cost, previous, generators, self._inputs)
 
     def _inputs(self) -> Iterator[Array]:
-        rows = [data.train[:, : self.runs[0].config.evaluation.train_examples] for data in self.data.sets]
+        most = self.runs[0].config.evaluation.train_examples
+        rows = [data.train[:, :most] for data in self.data.sets]
         for start in range(0, rows[0].shape[1], CHUNK):
             yield self.data.gather([chosen[:, start : start + CHUNK] for chosen in rows])[0]
 

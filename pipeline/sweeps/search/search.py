@@ -25,6 +25,8 @@ from pipeline.progress import bars
 from pipeline.runs.cell import CellResult
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
+from pipeline.runs.stack import run_stack
+from pipeline.sweeps.executor import Stack
 from pipeline.sweeps.plan import source_tags, tracking_of
 from pipeline.sweeps.search.space import SearchConfig, short, text
 from pipeline.sweeps.search.study import Result, Study, result_of
@@ -117,7 +119,7 @@ def run_search(overrides: Sequence[str], options: SearchOptions, config_dir: str
             closing(searcher),
         ):
             executor = choose_executor(options.jobs, tracking, store, run_options, progress)
-            with closing(executor.map(searcher.jobs())) as results:
+            with closing(executor.map(run_stack, searcher.stacks())) as results:
                 for job, done in results:
                     searcher.tell(job, done)
         best = study.best()
@@ -197,8 +199,8 @@ class Searcher:
     config_dir: str | None
     _open: dict[int, Trial] = field(default_factory=dict)  # trials without a result, by number
 
-    def jobs(self) -> Iterator[CellJob | None]:
-        """Yield a job for each free slot; None while other processes work on the last ones.
+    def stacks(self) -> Iterator[Stack | None]:
+        """Yield a stack of one cell for each free slot; None while other processes work on the last ones.
 
         A point of the space that makes no valid cell is a failed trial.
         """
@@ -214,7 +216,7 @@ class Searcher:
             except ConfigError as invalid:
                 self._tell(trial, Result("", error=str(invalid)))
             else:
-                yield job
+                yield [job]
 
     def tell(self, job: CellJob, done: CellResult) -> None:
         """Report the result of a job to the study."""

@@ -29,9 +29,9 @@ from pipeline.reproducibility.environment_diff import changes
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
 from pipeline.reproducibility.match_machine import REQUIRED_FLAGS, can_restart_process, cpu_flags, match_machine
 from pipeline.reproducibility.record_diff import first_record_difference
-from pipeline.runs.cell import run_cell
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.job import RunOptions, prepare_cell
+from pipeline.runs.stack import run_stack
 from pipeline.tracking.artifact_parsers import parse_config
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training.records import Record, tidy
@@ -462,7 +462,7 @@ def test_pruned_run_is_replayed_up_to_its_last_step(
     store = Store.open(TrackingConfig(logged[0], "gradvitals"))
     with bars(1, True) as progress:
         options = RunOptions(command="x", pruning=Pruning(1.0))
-        done = run_cell(prepare_cell(raw_config, "pruned", {}, {}), store, options, progress)
+        ((_, done),) = run_stack([prepare_cell(raw_config, "pruned", {}, {})], store, options, progress)
     assert done is not None
     assert done.result.pruned
     assert main(["reproduce", "--uri", logged[0], done.result.run_id]) == 0

@@ -26,9 +26,9 @@ from pipeline.config.schema import build
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
 from pipeline.reproducibility.fingerprint import cell_key
-from pipeline.runs.cell import run_cell
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.job import RunOptions, prepare_cell
+from pipeline.runs.stack import run_stack
 from pipeline.sweeps.search.space import ParameterRange, SearchConfig
 from pipeline.sweeps.search.study import Result, Study, is_abandoned, result_of, slot_of
 from pipeline.tracking.locks import RunLocks
@@ -310,7 +310,7 @@ def test_pruned_trials_end_early_and_are_tagged(place: Path) -> None:
     job = prepare_cell(raw_config, "whole", {}, {})
     assert cell_key(job.cell_id) not in pruned_run.data.tags, "the cell itself has not been run"
     with bars(1, quiet=True) as hidden:
-        whole = run_cell(job, store, RunOptions(command="c"), hidden)
+        ((_, whole),) = run_stack([job], store, RunOptions(command="c"), hidden)
     assert whole is not None
     assert (whole.action, whole.result.status) == ("new", "FINISHED")
 

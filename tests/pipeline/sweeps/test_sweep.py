@@ -22,9 +22,10 @@ from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
 from pipeline.reproducibility.replay import ReplayOptions, reproduce
-from pipeline.runs.cell import close_stale_runs, run_cell
+from pipeline.runs.cell import close_stale_runs
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
+from pipeline.runs.stack import run_stack
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import in_sweep
@@ -350,7 +351,7 @@ def test_run_under_a_lock_of_its_own_is_not_resumed(finished: Path) -> None:
     store.tag(run.info.run_id, {"lease": "its-own"})
     job = replace(prepared("d2"), cell_id=run.data.tags["cell"])
     with RunLocks(store.sidecar_dir("locks")).acquire("its-own"), bars(1, quiet=True) as shown:
-        assert run_cell(job, store, RunOptions(command="x"), shown) is None
+        assert list(run_stack([job], store, RunOptions(command="x"), shown)) == [(job, None)]
     assert store.find(run.info.run_id).data.tags["lease"] == "its-own"
 
 
@@ -386,7 +387,7 @@ def test_run_of_another_machine_is_not_resumed(finished: Path) -> None:
     assert close_stale_runs(store) == []
     job = replace(prepared("d2"), cell_id=run.data.tags["cell"])
     with bars(1, quiet=True) as shown:
-        assert run_cell(job, store, RunOptions(command="x"), shown) is None
+        assert list(run_stack([job], store, RunOptions(command="x"), shown)) == [(job, None)]
     store.tag(run.info.run_id, {"lease.host": run.data.tags["lease.host"]})
     assert [r.info.run_id for r in close_stale_runs(store)] == [run.info.run_id]
     assert store.find(run.info.run_id).info.status == "KILLED"

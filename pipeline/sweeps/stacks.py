@@ -1,0 +1,142 @@
+"""Stacks: group the cells of a sweep that can train as one array program.
+
+Cells share a stack if they have the same shapes: architecture, activations, cost, batch sizes, number of steps, probes,
+measured steps, and the same terms of the optimizer. Seed, learning rate, momentum, weight decay, clipping bound,
+initialisation and data may differ. A stack changes no number: see :func:`pipeline.training.loop.train_stack`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from engine.blocks import flatten
+from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
+from engine.probes import traits_of
+from pipeline.config.schedules import Schedule, TrainingLength
+from pipeline.config.schema import Config, scientific
+from pipeline.data.batching import Batching
+from pipeline.runs.job import CellJob
+from pipeline.sweeps.executor import Stack
+from pipeline.training.prepare import PreparedRun, blocks_of
+
+STACK_BYTES = 24 * 2**20  # arrays of a stack's training step; docs/results/sweeps.md has the measurement
+MOST_CELLS = 64  # a stack that fails is repeated cell by cell
+FREE_KEYS = ("seed", "init", "data", "optimizer", "schedule", "probe_schedules", "evaluation", "epochs", "steps")
+
+
+def plan_stacks(jobs: Sequence[CellJob], processes: int = 1) -> list[Stack]:
+    """Return the jobs in stacks. Cells that draw the same batches come into the same stack where possible.
+
+    Args:
+        jobs: The cells of a sweep, in order.
+        processes: The number of stacks that run at the same time; none of them stays idle if there are enough cells.
+    """
+    groups: dict[str, list[CellJob]] = defaultdict(list)
+    for job in jobs:
+        groups[stack_key(job)].append(job)
+    stacks: list[Stack] = []
+    for group in groups.values():
+        size = min(stack_size(group[0].run), max(1, -(-len(group) // processes)))
+        by_batches: dict[str, list[CellJob]] = defaultdict(list)
+        for job in group:
+            by_batches[_batches_key(job)].append(job)
+        rest: list[CellJob] = []
+        for same in by_batches.values():
+            whole = len(same) // size * size
+            stacks += _cut(same[:whole], size)
+            rest += same[whole:]
+        stacks += _cut(rest, size)
+    return stacks
+
+
+def describe_stacks(stacks: Sequence[Stack]) -> str:
+    """Return how many cells train in how many stacks, such as "256 cells in 8 stacks"."""
+    cells = sum(len(stack) for stack in stacks)
+    return f"{cells} cells in {len(stacks)} stacks" if len(stacks) < cells else f"{cells} cells"
+
+
+def _cut(jobs: Sequence[CellJob], size: int) -> list[Stack]:
+    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+
+def stack_size(run: PreparedRun) -> int:
+    """Return the most cells of a stack: its arrays fit the cache.
+
+    Args:
+        run: One of the cells.
+    """
+    config = run.config
+    batch = config.batching.largest(run.data.train.shape[1])
+    blocks = list(flatten(blocks_of(run)))
+    numbers = sum(int(np.prod(shape)) for block in blocks for shape in block.buffers(batch).values())
+    parameters = sum(int(np.prod(p.shape)) for block in blocks for p in block.parameters)
+    per_cell = config.replicates * (numbers + 3 * parameters) * np.dtype(config.dtype).itemsize  # θ, ∇C, Δθ
+    return max(1, min(MOST_CELLS, STACK_BYTES // per_cell))
+
+
+def stack_key(job: CellJob) -> str:
+    """Return a text that is the same for cells that may share a stack.
+
+    A cell with a costly probe has a stack of its own: the probe takes most of the time, and memory for each cell.
+    """
+    run, config = job.run, job.run.config
+    if any(traits_of(probe).costly for probe in config.probes.values()):
+        return job.cell_id
+    shared = {key: value for key, value in scientific(job.raw_config).items() if key not in FREE_KEYS}
+    schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
+    facts = [
+        run.sizes,
+        run.length.last_step,
+        run.data.classes is None,
+        _batch_sizes(config.batching, run.data.train.shape[1]),
+        {name: _steps(schedule, run.length) for name, schedule in schedules.items()},
+        _optimizer_terms(config, job.raw_config["optimizer"]),
+    ]
+    if any(traits_of(probe).of_step for probe in config.probes.values()):  # such a probe may pass over these examples
+        facts.append(min(config.evaluation.train_examples, run.data.train.shape[1]))
+    return json.dumps([shared, facts], sort_keys=True)
+
+
+def _optimizer_terms(config: Config, raw_optimizer: Mapping[str, Any]) -> Any:
+    """Return the optimizer's config without the numbers that may differ. A class of the user's own keeps all."""
+    optimizer = config.optimizer
+    if type(optimizer) is not SGD or type(optimizer.clipping) not in (type(None), ClipGlobalNorm, ClipPerLayer):
+        return raw_optimizer
+    terms = {**raw_optimizer, "learning_rate": None}
+    terms |= {"momentum": bool(optimizer.momentum), "weight_decay": bool(optimizer.weight_decay)}
+    if optimizer.clipping is not None:
+        terms["clipping"] = type(optimizer.clipping).__name__
+    return terms
+
+
+def _steps(schedule: Schedule, length: TrainingLength) -> str:
+    """Return a digest of the scheduled steps."""
+    try:
+        return _digest_of_steps(schedule, length)
+    except TypeError:  # a schedule that holds a list has no hash
+        return _digest_of_steps.__wrapped__(schedule, length)
+
+
+@lru_cache(maxsize=1000)
+def _digest_of_steps(schedule: Schedule, length: TrainingLength) -> str:
+    return hashlib.sha256(np.array(schedule.steps(length), dtype=np.int64).tobytes()).hexdigest()
+
+
+@lru_cache(maxsize=1000)
+def _batch_sizes(batching: Batching, train_count: int) -> tuple[int, ...]:
+    """Return the size of each batch of an epoch; one number if all are equal."""
+    batches = batching.batches(train_count, np.random.default_rng(0))
+    sizes = tuple(len(next(batches)) for _ in range(batching.steps_per_epoch(train_count)))
+    return sizes if len(set(sizes)) > 1 else sizes[:1]
+
+
+def _batches_key(job: CellJob) -> str:
+    """Return a text that is the same for cells that draw the same batches from the same data."""
+    return json.dumps([job.raw_config[key] for key in ("seed", "data", "batching", "evaluation")], sort_keys=True)
