@@ -143,7 +143,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     Raises:
         ConfigError: A mistake in any cell, before the first one runs.
     """
-    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides)
+    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides, options.quiet)
     store = open_store(plan.tracking)
     messages.info("%d runs, sweep %s", len(plan.jobs), plan.sweep_id)
     done: dict[int, CellResult] = {}  # by the job's number
