@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import OmegaConf, open_dict
 
 from pipeline.config.hydra_errors import in_one_line
+from pipeline.config.schema import with_one_length
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 
@@ -142,6 +143,7 @@ def _compose(overrides: Sequence[str]) -> _Composed:
     The values are set in a copy of the plain data. The compositions are kept as long as the process lives, because the
     trials of a search differ in values only, too.
     """
+    overrides = with_one_length(overrides)
     with in_one_line(overrides):
         parsed = [_parse(text) for text in overrides]
         values = [o for o in parsed if _is_value(o)]
@@ -208,9 +210,9 @@ def _is_value(override: Override) -> bool:
 
 @lru_cache(maxsize=1)
 def _scalars() -> frozenset[str]:
-    """Return the keys of the main config that are a number or a text."""
+    """Return the keys of the main config that are a number, a text or null."""
     main: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    return frozenset(str(key) for key, value in main.items() if isinstance(value, int | float | str))
+    return frozenset(str(key) for key, value in main.items() if isinstance(value, int | float | str | None))
 
 
 def _resolve(config: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def prepare_run(config: Config) -> PreparedRun:
     sizes = check_data(config, facts)
     config.activations(len(sizes) - 1)
     per_epoch = config.batching.steps_per_epoch(facts.train_examples)
-    run = PreparedRun(config, sizes, TrainingLength(config.epochs * per_epoch, per_epoch), facts)
+    run = PreparedRun(config, sizes, config.length(per_epoch), facts)
     _check_memory(config, sizes)
     _check_initial_values(run)
     return run
