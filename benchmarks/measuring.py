@@ -133,7 +133,7 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
         The share of the run's time in tracking, the number of series, and the seconds per step.
     """
     run = prepare_run(build(compose_run([])))
-    epochs = -(-steps * run.config.epochs // run.length.last_step)
+    epochs = -(-steps // run.length.steps_per_epoch)
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/store.db"
         for store_uri, run_epochs in (f"sqlite:///{folder}/first.db", 1), (uri, epochs):
@@ -148,7 +148,7 @@ def tracking_share(steps: int) -> tuple[float, int, float]:
     return (
         share,
         len(metrics),
-        seconds / (1 + sum(spent.values())) / (epochs * run.length.last_step // run.config.epochs),
+        seconds / (1 + sum(spent.values())) / (epochs * run.length.steps_per_epoch),
     )
 
 

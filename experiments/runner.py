@@ -138,7 +138,7 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], slow: bool,
         runs: list[RunResult] = []
         results = experiment.collect(slow)
     else:
-        jobs = _jobs(experiment, overrides, slow, tags)
+        jobs = _jobs(experiment, overrides, slow, tags, quiet)
         store = Store.open(tracking_of(jobs[0][1].raw_config))
         runs, results = _run_jobs(jobs, store, quiet)
     answers = answer(experiment.claims(slow), experiment.measured(results))
@@ -158,14 +158,14 @@ def applicable(experiment: Experiment, overrides: Sequence[str]) -> list[str]:
 
 
 def _jobs(
-    experiment: Experiment, overrides: Sequence[str], slow: bool, tags: Mapping[str, str]
+    experiment: Experiment, overrides: Sequence[str], slow: bool, tags: Mapping[str, str], quiet: bool
 ) -> list[tuple[str, CellJob]]:
     """Return all checked cells, each with its sweep."""
     sweeps = experiment.sweeps(slow)
     jobs = []
     for sweep in sweeps:
         cells = compose_sweep([f"experiment={sweep}", *overrides], experiment.config_dir)
-        jobs += [(sweep, job) for job in prepare_cells(cells, sweep, tags)]
+        jobs += [(sweep, job) for job in prepare_cells(cells, sweep, tags, quiet)]
     return jobs
 
 

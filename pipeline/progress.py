@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 OnStep = Callable[[int], None]
+Item = TypeVar("Item")
+FEW = 50  # items that are checked faster than a bar can be read
 
 
 class Bars:
@@ -59,6 +62,31 @@ def bars(runs: int, quiet: bool) -> Iterator[Bars]:
         runs: Number of runs.
         quiet: Whether to hide the bars. They are also hidden when stderr is not a terminal.
     """
+    with _display(quiet) as progress:
+        yield Bars(progress, runs)
+
+
+@contextmanager
+def track(items: Sequence[Item], name: str, quiet: bool) -> Iterator[Iterable[Item]]:
+    """Yield the items to iterate over, and show a bar for them if there are many.
+
+    Args:
+        items: The items.
+        name: The text next to the bar.
+        quiet: Whether to hide the bar. It is also hidden when stderr is not a terminal.
+    """
+    with _display(quiet or len(items) <= FEW) as progress:
+        task = progress.add_task(name, total=len(items))
+
+        def advancing() -> Iterator[Item]:
+            for item in items:
+                yield item
+                progress.advance(task)
+
+        yield advancing()
+
+
+def _display(quiet: bool) -> Progress:
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -68,5 +96,4 @@ def bars(runs: int, quiet: bool) -> Iterator[Bars]:
         TimeRemainingColumn(),
     )
     hidden = quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=5) as progress:
-        yield Bars(progress, runs)
+    return Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=5)

@@ -19,11 +19,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
-from pipeline.config.hydra_errors import COMPLAINTS, in_one_line
+from pipeline.config.hydra_errors import in_one_line
+from pipeline.config.schema import with_one_length
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
+
+SEARCH_PATH = "hydra.searchpath"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict
         ConfigError: The config cannot be composed, explained in one line.
     """
     with _hydra():
-        return _resolve(_compose(_with_directory(overrides, config_dir)))
+        requested = _with_directory(overrides, config_dir)
+        _forget_changed_folders(requested)
+        return _resolve(_compose(requested).config)
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> list[Cell]:
@@ -68,6 +73,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
     """
     with _hydra():
         requested = _with_directory(overrides, config_dir)
+        _forget_changed_folders(requested)
         with in_one_line(requested):
             from_command = _parser().parse_overrides(requested)
         fixed = [text for text, o in zip(requested, from_command, strict=True) if not o.is_sweep_override()]
@@ -78,7 +84,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
             values = [[(key, value) for value in _values(override)] for key, override in last.items()]
         swept = [key for key, override in last.items() if override.is_sweep_override()]
         cells = [dict(cell) for cell in itertools.product(*values)]
-        return [Cell({key: cell[key] for key in swept}, _resolve(_compose(_texts(cell)))) for cell in cells]
+        return [Cell({key: cell[key] for key in swept}, _resolve(_compose(_texts(cell)).config)) for cell in cells]
 
 
 def _texts(cell: Mapping[str, str]) -> list[str]:
@@ -104,11 +110,11 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
     search_path = [f"file://{path}"]
     remaining = []
     for text in overrides:
-        if text.startswith("hydra.searchpath="):
+        if text.startswith(f"{SEARCH_PATH}="):
             search_path += OmegaConf.to_container(OmegaConf.create(text.split("=", 1)[1]))  # type: ignore[arg-type]
         else:
             remaining.append(text)
-    return [f"hydra.searchpath=[{','.join(search_path)}]", *remaining]
+    return [f"{SEARCH_PATH}=[{','.join(search_path)}]", *remaining]
 
 
 @contextmanager
@@ -125,36 +131,52 @@ def _parser() -> OverridesParser:
 
 @dataclass(frozen=True)
 class _Composed:
-    """A composed config, not yet resolved, and ``hydra.sweeper.params``."""
+    """A composed config as plain data, not yet resolved, and ``hydra.sweeper.params``."""
 
-    config: DictConfig
+    config: dict[str, Any]
     sweep_params: dict[str, Any]
 
 
 def _compose(overrides: Sequence[str]) -> _Composed:
     """Compose a config. Configs that choose the same options and differ in values only are composed by Hydra once.
 
-    The values are set as Hydra sets them. The cache lives as long as the process, because the trials of a search differ
-    in values only, too.
+    The values are set in a copy of the plain data. The compositions are kept as long as the process lives, because the
+    trials of a search differ in values only, too.
     """
+    overrides = with_one_length(overrides)
     with in_one_line(overrides):
-        parsed = _parser().parse_overrides(list(overrides))
+        parsed = [_parse(text) for text in overrides]
+        values = [o for o in parsed if _is_value(o)]
         choices = [o for o in parsed if not _is_value(o)]
         if all(map(_is_choice, choices)) and not any(o.is_sweep_override() for o in parsed):
             composed = copy.deepcopy(_compose_choices(tuple(str(o.input_line) for o in choices)))
-            try:
-                for o in filter(_is_value, parsed):
-                    OmegaConf.update(composed.config, o.key_or_group, o.value(), merge=True)
-            except COMPLAINTS:
-                pass  # Hydra explains it better below
-            else:
+            if all(_replace(composed.config, o.key_or_group, o.value()) for o in values):
                 return composed
         return _compose_by_hydra(overrides)
 
 
+def _replace(plain: dict[str, Any], key: str, value: Any) -> bool:
+    """Replace a scalar or a list by another. Return whether that is certainly all that Hydra would do."""
+    *sections, name = key.split(".")
+    for section in sections:
+        plain = plain[section] if isinstance(plain.get(section), dict) else {}
+    if name not in plain or isinstance(value, dict) or isinstance(plain[name], dict):
+        return False
+    if None not in (plain[name], value) and isinstance(plain[name], list) != isinstance(value, list):
+        return False
+    plain[name] = copy.deepcopy(value)
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> Override:
+    (override,) = OverridesParser.create().parse_overrides([text])
+    return override
+
+
 @lru_cache(maxsize=64)
 def _compose_choices(choices: tuple[str, ...]) -> _Composed:
-    """Compose options of this project's own groups. The caller must copy the result before changing it."""
+    """Compose the options of groups. The caller must copy the result before changing it."""
     return _compose_by_hydra(choices)
 
 
@@ -163,12 +185,20 @@ def _compose_by_hydra(overrides: Sequence[str]) -> _Composed:
     params: Any = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
     with open_dict(config):
         del config["hydra"]
-    return _Composed(config, params)
+    plain: Any = OmegaConf.to_container(config)
+    return _Composed(plain, params)
+
+
+def _forget_changed_folders(overrides: Sequence[str]) -> None:
+    """Drop compositions for a command with folders of the user's own, whose files may have changed."""
+    if any(text.startswith(SEARCH_PATH) for text in overrides):
+        _compose_choices.cache_clear()
 
 
 def _is_choice(override: Override) -> bool:
-    """Whether an override chooses one option from a group, without another place to search for it."""
-    return override.type == OverrideType.CHANGE and not isinstance(override.value(), dict | list)
+    """Whether an override chooses one option from a group, or the folders to search for it."""
+    is_plain = not isinstance(override.value(), dict | list) or override.key_or_group == SEARCH_PATH
+    return override.type == OverrideType.CHANGE and is_plain
 
 
 def _is_value(override: Override) -> bool:
@@ -180,15 +210,19 @@ def _is_value(override: Override) -> bool:
 
 @lru_cache(maxsize=1)
 def _scalars() -> frozenset[str]:
-    """Return the keys of the main config that are a number or a text."""
+    """Return the keys of the main config that are a number, a text or null."""
     main: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    return frozenset(str(key) for key, value in main.items() if isinstance(value, int | float | str))
+    return frozenset(str(key) for key, value in main.items() if isinstance(value, int | float | str | None))
 
 
-def _resolve(composed: _Composed) -> dict[str, Any]:
+def _resolve(config: dict[str, Any]) -> dict[str, Any]:
+    text = str(config)
+    if "${" not in text and "???" not in text:
+        return config
     with in_one_line([]):
-        missing = sorted(OmegaConf.missing_keys(composed.config))
+        unresolved = OmegaConf.create(config)
+        missing = sorted(OmegaConf.missing_keys(unresolved))
         if missing:
             raise ConfigError(f"{missing[0]}=???: is missing; give it a value: {missing[0]}=...")
-        plain: Any = OmegaConf.to_container(composed.config, resolve=True)
+        plain: Any = OmegaConf.to_container(unresolved, resolve=True)
     return {str(key): value for key, value in plain.items()}

@@ -80,7 +80,7 @@ def _is_array(annotation: Any) -> bool:
 def _plain(kind: Any, raw_config: Any, key: str) -> Any:
     """Return a scalar or list of scalars, checked strictly: no text for numbers, no fractions for integers."""
     try:
-        return _frozen(pydantic.TypeAdapter(kind).validate_json(json.dumps(raw_config), strict=True))
+        return _frozen(_adapter(kind).validate_json(json.dumps(raw_config), strict=True))
     except pydantic.ValidationError as invalid:
         first = invalid.errors()[0]
         if get_origin(kind) is Literal:
@@ -91,6 +91,11 @@ def _plain(kind: Any, raw_config: Any, key: str) -> Any:
         raise ConfigError(f"{key}{where}={_show(first['input'] if where else raw_config)}: {expected}") from None
     except (ValueError, TypeError, RecursionError) as unreadable:  # a number of thousands of digits, a date
         raise ConfigError(f"{key}: must be plain data ({one_line(unreadable)[:100]})") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
 
 
 def _frozen(value: Any) -> Any:
@@ -147,7 +152,7 @@ def _check_part(target: Any, kind: Any, what: str) -> None:
 
 def _call(target: Any, kind: Any, raw_config: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> Any:
     """Call the target with the arguments in ``raw_config``."""
-    parameters = inspect.signature(target).parameters
+    parameters = _parameters(target)
     prefix = f"{key}." if key else ""
     arguments = _arguments(target, raw_config, key, trusted)
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in raw_config]
@@ -161,13 +166,24 @@ def _call(target: Any, kind: Any, raw_config: Mapping[str, Any], key: str, trust
 
 def _arguments(target: Any, raw_config: Mapping[str, Any], key: str, trusted: Collection[str] | None) -> dict[str, Any]:
     """Instantiate the arguments in ``raw_config`` by the annotations of the target's parameters."""
-    parameters = inspect.signature(target).parameters
+    parameters = _parameters(target)
     prefix = f"{key}." if key else ""
     for name in raw_config:
         if name not in parameters:
             raise ConfigError(f"{prefix}{name}: unknown key{did_you_mean(str(name), parameters)}")
-    hints = get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+    hints = _annotations(target)
     return {n: instantiate(hints.get(n, Any), v, f"{prefix}{n}", trusted) for n, v in raw_config.items()}
+
+
+# Reading a signature takes 0.2 ms, as long as all else about a part. The cells of a sweep have the same parts.
+@functools.lru_cache(maxsize=256)
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(target).parameters
+
+
+@functools.lru_cache(maxsize=256)
+def _annotations(target: Any) -> Mapping[str, Any]:
+    return get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
 
 
 def import_target(path: str, key: str, trusted: Collection[str] | None) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """The last step T of a run, and the number of steps per epoch."""
+    """The last step T of a run, and the number of steps per epoch. T may lie within an epoch."""
 
     last_step: int
     steps_per_epoch: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,12 +16,13 @@ from engine.probes import Probe
 from pipeline.config.architecture import Architecture
 from pipeline.config.instantiate import OWN_PACKAGES as OWN_PACKAGES
 from pipeline.config.instantiate import instantiate
-from pipeline.config.schedules import Schedule
+from pipeline.config.schedules import Schedule, TrainingLength
 from pipeline.data.batching import Batching
 from pipeline.data.prepare import DataConfig
 from pipeline.errors import ConfigError
 
 MOST_REPLICATES = 100_000
+LENGTHS = ("epochs", "steps")  # of the training; one of them is given
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Config:
     Args:
         seed: Replicate k is the run with seed + k.
         replicates: Number of networks, trained as one stack.
-        epochs: Passes over the training set; 0 measures at initialisation only.
+        epochs: Passes over the training set, or None; 0 measures at initialisation only.
         dtype: Type of parameters, activation values and gradients.
         architecture: The layer sizes and blocks.
         activation: Activation of the hidden layers.
@@ -72,11 +73,12 @@ class Config:
         probe_schedules: Schedules of single probes.
         evaluation: When to compute cost and accuracy.
         divergence: What to do when a replicate diverges.
+        steps: Number of updates, or None. Either ``epochs`` or ``steps`` is given.
     """
 
     seed: int
     replicates: int
-    epochs: int
+    epochs: int | None
     dtype: Literal["float64", "float32"]
     architecture: Architecture
     activation: Activation
@@ -92,11 +94,16 @@ class Config:
     probe_schedules: Mapping[str, Schedule]
     evaluation: Evaluation
     divergence: DivergenceConfig
+    steps: int | None = None  # absent from configs that older versions logged
 
     def __post_init__(self) -> None:
-        for name, lowest in (("seed", 0), ("replicates", 1), ("epochs", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name}={getattr(self, name)}: must be >= {lowest}")
+        for name, lowest in (("seed", 0), ("replicates", 1), ("epochs", 0), ("steps", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"{name}={value}: must be >= {lowest}")
+        if (self.epochs is None) == (self.steps is None):
+            epochs, steps = ("null" if value is None else value for value in (self.epochs, self.steps))
+            raise ValueError(f"epochs={epochs}, steps={steps}: give one of them; the other must be null")
         if self.replicates > MOST_REPLICATES:
             raise ValueError(f"replicates={self.replicates}: must be <= {MOST_REPLICATES}")
         for name in self.layer_activations:
@@ -108,6 +115,15 @@ class Config:
         for name in self.probe_schedules:
             if name not in self.probes:
                 raise ValueError(f"probe_schedules.{name}: no such probe; allowed: {', '.join(self.probes) or 'none'}")
+
+    def length(self, steps_per_epoch: int) -> TrainingLength:
+        """Return the length of the training.
+
+        Args:
+            steps_per_epoch: Steps in one pass over the training set.
+        """
+        last_step = self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+        return TrainingLength(last_step, steps_per_epoch)
 
     def activations(self, layers: int) -> list[Activation]:
         """Return the activations of layers 1 ... ``layers``.
@@ -182,8 +198,26 @@ OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search")
 
 
 def scientific(raw_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a resolved config that a run's numbers depend on."""
-    return {key: value for key, value in raw_config.items() if key not in OUTER_KEYS}
+    """Return the part of a resolved config that a run's numbers depend on.
+
+    ``steps=null`` is left out, so that the config equals that of an older run without the key.
+    """
+    plain = {key: value for key, value in raw_config.items() if key not in OUTER_KEYS}
+    if plain.get("steps", 0) is None:
+        del plain["steps"]
+    return plain
+
+
+def with_one_length(overrides: Sequence[str]) -> list[str]:
+    """Add the override by which ``steps=...`` replaces the config's ``epochs``, or ``epochs=...`` its ``steps``.
+
+    Args:
+        overrides: Overrides ``key=value``. If they give both keys, both remain, and :func:`build` refuses them.
+    """
+    values = dict(text.lstrip("+").split("=", 1) for text in overrides if "=" in text)
+    if all(values.get(key, "null").strip().lower() == "null" for key in LENGTHS):
+        return list(overrides)
+    return [*overrides, *(f"{key}=null" for key in LENGTHS if key not in values)]
 
 
 def digest(raw_config: Mapping[str, Any]) -> str:

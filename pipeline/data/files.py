@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline.data.table import Source, Table
+from pipeline.data.table import Source, Table, file_versions
 from pipeline.errors import did_you_mean
 
 Task = Literal["classification", "regression"]
@@ -38,6 +39,9 @@ class _File(Source):
     @abstractmethod
     def _read(self, path: Path) -> pd.DataFrame:
         """Read the file."""
+
+    def version(self) -> Hashable:
+        return file_versions([Path(self.path).expanduser()])
 
     def load(self, rng: np.random.Generator) -> Table:
         path = Path(self.path).expanduser()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from engine.arrays import Array
-from pipeline.data.table import Source, Table
+from pipeline.data.table import Source, Table, file_versions
 
 UNSIGNED_BYTE = 8
+PARTS = ("train", "t10k")
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,13 @@ class Idx(Source):
     folder: str
     hint: str
 
+    def version(self) -> Hashable:
+        names = [f"{part}-{kind}-ubyte" for part in PARTS for kind in ("images-idx3", "labels-idx1")]
+        return file_versions(path for name in names for path in self._paths(name))
+
     def load(self, rng: np.random.Generator) -> Table:
-        images = [self._read(f"{part}-images-idx3-ubyte", axes=3) for part in ("train", "t10k")]
-        labels = [self._read(f"{part}-labels-idx1-ubyte", axes=1) for part in ("train", "t10k")]
+        images = [self._read(f"{part}-images-idx3-ubyte", axes=3) for part in PARTS]
+        labels = [self._read(f"{part}-labels-idx1-ubyte", axes=1) for part in PARTS]
         for i, n in zip(images, labels, strict=True):
             if len(i) != len(n):
                 raise ValueError(f"folder={self.folder}: {len(i)} images but {len(n)} labels")
@@ -42,9 +48,12 @@ class Idx(Source):
         y = np.concatenate(labels).astype(np.int64)
         return Table(x.reshape(len(x), -1) / 255.0, y, classes=int(y.max()) + 1, test=len(labels[1]))
 
-    def _read(self, name: str, axes: int) -> Array:
+    def _paths(self, name: str) -> list[Path]:
         folder = Path(self.folder).expanduser()
-        for path in (folder / name, folder / f"{name}.gz"):
+        return [folder / name, folder / f"{name}.gz"]
+
+    def _read(self, name: str, axes: int) -> Array:
+        for path in self._paths(name):
             if path.is_file():
                 break
         else:

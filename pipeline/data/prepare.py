@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.arrays import Array
+from pipeline.data.cache import TableCache
+from pipeline.data.prepared import Data as Data
 from pipeline.data.table import Source, Table
+
+TABLES = TableCache()
 
 
 @dataclass(frozen=True)
@@ -37,27 +41,6 @@ class DataConfig:
             raise ValueError(f"test_fraction={self.test_fraction}: must be in (0, 1), or null for the source's own")
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"subset={self.subset}: must be >= 1, or null for all")
-
-
-@dataclass(frozen=True)
-class Data:
-    """The rows of all replicates, and the row numbers of each replicate's training and test set.
-
-    Attributes:
-        x: Inputs [rows, n_0] in the run's type.
-        y: Targets [rows, outputs] in the run's type; classes are one-hot.
-        train: Row numbers [R, N_train].
-        test: Row numbers [R, N_test].
-        classes: Number of classes, or None for a regression.
-        digest: SHA-256 of the source's tables.
-    """
-
-    x: Array
-    y: Array
-    train: Array
-    test: Array
-    classes: int | None
-    digest: str
 
 
 def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTypeLike) -> Data:
@@ -106,7 +89,7 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
 
 def _load(source: Source, rng: np.random.Generator) -> Table:
     try:
-        return source.load(rng)
+        return TABLES.load(source, rng)
     except ValueError as wrong:
         raise ValueError(f"source.{wrong}") from wrong
     except MemoryError as wrong:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +31,11 @@ class Table:
     test: int = 0
 
     def digest(self) -> str:
-        """Return the SHA-256 of shapes, types and bytes, equal on every machine."""
+        """Return the SHA-256 of shapes, types and bytes, equal on every machine. It is computed once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256(f"classes={self.classes} test={self.test}".encode())
         for array in (self.x, self.y):
             little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -46,6 +53,10 @@ class Source(ABC):
 
     varies: bool = False
 
+    def version(self) -> Hashable:
+        """Return a value that changes when a file of the source changes. A source without files has one version."""
+        return None
+
     @abstractmethod
     def load(self, rng: np.random.Generator) -> Table:
         """Load the table.
@@ -56,3 +67,9 @@ class Source(ABC):
         Raises:
             ValueError: The source is wrong, explained in one line.
         """
+
+
+def file_versions(paths: Iterable[Path]) -> Hashable:
+    """Return path, time of the last change and size of the files that exist."""
+    stats = [(str(path), path.stat()) for path in paths if path.is_file()]
+    return tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)

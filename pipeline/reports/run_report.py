@@ -137,7 +137,7 @@ def _run_facts(logged: LoggedRun) -> list[str]:
         p.get("cost", "").replace("_", " "),
         p.get("optimizer", "").replace("s_g_d", "SGD").replace("_", " "),
         f"learning rate {p['optimizer.learning_rate']}" if "optimizer.learning_rate" in p else "",
-        _counted(p["epochs"], "epoch") if "epochs" in p else "",
+        _counted(p["steps"], "step") if "steps" in p else _counted(p["epochs"], "epoch") if "epochs" in p else "",
         _counted(str(logged.replicates), "replicate"),
         logged.start_time,
         f"run {logged.run_id}",

@@ -149,7 +149,7 @@ def reproduce(
     threads = _match_machine(logged) if options.match_machine else 1
     with threadpool_limits(threads), bars(1, quiet) as progress:
         run = prepare_run(config)
-        _report(_environment_lines(logged, present_environment(raw_config, run.data.digest), uri))
+        _report(_environment_lines(logged, present_environment(raw_config, run.facts.digest), uri))
         with progress.run(printable(logged.name), run.length.last_step) as on_step:
             records, chain = _train(run, logged, on_step)
     return _compare(logged, records, chain)

@@ -42,7 +42,7 @@ def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: Prepar
     run_logger.params(flat_params(raw_config) | {"layer_sizes": "-".join(map(str, run.sizes))})
     digests = {
         "config.sha256": configs.digest(raw_config),
-        "data.sha256": run.data.digest,
+        "data.sha256": run.facts.digest,
         "code.sha256": code_digest(raw_config),
         "seed": str(run.config.seed),
     }

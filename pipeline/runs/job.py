@@ -94,5 +94,5 @@ def prepare_cell(
     """
     run = prepare_run(schema.build(raw_config, trusted))
     checkpoint_config(raw_config)
-    cell_id = fingerprint(raw_config, run.data.digest)
+    cell_id = fingerprint(raw_config, run.facts.digest)
     return CellJob(name, swept, raw_config, run, cell_id, code_digest(raw_config), run_tags)

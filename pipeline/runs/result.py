@@ -96,9 +96,10 @@ def to_markdown(result: RunResult, run: PreparedRun, non_finite: int) -> str:
         )
     verdict = f"**Verdict: {result.verdict_words}.** {result.explanation}\n\n" if result.verdict else ""
     pruned = f"**Pruned**, training was stopped early: {result.pruned}.\n\n" if result.pruned else ""
+    length = f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
     return (pruned + verdict) + (
         f"**{result.name}**: layers {'-'.join(map(str, run.sizes))}, {type(config.activation).__name__} then "
-        f"{type(config.output).__name__}, {type(config.cost).__name__}, {config.epochs} epochs, "
+        f"{type(config.output).__name__}, {type(config.cost).__name__}, {length}, "
         f"{config.replicates} replicates from seed {config.seed}.{table}{warning}\n\n"
         "Decades lost: log₁₀ of the norm in the last hidden layer over the first; positive means that it vanishes "
         f"towards the input.\n\nRun it again: `make reproduce RUN={result.run_id}`"

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait as wait_for_process
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from pebble import ProcessExpired
 from pebble.concurrent import process
 
 from pipeline import signals
+from pipeline.data.shared import DataFiles, SharedData, shared_data
 from pipeline.errors import ConfigError
 from pipeline.progress import Bars, bars
 from pipeline.runs.artifacts import remove_checkpoints
@@ -154,12 +155,16 @@ class ProcessExecutor:
 
     def map(self, run: RunStack, stacks: Iterable[Stack | None]) -> Results:
         """See :class:`Executor`."""
+        with shared_data() as shared:
+            yield from self._map(run, stacks, shared)
+
+    def _map(self, run: RunStack, stacks: Iterable[Stack | None], shared: SharedData) -> Results:
         backlog, deaths = _Backlog(stacks), Counter[str]()
         running: dict[Future[Any], tuple[Stack, float]] = {}
         try:
             while running or not backlog.is_empty:
                 while len(running) < self.processes and (stack := backlog.draw()) is not None:
-                    running[self._start(run, stack)] = stack, time.monotonic()
+                    running[self._start(run, stack, shared)] = stack, time.monotonic()
                 if not running:
                     time.sleep(0 if backlog.is_empty else PAUSE)
                 for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
@@ -191,7 +196,8 @@ class ProcessExecutor:
             else:
                 yield job, result
 
-    def _start(self, run: RunStack, stack: Stack) -> Future[Any]:
+    def _start(self, run: RunStack, stack: Stack, shared: SharedData) -> Future[Any]:
+        stack = [replace(job, run=job.run.with_shared_data(shared)) for job in stack]
         # pebble documents the argument context, but annotates mp_context.
         run_in_process = process(name=PROCESS_NAME, context=_context)(_run_in_process)  # type: ignore[call-overload]
         try:
@@ -252,7 +258,7 @@ def _run_in_process(
     previous_handler = signal.getsignal(signal.SIGTERM)
     signals.install(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver receives it, too, and ends this process
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    threading.Thread(target=_end_with_driver, args=(stack[0].run.files,), daemon=True).start()
     try:
         store = Store.open(tracking, wait=True)  # the driver has just opened it
         with bars(1, quiet=True) as hidden:
@@ -265,11 +271,13 @@ def _run_in_process(
     return [results[id(job)] for job in stack]
 
 
-def _end_with_driver() -> None:
+def _end_with_driver(files: DataFiles | None) -> None:
     """Interrupt this process when the driver has ended; kill it if it does not respond."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         wait_for_process([driver.sentinel])
+        if files is not None:
+            files.remove()  # the driver removes them unless it was killed
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(2 * GRACE)
         os.kill(os.getpid(), signal.SIGKILL)

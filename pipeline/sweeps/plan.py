@@ -12,6 +12,7 @@ from pipeline.config.compose import Cell
 from pipeline.config.instantiate import instantiate
 from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
+from pipeline.progress import track
 from pipeline.reports.figures.style import run_colours
 from pipeline.runs.job import CellJob, prepare_cell
 from pipeline.tracking.run_names import run_name
@@ -34,12 +35,13 @@ class Plan:
     jobs: Sequence[CellJob]
 
 
-def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Plan:
+def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str], quiet: bool = False) -> Plan:
     """Check all cells and return their jobs.
 
     Args:
         cells: The composed cells.
         overrides: The overrides of the command, for the tags of the runs.
+        quiet: Show no progress bar.
 
     Raises:
         ConfigError: An invalid cell; the message names the cell if there are several.
@@ -47,7 +49,7 @@ def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Plan:
     if not cells:
         raise ConfigError("the sweep has no cells: a swept key has no values")
     name = str(cells[0].config.get("name") or "sweep")
-    jobs = prepare_cells(cells, name, {"kind": "run", **source_tags(overrides)})
+    jobs = prepare_cells(cells, name, {"kind": "run", **source_tags(overrides)}, quiet)
     sweep_id = sweep_id_of(name, [job.cell_id for job in jobs])
     colours = run_colours([cell.swept for cell in cells])
     jobs = [
@@ -57,26 +59,28 @@ def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Plan:
     return Plan(name, sweep_id, tracking_of(cells[0].config), jobs)
 
 
-def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str]) -> list[CellJob]:
+def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str], quiet: bool = False) -> list[CellJob]:
     """Check all cells and return their jobs.
 
     Args:
         cells: The composed cells.
         name: Name of the sweep.
         tags: Tags of all its runs.
+        quiet: Show no progress bar.
 
     Raises:
         ConfigError: An invalid cell; the message names the cell if there are several.
     """
     jobs = []
-    for cell in cells:
-        try:
-            jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, tags))
-        except ConfigError as invalid:
-            values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
-            raise ConfigError(f"{invalid} (cell {values})" if values else str(invalid)) from invalid
-        if cell.config["tracking"] != cells[0].config["tracking"]:
-            raise ConfigError("tracking: must be the same in every cell of a sweep")
+    with track(cells, "checking cells", quiet) as tracked:
+        for cell in tracked:
+            try:
+                jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, tags))
+            except ConfigError as invalid:
+                values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
+                raise ConfigError(f"{invalid} (cell {values})" if values else str(invalid)) from invalid
+            if cell.config["tracking"] != cells[0].config["tracking"]:
+                raise ConfigError("tracking: must be the same in every cell of a sweep")
     return jobs
 
 

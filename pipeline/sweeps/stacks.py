@@ -73,7 +73,7 @@ def stack_size(run: PreparedRun) -> int:
         run: One of the cells.
     """
     config = run.config
-    batch = config.batching.largest(run.data.train.shape[1])
+    batch = config.batching.largest(run.facts.train_examples)
     blocks = list(flatten(blocks_of(run)))
     numbers = sum(int(np.prod(shape)) for block in blocks for shape in block.buffers(batch).values())
     parameters = sum(int(np.prod(p.shape)) for block in blocks for p in block.parameters)
@@ -94,13 +94,13 @@ def stack_key(job: CellJob) -> str:
     facts = [
         run.sizes,
         run.length.last_step,
-        run.data.classes is None,
-        _batch_sizes(config.batching, run.data.train.shape[1]),
+        run.facts.classes is None,
+        _batch_sizes(config.batching, run.facts.train_examples),
         {name: _steps(schedule, run.length) for name, schedule in schedules.items()},
         _optimizer_terms(config, job.raw_config["optimizer"]),
     ]
     if any(traits_of(probe).of_step for probe in config.probes.values()):  # such a probe may pass over these examples
-        facts.append(min(config.evaluation.train_examples, run.data.train.shape[1]))
+        facts.append(min(config.evaluation.train_examples, run.facts.train_examples))
     return json.dumps([shared, facts], sort_keys=True)
 
 

@@ -147,7 +147,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     Raises:
         ConfigError: A mistake in any cell, before the first one runs.
     """
-    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides)
+    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides, options.quiet)
     store = open_store(plan.tracking)
     stacks = plan_stacks(plan.jobs, options.jobs) if options.is_stacked else [[job] for job in plan.jobs]
     messages.info("%s, sweep %s", describe_stacks(stacks), plan.sweep_id)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from engine.arrays import Array
 from pipeline.analysis.summary import PROFILED
+from pipeline.config.schema import with_one_length
 from pipeline.errors import ConfigError
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
@@ -116,6 +117,9 @@ def parse_config(text: str, changes: Sequence[str]) -> dict[str, Any]:
         ConfigError: The text is no such config, or a change does not fit it.
     """
     raw_config = parse_yaml(text, CONFIG_FILE)
+    changes = with_one_length(changes)
+    if any(change.startswith("steps=") for change in changes):
+        raw_config.setdefault("steps", None)  # older configs do not have the key
     try:
         config = OmegaConf.create(raw_config)
         OmegaConf.set_struct(config, True)

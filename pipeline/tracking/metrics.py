@@ -141,7 +141,7 @@ def check_metric(metric: str, run: PreparedRun, key: str) -> None:
 def _single_names(run: PreparedRun) -> Iterator[str]:
     """Yield the metrics of the whole run, and the series of the whole network."""
     probes, hidden = run.config.probes, len(run.sizes) - 2
-    score = "r2" if run.data.classes is None else "accuracy"
+    score = "r2" if run.facts.classes is None else "accuracy"
     for quantity, part in product(("cost", score), PARTS):
         yield f"final_{quantity}_{part}"
         yield f"{quantity}/{part}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.schedules import At, EachEpoch, Every, FirstAndLast, Logarithmic, Schedule, TrainingLength
 
-clocks = st.builds(lambda epochs, per: TrainingLength(epochs * per, per), st.integers(0, 12), st.integers(1, 40))
+clocks = st.builds(TrainingLength, st.integers(0, 480), st.integers(1, 40))
 schedules = st.one_of(
     st.builds(Every, st.integers(1, 50)),
     st.builds(Logarithmic, st.integers(1, 12)),
@@ -40,6 +40,12 @@ def test_every_covers_multiples_and_the_last_step(n: int, length: TrainingLength
 def test_each_epoch_has_one_measurement_more_than_epochs(epochs: int, per_epoch: int) -> None:
     steps = EachEpoch().steps(TrainingLength(epochs * per_epoch, per_epoch))
     assert steps == [epoch * per_epoch for epoch in range(epochs + 1)]
+
+
+@given(clocks)
+def test_each_epoch_measures_the_first_step_of_each_epoch_and_the_last_step(length: TrainingLength) -> None:
+    expected = {t for t in range(length.last_step) if t % length.steps_per_epoch == 0} | {length.last_step}
+    assert set(EachEpoch().steps(length)) == expected
 
 
 @given(clocks)

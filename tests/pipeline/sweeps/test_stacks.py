@@ -40,11 +40,6 @@ INITIALISERS = [
     ("init=gaussian", "init.weights.std=1e30"),
     ("init=matched",),
 ]
-    ("init=he_normal",),
-    ("init=orthogonal",),
-    ("init=gaussian", "init.weights.std=1e30"),
-    ("init=matched",),
-]
 
 
 def job(*overrides: str) -> CellJob:

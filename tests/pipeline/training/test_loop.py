@@ -13,7 +13,7 @@ from support.configs import REGRESSION, Table, config, records
 
 from pipeline.data.scikit_learn import ScikitLearn
 from pipeline.training.loop import train
-from pipeline.training.prepare import PreparedRun, build_network, load_data, prepare_run
+from pipeline.training.prepare import CACHE, PreparedRun, build_network, prepare_run
 from pipeline.training.trainer import first_batch
 
 TINY = ("data=iris", "architecture.hidden=[5,4]", "epochs=2", "schedule=every", "schedule.n=2")
@@ -62,7 +62,7 @@ variants = pytest.mark.parametrize("variant", VARIANTS, ids=" ".join)
 def test_same_config_gives_the_same_records(variant: tuple[str, ...]) -> None:
     first = records(*fitted(variant), "seed=3")
     np.random.seed(1)  # noqa: NPY002 (a run must not depend on it)
-    load_data.cache_clear()
+    CACHE.clear()
     assert_same(first, records(*fitted(variant), "seed=3"))
 
 
@@ -145,17 +145,11 @@ def test_prepared_run_is_pickled_without_its_data() -> None:
     run = prepare_run(config("epochs=1", "probes=essential"))
     content = pickle.dumps(run)
     assert len(content) < 10_000 < run.data.x.nbytes
-    load_data.cache_clear()
+    CACHE.clear()
     again = pickle.loads(content)
     assert [(r.step, r.probe, r.values.tobytes()) for r in train(again)] == [
         (r.step, r.probe, r.values.tobytes()) for r in train(run)
     ]
-
-
-def test_data_are_loaded_once_per_run() -> None:
-    load_data.cache_clear()
-    list(train(prepared("epochs=1")))
-    assert load_data.cache_info().misses == 1
 
 
 # One use of randomness does not affect another

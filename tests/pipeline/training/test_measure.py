@@ -86,7 +86,7 @@ def agendas(draw: st.DrawFn) -> tuple[dict[str, Schedule], TrainingLength]:
         st.builds(At, st.lists(st.integers(0, 150), min_size=1, max_size=4).map(tuple)),
     )
     named = draw(st.dictionaries(st.sampled_from("hgfedcba"), schedule, max_size=8))
-    return named, TrainingLength(per_epoch * draw(st.integers(0, 8)), per_epoch)
+    return named, TrainingLength(draw(st.integers(0, 8 * per_epoch)), per_epoch)
 
 
 @given(agendas())

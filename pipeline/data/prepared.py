@@ -1,0 +1,70 @@
+"""Prepared data: what training reads, and the facts that need no arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from engine.arrays import Array
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The facts about prepared data that checks and descriptions need, without the arrays.
+
+    Attributes:
+        inputs: Number of inputs n_0.
+        targets: Number of targets.
+        train_examples: Number of training examples of each replicate.
+        classes: Number of classes, or None for a regression.
+        lowest_target: The smallest target.
+        highest_target: The largest target.
+        is_finite: Whether all inputs and targets are finite.
+        digest: SHA-256 of the source's tables.
+    """
+
+    inputs: int
+    targets: int
+    train_examples: int
+    classes: int | None
+    lowest_target: float
+    highest_target: float
+    is_finite: bool
+    digest: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows of all replicates, and the row numbers of each replicate's training and test set.
+
+    Attributes:
+        x: Inputs [rows, n_0] in the run's type.
+        y: Targets [rows, outputs] in the run's type; classes are one-hot.
+        train: Row numbers [R, N_train].
+        test: Row numbers [R, N_test].
+        classes: Number of classes, or None for a regression.
+        digest: SHA-256 of the source's tables.
+    """
+
+    x: Array
+    y: Array
+    train: Array
+    test: Array
+    classes: int | None
+    digest: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return self.x.nbytes + self.y.nbytes + self.train.nbytes + self.test.nbytes
+
+    @cached_property
+    def facts(self) -> DataFacts:
+        """The facts about these data."""
+        low, high = float(self.y.min()), float(self.y.max())
+        is_finite = math.isfinite(low + high) and bool(np.isfinite(self.x).all())
+        inputs, targets, examples = self.x.shape[1], self.y.shape[1], self.train.shape[1]
+        return DataFacts(inputs, targets, examples, self.classes, low, high, is_finite, self.digest)
