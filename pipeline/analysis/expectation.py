@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from engine.activations import Elementwise
+from engine.activations import Activation, Elementwise
 from engine.arrays import Array
 from engine.theory import Profile, profile
 from pipeline.training.prepare import PreparedRun
@@ -73,6 +74,32 @@ def expect(run: PreparedRun) -> Expectation | None:
     weights = [config.init.weights.variance(m, n) for m, n in fans]
     biases = [config.init.biases.variance(m, n) for m, n in fans]
     x = run.data.x[run.data.train[0, :EXAMPLES]].astype(np.float64)
-    with np.errstate(all="ignore"):
-        predicted = profile(sizes, sigmas, weights, biases, np.square(x).sum(axis=1))
+    predicted = _profile(sizes, sigmas, weights, biases, x)
     return Expectation(predicted, [m * v for (m, _), v in zip(fans, weights, strict=True)], biases)
+
+
+def _profile(
+    sizes: Sequence[int],
+    sigmas: Sequence[Activation],
+    weights: Sequence[float],
+    biases: Sequence[float],
+    x: Array,
+) -> Profile:
+    """Return the profile for inputs [B, n_0]. The last ones are cached: they take longer than a short run."""
+    arguments = tuple(sizes), tuple(sigmas), tuple(weights), tuple(biases), tuple(np.square(x).sum(axis=1).tolist())
+    try:
+        return _cached_profile(*arguments)
+    except TypeError:  # a user's activation may not be hashable
+        return _cached_profile.__wrapped__(*arguments)
+
+
+@lru_cache(maxsize=256)
+def _cached_profile(
+    sizes: tuple[int, ...],
+    sigmas: tuple[Activation, ...],
+    weights: tuple[float, ...],
+    biases: tuple[float, ...],
+    squares: tuple[float, ...],
+) -> Profile:
+    with np.errstate(all="ignore"):
+        return profile(sizes, sigmas, weights, biases, np.array(squares))

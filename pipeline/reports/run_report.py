@@ -23,7 +23,7 @@ from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml
-from pipeline.tracking.store import RunLogger, Store, TrackingConfig
+from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import RECORDS_FILE
 
 __all__ = ["report", "report_run", "report_sweep"]
@@ -61,7 +61,7 @@ def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Pat
         text = report_sweep(store, str(sweep))
     html.write(text, target)
     if owner is not None:
-        RunLogger(store.client, owner).text(text, ARTIFACT)
+        store.client.log_text(owner, text, ARTIFACT)
     return target
 
 

@@ -71,12 +71,14 @@ def _installed_packages() -> str:
     return "\n".join(sorted(packages, key=str.lower)) + "\n"
 
 
+@cache
 def cpu_features() -> str:
     """Return the instruction sets beyond its baseline that NumPy uses in this process."""
     features = _numpy_config().get("SIMD Extensions", {}).get("found", [])
     return " ".join(str(name) for name in features) or "none"
 
 
+@cache
 def _blas_build() -> str:
     blas = _numpy_config().get("Build Dependencies", {}).get("blas", {})
     return str(blas.get("openblas configuration") or f"{blas.get('name', 'unknown')} {blas.get('version', '')}").strip()
@@ -91,6 +93,7 @@ def _unique(facts: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(facts)) or "unknown"
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -98,7 +101,9 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@cache
 def _git(*arguments: str) -> str:
+    """Return git's output; cached, because a process keeps running the code that it imported."""
     try:
         completed = subprocess.run(
             ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False, errors="replace"
@@ -108,6 +113,7 @@ def _git(*arguments: str) -> str:
     return completed.stdout if completed.returncode == 0 else ""
 
 
+@cache
 def _processor() -> str:
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -55,10 +54,7 @@ def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: Prepar
 
 def log_chain(run_logger: RunLogger, chain: HashChain) -> None:
     """Log the links, digests and norms of the hash chain as a table."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / CHAIN_FILE
-        chain.table().to_parquet(path, index=False, compression="zstd")
-        run_logger.file(path)
+    chain.table().to_parquet(run_logger.folder / CHAIN_FILE, index=False, compression="zstd")
 
 
 def log_verdict(run_logger: RunLogger, verdict: Verdict, text: str) -> None:
@@ -135,10 +131,7 @@ def log_figures_and_records(
 
 def log_table(run_logger: RunLogger, records: list[Record], name: str) -> None:
     """Log records as a parquet file of tidy rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        tidy(records).to_parquet(path, index=False)
-        run_logger.file(path)
+    tidy(records).to_parquet(run_logger.folder / name, index=False)
 
 
 def flat_params(raw_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 
 from pipeline import signals
@@ -29,7 +27,6 @@ from pipeline.runs.early_stopping import EarlyStopping
 from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult, to_markdown
 from pipeline.tracking.metrics import MetricLogger, log10_mean
-from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, THEORY_FILE
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
@@ -84,14 +81,14 @@ class Execution:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the log file, and the run if it has not ended."""
-        is_interrupted = kind is not None and not self.is_closed
-        with self._open:
-            if is_interrupted:
-                signals.acknowledge()
-                log.warning("interrupted")
-                # A call that was cut short may spoil the next one, but not a second.
-                with contextlib.suppress(Exception):
-                    self.run_logger.end("KILLED", hurry=True)
+        if kind is not None and not self.is_closed:
+            signals.acknowledge()
+            log.warning("interrupted")
+            self._open.close()
+            # A call that was cut short may spoil the next one, but not a second.
+            with contextlib.suppress(Exception):
+                self.run_logger.end("KILLED", hurry=True)
+        self._open.close()
 
     def prepare(self) -> None:
         """Log the origin, and load the checkpoint of an interrupted run.
@@ -208,23 +205,22 @@ class Execution:
         """Log a failure as the run's description, close the run as FAILED and return the result."""
         error = traceback.format_exception_only(failure)[-1].strip()
         trace = "".join(traceback.format_exception(failure))
-        artifacts.remove_checkpoints(self.store, self.run_logger.run_id)
-        with ignore_store_errors(f"the failure of run {self.run_logger.run_id} is not in the store"):
-            self.run_logger.text(trace, "traceback.txt")
-            note = f"**Failed.**\n\n```\n{trace[-4000:]}\n```"
-            self.run_logger.tags({"mlflow.note.content": note, ERROR_TAG: error[:4000]})
+        self.run_logger.text(trace, "traceback.txt")
+        note = f"**Failed.**\n\n```\n{trace[-4000:]}\n```"
+        self.run_logger.tags({"mlflow.note.content": note, ERROR_TAG: error[:4000]})
         return self._close(RunResult(self.job.name, self.run_logger.run_id, self.job.swept, "FAILED", error=error))
 
     def _close(self, result: RunResult) -> RunResult:
         self._open.close()
         self.is_closed = True
-        if not self.run_logger.end(result.status) and result.error is None:
+        is_complete = self.run_logger.end(result.status)
+        artifacts.remove_checkpoints(self.store, self.run_logger.run_id)
+        if not is_complete and result.error is None:
             return replace(result, status="FAILED", error="the store does not have all of it")
         return result
 
     def _conclude(self, timer: Timer, seconds: Mapping[str, float]) -> RunResult:
         run_logger, summary, last_step = self.run_logger, self.summary, self.last_step
-        run_logger.flush()
         artifacts.log_profiles(run_logger, summary)
         timer.mark("tracking")
         lost = non_finite(summary.records)
@@ -251,7 +247,6 @@ class Execution:
             pruned_cell = cell_key(self.pruning.identity(self.job.cell_id))
             run_logger.tags({PRUNED_TAG: self.pruned, PRUNED_STEP_TAG: str(last_step), pruned_cell: "1"})
             self.store.untag(run_logger.run_id, cell_key(self.job.cell_id))  # the whole cell has not been run
-        self.checkpoints.remove()
         return result
 
     def _result(self) -> RunResult:
@@ -282,16 +277,13 @@ def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:
 @contextlib.contextmanager
 def _log_file(run_logger: RunLogger, attempt: int) -> Iterator[None]:
     """Collect the run's log messages in the artifact ``run.log``; each later attempt has a file of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / (f"run.{attempt}.log" if attempt else "run.log")
-        handler = logging.FileHandler(path, encoding="utf-8", delay=False)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handler.addFilter(lambda message: CURRENT_RUN.get() in (None, run_logger.run_id))
-        log.addHandler(handler)
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-            handler.close()
-            with ignore_store_errors(f"{path.name} of run {run_logger.run_id} is not in the store"):
-                run_logger.file(path)
+    path = run_logger.folder / (f"run.{attempt}.log" if attempt else "run.log")
+    handler = logging.FileHandler(path, encoding="utf-8", delay=False)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(lambda message: CURRENT_RUN.get() in (None, run_logger.run_id))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

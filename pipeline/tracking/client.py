@@ -16,7 +16,7 @@ from pipeline.tracking.uri import redact
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-METRIC_BATCH, PARAM_BATCH = 1000, 100  # MLflow's limits for one log_batch call
+METRIC_BATCH, NAMED_BATCH = 1000, 100  # MLflow's limits for one log_batch call: of all, of params, of tags
 BUSY_MILLISECONDS = 500  # short, so that our retry reports the lock and Ctrl-C is heard
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -73,29 +73,23 @@ class Client:
 
         return call
 
-    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
-        """Log metric values, all finite. A point sent twice is stored once, so a failed call may be repeated."""
-        from mlflow.entities import Metric
+    def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log metric values, all finite, parameters and tags, in as few calls as MLflow's limits allow.
+
+        A value sent twice is stored once, so a failed call may be repeated.
+        """
+        from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
-        for start in range(0, len(metrics), METRIC_BATCH):
-            batch = metrics[start : start + METRIC_BATCH]
-            self.retry.call(partial(self.bare.log_batch, run_id, metrics=batch))
-
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Log parameters."""
-        from mlflow.entities import Param
-
-        items = [Param(key, value) for key, value in params.items()]
-        for start in range(0, len(items), PARAM_BATCH):
-            self.retry.call(partial(self.bare.log_batch, run_id, params=items[start : start + PARAM_BATCH]))
-
-    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        from mlflow.entities import RunTag
-
-        items = [RunTag(key, value) for key, value in tags.items()]
-        self.retry.call(lambda: self.bare.log_batch(run_id, tags=items))
+        named = [Param(key, value) for key, value in params.items()], [RunTag(k, v) for k, v in tags.items()]
+        while metrics or any(named):
+            some_params, some_tags = (items[:NAMED_BATCH] for items in named)
+            some_metrics = metrics[: METRIC_BATCH - len(some_params) - len(some_tags)]
+            call = partial(self.bare.log_batch, run_id, metrics=some_metrics, params=some_params, tags=some_tags)
+            self.retry.call(call)
+            del metrics[: len(some_metrics)]
+            for items in named:
+                del items[:NAMED_BATCH]
 
 
 def check_reachable(uri: str, retry: RetryPolicy, wait: bool) -> None:

@@ -1,13 +1,19 @@
-"""Log one run: metrics are buffered, everything else is sent at once."""
+"""Log one run. Everything is buffered: values, parameters and tags are sent in batches, files when the run ends.
+
+Each call to MLflow takes several milliseconds, whatever it carries. The logger of a short run therefore calls it four
+times in all: to create the run, for its values, for its files and to close it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,7 +62,7 @@ class MonotonicTimestamps:
 
 @dataclass
 class RunLogger:
-    """The logger of one run. As a context manager it closes the run if the block raises.
+    """The logger of one run. As a context manager it closes the run if the block raises, and removes its folder.
 
     Args:
         client: A client that retries (:class:`pipeline.tracking.client.Client`).
@@ -72,6 +78,8 @@ class RunLogger:
     stored_params: Mapping[str, str] = field(default_factory=dict, repr=False)
     clock: MonotonicTimestamps = field(default_factory=MonotonicTimestamps, repr=False)
     _buffer: list[Point] = field(default_factory=list, repr=False)
+    _params: dict[str, str] = field(default_factory=dict, repr=False)
+    _tags: dict[str, str] = field(default_factory=dict, repr=False)
     _last_steps: dict[str, int] = field(default_factory=dict, repr=False)
     _ended: bool = field(default=False, repr=False)
 
@@ -82,13 +90,25 @@ class RunLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._ended:
-            return
-        interrupted = not issubclass(kind, Exception)
-        if interrupted:
-            signals.acknowledge()
-        with contextlib.suppress(Exception):  # the exception of the block matters more
-            self.end("KILLED" if interrupted else "FAILED", hurry=interrupted)
+        try:
+            if kind is None or self._ended:
+                return
+            interrupted = not issubclass(kind, Exception)
+            if interrupted:
+                signals.acknowledge()
+            with contextlib.suppress(Exception):  # the exception of the block matters more
+                self.end("KILLED" if interrupted else "FAILED", hurry=interrupted)
+        finally:
+            self._files.cleanup()
+
+    @cached_property
+    def _files(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="gradvitals-run-", ignore_cleanup_errors=True)
+
+    @property
+    def folder(self) -> Path:
+        """The folder whose files become the run's artifacts when the run ends."""
+        return Path(self._files.name)
 
     def metric(self, key: str, value: float, step: int = 0) -> bool:
         """Buffer one value. The steps of a key ascend; a step that is repeated or already stored is skipped.
@@ -113,44 +133,53 @@ class RunLogger:
         return True
 
     def flush(self) -> None:
-        """Send the buffer. Only accepted values are removed from it.
+        """Send the buffered values, parameters and tags. Only what the store accepts is removed from the buffer.
 
         Raises:
             StoreError: The store refuses, or does not answer.
         """
-        while self._buffer:
-            self.client.log_points(self.run_id, self._buffer[:QUEUE])
-            del self._buffer[:QUEUE]
+        while self._buffer or self._params or self._tags:
+            points, params, tags = self._buffer[:QUEUE], dict(self._params), dict(self._tags)
+            self.client.log(self.run_id, points, params, tags)
+            del self._buffer[: len(points)]
+            self._params = {k: v for k, v in self._params.items() if k not in params}
+            self._tags = {k: v for k, v in self._tags.items() if tags.get(k) != v}
+
+    def send(self) -> None:
+        """Send everything: the buffer, and the files of the run's folder.
+
+        Raises:
+            StoreError: The store refuses, or does not answer.
+        """
+        self.flush()
+        if any(self.folder.iterdir()):
+            self.client.log_artifacts(self.run_id, str(self.folder))
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Log flat scalar parameters, except those already stored."""
-        self.client.log_params(
-            self.run_id, {k: str(v) for k, v in params.items() if self.stored_params.get(k) != str(v)}
-        )
+        """Buffer flat scalar parameters, except those already stored."""
+        self._params |= {k: str(v) for k, v in params.items() if self.stored_params.get(k) != str(v)}
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags. The tag ``mlflow.note.content`` is the run's description, in Markdown."""
-        self.client.log_tags(self.run_id, {k: str(v) for k, v in tags.items()})
+        """Buffer tags. The tag ``mlflow.note.content`` is the run's description, in Markdown."""
+        self._tags |= {k: str(v) for k, v in tags.items()}
 
     def text(self, text: str, name: str) -> None:
-        """Log a text as an artifact."""
-        self.client.log_text(self.run_id, text, name)
+        """Write a text to the run's folder."""
+        (self.folder / name).write_text(text, encoding="utf-8")
 
     def figure(self, figure: Figure, name: str) -> None:
-        """Log a matplotlib figure as a PNG artifact. ``Figure.savefig`` would draw it twice."""
+        """Write a matplotlib figure to the run's folder as a PNG. ``Figure.savefig`` would draw it twice."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
-            self.file(path)
+        canvas = FigureCanvasAgg(figure)
+        canvas.print_png(self.folder / name, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
 
     def file(self, path: Path) -> None:
-        """Log a file as an artifact at the top of the run's folder."""
-        self.client.log_artifact(self.run_id, str(path))
+        """Copy a file to the run's folder."""
+        shutil.copyfile(path, self.folder / path.name)
 
     def end(self, status: str, hurry: bool = False) -> bool:
-        """Flush and close the run. A store that fails is reported, not raised.
+        """Send everything and close the run. A store that fails is reported, not raised.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -158,14 +187,14 @@ class RunLogger:
                 are not sent after it: the next command resumes the run and sends them.
 
         Returns:
-            Whether the store has all values and the status.
+            Whether the store has all values, all files and the status.
         """
         if hurry:
             self.client.retry.set_deadline(LEAVING)
         complete = True
         try:
             if not self.client.retry.is_past_deadline:
-                self.flush()
+                self.send()
         except StoreError as refusal:
             notify(f"{len(self._buffer)} values of run {self.run_id} could not be stored ({refusal})")
             complete = False
@@ -176,4 +205,5 @@ class RunLogger:
             notify(f"run {self.run_id} could not be closed as {status} ({refusal})")
             complete = False
         self._ended = True
+        self._files.cleanup()
         return complete

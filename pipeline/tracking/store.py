@@ -184,7 +184,7 @@ class Store:
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
-        self.client.log_tags(run_id, {k: str(v) for k, v in tags.items()})
+        self.client.log(run_id, (), {}, {k: str(v) for k, v in tags.items()})
 
     def untag(self, run_id: str, key: str) -> None:
         """Remove a tag of a run, if the run has it."""

@@ -189,7 +189,9 @@ def _create_once(
         try:
             log.params(facts.params)
             write(log)
+            log.send()
             log.tags({complete_key: "1"})
+            log.send()
         except BaseException:
             with contextlib.suppress(ConfigError):
                 store.client.delete_run(log.run_id)
@@ -224,7 +226,7 @@ def _write_run(log: RunLogger, store: Store, run: VerifiedRun) -> None:
     for key, step, timestamp, value in read_metrics(run.folder).itertuples(index=False):
         points.append(Point(str(key), float(value), int(timestamp), int(step)))
     for at in range(0, len(points), QUEUE):
-        store.client.log_points(log.run_id, points[at : at + QUEUE])
+        store.client.log(log.run_id, points[at : at + QUEUE], {}, {})
     for name in (CONFIG_FILE, *ARTIFACTS):  # not the report: an imported page is untrusted, `make report` writes one
         path = run.folder / name
         if path.is_file():

@@ -152,6 +152,7 @@ def copy_of(tracking: TrackingConfig, folder: Path, without: str = "") -> RunLog
         if name == "records.parquet":
             pd.read_parquet(path, filters=[("probe", "in", HEADLINE_PROBES)]).to_parquet(path, index=False)
         copy.file(path)
+    copy.send()
     return copy
 
 
@@ -532,6 +533,7 @@ def test_unreadable_records_are_rejected(tracking: TrackingConfig, tmp_path: Pat
     else:
         broken[spoilt].to_parquet(tmp_path / "records.parquet")
     copy.file(tmp_path / "records.parquet")
+    copy.send()
     assert "records.parquet" in refused(tracking, copy.run_id, None, tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
 

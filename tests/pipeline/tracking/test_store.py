@@ -229,7 +229,7 @@ def test_values_are_buffered_until_they_are_many_or_ten_seconds_old() -> None:
     sent: list[int] = []
 
     class Client:
-        def log_points(self, run_id: str, points: list[Point]) -> None:
+        def log(self, run_id: str, points: list[Point], *_: object) -> None:
             sent.append(len(points))
 
     @dataclass

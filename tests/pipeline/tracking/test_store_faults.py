@@ -69,7 +69,7 @@ def test_points_that_are_sent_twice_are_stored_once(tmp_path: Path) -> None:
         for _ in range(300)
     ]
     for _ in range(2):
-        store.client.log_points(run_id, points)
+        store.client.log(run_id, points, {}, {})
     newest = store.find(run_id).data.metrics
     assert len(newest) == 9
     for key, value in newest.items():
@@ -83,11 +83,11 @@ def test_points_that_mlflow_refuses_raise(tmp_path: Path) -> None:
     store = sqlite(tmp_path)
     run_id = store.start("deleted", {}).run_id
     with pytest.raises(MlflowException, match=r"may only|must be"):
-        store.client.log_points(run_id, [Point("no: name?", 1.0, 1, 1)])
+        store.client.log(run_id, [Point("no: name?", 1.0, 1, 1)], {}, {})
     store.end(run_id, "FINISHED")
     store.client.bare.delete_run(run_id)
     with pytest.raises(MlflowException, match="active"):
-        store.client.log_points(run_id, [Point("k", 1.0, 1, 1)])
+        store.client.log(run_id, [Point("k", 1.0, 1, 1)], {}, {})
 
 
 @dataclass
