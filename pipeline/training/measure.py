@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,9 +42,13 @@ def _records(
 ) -> list[Record]:
     """Return the record of each cell."""
     layers, measured, part, bins, sparse = measurement
-    shape = len(layers) or 1, *ensemble, *(() if bins is None else (len(bins),))
+    measured = np.asarray(measured, dtype=np.float64)
+    rows, last = len(layers) or 1, () if bins is None else (len(bins),)
+    is_same = measured.size == rows * math.prod(last)  # a number that does not depend on the member
+    members = (1,) * len(ensemble) if is_same else ensemble
+    values = np.broadcast_to(measured.reshape(rows, *members, *last), (rows, *ensemble, *last))
     # Copies: the probe may have returned a view, and a cell must not keep the values of all others.
-    values = np.array(np.moveaxis(np.asarray(measured, dtype=np.float64).reshape(shape), 1, 0), order="C")
+    values = np.array(np.moveaxis(values, 1, 0), order="C")
     label = f"{name}_{part}" if part else name
     return [Record(number, label, layers, *_own_bins(of_cell, bins, sparse, geometric)) for of_cell in values]
 
