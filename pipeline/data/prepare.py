@@ -71,11 +71,11 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
         train, test = _split(table, config, rng)
         key = hashlib.sha256(digests[-1].encode() + np.sort(train).tobytes()).digest()
         if key not in pools:
-            x, y = _scale(table, train, config.standardise)
-            used = np.arange(len(x)) if config.subset is None else np.sort(np.concatenate([train, test]))
+            used = np.arange(len(table.x)) if config.subset is None else np.sort(np.concatenate([train, test]))
+            x, y = _scale(table, train, used, config.standardise)
             pools[key] = rows
-            xs.append(x[used].astype(dtype))
-            ys.append(y[used].astype(dtype))
+            xs.append(x.astype(dtype))
+            ys.append(y.astype(dtype))
             rows += len(used)
         if config.subset is not None:
             used = np.sort(np.concatenate([train, test]))
@@ -116,18 +116,15 @@ def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[
     return train, test
 
 
-def _scale(table: Table, train: Array, standardise: bool) -> tuple[Array, Array]:
-    """Return inputs and targets of all rows, standardised on the training rows if requested; classes are one-hot."""
-    x = table.x
-    y = np.eye(table.classes)[table.y] if table.classes else table.y
-    if standardise:
-        x = _standardised(x, train)
-        if table.classes is None:
-            y = _standardised(y, train)
-    return x, y
+def _scale(table: Table, train: Array, used: Array, standardise: bool) -> tuple[Array, Array]:
+    """Return inputs and targets of the used rows, standardised if requested; classes are one-hot."""
+    x = _standardised(table.x, train, used) if standardise else table.x[used]
+    if table.classes:
+        return x, np.eye(table.classes)[table.y[used]]
+    return x, _standardised(table.y, train, used) if standardise else table.y[used]
 
 
-def _standardised(values: Array, train: Array) -> Array:
+def _standardised(values: Array, train: Array, used: Array) -> Array:
     """Return (v − mean)/std of each column, fitted on the training rows. A constant column becomes 0."""
     mean, std = values[train].mean(axis=0), values[train].std(axis=0)
-    return (values - mean) / np.where(std > 0, std, 1.0)
+    return (values[used] - mean) / np.where(std > 0, std, 1.0)

@@ -268,6 +268,17 @@ def test_page_of_run_without_verdict_probes_or_training(tracking: TrackingConfig
     assert "0 epochs, 1 replicates from seed 0" in page.text, "the description replaces the verdict"
 
 
+def test_page_of_run_of_a_number_of_steps(tracking: TrackingConfig) -> None:
+    overrides = ["experiment=smoke", "probes=none", "steps=7", "replicates=1", "name=seven"]
+    assert run_command(*overrides, f"tracking.uri={tracking.uri}", "tracking.experiment=steps").code == 0
+    store = Store.open(TrackingConfig(tracking.uri, "steps"))
+    (run,) = store.client.search_runs([store.experiment_id])
+    assert run.data.params["steps"] == "7"
+    page = checked(report_run(open_store(tracking), run.info.run_id))
+    assert "7 steps, 1 replicates from seed 0" in page.text
+    assert "epoch" not in page.text.split("epochs: null")[0]
+
+
 # The page of a sweep
 
 
