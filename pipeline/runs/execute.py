@@ -112,7 +112,7 @@ class _Execution:
         self, job: CellJob, store: Store, run_logger: RunLogger, options: RunOptions, is_resumed: bool
     ) -> None:
         self.job, self.run, self.store, self.run_logger = job, job.run, store, run_logger
-        self.pruning = options.pruning
+        self.pruning, self.has_figure = options.pruning, options.figures
         data = self.run.data
         if fingerprint(job.raw_config, data.digest) != job.cell_id:
             raise RuntimeError("code or data have changed since the sweep began; start it again")
@@ -123,7 +123,7 @@ class _Execution:
         self.divergences: list[Divergence] = []
         self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
         self.expectation = expect(self.run)
-        self.metrics = MetricLogger(run_logger, self.run.config.replicates, self.divergences, self.expectation)
+        self.metrics = MetricLogger(run_logger, self.run.config, self.divergences, self.expectation, options.metrics)
         hidden_layers = self.summary.hidden_layers
         self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
         self.timer = Timer(time.perf_counter)
@@ -191,12 +191,11 @@ class _Execution:
         """Log the final numbers, the verdict and the files; return the result."""
         run_logger, summary, last_step = self.run_logger, self.summary, self.last_step
         run_logger.flush()
-        artifacts.log_profiles(run_logger, summary)
+        artifacts.log_profiles(self.metrics, summary)
         self.timer.mark("tracking")
         lost = non_finite(summary.records)
         result = self._result()
-        for key, value in result.headline.items():
-            self.metrics.metric(key, float(value.mean), last_step)
+        self.metrics.final(result.headline, last_step)
         run_logger.metric("non_finite_values", lost, last_step)
         self.metrics.metric("diverged_fraction", result.diverged_fraction, last_step)
         log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
@@ -204,13 +203,15 @@ class _Execution:
         if self.expectation is not None and result.profile is not None:
             theory = self.expectation.as_json(log10_mean(result.profile))
             run_logger.text(json.dumps(theory, indent=1), THEORY_FILE)
-        artifacts.log_figures_and_records(run_logger, summary, result.name, theory)
+        artifacts.log_records(run_logger, summary)
+        if self.has_figure:
+            artifacts.log_figure(run_logger, summary, result.name, theory)
         artifacts.log_divergences(run_logger, self.divergences)
         self.timer.mark("files")
         if self.chain is not None:
             artifacts.log_chain(run_logger, self.chain)
             self.timer.mark("chain")
-        artifacts.log_overhead(run_logger, self.timer.seconds, last_step)
+        self.metrics.overhead(self.timer.seconds, last_step)
         note = {"mlflow.note.content": to_markdown(result, self.run, lost)}
         run_logger.tags(note | (self.chain.tags() if self.chain is not None else {}))
         if self.pruned and self.pruning is not None:
