@@ -16,7 +16,7 @@ import yaml
 from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
-from pipeline.reports.figures.profiles import profile_plot
+from pipeline.reports.figures.profiles import run_plot
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
@@ -100,7 +100,7 @@ def log_records(run_logger: RunLogger, summary: Summary) -> None:
 
 def log_figure(run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None) -> None:
     """Log the figure of the norms by layer. The report draws all other figures from the records."""
-    figure = profile_plot(summary, None if theory is None else parse_theory(theory), name)
+    figure = run_plot(summary, None if theory is None else parse_theory(theory), name)
     if figure is not None:
         run_logger.figure(figure, FIGURE_FILE)
 

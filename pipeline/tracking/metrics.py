@@ -339,8 +339,9 @@ def check_metric(metric: str, run: PreparedRun, key: str, choice: MetricChoice =
         listed = [p for p in run.config.probes if metric in metric_names(run, (p,))]
         wider = " or ".join([f"tracking.metrics={ALL}", *(f"tracking.metrics=[{p}]" for p in listed)])
         raise ConfigError(f"{key}={metric}: is logged with {wider} only")
-    close = difflib.get_close_matches(metric, logged, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    series = {p: f"{p}/layer_01" if p in NORMS else f"{p}/mean" for p in run.config.probes}
+    close = difflib.get_close_matches(metric, [*logged, *series], n=1, cutoff=0.6)
+    hint = f"; did you mean {series.get(close[0], close[0])}?" if close else ""
     single = [name for name in logged if "/" not in name and not name.startswith(LOG10)]
     probes = ", ".join(run.config.probes) or "none"
     raise ConfigError(

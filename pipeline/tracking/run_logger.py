@@ -142,7 +142,7 @@ class RunLogger:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
+            FigureCanvasAgg(figure).print_png(path, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
             self.file(path)
 
     def file(self, path: Path) -> None:

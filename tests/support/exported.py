@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE, RUNS, Manifest
 from support.commands import invoke
 
-OVERRIDES = ["experiment=smoke", "schedule@chain.schedule=every", "activation=sigmoid,relu"]
+OVERRIDES = ["experiment=smoke", "schedule@chain.schedule=every", "activation=sigmoid,relu", "tracking.figures=true"]
 
 
 def uri(folder: Path) -> str:
