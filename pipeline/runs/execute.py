@@ -123,7 +123,7 @@ class _Execution:
         self.divergences: list[Divergence] = []
         self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
         self.expectation = expect(self.run)
-        self.metrics = MetricLogger(run_logger, self.run.config, self.divergences, self.expectation, options.metrics)
+        self.metrics = MetricLogger(run_logger, self.run, self.divergences, self.expectation, options.metrics)
         hidden_layers = self.summary.hidden_layers
         self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
         self.timer = Timer(time.perf_counter)

@@ -21,7 +21,6 @@ from engine.probes import InputOutputJacobianSpectrum, LayerJacobianSpectrum, Pr
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import Expectation
 from pipeline.analysis.summary import PROFILED
-from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.tracking.run_logger import RunLogger
 from pipeline.tracking.uri import ALL, SUMMARY, MetricChoice, TrackingConfig
@@ -168,7 +167,7 @@ class MetricLogger:
 
     Args:
         run_logger: The run's logger.
-        config: The run's config.
+        run: The run, before training.
         divergences: The list to which divergences are added.
         expectation: The theoretical prediction to log with the measurements; None for none.
         choice: The series to log, ``tracking.metrics``.
@@ -177,18 +176,18 @@ class MetricLogger:
     def __init__(
         self,
         run_logger: RunLogger,
-        config: Config,
+        run: PreparedRun,
         divergences: list[Divergence],
         expectation: Expectation | None,
         choice: MetricChoice = SUMMARY,
     ) -> None:
         self.run_logger = run_logger
-        self.replicates = config.replicates
+        self.replicates = run.config.replicates
         self.divergences = divergences
         self.expectation = expectation
         self.logs_all = choice == ALL
         self._listed = () if isinstance(choice, str) else choice
-        self._probes = tuple(config.probes)
+        self._probes = tuple(run.config.probes)
         self._step = -1
 
     @property

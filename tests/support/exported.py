@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.reproducibility.exchange.manifest import MANIFEST_FILE, RUNS, Manifest
 from support.commands import invoke
 
-OVERRIDES = ["experiment=smoke", "schedule@chain.schedule=every", "activation=sigmoid,relu", "tracking.figures=true"]
+OVERRIDES = ["experiment=smoke", "schedule@chain.schedule=every", "activation=sigmoid,relu"]
 
 
 def uri(folder: Path) -> str:
@@ -21,7 +21,7 @@ def uri(folder: Path) -> str:
 
 def run_sweep(folder: Path, *overrides: str) -> str:
     """Run a small sweep in a new store and return its id."""
-    sweep = invoke("sweep", *OVERRIDES, *overrides, f"tracking.uri={uri(folder)}")
+    sweep = invoke("sweep", *OVERRIDES, *overrides, "tracking.figures=true", f"tracking.uri={uri(folder)}")
     assert sweep.code == 0, sweep.err
     return next(word for word in sweep.out.replace(",", " ").split() if word.startswith("smoke-"))
 
