@@ -175,7 +175,11 @@ def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) ->
     keys = list(dict.fromkeys(key for _, job in jobs for key in job.swept))
     runs, results = [], []
     with bars(len(jobs), quiet) as progress:
-        executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
+        tracking, cells = tracking_of(jobs[0][1].raw_config), len(jobs)
+        options = RunOptions(
+            command=uuid.uuid4().hex, force=True, metrics=tracking.metrics, figures=tracking.draws_figures(cells)
+        )
+        executor = SerialExecutor(store, options, progress)
         finished = {id(job): done for job, done in executor.map(run_stack, plan_stacks([job for _, job in jobs]))}
         for sweep, job in jobs:
             done = finished[id(job)]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from support.examples import FULL_TIER, examples
-from support.quick import once_of_each_kind
-
-from pipeline.tracking.store import RunLogger
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 
-SLOW, ALL = "GRADVITALS_SLOW", "GRADVITALS_REQUIRE_ALL"
+SLOW = "GRADVITALS_SLOW"
 TIERS = {  # marker -> the variables that let its tests run
     "thorough": FULL_TIER,  # about a minute each: real processes, killed and restarted
     "slow": (SLOW,),
@@ -55,17 +51,6 @@ def module_with_shared_fixture(item: pytest.Item) -> str | None:
     fixtures = getattr(item, "_fixtureinfo", None)
     definitions = fixtures.name2fixturedefs.values() if fixtures is not None else ()
     return item.path.stem if any(many[-1].scope == "module" for many in definitions) else None
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _pictures_of_runs_are_drawn_once_of_each_kind() -> Iterator[None]:
-    """Draw the figures of runs once for each name, because drawing takes longer than most runs. CI draws all."""
-    if os.environ.get(ALL):
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "figure", once_of_each_kind(RunLogger.figure))
-        yield
 
 
 @pytest.fixture(autouse=True)

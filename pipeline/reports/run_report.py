@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.reports import html
 from pipeline.reports.figures.curves import SETS, learning_figure, unit_figure
 from pipeline.reports.figures.exponents import QUANTITIES, exponent_figure
-from pipeline.reports.figures.heatmaps import layer_by_step_figure
+from pipeline.reports.figures.heatmaps import layer_by_step_figures
 from pipeline.reports.figures.profiles import profile_figure
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.reports.sweep_report import find_sweep, report_sweep
@@ -111,7 +111,7 @@ def page_of(logged: LoggedRun) -> str:
 
 def run_figures(logged: LoggedRun, summary: Summary) -> list[ReportFigure]:
     """Return all figures that the records allow."""
-    figures = [profile_figure(summary, logged.theory), layer_by_step_figure(summary)]
+    figures = [profile_figure(summary, logged.theory), *layer_by_step_figures(summary)]
     figures += [exponent_figure(logged.records, p, QUANTITIES.get(p, p)) for p in _histograms(logged)]
     figures += [unit_figure(summary, logged.theory), learning_figure(summary)]
     return [figure for figure in figures if figure is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,28 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from pipeline.analysis.estimates import estimate
 from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
-from pipeline.reports.figures.heatmaps import layer_by_step_plot
-from pipeline.reports.figures.profiles import profile_plot
+from pipeline.reports.figures.profiles import run_plot
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
 from pipeline.tracking.artifact_parsers import parse_theory
+from pipeline.tracking.metrics import MetricLogger
 from pipeline.tracking.store import RunLogger, Store
-from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, LAST_STEPS_FILE, RECORDS_FILE
+from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, FIGURE_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.tracking.uri import redacted_config
 from pipeline.training.divergence import Divergence
 from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import Record, tidy
-
-OTHER = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")  # activities that are not probes
-log = logging.getLogger("gradvitals")
 
 
 def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: PreparedRun, cell_id: str) -> None:
@@ -86,47 +80,25 @@ def log_divergences(run_logger: RunLogger, divergences: list[Divergence]) -> Non
     log_table(run_logger, first.last_steps, LAST_STEPS_FILE)
 
 
-def log_overhead(run_logger: RunLogger, seconds: Mapping[str, float], step: int) -> None:
-    """Log the time of every other activity relative to the time of the training steps (``overhead/delta_rms``)."""
-    bare = seconds.get("step", 0.0)
-    if bare <= 0:
-        return
-    shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
-    for name, share in shares.items():
-        run_logger.metric(f"overhead/{name}", share, step)
-    probes = sum(share for name, share in shares.items() if name not in OTHER)
-    run_logger.metric("overhead/all_probes", probes, step)
-    ranked = sorted(shares.items(), key=lambda item: -item[1])
-    log.info("steps took %.3g s; on top of that, in %% of it: probes %.1f", bare, 100 * probes)
-    for name, share in ranked:
-        log.info("  %-32s %6.2f %%", name, 100 * share)
-
-
-def log_profiles(run_logger: RunLogger, summary: Summary) -> None:
-    """Log log10 of the main norms with the layer as the metric's step: MLflow then draws norm against layer."""
+def log_profiles(metrics: MetricLogger, summary: Summary) -> None:
+    """Log the main norms against layer, at the start and at the end of training."""
     for probe in PROFILED:
         for index, when in ((0, "start"), (-1, "end")):
             record = summary.at(probe, index)
             if record is not None:
-                means = estimate(record.values, record.geometric).mean
-                for number, mean in zip(record.layers, means, strict=True):
-                    if mean > 0:
-                        run_logger.metric(f"log10_{probe}_by_layer/{when}", float(np.log10(mean)), number)
+                metrics.profile(record, when)
 
 
-def log_figures_and_records(
-    run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None
-) -> None:
-    """Log the figures of the norms, by layer and by layer and step, and all records as a table."""
-    figures = {
-        "gradient_norm_by_layer.png": profile_plot(summary, None if theory is None else parse_theory(theory), name)
-    }
-    for probe in ("delta_rms", "gradient_norm"):
-        figures[f"{probe}_layer_by_step.png"] = layer_by_step_plot(summary, probe, f"log₁₀ {probe}", name)
-    for file_name, figure in figures.items():
-        if figure is not None:
-            run_logger.figure(figure, file_name)
+def log_records(run_logger: RunLogger, summary: Summary) -> None:
+    """Log all records as a table."""
     log_table(run_logger, summary.records, RECORDS_FILE)
+
+
+def log_figure(run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None) -> None:
+    """Log the figure of the norms by layer. The report draws all other figures from the records."""
+    figure = run_plot(summary, None if theory is None else parse_theory(theory), name)
+    if figure is not None:
+        run_logger.figure(figure, FIGURE_FILE)
 
 
 def log_table(run_logger: RunLogger, records: list[Record], name: str) -> None:

@@ -63,7 +63,7 @@ class Execution:
     def __init__(self, task: CellTask, store: Store, options: RunOptions) -> None:
         self.task, self.job, self.run, self.attempt = task, task.job, task.job.run, task.attempt
         self.is_closed = False
-        self.store, self.pruning = store, options.pruning
+        self.store, self.options, self.pruning = store, options, options.pruning
         self.pruned: str | None = None
 
     def __enter__(self) -> Execution:
@@ -113,8 +113,7 @@ class Execution:
         self.divergences: list[Divergence] = []
         self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
         self.expectation = expect(self.run)
-        replicates = self.run.config.replicates
-        self.metrics = MetricLogger(self.run_logger, replicates, self.divergences, self.expectation)
+        self.metrics = MetricLogger(self.run_logger, self.run, self.divergences, self.expectation, self.options.metrics)
         hidden_layers = self.summary.hidden_layers
         self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
         folder = artifacts.checkpoint_folder(self.store, self.run_logger.run_id)
@@ -221,12 +220,11 @@ class Execution:
 
     def _conclude(self, timer: Timer, seconds: Mapping[str, float]) -> RunResult:
         run_logger, summary, last_step = self.run_logger, self.summary, self.last_step
-        artifacts.log_profiles(run_logger, summary)
+        artifacts.log_profiles(self.metrics, summary)
         timer.mark("tracking")
         lost = non_finite(summary.records)
         result = self._result()
-        for key, value in result.headline.items():
-            self.metrics.metric(key, float(value.mean), last_step)
+        self.metrics.final(result.headline, last_step)
         run_logger.metric("non_finite_values", lost, last_step)
         self.metrics.metric("diverged_fraction", result.diverged_fraction, last_step)
         log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
@@ -234,13 +232,15 @@ class Execution:
         if self.expectation is not None and result.profile is not None:
             theory = self.expectation.as_json(log10_mean(result.profile))
             run_logger.text(json.dumps(theory, indent=1), THEORY_FILE)
-        artifacts.log_figures_and_records(run_logger, summary, result.name, theory)
+        artifacts.log_records(run_logger, summary)
+        if self.options.figures:
+            artifacts.log_figure(run_logger, summary, result.name, theory)
         artifacts.log_divergences(run_logger, self.divergences)
         timer.mark("files")
         if self.chain is not None:
             artifacts.log_chain(run_logger, self.chain)
             timer.mark("chain")
-        artifacts.log_overhead(run_logger, timer.added_to(seconds), last_step)
+        self.metrics.overhead(timer.added_to(seconds), last_step)
         note = {"mlflow.note.content": to_markdown(result, self.run, lost)}
         run_logger.tags(note | (self.chain.tags() if self.chain is not None else {}))
         if self.pruned and self.pruning is not None:

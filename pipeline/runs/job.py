@@ -11,6 +11,7 @@ from pipeline.config.schema import checkpoint_config
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.limits import Limits
+from pipeline.tracking.uri import SUMMARY, MetricChoice
 from pipeline.training.prepare import PreparedRun, prepare_run
 
 
@@ -48,6 +49,8 @@ class RunOptions:
         repeat: Resume interrupted runs only; start a new run for a cell that has ended.
         limits: Limits of each run.
         pruning: When to stop a run early; None for never.
+        metrics: The series that each run logs (``tracking.metrics``).
+        figures: Whether each run logs its figure.
     """
 
     command: str
@@ -56,6 +59,8 @@ class RunOptions:
     repeat: bool = False
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
     pruning: Pruning | None = None
+    metrics: MetricChoice = SUMMARY
+    figures: bool = True
 
 
 @dataclass(frozen=True)

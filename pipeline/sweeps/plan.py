@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import track
 from pipeline.reports.figures.style import run_colours
 from pipeline.runs.job import CellJob, prepare_cell
+from pipeline.tracking.metrics import check_listed_probes
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.tags import SWEEP_TAG
 from pipeline.tracking.uri import TrackingConfig, redact
@@ -76,6 +77,7 @@ def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str], qui
         for cell in tracked:
             try:
                 jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, tags))
+                tracking_of(cell.config)
             except ConfigError as invalid:
                 values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
                 raise ConfigError(f"{invalid} (cell {values})" if values else str(invalid)) from invalid
@@ -91,13 +93,14 @@ def sweep_id_of(name: str, cell_ids: Sequence[str]) -> str:
 
 
 def tracking_of(raw_config: Mapping[str, Any]) -> TrackingConfig:
-    """Return where the runs of a config are logged.
+    """Return where and how completely the runs of a config are logged.
 
     Raises:
-        ConfigError: An invalid address.
+        ConfigError: An invalid address, or metrics of a probe that the config does not measure.
     """
     tracking: TrackingConfig = instantiate(TrackingConfig, raw_config["tracking"], "tracking", OWN_PACKAGES)
     tracking.resolved_uri()
+    check_listed_probes(tracking, raw_config["probes"])
     return tracking
 
 

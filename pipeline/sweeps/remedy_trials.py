@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -134,14 +134,20 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     if not isinstance(raw_config.get("replicates"), int):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: replicates must be an integer")
     raw_config["replicates"] = max(raw_config["replicates"], LEAST_REPLICATES)
-    experiment = tracking_of(raw_config).experiment if "tracking" in raw_config else tracking.experiment
-    store = Store.open(TrackingConfig(tracking.uri, experiment))
+    recorded = tracking_of(raw_config) if "tracking" in raw_config else tracking
+    store = Store.open(replace(recorded, uri=tracking.uri))
     sweep_id = f"prescribe-{uuid.uuid4().hex[:8]}"
     tags = {SWEEP_TAG: sweep_id, "kind": "run", "prescribed_for": logged.info.run_id, **source_tags([])}
     trusted = OWN_PACKAGES | set(allowed)
     baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted)
     with bars(2, quiet) as progress:
-        executor = SerialExecutor(store, RunOptions(command=uuid.uuid4().hex, force=True), progress)
+        options = RunOptions(
+            command=uuid.uuid4().hex,
+            force=True,
+            metrics=recorded.metrics,
+            figures=recorded.draws_figures(cells=1),  # a prescription has few cells
+        )
+        executor = SerialExecutor(store, options, progress)
         ((_, done),) = executor.map(run_stack, [[baseline_job]])
         baseline = done.result
         if baseline.verdict is None and baseline.error is None:

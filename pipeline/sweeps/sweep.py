@@ -67,10 +67,22 @@ class SweepOptions:
         if self.jobs < 1:
             raise ConfigError(f"JOBS={self.jobs}: must be >= 1")
 
-    def run_options(self, repeat: bool = False) -> RunOptions:
-        """Return the options of each run of one command."""
+    def run_options(self, tracking: TrackingConfig, cells: int, repeat: bool = False) -> RunOptions:
+        """Return the options of each run of one command.
+
+        Args:
+            tracking: The config of the store.
+            cells: The number of cells.
+            repeat: Resume interrupted runs only; start a new run for a cell that has ended.
+        """
         return RunOptions(
-            command=uuid.uuid4().hex, retry=self.retry, force=self.force, repeat=repeat, limits=self.limits
+            command=uuid.uuid4().hex,
+            retry=self.retry,
+            force=self.force,
+            repeat=repeat,
+            limits=self.limits,
+            metrics=tracking.metrics,
+            figures=tracking.draws_figures(cells),
         )
 
 
@@ -155,7 +167,8 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     numbers = {id(job): number for number, job in enumerate(plan.jobs)}
     total = len(plan.jobs)
     with bars(total, options.quiet) as progress, report_interruption(lambda: len(done), total, "runs"):
-        executor = choose_executor(options.jobs, plan.tracking, store, options.run_options(), progress)
+        run_options = options.run_options(plan.tracking, total)
+        executor = choose_executor(options.jobs, plan.tracking, store, run_options, progress)
         with closing(executor.map(run_stack, stacks)) as finished:
             for job, outcome in finished:
                 done[numbers[id(job)]] = CellResult(outcome.result.without_records(), outcome.action)
@@ -178,9 +191,10 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))
     name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, raw_config.get("name"))
     job = prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})
-    store = open_store(tracking_of(raw_config))
+    tracking = tracking_of(raw_config)
+    store = open_store(tracking)
     with bars(1, options.quiet) as progress:
-        executor = SerialExecutor(store, options.run_options(repeat=True), progress)
+        executor = SerialExecutor(store, options.run_options(tracking, 1, repeat=True), progress)
         ((_, done),) = executor.map(run_stack, [[job]])
     return SingleResult(done.result, done.action, link_lines(store, store.run_link(done.result.run_id), "its page"))
 

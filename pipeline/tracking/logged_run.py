@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 
 import pandas as pd
 
-from pipeline.analysis.summary import Summary
+from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.errors import ConfigError
 from pipeline.tracking.artifact_parsers import Theory as Theory
 from pipeline.tracking.artifact_parsers import parse_config, parse_findings, parse_theory, records_of
@@ -174,9 +174,8 @@ class LoggedRun:
         return int(self.records["replicate"].nunique())
 
     def summary(self) -> Summary:
-        """Return the summary of its records, as after training; binned records are left out."""
-        geometric = {key[6:].rpartition("/")[0] for key in self.metrics if key.startswith("log10_")}
-        records = records_of(self.records, geometric | {"delta_rms", "gradient_norm"})
+        """Return the summary of its records, as after training. Norms are geometric means; no binned records."""
+        records = records_of(self.records, geometric=PROFILED)
         layers = [len(r.layers) for r in records if r.probe in ("delta_rms", "gradient_norm")]
         summary = Summary(hidden_layers=min(layers, default=1) - 1)
         for record in records:

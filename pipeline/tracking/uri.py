@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -11,31 +12,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreError, did_you_mean
 from pipeline.paths import STORE
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 SECRET = "***"  # noqa: S105 (shown in place of a secret)
 REFUSALS = {errno.EROFS: "the store is read-only", errno.ENOSPC: "the disk is full", errno.EACCES: "permission denied"}
+SUMMARY, ALL, AUTO = "summary", "all", "auto"
+MOST_FIGURES = 32  # cells of a sweep whose runs have a figure by default
+MetricChoice = str | tuple[str, ...]  # "summary", "all", or names of probes
 _USER_INFO = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]*)@")
 _QUERY = re.compile(r"([?&](?:password|passwd|pwd|token)=)[^\s&]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where runs are logged.
+    """Where and how completely runs are logged. Older configs lack the keys that have defaults here.
 
     Args:
         uri: An MLflow tracking URI; None for the project's own SQLite store.
         experiment: Name of the MLflow experiment.
+        metrics: The series to log: "summary", "all", or names of probes whose every layer is logged as well.
+        figures: Whether each run logs its figure; "auto" for runs of sweeps of at most ``MOST_FIGURES`` cells.
     """
 
     uri: str | None
     experiment: str
+    metrics: Any = SUMMARY  # a text or a list; checked here, so that the message names both
+    figures: Any = AUTO
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
             raise ValueError("experiment: must be a name")
+        names = self.metrics if isinstance(self.metrics, tuple) else ()
+        if self.metrics != names and self.metrics not in (SUMMARY, ALL):
+            hint = did_you_mean(str(self.metrics), (SUMMARY, ALL, "a list of probes such as [dead_fraction]"))
+            raise ValueError(f"metrics={_show(self.metrics)}: not an option{hint}")
+        for name in names:
+            if not isinstance(name, str):
+                raise ValueError(f"metrics=[{_show(name)}]: must be names of probes")
+        if not isinstance(self.figures, bool) and self.figures != AUTO:
+            hint = did_you_mean(str(self.figures), (AUTO, "true", "false"))
+            raise ValueError(f"figures={_show(self.figures)}: not an option{hint}")
+
+    def draws_figures(self, cells: int) -> bool:
+        """Return whether the runs of a command log their figures.
+
+        Args:
+            cells: The number of runs.
+        """
+        return cells <= MOST_FIGURES if self.figures == AUTO else bool(self.figures)
 
     def resolved_uri(self) -> str:
         """Return the URI with an absolute path, whatever the current directory.
@@ -76,6 +102,10 @@ class TrackingConfig:
         if path is not None and not path.is_file():
             raise ConfigError(f"uri={uri}: no store there yet; `make sweep` or `make run` makes it")
         return uri
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def database_path(uri: str) -> Path | None:

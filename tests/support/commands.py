@@ -25,10 +25,20 @@ class Invocation(NamedTuple):
     err: str
 
 
+NO_FIGURES = "tracking.figures=false"
+
+
+def without_figures(overrides: Iterable[str]) -> list[str]:
+    """Return overrides that switch off the figures of runs unless they name the key: drawing takes longest."""
+    given = list(overrides)
+    return given if any(text.startswith(NO_FIGURES.partition("=")[0]) for text in given) else [*given, NO_FIGURES]
+
+
 def invoke(*argv: str) -> Invocation:
     """Run a command in this process, as ``gradvitals ARGV...`` does."""
     if argv and argv[0] in ("run", "sweep", "search"):
         create_stores(argv)
+        argv = tuple(without_figures(argv))
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)
@@ -51,19 +61,19 @@ class Shown:
 def run_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run one config; the options are those of SweepOptions."""
     create_stores(overrides)
-    return shown(lambda: run_single(overrides, SweepOptions(quiet=True, **options), config_dir))
+    return shown(lambda: run_single(without_figures(overrides), SweepOptions(quiet=True, **options), config_dir))
 
 
 def sweep_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run a sweep; the options are those of SweepOptions."""
     create_stores(overrides)
-    return shown(lambda: run_sweep(overrides, SweepOptions(quiet=True, **options), config_dir))
+    return shown(lambda: run_sweep(without_figures(overrides), SweepOptions(quiet=True, **options), config_dir))
 
 
 def search_command(*overrides: str, config_dir: str | None = None, **options: Any) -> Shown:
     """Run a search; the options are those of SearchOptions."""
     create_stores(overrides)
-    return shown(lambda: run_search(overrides, SearchOptions(quiet=True, **options), config_dir))
+    return shown(lambda: run_search(without_figures(overrides), SearchOptions(quiet=True, **options), config_dir))
 
 
 def create_stores(overrides: Iterable[str]) -> None:

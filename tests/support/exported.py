@@ -21,7 +21,7 @@ def uri(folder: Path) -> str:
 
 def run_sweep(folder: Path, *overrides: str) -> str:
     """Run a small sweep in a new store and return its id."""
-    sweep = invoke("sweep", *OVERRIDES, *overrides, f"tracking.uri={uri(folder)}")
+    sweep = invoke("sweep", *OVERRIDES, *overrides, "tracking.figures=true", f"tracking.uri={uri(folder)}")
     assert sweep.code == 0, sweep.err
     return next(word for word in sweep.out.replace(",", " ").split() if word.startswith("smoke-"))
 

@@ -104,13 +104,9 @@ def main(what: str, kills: int, seed: int, longest: float, watch: str, output: P
     import pipeline.reports.run_report
     import pipeline.sweeps.sweep  # noqa: F401
     from pipeline.config.compose import compose_sweep
-    from pipeline.tracking.store import RunLogger
-    from support.quick import blank
 
     sqlalchemy.orm.configure_mappers()
     compose_sweep([a for a in argv if "=" in a])
-    if not os.environ.get("GRADVITALS_REQUIRE_ALL"):
-        RunLogger.figure = blank(RunLogger.figure)  # type: ignore[assignment, method-assign]
 
     rng, killed = random.Random(seed), 0
     if what == "worker":

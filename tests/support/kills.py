@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline.paths import PROJECT
+from support.commands import NO_FIGURES
 from support.stores import empty, uri
 
 SCRIPT = Path(__file__).with_name("faults.py")
@@ -34,7 +35,7 @@ def killed(
     command = [sys.executable, str(SCRIPT), what, str(kills), str(seed), str(longest)]
     watch = "" if at else str(folder / "store-checkpoints")
     done = subprocess.run(
-        [*command, watch, str(folder / "output"), *argv, f"tracking.uri={at or uri(folder)}"],
+        [*command, watch, str(folder / "output"), *argv, NO_FIGURES, f"tracking.uri={at or uri(folder)}"],
         env={**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}", "CI": "1"},
         capture_output=True,
         text=True,

@@ -42,14 +42,13 @@ TEXTS = 240  # most cells of a map with their numbers written in them
 # Layer against step
 
 
-def layer_by_step_plot(summary: Summary, probe: str, label: str, title: str = "") -> Figure | None:
+def layer_by_step_plot(summary: Summary, probe: str, label: str) -> Figure | None:
     """Draw log10 of a probe as a heat map, layer against recorded step, mean over replicates.
 
     Args:
         summary: The records of the run. With fewer than two of the probe the result is None.
         probe: Name of the probe.
         label: Label of the colour bar.
-        title: Title of the figure.
     """
     records = _subsampled(summary, probe)
     if len(records) < 2:
@@ -62,27 +61,38 @@ def layer_by_step_plot(summary: Summary, probe: str, label: str, title: str = ""
         ticks = [n for n in layer_ticks(layers) if n in layers]
         axes.set_yticks([layers.index(n) for n in ticks], [str(n) for n in ticks])
         axes.set_xticks(*ordinal_ticks([r.step for r in records], 12))
-        axes.set(xlabel=f"{STEP}; recorded steps, evenly spaced", ylabel=LAYER, title=title)
+        axes.set(xlabel=f"{STEP}; recorded steps, evenly spaced", ylabel=LAYER)
         figure.colorbar(image, label=label, pad=0.02)
     return figure
 
 
-def layer_by_step_figure(summary: Summary) -> ReportFigure | None:
-    """Return the heat map of log10 δ with its texts for a report."""
-    figure = layer_by_step_plot(summary, "delta_rms", "log₁₀ δ, √⟨‖δ‖²⟩ of one example")
+NORMS = {  # probe -> its name, and the label of its colour bar
+    "delta_rms": ("δ", "log₁₀ δ, √⟨‖δ‖²⟩ of one example"),
+    "gradient_norm": ("The weight gradient", "log₁₀ ‖∂C/∂W‖ of the batch"),
+}
+
+
+def layer_by_step_figures(summary: Summary) -> list[ReportFigure]:
+    """Return the heat maps of log10 of both norms with their texts for a report."""
+    figures = [_layer_by_step_figure(summary, probe, *texts) for probe, texts in NORMS.items()]
+    return [figure for figure in figures if figure is not None]
+
+
+def _layer_by_step_figure(summary: Summary, probe: str, name: str, label: str) -> ReportFigure | None:
+    figure = layer_by_step_plot(summary, probe, label)
     if figure is None:
         return None
-    records = _subsampled(summary, "delta_rms")
+    records = _subsampled(summary, probe)
     values = _log10_means(records)
     finite = values[np.isfinite(values)]
     span = f"{np.ptp(finite):.3g} decades lie between the darkest and the brightest" if finite.size else "none is"
     return ReportFigure(
-        "δ while the network learns",
+        f"{name} while the network learns",
         figure,
-        f"Heat map of log10 δ, {len(records[0].layers)} layers against {len(records)} steps from {records[0].step} to "
-        f"{records[-1].step}. {span}.",
+        f"Heat map of log10 {probe}, {len(records[0].layers)} layers against {len(records)} steps "
+        f"from {records[0].step} to {records[-1].step}. {span}.",
         "A column is one moment and its lowest cell is next to the input: where columns darken downwards the gradient "
-        f"vanishes, where they brighten it explodes, and where it is grey δ is zero or not finite; {span}.",
+        f"vanishes, where they brighten it explodes, and where it is grey it is zero or not finite; {span}.",
     )
 
 

@@ -26,6 +26,7 @@ from pipeline.tracking.safe_reading import LONGEST_TEXT, printable, read_text
 from pipeline.tracking.tags import (
     CONFIG_FILE,
     DIVERGENCE_FILE,
+    FIGURE_FILE,
     LAST_STEPS_FILE,
     PACKAGES_FILE,
     PATCH_FILE,
@@ -36,7 +37,8 @@ from pipeline.tracking.tags import (
 FORMAT = 1
 MANIFEST_FILE, RUN_FILE, SWEEP_FILE = "manifest.json", "run.json", "sweep.json"
 METRICS_FILE, TABLE_FILE, REPORT_FILE, RUNS = "metrics.parquet", "sweep.csv", "report.html", "runs"
-RUN_FIGURES = ("gradient_norm_by_layer.png", "delta_rms_layer_by_step.png", "gradient_norm_layer_by_step.png")
+OLDER_FIGURES = ("delta_rms_layer_by_step.png", "gradient_norm_layer_by_step.png")  # of runs of older versions
+RUN_FIGURES = (FIGURE_FILE, *OLDER_FIGURES)
 SWEEP_FIGURES = ("sweep.png", "profiles.png", "figure.png")
 TEXTS = (THEORY_FILE, DIVERGENCE_FILE, PACKAGES_FILE, PATCH_FILE)
 TABLES = (RECORDS_FILE, CHAIN_FILE, LAST_STEPS_FILE)

@@ -112,7 +112,13 @@ def run_search(overrides: Sequence[str], options: SearchOptions, config_dir: str
         before = study.settled_count()
         messages.info("%s", _announcement(study, before))
         searcher = Searcher(study, store, overrides, config_dir)
-        run_options = RunOptions(command=uuid.uuid4().hex, limits=options.limits, pruning=config.pruning)
+        run_options = RunOptions(
+            command=uuid.uuid4().hex,
+            limits=options.limits,
+            pruning=config.pruning,
+            metrics=tracking.metrics,
+            figures=tracking.draws_figures(config.trials),
+        )
         with (
             report_interruption(study.settled_count, config.trials, "trials"),
             bars(config.trials - before, options.quiet) as progress,
@@ -160,11 +166,12 @@ def check_space(config: SearchConfig, overrides: Sequence[str], config_dir: str 
     for corner in config.corner_points():
         try:
             job = prepare_cell(cell_config(corner, overrides, config_dir), "", corner, {})
+            choice = tracking_of(job.raw_config).metrics
         except ConfigError as invalid:
             point = ", ".join(f"{k}={v}" for k, v in corner.items())
             raise ConfigError(f"{invalid} (search.space, at {point})") from invalid
         if not cell_ids:
-            check_metric(config.metric, job.run, f"{KEY}.metric")
+            check_metric(config.metric, job.run, f"{KEY}.metric", choice)
         cell_ids.append(job.cell_id)
     return study_id(config, cell_ids)
 
@@ -262,7 +269,7 @@ class Searcher:
             self.store.tag(run_result.run_id, {PRUNED_TAG: DIVERGED})
             return replace(result, pruned=DIVERGED)
         if value is None:
-            return replace(result, error=f"its run logged no {config.metric}")
+            return replace(result, error=f"its run logged no {config.metric}; did it have another tracking.metrics?")
         return replace(result, value=config.objective(value))
 
     def _tell(self, trial: Trial, result: Result) -> None:

@@ -166,6 +166,7 @@ def test_run_page_is_self_contained_and_complete(tracking: TrackingConfig, html:
     assert sections == [
         "The gradient in every layer",
         "δ while the network learns",
+        "The weight gradient while the network learns",
         "Where the numbers lie: weight gradients ∂C/∂W",
         "Where the numbers lie: errors δ",
         "Where the numbers lie: activations a",
@@ -176,11 +177,11 @@ def test_run_page_is_self_contained_and_complete(tracking: TrackingConfig, html:
         "Run it again",
     ]
     images = page.images()
-    assert len(images) == 8
+    assert len(images) == 9
     for image in images:
         assert len(image["alt"]) > 60
         assert drawing(image).count("<path") + drawing(image).count("<image") > 20
-    assert len(re.findall("<figcaption>[^<]{60,}</figcaption>", html)) == 8
+    assert len(re.findall("<figcaption>[^<]{60,}</figcaption>", html)) == 9
     tags = run.data.tags
     for text in (
         tags["verdict_paragraph"].replace("`", ""),

@@ -15,7 +15,7 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from support.commands import search_command
+from support.commands import NO_FIGURES, search_command
 from support.kills import killed
 from support.stores import assert_same, content, empty, opened, uri
 
@@ -212,7 +212,7 @@ def test_search_killed_many_times_equals_the_undisturbed_search(place: Path) -> 
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", "search", *arguments, f"tracking.uri={uri(folder)}"]
+    command = [sys.executable, "-m", "pipeline", "search", *arguments, NO_FIGURES, f"tracking.uri={uri(folder)}"]
     environment = {**os.environ, "CI": "1"}
     return subprocess.Popen(
         command, cwd=PROJECT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import sweep_command
+from support.commands import NO_FIGURES, sweep_command
 from support.stores import assert_same, content, copied, empty, opened, uri
 
 from pipeline.config.compose import compose_run
@@ -258,7 +258,7 @@ def test_process_that_does_not_respond_is_killed(tmp_path: Path, flag: Path) -> 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     given = {a.partition("=")[0] for a in arguments}
     small = [o for o in SMALL if o.partition("=")[0] not in given]
-    argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *small, f"tracking.uri={uri(folder)}"]
+    argv = [sys.executable, "-m", "pipeline", "sweep", *arguments, *small, NO_FIGURES, f"tracking.uri={uri(folder)}"]
     empty(uri(folder))
     return subprocess.Popen(
         argv,

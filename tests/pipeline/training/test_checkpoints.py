@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.commands import run_command
+from support.commands import NO_FIGURES, run_command
 from support.configs import RESUMED, config, first_step
 from support.stores import content, empty, opened, uri
 
@@ -236,7 +236,7 @@ def test_killed_run_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    argv = [sys.executable, "-m", "pipeline", "run", *LONG, f"tracking.uri={empty(uri(cut))}"]
+    argv = [sys.executable, "-m", "pipeline", "run", *LONG, NO_FIGURES, f"tracking.uri={empty(uri(cut))}"]
     process = subprocess.Popen(argv, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not list(cut.glob("store-checkpoints/*/state-*.npz")) and time.monotonic() < until:

@@ -324,7 +324,12 @@ LOGGED_FILES = {"divergence.json", "last_steps.parquet"}
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a sweep of three runs with three replicates: none, the last and all of them diverge."""
     folder = tmp_path_factory.mktemp("store")
-    overrides = [*SWEPT, "optimizer.learning_rate=0.01,0.6,1.0", f"tracking.uri={empty(uri(folder))}"]
+    overrides = [
+        *SWEPT,
+        "optimizer.learning_rate=0.01,0.6,1.0",
+        f"tracking.uri={empty(uri(folder))}",
+        "tracking.metrics=all",
+    ]
     assert sweep_command(*overrides).code == 0
     return folder
 

@@ -30,6 +30,7 @@ def test_gradients_of_sixty_sigmoid_layers_vanish_as_theory_predicts(tmp_path: P
         "replicates=5",
         "architecture.width=150",
         "data.subset=400",
+        "tracking.metrics=[random_cotangent_delta_rms]",
         f"tracking.uri={uri}",
     ]
     assert run_command(*overrides).code == 0

@@ -296,7 +296,7 @@ def test_timer_accounts_for_all_time() -> None:
 
 
 def test_logged_run_reports_the_cost_of_measuring(tmp_path: Path) -> None:
-    assert run_command(*FULL, *RARE, "epochs=1", f"tracking.uri={uri(tmp_path)}").code == 0
+    assert run_command(*FULL, *RARE, "epochs=1", "tracking.metrics=all", f"tracking.uri={uri(tmp_path)}").code == 0
     (of,) = runs(tmp_path)
     overhead = {k.partition("/")[2]: v for k, v in of.data.metrics.items() if k.startswith("overhead/")}
     probes = set(config(*FULL).probes)
