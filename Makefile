@@ -15,7 +15,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench graph clean lock
+.PHONY: help sweep profile search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench graph clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ $(READY): requirements.txt
 sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n STACKS=0 RETRY=1 FORCE=1 FAIL_FAST=1)
 	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
 		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
+
+profile: $(READY)  ## run a command and print where its time went, ARGS="sweep experiment=depth"
+	@$(PY) -m pipeline profile $(or $(ARGS),sweep experiment=depth)
 
 search: $(READY)  ## search with Optuna, EXP=search_tanh (TRIALS=n JOBS=n)
 	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \

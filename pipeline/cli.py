@@ -251,6 +251,21 @@ def search(overrides: Sequence[str], config_dir: str | None, trials: int | None,
     return show(run_search(overrides, SearchOptions(trials, jobs, _limits(**limit), quiet()), config_dir))
 
 
+@commands.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENT]...")
+def profile(arguments: Sequence[str]) -> int:
+    """Run a command, and print where its time went."""
+    from pipeline.profiling import PROFILE
+
+    if not arguments or arguments[0] not in commands.commands:
+        raise ConfigError(
+            f"COMMAND={arguments[0] if arguments else ''}: allowed: {', '.join(sorted(commands.commands))}"
+        )
+    code = main(arguments)
+    console().print(PROFILE.table())
+    return code
+
+
 @commands.command("show")
 @composes
 def show_config(overrides: Sequence[str], config_dir: str | None) -> int:

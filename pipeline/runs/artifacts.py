@@ -15,6 +15,7 @@ import yaml
 from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
+from pipeline.profiling import PROFILE
 from pipeline.reports.figures.profiles import run_plot
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
@@ -96,9 +97,10 @@ def log_records(run_logger: RunLogger, summary: Summary) -> None:
 
 def log_figure(run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None) -> None:
     """Log the figure of the norms by layer. The report draws all other figures from the records."""
-    figure = run_plot(summary, None if theory is None else parse_theory(theory), name)
-    if figure is not None:
-        run_logger.figure(figure, FIGURE_FILE)
+    with PROFILE.activity("figures"):
+        figure = run_plot(summary, None if theory is None else parse_theory(theory), name)
+        if figure is not None:
+            run_logger.figure(figure, FIGURE_FILE)
 
 
 def log_table(run_logger: RunLogger, records: list[Record], name: str) -> None:

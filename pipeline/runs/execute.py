@@ -19,6 +19,7 @@ from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
+from pipeline.profiling import PROFILE
 from pipeline.reproducibility.fingerprint import cell_key, fingerprint
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs import artifacts
@@ -97,14 +98,16 @@ class Execution:
             RuntimeError: Code or data have changed.
         """
         job, run_logger, is_resumed = self.job, self.run_logger, self.attempt.run_id is not None
-        if fingerprint(job.raw_config, self.run.data.digest) != job.cell_id:
+        with PROFILE.activity("data"):
+            data = self.run.data
+        if fingerprint(job.raw_config, data.digest) != job.cell_id:
             raise RuntimeError("code or data have changed since the sweep began; start it again")
         with self._as_current():
             artifacts.log_origin(run_logger, job.raw_config, self.run, job.cell_id)
             log.info(
                 "layers %s, %d training examples, %d steps",
                 self.run.sizes,
-                self.run.data.train.shape[1],
+                data.train.shape[1],
                 self.run.length.last_step,
             )
             self._load_checkpoint(is_resumed)
@@ -112,7 +115,8 @@ class Execution:
     def _load_checkpoint(self, is_resumed: bool) -> None:
         self.divergences: list[Divergence] = []
         self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
-        self.expectation = expect(self.run)
+        with PROFILE.activity("theory"):
+            self.expectation = expect(self.run)
         self.metrics = MetricLogger(self.run_logger, self.run, self.divergences, self.expectation, self.options.metrics)
         hidden_layers = self.summary.hidden_layers
         self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
@@ -232,13 +236,15 @@ class Execution:
         if self.expectation is not None and result.profile is not None:
             theory = self.expectation.as_json(log10_mean(result.profile))
             run_logger.text(json.dumps(theory, indent=1), THEORY_FILE)
-        artifacts.log_records(run_logger, summary)
+        with PROFILE.activity("files"):
+            artifacts.log_records(run_logger, summary)
         if self.options.figures:
             artifacts.log_figure(run_logger, summary, result.name, theory)
         artifacts.log_divergences(run_logger, self.divergences)
         timer.mark("files")
         if self.chain is not None:
-            artifacts.log_chain(run_logger, self.chain)
+            with PROFILE.activity("files"):
+                artifacts.log_chain(run_logger, self.chain)
             timer.mark("chain")
         self.metrics.overhead(timer.added_to(seconds), last_step)
         note = {"mlflow.note.content": to_markdown(result, self.run, lost)}

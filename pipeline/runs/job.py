@@ -8,11 +8,12 @@ from typing import Any
 
 from pipeline.config import schema
 from pipeline.config.schema import checkpoint_config
+from pipeline.profiling import PROFILE
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.limits import Limits
 from pipeline.tracking.uri import SUMMARY, MetricChoice
-from pipeline.training.prepare import PreparedRun, prepare_run
+from pipeline.training.prepare import PreparedRun, load_facts, prepare_run
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,10 @@ def prepare_cell(
     Raises:
         ConfigError: An invalid key, value or combination.
     """
-    run = prepare_run(schema.build(raw_config, trusted))
+    config = schema.build(raw_config, trusted)
+    with PROFILE.activity("data"):  # cached for the next line, and for all cells that share them
+        load_facts(config.data, config.seed, config.replicates, config.dtype)
+    run = prepare_run(config)
     checkpoint_config(raw_config)
     cell_id = fingerprint(raw_config, run.facts.digest)
     return CellJob(name, swept, raw_config, run, cell_id, code_digest(raw_config), run_tags)

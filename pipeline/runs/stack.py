@@ -12,6 +12,7 @@ from dataclasses import replace
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import StoreError
+from pipeline.profiling import PROFILE, STEPS
 from pipeline.progress import Bars
 from pipeline.runs.cell import CellResult, CellTask, decide
 from pipeline.runs.execute import Execution
@@ -55,6 +56,7 @@ def run_stack(stack: Sequence[CellJob], store: Store, options: RunOptions, bars:
             timer = Timer(time.perf_counter)
             try:
                 with (
+                    PROFILE.activity(STEPS),
                     threadpool_limits(1),
                     enforce_limits(options.limits.of_stack(len(group))) as heartbeat,
                     bars.run(name, group[0].run.length.last_step, len(group)) as show_step,
@@ -71,6 +73,7 @@ def run_stack(stack: Sequence[CellJob], store: Store, options: RunOptions, bars:
                     log.exception("the run failed")
                     yield from [(e.task.job, CellResult(e.fail(failure), e.task.action)) for e in group]
                 continue
+            PROFILE.split_training(timer.seconds)
             seconds = {activity: spent / len(group) for activity, spent in timer.seconds.items()}
             yield from [(e.task.job, CellResult(e.finish(seconds), e.task.action)) for e in group]
     for task in repeated:

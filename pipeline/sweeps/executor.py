@@ -26,6 +26,7 @@ from pebble.concurrent import process
 from pipeline import signals
 from pipeline.data.shared import DataFiles, SharedData, shared_data
 from pipeline.errors import ConfigError
+from pipeline.profiling import OTHER, PROFILE, WAITING
 from pipeline.progress import Bars, bars
 from pipeline.runs.artifacts import remove_checkpoints
 from pipeline.runs.cell import CellResult, close_stale_runs, runs_of_cell
@@ -167,7 +168,9 @@ class ProcessExecutor:
                     running[self._start(run, stack, shared)] = stack, time.monotonic()
                 if not running:
                     time.sleep(0 if backlog.is_empty else PAUSE)
-                for future in wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done:
+                with PROFILE.activity(WAITING):
+                    ended = wait(running, timeout=PAUSE, return_when=FIRST_COMPLETED).done
+                for future in ended:
                     stack, start_time = running.pop(future)
                     for job, result in self._results(future, stack, start_time, deaths, backlog):
                         self.bars.advance()
@@ -180,7 +183,8 @@ class ProcessExecutor:
     ) -> Iterator[tuple[CellJob, CellResult]]:
         """Yield the results of a stack whose process has ended; cells without one return to the backlog."""
         try:
-            results: list[CellResult | None] = future.result()
+            results, seconds = future.result()
+            PROFILE.add_worker(seconds)
         except ProcessExpired as death:
             deaths.update(job.cell_id for job in stack)
             reason = self._limit_exceeded(death, start_time) if len(stack) == 1 else None
@@ -252,8 +256,13 @@ def _ending(death: ProcessExpired) -> str:
 
 def _run_in_process(
     run: RunStack, stack: Stack, tracking: TrackingConfig, options: RunOptions, environment: dict[str, str]
-) -> list[CellResult | None]:
-    """Run a stack in a process of its own; the result is None for a cell that another process works on."""
+) -> tuple[list[CellResult | None], dict[str, float]]:
+    """Run a stack in a process of its own.
+
+    Returns:
+        The result of each cell, None for a cell that another process works on; and the seconds by activity.
+    """
+    PROFILE.restart(OTHER)
     os.environ.update(environment)
     previous_handler = signal.getsignal(signal.SIGTERM)
     signals.install(signal.SIGTERM)
@@ -268,7 +277,7 @@ def _run_in_process(
             }
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
-    return [results[id(job)] for job in stack]
+    return [results[id(job)] for job in stack], PROFILE.taken()
 
 
 def _end_with_driver(files: DataFiles | None) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.analysis.summary import show
+from pipeline.profiling import PROFILE
 from pipeline.reports.figures import heatmaps
 from pipeline.reports.figures.profiles import RunProfile, overlay_plot
 from pipeline.runs.result import RunResult
@@ -66,6 +67,7 @@ class Extras:
 
 
 NO_EXTRAS = Extras()
+LOG_FILE = "sweep.log"  # where the time of the command went
 
 
 def log_summary(
@@ -90,7 +92,8 @@ def log_summary(
             for file_name, figure in figures.items():
                 if figure is not None:
                     summary.figure(figure, file_name)
-            for file_name, text in {"sweep.csv": frame(results).to_csv(index=False), **extras.texts}.items():
+            texts = {"sweep.csv": frame(results).to_csv(index=False), LOG_FILE: PROFILE.text(), **extras.texts}
+            for file_name, text in texts.items():
                 summary.text(text, file_name)
             metrics = {
                 "cells_finished": sum(r.status == "FINISHED" for r in results),

@@ -15,6 +15,7 @@ from pipeline import signals
 from pipeline.analysis.summary import show
 from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.errors import ConfigError, StoreError
+from pipeline.profiling import PROFILE
 from pipeline.progress import Bars, bars
 from pipeline.runs.cell import CellAction, CellResult, close_stale_runs
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
@@ -159,7 +160,11 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     Raises:
         ConfigError: A mistake in any cell, before the first one runs.
     """
-    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides, options.quiet)
+    PROFILE.begin_command()
+    with PROFILE.activity("compose"):
+        cells = compose_sweep(overrides, config_dir)
+    with PROFILE.activity("check"):
+        plan = plan_sweep(cells, overrides, options.quiet)
     store = open_store(plan.tracking)
     stacks = plan_stacks(plan.jobs, options.jobs) if options.is_stacked else [[job] for job in plan.jobs]
     messages.info("%s, sweep %s", describe_stacks(stacks), plan.sweep_id)
@@ -176,7 +181,8 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
                 if options.fail_fast and outcome.result.status == "FAILED":
                     break
     results = [done[i].result if i in done else _not_run(job) for i, job in enumerate(plan.jobs)]
-    summary_id = log_summary(store, plan.name, plan.sweep_id, results)
+    with PROFILE.activity("summary"):
+        summary_id = log_summary(store, plan.name, plan.sweep_id, results)
     links = summary_links(store, plan.sweep_id, results, summary_id, "sweep.png")
     return SweepResult(plan.sweep_id, results, [d.action for d in done.values()], links)
 
@@ -187,7 +193,9 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
     Raises:
         ConfigError: A mistake in the config, before anything is written.
     """
-    raw_config = compose_run(overrides, config_dir)
+    PROFILE.begin_command()
+    with PROFILE.activity("compose"):
+        raw_config = compose_run(overrides, config_dir)
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))
     name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, raw_config.get("name"))
     job = prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})

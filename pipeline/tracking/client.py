@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.profiling import PROFILE
 from pipeline.tracking.retry import RetryPolicy
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.uri import redact
@@ -69,7 +70,8 @@ class Client:
         method = getattr(self.bare, name)
 
         def call(*arguments: Any, **keywords: Any) -> Any:
-            return self.retry.call(lambda: method(*arguments, **keywords))
+            with PROFILE.activity("files" if "artifact" in name else "store"):
+                return self.retry.call(lambda: method(*arguments, **keywords))
 
         return call
 
@@ -86,7 +88,8 @@ class Client:
             some_params, some_tags = (items[:NAMED_BATCH] for items in named)
             some_metrics = metrics[: METRIC_BATCH - len(some_params) - len(some_tags)]
             call = partial(self.bare.log_batch, run_id, metrics=some_metrics, params=some_params, tags=some_tags)
-            self.retry.call(call)
+            with PROFILE.activity("metrics"):
+                self.retry.call(call)
             del metrics[: len(some_metrics)]
             for items in named:
                 del items[:NAMED_BATCH]

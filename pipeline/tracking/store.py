@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import signals
 from pipeline.errors import ConfigError, StoreError
+from pipeline.profiling import IMPORTS, PROFILE
 from pipeline.tracking import chart_view
 from pipeline.tracking.client import Client, check_reachable, load_mlflow
 from pipeline.tracking.database import create_database, creation_lock
@@ -65,13 +66,14 @@ class Store:
         shown = redact(uri)
         retry = RetryPolicy(seconds(), f"tracking.uri={shown}")
         check_reachable(uri, retry, wait)
-        load_mlflow()
+        with PROFILE.activity(IMPORTS):
+            load_mlflow()
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            with creation_lock(uri):
+            with PROFILE.activity("store"), creation_lock(uri):
                 create_database(uri)
                 client = Client(retry.call(lambda: MlflowClient(uri)), retry)
                 experiment_id = _experiment_id(client, config.experiment, uri)

@@ -118,7 +118,8 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
 
     Args:
         cells: Cells that share shapes, probes and schedules (:func:`pipeline.sweeps.stacks.stack_key`).
-        timer: Receives the time spent on "step", each probe, "evaluation", "watch", "chain" and "checkpoints".
+        timer: Receives the time spent on "initialise", "step", each probe, "evaluation", "watch", "chain" and
+            "checkpoints".
 
     Yields:
         The place of a cell in ``cells`` and a record of it, at the record's step.
@@ -128,6 +129,7 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
     trainer, previous = _start(cells)
     members = [_Member(number, cell, trainer.step) for number, cell in enumerate(cells)]
     probes, comparing = _schedulers(cells[0].run, trainer.step)
+    timer.mark("initialise")
     for step in range(trainer.step, length.last_step + 1):
         kept = [place for place, member in enumerate(members) if not member.has_ended]
         if not kept:
