@@ -258,9 +258,8 @@ def profile(arguments: Sequence[str]) -> int:
     from pipeline.profiling import PROFILE
 
     if not arguments or arguments[0] not in commands.commands:
-        raise ConfigError(
-            f"COMMAND={arguments[0] if arguments else ''}: allowed: {', '.join(sorted(commands.commands))}"
-        )
+        name, allowed = arguments[0] if arguments else "", ", ".join(sorted(commands.commands))
+        raise ConfigError(f"COMMAND={name}: allowed: {allowed}")
     code = main(arguments)
     console().print(PROFILE.table())
     return code

@@ -39,15 +39,20 @@ class Evaluation:
 
     Args:
         schedule: The steps.
-        train_examples: Largest number of training examples, the first of each replicate. The test set is always whole.
+        train_examples: Largest number of training examples, the first of each replicate.
+        intermediate_examples: Largest number of examples of each set at every evaluation but the last, which uses the
+            whole test set; None for no such limit.
     """
 
     schedule: Schedule
     train_examples: int
+    intermediate_examples: int | None = None
 
     def __post_init__(self) -> None:
         if self.train_examples < 1:
             raise ValueError(f"train_examples={self.train_examples}: must be >= 1")
+        if self.intermediate_examples is not None and self.intermediate_examples < 1:
+            raise ValueError(f"intermediate_examples={self.intermediate_examples}: must be >= 1, or null for all")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for_process
 from typing import Any, Protocol
 
@@ -48,6 +49,11 @@ messages = logging.getLogger("gradvitals.user")
 _context = multiprocessing.get_context("forkserver")
 # The fork server imports once what takes seconds.
 _context.set_forkserver_preload(["pipeline.runs.stack", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+
+
+def start_server() -> None:
+    """Start the server that forks processes. It imports for seconds, so it starts before the driver needs it."""
+    forkserver.ensure_running()
 
 
 class RunStack(Protocol):
@@ -165,7 +171,8 @@ class ProcessExecutor:
         try:
             while running or not backlog.is_empty:
                 while len(running) < self.processes and (stack := backlog.draw()) is not None:
-                    running[self._start(run, stack, shared)] = stack, time.monotonic()
+                    with PROFILE.activity("start processes"):
+                        running[self._start(run, stack, shared)] = stack, time.monotonic()
                 if not running:
                     time.sleep(0 if backlog.is_empty else PAUSE)
                 with PROFILE.activity(WAITING):

@@ -22,7 +22,7 @@ from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
 from pipeline.runs.result import RunResult
 from pipeline.runs.stack import run_stack
-from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor
+from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor, start_server
 from pipeline.sweeps.plan import plan_sweep, source_tags, tracking_of
 from pipeline.sweeps.stacks import describe_stacks, plan_stacks
 from pipeline.sweeps.summary import link_lines, log_summary, result_table, summary_links
@@ -165,15 +165,18 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
         cells = compose_sweep(overrides, config_dir)
     with PROFILE.activity("check"):
         plan = plan_sweep(cells, overrides, options.quiet)
-    store = open_store(plan.tracking)
     stacks = plan_stacks(plan.jobs, options.jobs) if options.is_stacked else [[job] for job in plan.jobs]
+    processes = min(options.jobs, len(stacks))
+    if processes > 1:
+        start_server()
+    store = open_store(plan.tracking)
     messages.info("%s, sweep %s", describe_stacks(stacks), plan.sweep_id)
     done: dict[int, CellResult] = {}  # by the job's number
     numbers = {id(job): number for number, job in enumerate(plan.jobs)}
     total = len(plan.jobs)
     with bars(total, options.quiet) as progress, report_interruption(lambda: len(done), total, "runs"):
         run_options = options.run_options(plan.tracking, total)
-        executor = choose_executor(options.jobs, plan.tracking, store, run_options, progress)
+        executor = choose_executor(processes, plan.tracking, store, run_options, progress)
         with closing(executor.map(run_stack, stacks)) as finished:
             for job, outcome in finished:
                 done[numbers[id(job)]] = CellResult(outcome.result.without_records(), outcome.action)

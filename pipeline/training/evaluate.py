@@ -28,8 +28,11 @@ def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]
             own = [cell for cell in trainer.data.cells_of(number) if cell in records]
             if not own:
                 continue
-            most = trainer.runs[own[0]].config.evaluation.train_examples
-            rows = data.train[:, :most] if part == "train" else data.test
+            run = trainer.runs[own[0]]
+            evaluation = run.config.evaluation
+            rows = data.train[:, : evaluation.train_examples] if part == "train" else data.test
+            if trainer.step < run.length.last_step:
+                rows = rows[:, : evaluation.intermediate_examples]
             score = "r2" if data.classes is None else "accuracy"
             for cell, (cost, quality) in _measure(trainer, data, rows, own).items():
                 records[cell].append(Record(trainer.step, f"cost/{part}", (), cost[None], geometric=False))

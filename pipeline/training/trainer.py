@@ -72,7 +72,7 @@ class StackData:
     """
 
     def __init__(self, runs: Sequence[PreparedRun], step: int = 0) -> None:
-        keys = [(c.data, c.seed, c.batching, c.evaluation.train_examples) for c in (run.config for run in runs)]
+        keys = [(run.config.data, run.config.seed, run.config.batching, run.config.evaluation) for run in runs]
         distinct = [keys.index(key) for key in keys]  # the first cell with the same key
         firsts = list(dict.fromkeys(distinct))
         self.sets: list[Data] = [runs[first].data for first in firsts]
