@@ -277,4 +277,4 @@ def test_a_thousand_cells_are_composed_and_checked_in_seconds() -> None:
     )  # fmt: skip
     plan = plan_sweep(cells, [], quiet=True)
     assert len({job.cell_id for job in plan.jobs}) == 1000
-    assert process_time() - start < 20, "2 ms a cell on the machine where this was measured"
+    assert process_time() - start < 20, "2 to 4 ms a cell on the machine where this was measured"
