@@ -56,10 +56,12 @@ def plan_stacks(jobs: Sequence[CellJob], processes: int = 1) -> list[Stack]:
     return stacks
 
 
-def describe_stacks(stacks: Sequence[Stack]) -> str:
-    """Return how many cells train in how many stacks, such as "256 cells in 8 stacks"."""
-    cells = sum(len(stack) for stack in stacks)
-    return f"{cells} cells in {len(stacks)} stacks" if len(stacks) < cells else f"{cells} cells"
+def describe_stacks(stacks: Sequence[Stack], processes: int) -> str:
+    """Return how the cells are trained, such as "256 cells in 8 stacks on 2 processes"."""
+    cells, count = sum(len(stack) for stack in stacks), len(stacks)
+    text = f"{cells} cell{'s' * (cells != 1)}"
+    text += f" in {count} stack{'s' * (count != 1)}" if count < cells else ""
+    return text + (f" on {processes} processes" if processes > 1 else "")
 
 
 def _cut(jobs: Sequence[CellJob], size: int) -> list[Stack]:

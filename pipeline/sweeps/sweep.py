@@ -170,7 +170,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     if processes > 1:
         start_server()
     store = open_store(plan.tracking)
-    messages.info("%s, sweep %s", describe_stacks(stacks), plan.sweep_id)
+    messages.info("%s, sweep %s", describe_stacks(stacks, processes), plan.sweep_id)
     done: dict[int, CellResult] = {}  # by the job's number
     numbers = {id(job): number for number, job in enumerate(plan.jobs)}
     total = len(plan.jobs)

@@ -39,6 +39,8 @@ def invoke(*argv: str) -> Invocation:
     if argv and argv[0] in ("run", "sweep", "search"):
         create_stores(argv)
         argv = tuple(without_figures(argv))
+        if argv[0] == "sweep" and "--jobs" not in argv:  # processes take seconds to start
+            argv = (argv[0], "--jobs", "1", *argv[1:])
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(argv)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.configs import raw_config
+from support.commands import Shown, invoke, sweep_command
+from support.configs import config, raw_config
 from support.examples import examples
+from support.stores import assert_same as assert_same_content
+from support.stores import content, opened, uri
 
 from pipeline.config.schedules import Every
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs.job import CellJob, prepare_cell
-from pipeline.sweeps.stacks import stack_key
+from pipeline.sweeps.stacks import MOST_CELLS, plan_stacks, stack_key, stack_size
+from pipeline.tracking.store import download
 from pipeline.training.loop import Callbacks, StackCell, train_stack
+from pipeline.training.prepare import prepare_run
 from pipeline.training.records import Record
 
 Links = list[str]
@@ -96,3 +106,143 @@ def test_stack_changes_no_byte_of_any_cell(cells: list[tuple[str, ...]]) -> None
     assert len({stack_key(job) for job in jobs}) == 1
     for alone, stacked in zip(*alone_and_in_a_stack(jobs), strict=True):
         assert_same(alone, stacked)
+
+
+# Which cells share a stack
+
+SMALL = ("data=iris", "architecture.hidden=[5,4]", "epochs=1", "batching.size=20")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("activation=tanh", "activation=relu"),
+        ("architecture.hidden=[5,4]", "architecture.hidden=[5,5]"),
+        ("cost=cross_entropy activation@output=sigmoid", "cost=log_likelihood"),
+        ("batching.size=20", "batching.size=25"),
+        ("dtype=float64", "dtype=float32"),
+        ("replicates=1", "replicates=2"),
+        ("epochs=1", "epochs=2"),
+        ("schedule=every", "schedule=first_and_last"),
+        ("probes=none", "probes=essential"),
+        ("optimizer=sgd", "optimizer=momentum"),
+        ("optimizer=momentum", "optimizer=nesterov"),
+        ("optimizer.weight_decay=0", "optimizer.weight_decay=0.1"),
+        ("optimizer=sgd", f"{CLIPPING}=global_norm optimizer.clipping.max_norm=1"),
+        ("divergence.stop=true", "divergence.stop=false"),
+    ],
+)
+def test_cells_with_other_shapes_or_terms_share_no_stack(first: str, second: str) -> None:
+    jobs = [job(*(o for o in SMALL if o.partition("=")[0] not in text), *text.split()) for text in (first, second)]
+    assert [len(stack) for stack in plan_stacks(jobs)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["seed=0", "seed=7"],
+        ["optimizer.learning_rate=0.1", "optimizer.learning_rate=0.2"],
+        ["init=he_normal", "init=orthogonal"],
+        ["data.subset=40", "data.subset=80"],
+        ["data.standardise=true", "data.standardise=false"],
+        ["optimizer.weight_decay=0.1", "optimizer.weight_decay=0.2"],
+        ["evaluation.train_examples=20", "evaluation.train_examples=30"],
+    ],
+    ids=lambda changes: changes[0].partition("=")[0],
+)
+def test_cells_with_equal_shapes_share_a_stack_and_keep_their_numbers(changes: list[str]) -> None:
+    length = ("epochs=null", "steps=5") if "subset" in changes[0] else ()
+    base = [o for o in SMALL if not (length and o.startswith("epochs"))]
+    jobs = [job(*base, *length, "probes=standard", change) for change in changes]
+    assert plan_stacks(jobs) == [jobs]
+    for alone, stacked in zip(*alone_and_in_a_stack(jobs), strict=True):
+        assert_same(alone, stacked)
+
+
+def test_costly_probe_has_a_stack_of_its_own() -> None:
+    jobs = [job(*SMALL, "+probe@probes.sharpness=sharpness", f"seed={seed}") for seed in (0, 1)]
+    assert [len(stack) for stack in plan_stacks(jobs)] == [1, 1]
+
+
+def test_stacks_are_bounded_and_every_cell_is_in_one() -> None:
+    jobs = [job(*SMALL, f"optimizer.learning_rate={0.001 * (k + 1):g}", f"seed={k % 3}") for k in range(70)]
+    for processes in (1, 2, 3):
+        stacks = plan_stacks(jobs, processes)
+        assert sorted(id(job) for stack in stacks for job in stack) == sorted(map(id, jobs))
+        assert max(map(len, stacks)) <= MOST_CELLS
+        assert len(stacks) >= processes
+    large = replace(jobs[0], run=prepare_run(config("architecture.hidden=[2000,2000]", "data=iris")))
+    assert stack_size(large.run) == 1
+    assert stack_size(jobs[0].run) == MOST_CELLS
+
+
+def test_cells_that_draw_the_same_batches_come_together() -> None:
+    jobs = [job(*SMALL, f"optimizer.learning_rate={rate}", f"seed={seed}") for rate in (0.1, 0.2) for seed in (0, 1)]
+    assert [[j.run.config.seed for j in stack] for stack in plan_stacks(jobs, processes=2)] == [[0, 0], [1, 1]]
+
+
+# A stack in the store
+
+PARTS = """
+import engine.initializers
+
+CALLS = []
+
+class Once(engine.initializers.Gaussian):
+    def sample(self, rng, parameter):
+        CALLS.append(parameter)
+        if len(CALLS) > 3:  # the check draws the three layers once
+            raise ValueError("boom")
+        return super().sample(rng, parameter)
+"""
+SWEPT = (*SMALL, "optimizer.learning_rate=0.1,0.2", "seed=0,1", "schedule=every", "schedule.n=3")
+
+
+def swept(folder: Path, *overrides: str, **options: Any) -> Shown:
+    folder.mkdir(exist_ok=True)
+    return sweep_command(*overrides, f"tracking.uri={uri(folder)}", **options)
+
+
+def test_store_does_not_depend_on_stacks(tmp_path: Path) -> None:
+    stacked = swept(tmp_path / "stacked", *SWEPT, jobs=1)
+    alone = swept(tmp_path / "alone", *SWEPT, jobs=1, is_stacked=False)
+    assert "4 cells in 1 stack, sweep" in stacked.text
+    assert "4 cells, sweep" in alone.text
+    assert_same_content(content(tmp_path / "stacked"), content(tmp_path / "alone"))
+    again = swept(tmp_path / "alone", *SWEPT, jobs=1)
+    assert "4 skipped" in again.text
+    runs = opened(tmp_path / "stacked").search("tags.kind = 'run'")
+    for run in runs:
+        log = download(opened(tmp_path / "stacked"), run.info.run_id, "run.log", tmp_path).read_text()
+        assert log.count("layers [4, 5, 4, 3]") == 1, "only its own messages"
+
+
+def test_replay_of_a_cell_of_a_stack_is_identical(tmp_path: Path) -> None:
+    swept(tmp_path, *SWEPT, jobs=1)
+    run = opened(tmp_path).search("tags.kind = 'run'")[-1]
+    assert "identical" in invoke("reproduce", "--uri", uri(tmp_path), run.info.run_id).out
+
+
+def test_only_the_cell_at_fault_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stackparts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    target = "init.weights._target_=engine.initializers.Gaussian,stackparts.Once"
+    result = swept(tmp_path / "store", *SMALL, "init=gaussian", target, jobs=1)
+    sys.modules.pop("stackparts", None)
+    assert "2 cells in 1 stack" in result.text
+    assert result.code == 1
+    assert sorted(r.info.status for r in opened(tmp_path / "store").search("tags.kind = 'run'")) == [
+        "FAILED",
+        "FINISHED",
+    ]
+    assert "boom" in result.text
+    assert "2 trained" in result.text
+
+
+def test_cell_that_diverges_ends_and_the_others_train_on(tmp_path: Path) -> None:
+    rates = "optimizer.learning_rate=0.1,1e80"
+    kind = ("activation=relu", "init=gaussian", "init.weights.std=1.0")
+    swept(tmp_path, *SMALL, *kind, rates, jobs=1)
+    runs = opened(tmp_path).search("tags.kind = 'run'")
+    assert sorted(run.data.tags["diverged"] for run in runs) == ["false", "true"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
