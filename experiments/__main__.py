@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli import execute, print_lines, quiet, show
+from pipeline.cli import cores, execute, print_lines, quiet, show
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--all", "run_all", is_flag=True, help="Run all experiments and write the catalogue in docs/experiments.")
 @click.option("--slow", is_flag=True, help="Run the slow variants too.")
+@click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
 @click.option("--write", is_flag=True, help="Write the pages and figures of the experiment, as in docs/theory.md.")
-def command(name: str | None, overrides: Sequence[str], run_all: bool, slow: bool, write: bool) -> int:
+def command(
+    name: str | None, overrides: Sequence[str], run_all: bool, slow: bool, jobs: int | None, write: bool
+) -> int:
     """Run the experiment NAME, a folder of experiments/ or the path of your own, and print its claims."""
     from experiments.catalogue import write_catalogue
     from experiments.experiment import load, names
     from experiments.runner import applicable, run_experiment, write_pages
 
     def run_and_print(experiment: Experiment, overrides: Sequence[str]) -> ExperimentResult:
-        result = run_experiment(experiment, overrides, slow, quiet())
+        result = run_experiment(experiment, overrides, slow, quiet(), cores() if jobs is None else jobs)
         show(result)
         if write:
             print_lines(f"wrote {path}" for path in write_pages(result, slow))

@@ -22,10 +22,10 @@ from pipeline.progress import bars
 from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import RunResult
 from pipeline.runs.stack import run_stack
-from pipeline.sweeps.executor import SerialExecutor
 from pipeline.sweeps.plan import prepare_cells, source_tags, tracking_of
 from pipeline.sweeps.stacks import plan_stacks
 from pipeline.sweeps.summary import Extras, link_lines, log_summary, summary_links
+from pipeline.sweeps.sweep import choose_executor
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import SWEEP_TAG
@@ -112,7 +112,9 @@ class ExperimentResult:
         return [*(f"outside: {line}" for line in outside_reasons(self.answers)), *self.links]
 
 
-def run_experiment(experiment: Experiment, overrides: Sequence[str], slow: bool, quiet: bool) -> ExperimentResult:
+def run_experiment(
+    experiment: Experiment, overrides: Sequence[str], slow: bool, quiet: bool, processes: int = 1
+) -> ExperimentResult:
     """Run an experiment, log its runs and a summary, and answer its claims.
 
     Args:
@@ -120,6 +122,7 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], slow: bool,
         overrides: Overrides of all configs.
         slow: Whether to run the slow variant.
         quiet: Whether progress bars are off.
+        processes: How many stacks of cells run at the same time.
 
     Raises:
         ConfigError: Any cell is invalid. No cell has run.
@@ -140,7 +143,7 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], slow: bool,
     else:
         jobs = _jobs(experiment, overrides, slow, tags, quiet)
         store = Store.open(tracking_of(jobs[0][1].raw_config))
-        runs, results = _run_jobs(jobs, store, quiet)
+        runs, results = _run_jobs(jobs, store, quiet, processes)
     answers = answer(experiment.claims(slow), experiment.measured(results))
     figure = experiment.figure(results)
     summary_id = _log_summary(store, tags, runs, answers, figure)
@@ -169,7 +172,9 @@ def _jobs(
     return jobs
 
 
-def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) -> tuple[list[RunResult], list[Result]]:
+def _run_jobs(
+    jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool, processes: int
+) -> tuple[list[RunResult], list[Result]]:
     """Train and log all cells. The table of an experiment with several sweeps has a column for the sweep."""
     has_parts = len({sweep for sweep, _ in jobs}) > 1
     keys = list(dict.fromkeys(key for _, job in jobs for key in job.swept))
@@ -179,8 +184,9 @@ def _run_jobs(jobs: Sequence[tuple[str, CellJob]], store: Store, quiet: bool) ->
         options = RunOptions(
             command=uuid.uuid4().hex, force=True, metrics=tracking.metrics, figures=tracking.draws_figures(cells)
         )
-        executor = SerialExecutor(store, options, progress)
-        finished = {id(job): done for job, done in executor.map(run_stack, plan_stacks([job for _, job in jobs]))}
+        stacks = plan_stacks([job for _, job in jobs], processes)
+        executor = choose_executor(min(processes, len(stacks)), tracking, store, options, progress)
+        finished = {id(job): done for job, done in executor.map(run_stack, stacks)}
         for sweep, job in jobs:
             done = finished[id(job)]
             swept = ({"part": sweep} if has_parts else {}) | {key: job.swept.get(key, "–") for key in keys}

@@ -193,7 +193,7 @@ def _limits(time_limit: float | None, memory_limit: float | None, hang_limit: fl
         raise ConfigError(str(wrong)) from wrong
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -229,7 +229,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None, jobs: int | None, no
 
     choices = {name: options.pop(name) for name in ("retry", "force", "fail_fast")}
     limits = _limits(**options)
-    jobs = _cores() if jobs is None else jobs
+    jobs = cores() if jobs is None else jobs
     return show(
         run_sweep(
             overrides,
