@@ -119,9 +119,9 @@ def test_checkpoint_contains_the_state_of_blocks(tmp_path: Path) -> None:
     assert saved is not None
     assert sorted(saved.state.now.state) == ["block_1.mean", "block_1.variance"]
     assert all(np.abs(array).max() > 0 for array in saved.state.now.state.values())
-    assert same([*saved.records(), *train(run, start=saved.state)], whole)
+    assert same(list(saved.records()) + list(train(run, start=saved.state)), whole)
     fresh = replace(saved.state, now=replace(saved.state.now, state=Trainer([run]).snapshot()[0].state))
-    assert not same([*saved.records(), *train(run, start=fresh)], whole)
+    assert not same(list(saved.records()) + list(train(run, start=fresh)), whole)
 
 
 def test_hash_chain_covers_the_parameters_of_every_block() -> None:
