@@ -182,7 +182,11 @@ def _run_jobs(
     with bars(len(jobs), quiet) as progress:
         tracking, cells = tracking_of(jobs[0][1].raw_config), len(jobs)
         options = RunOptions(
-            command=uuid.uuid4().hex, force=True, metrics=tracking.metrics, figures=tracking.draws_figures(cells)
+            command=uuid.uuid4().hex,
+            force=True,
+            metrics=tracking.metrics,
+            figures=tracking.draws_figures(cells),
+            keeps_records=True,
         )
         stacks = plan_stacks([job for _, job in jobs], processes)
         executor = choose_executor(min(processes, len(stacks)), tracking, store, options, progress)
@@ -190,7 +194,7 @@ def _run_jobs(
         for sweep, job in jobs:
             done = finished[id(job)]
             swept = ({"part": sweep} if has_parts else {}) | {key: job.swept.get(key, "–") for key in keys}
-            runs.append(replace(done.result, swept=swept).without_records())
+            runs.append(replace(done.result, swept=swept, summary=None))
             if done.result.status == "FINISHED":
                 summary = done.result.summary or LoggedRun.from_store(store, store.find(done.result.run_id)).summary()
                 results.append(Result(sweep, job.swept, job.raw_config, summary))

@@ -2,43 +2,81 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.training.records import Record
+from pipeline.training.records import Record, non_finite
 
 PROFILED = ("delta_rms", "gradient_norm", "bias_gradient_norm")
+JUDGED = ("delta_rms", "dead_fraction", "saturated_fraction", "update_to_weight", "cost/train")  # by the verdict
+MOST_SAMPLES = 1000  # records of a judged probe; more change a median of measurements little
 
 
-class Summary:
-    """The records of a run, with the numbers that tables and figures show.
+class EvenSample:
+    """A bounded, evenly spaced sample of a probe's records, with the first and the last.
+
+    The sample keeps every record until there are more than ``MOST_SAMPLES``. It then drops every second one, and keeps
+    every second of the following records, and so on.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Record] = []
+        self._last: Record | None = None
+        self._count, self._spacing = 0, 1
+
+    def add(self, record: Record) -> None:
+        """Add the next record."""
+        if self._count % self._spacing == 0:
+            self._kept.append(record)
+        if len(self._kept) > MOST_SAMPLES:
+            self._kept, self._spacing = self._kept[::2], 2 * self._spacing
+        self._last = record
+        self._count += 1
+
+    def records(self) -> list[Record]:
+        """Return the sample, in order."""
+        if self._last is None or self._last is self._kept[-1]:
+            return list(self._kept)
+        return [*self._kept, self._last]
+
+
+class RunningSummary:
+    """The numbers that tables, the verdict and a run's figure show. Its memory does not grow with the run's length.
 
     Attributes:
-        records: All records, in order.
         hidden_layers: Number of hidden layers.
+        last_step: The step of the newest record.
+        values: Number of recorded values.
+        non_finite: Number of recorded values that are infinite or NaN.
     """
 
     def __init__(self, hidden_layers: int) -> None:
-        self.records: list[Record] = []
         self.hidden_layers = hidden_layers
+        self.last_step = self.values = self.non_finite = 0
+        self._first: dict[str, Record] = {}
+        self._last: dict[str, Record] = {}
+        self._samples: defaultdict[str, EvenSample] = defaultdict(EvenSample)
 
     def add(self, record: Record) -> None:
-        """Append a record."""
-        self.records.append(record)
-
-    def steps(self, probe: str) -> list[int]:
-        """Return the steps at which the probe was recorded."""
-        return [r.step for r in self.records if r.probe == probe]
-
-    def probes(self) -> list[str]:
-        """Return the names of all per-layer probes, in order of first appearance."""
-        return list(dict.fromkeys(r.probe for r in self.records if r.layers))
+        """Add the next record."""
+        self.last_step = record.step
+        self.values += record.values.size
+        self.non_finite += non_finite([record])
+        self._first.setdefault(record.probe, record)
+        self._last[record.probe] = record
+        if record.probe in JUDGED:
+            self._samples[record.probe].add(record)
 
     def at(self, probe: str, index: int) -> Record | None:
         """Return the probe's first (0) or last (−1) record."""
-        records = [r for r in self.records if r.probe == probe]
-        return records[index] if records else None
+        return {0: self._first, -1: self._last}[index].get(probe)
+
+    def series(self, probe: str) -> list[Record]:
+        """Return the records of a probe in ``JUDGED``: all of them, or an evenly spaced sample of a long run's."""
+        return self._samples[probe].records() if probe in self._samples else []
 
     def decades_lost(self, probe: str, index: int) -> Array | None:
         """Return log10 of the probe in the last hidden layer over the first, one value for each replicate [R].
@@ -76,6 +114,27 @@ class Summary:
             if record is not None:
                 values[f"final_{quantity.replace('/', '_')}"] = record.values[0]
         return values
+
+
+class Summary(RunningSummary):
+    """The summary of a run with all its records, for figures that show each step.
+
+    Attributes:
+        records: All records, in order.
+    """
+
+    def __init__(self, hidden_layers: int) -> None:
+        super().__init__(hidden_layers)
+        self.records: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        """Add the next record."""
+        super().add(record)
+        self.records.append(record)
+
+    def steps(self, probe: str) -> list[int]:
+        """Return the steps at which the probe was recorded."""
+        return [r.step for r in self.records if r.probe == probe]
 
 
 def show(value: Estimate, digits: int = 3) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import Expectation
-from pipeline.analysis.summary import Summary
+from pipeline.analysis.summary import RunningSummary
 from pipeline.config.schema import Config
 from pipeline.training.records import Record
 
@@ -63,7 +63,7 @@ class Verdict:
 
 
 def judge(
-    summary: Summary, config: Config, diverged: int, expectation: Expectation | None, layers: int
+    summary: RunningSummary, config: Config, diverged: int, expectation: Expectation | None, layers: int
 ) -> Verdict | None:
     """Judge a run.
 
@@ -77,12 +77,12 @@ def judge(
     Returns:
         None without delta_rms or with fewer than two hidden layers.
     """
-    records = [r for r in summary.records if r.probe == "delta_rms"]
+    records = summary.series("delta_rms")
     if not records or summary.hidden_layers < 2:
         return None
     drawn = config.init.weights.random or config.init.biases.random
     spread = _theory_spread(expectation, summary.hidden_layers) if drawn else 0.0
-    shares = {r.step: r for r in summary.records if r.probe == "dead_fraction"}
+    shares = {r.step: r for r in summary.series("dead_fraction")}
     cut = [_cut_off(r, shares.get(r.step), summary.hidden_layers) for r in records]
     lines = [decades(r, summary.hidden_layers, c) for r, c in zip(records, cut, strict=True)]
     estimates = [_with_spread(estimate(values), spread) for values in lines]
@@ -186,7 +186,7 @@ def _with_spread(e: Estimate, spread: float) -> Estimate:
     return Estimate(e.mean, e.mean - 1.96 * spread, e.mean + 1.96 * spread, e.lost)
 
 
-def _other_classes(summary: Summary, config: Config, diverged: int, cut_off: Array) -> list[str]:
+def _other_classes(summary: RunningSummary, config: Config, diverged: int, cut_off: Array) -> list[str]:
     classes = [DIVERGED] if diverged else []
     dead = _dead(summary)
     if cut_off.mean() >= 0.5 or (dead is not None and _sure_above(dead, DEAD)):
@@ -201,28 +201,28 @@ def _sure_above(e: Estimate, limit: float) -> bool:
     return float(e.low if np.isfinite(e.low) else e.mean) > limit
 
 
-def _worst_layer(summary: Summary, probe: str) -> Estimate | None:
+def _worst_layer(summary: RunningSummary, probe: str) -> Estimate | None:
     """Return the share of the hidden layer with the largest one: mean over replicates, median over measurements."""
-    shares = [r.values[: summary.hidden_layers] for r in summary.records if r.probe == probe]
+    shares = [r.values[: summary.hidden_layers] for r in summary.series(probe)]
     if not shares or len(shares[0]) < summary.hidden_layers:
         return None
     middle = np.median(np.array(shares), axis=0)
     return estimate(middle[int(np.argmax(np.nan_to_num(middle).mean(axis=1)))])
 
 
-def _dead(summary: Summary) -> Estimate | None:
+def _dead(summary: RunningSummary) -> Estimate | None:
     return _worst_layer(summary, "dead_fraction")
 
 
-def _saturated(summary: Summary, config: Config) -> Estimate | None:
+def _saturated(summary: RunningSummary, config: Config) -> Estimate | None:
     """Return the saturated share for activations bounded on both sides; a rectifier is flat by design."""
     sigma = config.activation
     return _worst_layer(summary, "saturated_fraction") if np.isfinite([sigma.low, sigma.high]).all() else None
 
 
-def _rate_classes(summary: Summary, flow: str) -> list[str]:
+def _rate_classes(summary: RunningSummary, flow: str) -> list[str]:
     """Judge the learning rate by the training cost: too high if it climbs, too low if it falls slowly and steadily."""
-    costs = [r.values[0] for r in summary.records if r.probe == "cost/train"]
+    costs = [r.values[0] for r in summary.series("cost/train")]
     if len(costs) < 4 or not np.isfinite(costs).all() or np.min(costs) <= 0:
         return []
     logs = np.log(np.array(costs))
@@ -236,16 +236,16 @@ def _rate_classes(summary: Summary, flow: str) -> list[str]:
     return [TOO_LOW] if flow == HEALTHY and falling and steady and little and _tiny_steps(summary) else []
 
 
-def _tiny_steps(summary: Summary) -> bool:
+def _tiny_steps(summary: RunningSummary) -> bool:
     """Return whether every layer's weights change by less than ``TINY`` in a step; False if not measured."""
-    shares = [r.values for r in summary.records if r.probe == "update_to_weight"]
+    shares = [r.values for r in summary.series("update_to_weight")]
     if not shares:
         return False
     largest = estimate(np.median(np.array(shares), axis=0).max(axis=0))
     return float(largest.high if np.isfinite(largest.high) else largest.mean) < TINY
 
 
-def _averaging(summary: Summary, whole: Estimate) -> float | None:
+def _averaging(summary: RunningSummary, whole: Estimate) -> float | None:
     """Return the decades by which averaged norms fall towards the input at the start, if δ does not vanish."""
     if flow_class(whole) in (VANISHING, EXPLODING):
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.analysis.summary import PROFILED, Summary
+from pipeline.analysis.summary import PROFILED, RunningSummary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
 from pipeline.profiling import PROFILE
@@ -20,6 +20,7 @@ from pipeline.reports.figures.profiles import run_plot
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
+from pipeline.runs.record_writer import RecordWriter
 from pipeline.tracking.artifact_parsers import parse_theory
 from pipeline.tracking.metrics import MetricLogger
 from pipeline.tracking.store import RunLogger, Store
@@ -27,7 +28,7 @@ from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, FIGURE_FILE, LA
 from pipeline.tracking.uri import redacted_config
 from pipeline.training.divergence import Divergence
 from pipeline.training.prepare import PreparedRun
-from pipeline.training.records import Record, tidy
+from pipeline.training.records import tidy
 
 
 def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: PreparedRun, cell_id: str) -> None:
@@ -78,10 +79,10 @@ def log_divergences(run_logger: RunLogger, divergences: list[Divergence]) -> Non
     findings_json = [asdict(f) | {"operands": {k: str(v) for k, v in f.operands.items()}} for f in findings]
     run_logger.text(json.dumps(findings_json, indent=2, ensure_ascii=False), DIVERGENCE_FILE)
     first = min(divergences, key=lambda d: (d.finding.step, d.finding.replicate))
-    log_table(run_logger, first.last_steps, LAST_STEPS_FILE)
+    tidy(first.last_steps).to_parquet(run_logger.folder / LAST_STEPS_FILE, index=False)
 
 
-def log_profiles(metrics: MetricLogger, summary: Summary) -> None:
+def log_profiles(metrics: MetricLogger, summary: RunningSummary) -> None:
     """Log the main norms against layer, at the start and at the end of training."""
     for probe in PROFILED:
         for index, when in ((0, "start"), (-1, "end")):
@@ -90,22 +91,17 @@ def log_profiles(metrics: MetricLogger, summary: Summary) -> None:
                 metrics.profile(record, when)
 
 
-def log_records(run_logger: RunLogger, summary: Summary) -> None:
-    """Log all records as a table."""
-    log_table(run_logger, summary.records, RECORDS_FILE)
+def record_writer(run_logger: RunLogger) -> RecordWriter:
+    """Return the writer of the table of all records."""
+    return RecordWriter(run_logger.folder / RECORDS_FILE)
 
 
-def log_figure(run_logger: RunLogger, summary: Summary, name: str, theory: Mapping[str, Any] | None) -> None:
+def log_figure(run_logger: RunLogger, summary: RunningSummary, name: str, theory: Mapping[str, Any] | None) -> None:
     """Log the figure of the norms by layer. The report draws all other figures from the records."""
     with PROFILE.activity("figures"):
         figure = run_plot(summary, None if theory is None else parse_theory(theory), name)
         if figure is not None:
             run_logger.figure(figure, FIGURE_FILE)
-
-
-def log_table(run_logger: RunLogger, records: list[Record], name: str) -> None:
-    """Log records as a parquet file of tidy rows."""
-    tidy(records).to_parquet(run_logger.folder / name, index=False)
 
 
 def flat_params(raw_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def read_result(store: Store, run: Any, job: CellJob) -> RunResult:
         diverged_replicates=len([k for k in run_tags.get("diverged_replicates", "").split(",") if k]),
         diverged_at=int(step) if step.isdigit() else None,
     )
-    return result.with_records(logged.summary()).without_records()
+    return result.with_records(logged.summary())
 
 
 def close_stale_runs(store: Store) -> list[Any]:

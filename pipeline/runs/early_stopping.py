@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.analysis.summary import Summary
+from pipeline.analysis.summary import RunningSummary
 from pipeline.analysis.verdict import DEATH, DECADES, Verdict
 from pipeline.training.records import Record
 
-Judge = Callable[[Summary], Verdict | None]
+Judge = Callable[[RunningSummary], Verdict | None]
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class EarlyStopping:
         """
         if self._pruning is None or not self._newest:
             return None
-        latest = Summary(self._hidden_layers)
+        latest = RunningSummary(self._hidden_layers)
         for record in self._newest:
             latest.add(record)
         self._newest.clear()
         verdict = self._judge(latest)
         reason = self._pruning.reason(verdict) if verdict is not None else None
-        return f"{reason} at step {latest.records[0].step}" if reason else None
+        return f"{reason} at step {latest.last_step}" if reason else None

@@ -16,7 +16,7 @@ from pipeline import signals
 from pipeline.analysis.expectation import expect
 from pipeline.analysis.explanation import explain
 from pipeline.analysis.remedies import remedies
-from pipeline.analysis.summary import Summary
+from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
 from pipeline.profiling import PROFILE
@@ -33,7 +33,7 @@ from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, THEORY_FILE
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.divergence import Divergence
 from pipeline.training.loop import Callbacks
-from pipeline.training.records import Record, non_finite
+from pipeline.training.records import Record
 from pipeline.training.timing import Timer
 from pipeline.training.trainer import TrainingState
 
@@ -76,12 +76,13 @@ class Execution:
             self.run_logger = self.store.resume(attempt.run_id)
         self._open = contextlib.ExitStack()
         self._open.enter_context(_log_file(self.run_logger, attempt.number))
+        self.writer = self._open.enter_context(artifacts.record_writer(self.run_logger))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the log file, and the run if it has not ended."""
+        """Close the log file, remove unfinished records, and close the run if it has not ended."""
         if kind is not None and not self.is_closed:
             signals.acknowledge()
             log.warning("interrupted")
@@ -114,7 +115,7 @@ class Execution:
 
     def _load_checkpoint(self, is_resumed: bool) -> None:
         self.divergences: list[Divergence] = []
-        self.summary = Summary(hidden_layers=len(self.run.sizes) - 2)
+        self.summary = self._empty_summary()
         with PROFILE.activity("theory"):
             self.expectation = expect(self.run)
         self.metrics = MetricLogger(self.run_logger, self.run, self.divergences, self.expectation, self.options.metrics)
@@ -133,6 +134,10 @@ class Execution:
         if checkpoint is not None:
             checkpoint.replay(self._add_to_logs, self.metrics.diverged)
 
+    def _empty_summary(self) -> RunningSummary:
+        hidden_layers = len(self.run.sizes) - 2
+        return Summary(hidden_layers) if self.options.keeps_records else RunningSummary(hidden_layers)
+
     @contextlib.contextmanager
     def _as_current(self) -> Iterator[None]:
         """Keep the messages of the block out of the logs of other runs in the same stack."""
@@ -141,11 +146,6 @@ class Execution:
             yield
         finally:
             CURRENT_RUN.reset(token)
-
-    @property
-    def last_step(self) -> int:
-        """The step of the newest record."""
-        return self.summary.records[-1].step if self.summary.records else 0
 
     def callbacks(self, show_step: Callable[[int], None], heartbeat: Callable[[], None]) -> Callbacks:
         """Return what the training of this cell calls on its way.
@@ -179,6 +179,7 @@ class Execution:
 
     def _add_to_logs(self, record: Record) -> None:
         self.summary.add(record)
+        self.writer.add(record)
         self.metrics.record(record)
         self.early_stopping.add(record)
 
@@ -187,7 +188,7 @@ class Execution:
         with self._as_current():
             self.metrics.diverged(divergence)
 
-    def _judge(self, summary: Summary, diverged: int) -> Verdict | None:
+    def _judge(self, summary: RunningSummary, diverged: int) -> Verdict | None:
         return judge(summary, self.run.config, diverged, self.expectation, len(self.run.sizes) - 1)
 
     def finish(self, seconds: Mapping[str, float]) -> RunResult:
@@ -223,21 +224,21 @@ class Execution:
         return result
 
     def _conclude(self, timer: Timer, seconds: Mapping[str, float]) -> RunResult:
-        run_logger, summary, last_step = self.run_logger, self.summary, self.last_step
+        run_logger, summary = self.run_logger, self.summary
+        last_step, lost = summary.last_step, summary.non_finite
         artifacts.log_profiles(self.metrics, summary)
         timer.mark("tracking")
-        lost = non_finite(summary.records)
         result = self._result()
         self.metrics.final(result.headline, last_step)
         run_logger.metric("non_finite_values", lost, last_step)
         self.metrics.metric("diverged_fraction", result.diverged_fraction, last_step)
-        log.info("%d values recorded, %d not finite", sum(r.values.size for r in summary.records), lost)
+        log.info("%d values recorded, %d not finite", summary.values, lost)
         theory = None
         if self.expectation is not None and result.profile is not None:
             theory = self.expectation.as_json(log10_mean(result.profile))
             run_logger.text(json.dumps(theory, indent=1), THEORY_FILE)
         with PROFILE.activity("files"):
-            artifacts.log_records(run_logger, summary)
+            self.writer.finish()
         if self.options.figures:
             artifacts.log_figure(run_logger, summary, result.name, theory)
         artifacts.log_divergences(run_logger, self.divergences)
@@ -261,6 +262,8 @@ class Execution:
         status = "KILLED" if self.pruned else "FINISHED"
         result = RunResult(self.job.name, self.run_logger.run_id, self.job.swept, status, pruned=self.pruned)
         result = result.with_records(self.summary).with_divergences(self.divergences, config.replicates)
+        if isinstance(self.summary, Summary):
+            result = replace(result, summary=self.summary)
         verdict = self._judge(self.summary, len(self.divergences))
         if verdict is None:
             return result

@@ -52,6 +52,7 @@ class RunOptions:
         pruning: When to stop a run early; None for never.
         metrics: The series that each run logs (``tracking.metrics``).
         figures: Whether each run logs its figure.
+        keeps_records: Whether each result has all records, for an analysis of the steps in between.
     """
 
     command: str
@@ -62,6 +63,7 @@ class RunOptions:
     pruning: Pruning | None = None
     metrics: MetricChoice = SUMMARY
     figures: bool = True
+    keeps_records: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.summary import Summary, show
+from pipeline.analysis.summary import RunningSummary, Summary, show
 from pipeline.analysis.verdict import Verdict
 from pipeline.tracking.tags import LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.training.divergence import Divergence
@@ -36,7 +36,7 @@ class RunResult:
         diverged_fraction: Share of the replicates that diverged.
         diverged_replicates: Their number.
         diverged_at: The first step at which a value of one of them was not finite.
-        summary: All records of a run that was just trained.
+        summary: All records of a run that was just trained, if the options keep them.
     """
 
     name: str
@@ -57,14 +57,13 @@ class RunResult:
     diverged_at: int | None = None
     summary: Summary | None = field(default=None, repr=False)
 
-    def with_records(self, summary: Summary) -> RunResult:
+    def with_records(self, summary: RunningSummary) -> RunResult:
         """Return this result with the numbers that follow from the records."""
         return replace(
             self,
             headline=summary.headline(),
             values=summary.final_values(),
             profile=summary.at("delta_rms", 0),
-            summary=summary,
         )
 
     def with_divergences(self, divergences: Sequence[Divergence], replicates: int) -> RunResult:
@@ -76,10 +75,6 @@ class RunResult:
             diverged_replicates=len(divergences),
             diverged_at=min((d.finding.step for d in divergences), default=None),
         )
-
-    def without_records(self) -> RunResult:
-        """Return this result without its records: a long sweep does not keep those of all its cells."""
-        return replace(self, summary=None)
 
 
 def to_markdown(result: RunResult, run: PreparedRun, non_finite: int) -> str:

@@ -278,10 +278,7 @@ def _run_in_process(
     try:
         store = Store.open(tracking, wait=True)  # the driver has just opened it
         with bars(1, quiet=True) as hidden:
-            results = {
-                id(job): result and CellResult(result.result.without_records(), result.action)
-                for job, result in run(stack, store, options, hidden)
-            }
+            results = {id(job): result for job, result in run(stack, store, options, hidden)}
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
     return [results[id(job)] for job in stack], PROFILE.taken()

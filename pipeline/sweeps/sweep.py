@@ -179,7 +179,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
         executor = choose_executor(processes, plan.tracking, store, run_options, progress)
         with closing(executor.map(run_stack, stacks)) as finished:
             for job, outcome in finished:
-                done[numbers[id(job)]] = CellResult(outcome.result.without_records(), outcome.action)
+                done[numbers[id(job)]] = outcome
                 _report(job, outcome)
                 if options.fail_fast and outcome.result.status == "FAILED":
                     break

@@ -25,13 +25,14 @@ class CorruptFileError(Exception):
     """A file is missing or differs from what was written."""
 
 
-def write(path: Path, arrays: Mapping[str, Array], about: Any) -> None:
-    """Write arrays and a JSON value to a file, atomically and durably.
+def write(path: Path, arrays: Mapping[str, Array], about: Any, is_synced: bool = True) -> None:
+    """Write arrays and a JSON value to a file, atomically.
 
     Args:
         path: The file.
         arrays: Arrays by name.
         about: A JSON value.
+        is_synced: Whether to flush the file to the disk. Without it, the caller calls :func:`sync` later.
 
     Raises:
         OSError: The disk is full or access is denied. The old file is then unchanged.
@@ -44,14 +45,16 @@ def write(path: Path, arrays: Mapping[str, Array], about: Any) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+            if is_synced:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync(path.parent)
+    if is_synced:
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

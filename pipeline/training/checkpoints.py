@@ -1,14 +1,15 @@
 """Checkpoints: the state of a run on disk, from which an interrupted run resumes bit for bit.
 
-The folder of a run holds a file of records for each stretch between checkpoints, and the newest two states. A state
-names the record files that belong to it. A damaged state is skipped in favour of the one before it.
+The folder of a run holds files of records (segments), and the newest two states. A state names the segments that belong
+to it. A damaged state is skipped in favour of the one before it. A segment is written when there are enough records, or
+with a state, so that a long interval between checkpoints needs no memory.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ INTERVAL_PER_DURATION = (
     100.0  # the interval is at least this multiple of the last checkpoint's duration: 1% of the time
 )
 KEPT_STATES = 2
+SEGMENT_VALUES, SEGMENT_RECORDS = 50_000, 2000  # of a segment; whichever is reached first
 log = logging.getLogger("gradvitals")
 
 
@@ -34,15 +36,26 @@ class Checkpoint:
 
     Attributes:
         state: The state from which training resumes.
-        records: All records of earlier steps.
+        segments: The files of all records of earlier steps.
+        record_count: Their number.
         divergences: All earlier divergences, each with the number of records before it.
         extra: Other data of the run, JSON.
     """
 
     state: TrainingState
-    records: list[Record]
+    segments: tuple[Path, ...]
+    record_count: int
     divergences: list[tuple[int, Divergence]]
     extra: Any
+
+    def records(self) -> Iterator[Record]:
+        """Yield all records of earlier steps. One segment is in memory at a time.
+
+        Raises:
+            CorruptFileError: A segment was damaged after the checkpoint was loaded.
+        """
+        for path in self.segments:
+            yield from _read_segment(path)
 
     def replay(self, on_record: Callable[[Record], None], on_divergence: Callable[[Divergence], None]) -> None:
         """Pass on all records and divergences in their original order.
@@ -52,7 +65,7 @@ class Checkpoint:
             on_divergence: Called for each divergence.
         """
         remaining = list(self.divergences)
-        for count, record in enumerate(self.records):
+        for count, record in enumerate(self.records()):
             while remaining and remaining[0][0] <= count:
                 on_divergence(remaining.pop(0)[1])
             on_record(record)
@@ -78,21 +91,47 @@ class Checkpoints:
     clock: Callable[[], float]
     extra: Callable[[], Any] = lambda: None
     _new_records: list[Record] = field(default_factory=list)
+    _new_values: int = 0
     _record_count: int = 0
     _divergences: list[tuple[int, Divergence]] = field(default_factory=list)
     _segments: list[str] = field(default_factory=list)
+    _unsynced: list[str] = field(default_factory=list)
+    _is_off: bool = field(init=False)
     _last_end: float = field(init=False)
     _last_duration: float = 0.0
     _has_warned: bool = False
 
     def __post_init__(self) -> None:
         self._last_end = self.clock()
+        self._is_off = self.config.seconds is None
 
     def record(self, record: Record) -> None:
-        """Keep a record for the next checkpoint."""
+        """Keep a record for the next checkpoint.
+
+        If the disk fails when a segment is due, the run continues without further checkpoints: they would lack records.
+        """
         self._record_count += 1
-        if self.config.seconds is not None:
-            self._new_records.append(record)
+        if self._is_off:
+            return
+        self._new_records.append(record)
+        self._new_values += record.values.size
+        if self._new_values >= SEGMENT_VALUES or len(self._new_records) >= SEGMENT_RECORDS:
+            try:
+                self._write_segment()
+            except OSError as failure:
+                log.warning("no checkpoints from step %d on: %s", record.step, failure)
+                self._is_off = True
+                self._new_records = []
+
+    def _write_segment(self) -> None:
+        """Write the new records. The next state syncs the file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"records-{self._record_count:012d}.npz"
+        values, about = array_files.pack(self._new_records)
+        array_files.write(self.folder / name, {"values": values}, about, is_synced=False)
+        self._segments.append(name)
+        self._unsynced.append(name)
+        self._new_records, self._new_values = [], 0
 
     def diverged(self, divergence: Divergence) -> None:
         """Keep a divergence for the next checkpoint."""
@@ -100,22 +139,23 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Return whether the interval since the last checkpoint has passed."""
-        if self.config.seconds is None or step == 0:
+        if self._is_off or self.config.seconds is None or step == 0:
             return False
         interval = max(self.config.seconds, INTERVAL_PER_DURATION * self._last_duration)
         return self.clock() - self._last_end >= interval
 
     def save(self, state: TrainingState) -> None:
         """Write the new records, then the state. If the disk fails, the run continues without this checkpoint."""
+        if self._is_off:  # in a stack, the checkpoint of another cell may be due
+            return
         start_time = self.clock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._new_records:
-                name = f"records-{state.now.step:012d}.npz"
-                values, about = array_files.pack(self._new_records)
-                array_files.write(self.folder / name, {"values": values}, about)
-                self._segments.append(name)
-                self._new_records = []
+                self._write_segment()
+            for name in self._unsynced:
+                array_files.sync(self.folder / name)
+            self._unsynced = []
             self._write_state(state)
         except OSError as failure:
             if not self._has_warned:
@@ -154,7 +194,7 @@ class Checkpoints:
     def load(self) -> Checkpoint | None:
         """Return the newest undamaged checkpoint with this fingerprint, or None. Log a warning for each damaged one.
 
-        Newer states are deleted, because their records are about to be written again.
+        Newer states and segments are deleted, because their records are about to be written again.
         """
         visited: list[Path] = []
         for path in self._states():
@@ -167,9 +207,9 @@ class Checkpoints:
             except (CorruptFileError, KeyError, TypeError, AttributeError) as broken:
                 log.warning("checkpoint %s is damaged (%s) and skipped", path.name, broken)
                 continue
-            self._segments = list(about["segments"])
-            self._record_count, self._divergences = len(checkpoint.records), list(checkpoint.divergences)
-            for newer in visited[:-1]:
+            self._segments = [segment.name for segment in checkpoint.segments]
+            self._record_count, self._divergences = checkpoint.record_count, list(checkpoint.divergences)
+            for newer in [*visited[:-1], *set(self.folder.glob("records-*.npz")).difference(checkpoint.segments)]:
                 newer.unlink()
             return checkpoint
         self.remove()
@@ -184,15 +224,18 @@ def _checkpoint(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, A
     now, *recent = [_snapshot(arrays, i, step) for i, step in enumerate(about["steps"])]
     known_harmless = tuple((str(probe), int(k)) for probe, k in about["known_harmless"])
     state = TrainingState(now, arrays.get("previous"), tuple(about["active"]), known_harmless, tuple(recent))
-    records: list[Record] = []
-    for name in about["segments"]:
-        parts, heads = array_files.read(folder / Path(str(name)).name)
-        records += array_files.unpack(parts["values"], heads)
+    segments = tuple(folder / Path(str(name)).name for name in about["segments"])
+    record_count = sum(len(_read_segment(path)) for path in segments)
     divergences = [
         (int(count), Divergence(FirstNonFinite(**finding), array_files.unpack(arrays[f"last_steps_{i}"], heads)))
         for i, (count, finding, heads) in enumerate(about["divergences"])
     ]
-    return Checkpoint(state, records, divergences, about["extra"])
+    return Checkpoint(state, segments, record_count, divergences, about["extra"])
+
+
+def _read_segment(path: Path) -> list[Record]:
+    parts, heads = array_files.read(path)
+    return array_files.unpack(parts["values"], heads)
 
 
 def _snapshot(arrays: Mapping[str, Array], i: int, step: int) -> TrainerState:

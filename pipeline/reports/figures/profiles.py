@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.analysis.estimates import estimate
-from pipeline.analysis.summary import Summary
+from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.reports.figures.style import (
     BLUE,
     CURVES,
@@ -52,7 +52,7 @@ MOST_RUNS, MOST_NAMES = 200, 24  # lines in an overlay; names in its legend
 # One run
 
 
-def run_plot(summary: Summary, theory: Theory | None, title: str) -> Figure | None:
+def run_plot(summary: RunningSummary, theory: Theory | None, title: str) -> Figure | None:
     """Draw δ and the weight gradient against layer in one panel: dashed at the start, solid at the end.
 
     The margins are fixed, so that drawing takes less than 0.1 s.

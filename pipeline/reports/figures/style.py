@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.summary import Summary
+from pipeline.analysis.summary import RunningSummary
 from pipeline.training.records import Record
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -92,9 +92,9 @@ def subsample(records: Sequence[Record]) -> list[Record]:
     return [records[i] for i in np.unique(np.linspace(0, len(records) - 1, STEPS).round().astype(int))]
 
 
-def start_and_end(summary: Summary, *probes: str) -> list[tuple[int, str]]:
+def start_and_end(summary: RunningSummary, *probes: str) -> list[tuple[int, str]]:
     """Return index and name of the records to show: start and end, or the start if there is one record each."""
-    several = any(len(summary.steps(probe)) > 1 for probe in probes)
+    several = any(summary.at(probe, 0) is not summary.at(probe, -1) for probe in probes)
     return [(0, "start"), (-1, "end")] if several else [(0, "start")]
 
 

@@ -64,6 +64,11 @@ def interrupted(run: PreparedRun, folder: Path, at: int) -> list[Divergence]:
     return divergences
 
 
+def initial_state(run: PreparedRun) -> TrainingState:
+    (now,) = Trainer([run]).snapshot()
+    return TrainingState(now, None, tuple(range(run.config.replicates)), (), ())
+
+
 def same(first: list[Record], second: list[Record]) -> bool:
     a, b = tidy(first), tidy(second)
     left, right = (t["value"].to_numpy().view(np.int64) for t in (a, b))
@@ -114,9 +119,9 @@ def test_checkpoint_contains_the_state_of_blocks(tmp_path: Path) -> None:
     assert saved is not None
     assert sorted(saved.state.now.state) == ["block_1.mean", "block_1.variance"]
     assert all(np.abs(array).max() > 0 for array in saved.state.now.state.values())
-    assert same([*saved.records, *train(run, start=saved.state)], whole)
+    assert same(list(saved.records()) + list(train(run, start=saved.state)), whole)
     fresh = replace(saved.state, now=replace(saved.state.now, state=Trainer([run]).snapshot()[0].state))
-    assert not same([*saved.records, *train(run, start=fresh)], whole)
+    assert not same(list(saved.records()) + list(train(run, start=fresh)), whole)
 
 
 def test_hash_chain_covers_the_parameters_of_every_block() -> None:
@@ -184,7 +189,7 @@ def test_segment_name_cannot_leave_the_folder(run: PreparedRun, tmp_path: Path) 
 def test_full_disk_prevents_the_checkpoint_but_not_the_run(
     run: PreparedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(array_files, "write", full)
@@ -197,14 +202,67 @@ def test_full_disk_prevents_the_checkpoint_but_not_the_run(
     assert caplog.text.count("No space left") == 1
 
 
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.training.checkpoints.SEGMENT_RECORDS", 7)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_records_between_checkpoints_are_written_in_segments(run: PreparedRun, tmp_path: Path) -> None:
+    whole = list(train(run))
+    before = [record for record in whole if record.step < 5]
+    rest = [record for record in whole if record.step >= 5]
+    checkpointer = checkpoints(tmp_path)
+    for record in before:
+        checkpointer.record(record)
+    assert len(list(tmp_path.glob("records-*.npz"))) == len(before) // 7 > 2
+    checkpointer.save(initial_state(run))
+    for record in rest:
+        checkpointer.record(record)
+    resumed = checkpoints(tmp_path)
+    saved = resumed.load()
+    assert saved is not None
+    assert saved.record_count == len(before)
+    assert same(list(saved.records()), before)
+    assert sorted(saved.segments) == sorted(tmp_path.glob("records-*.npz")), "segments after the state are deleted"
+    for record in rest:
+        resumed.record(record)
+    resumed.save(initial_state(run))
+    again = checkpoints(tmp_path).load()
+    assert again is not None
+    assert same(list(again.records()), whole)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_segment_that_cannot_be_written_ends_the_checkpoints_but_not_the_run(
+    run: PreparedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("not a folder")
+    checkpointer, records = checkpoints(folder), list[Record]()
+    with caplog.at_level(logging.WARNING):
+        for record in train(run, Callbacks(checkpointer=checkpointer)):
+            checkpointer.record(record)
+            records.append(record)
+    assert same(records, list(train(run)))
+    assert caplog.text.count("no checkpoints from step 0 on") == 1
+    assert not checkpointer.due(10**9)
+
+
 def test_checkpoints_take_at_most_a_hundredth_of_the_time(tmp_path: Path) -> None:
     now = 0.0
-    checkpointer = Checkpoints(tmp_path, "cell", CheckpointConfig(10.0), lambda: now)
+
+    def save_for_3_seconds() -> None:
+        nonlocal now
+        now += 3.0
+
+    checkpointer = Checkpoints(tmp_path, "cell", CheckpointConfig(10.0), lambda: now, save_for_3_seconds)
     assert not checkpointer.due(5)
     now = 10.0
     assert checkpointer.due(5)
-    checkpointer._last_end, checkpointer._last_duration = 10.0, 3.0
-    now = 10.0 + 3.0 * INTERVAL_PER_DURATION - 0.1
+    checkpointer.save(initial_state(prepare_run(config(*BASE))))
+    assert now == 13.0
+    now = 13.0 + 3.0 * INTERVAL_PER_DURATION - 0.1
     assert not checkpointer.due(6)
     now += 0.2
     assert checkpointer.due(6)
