@@ -146,8 +146,12 @@ def test_files_are_short(path: Path) -> None:
     assert max(map(len, lines)) <= 120
 
 
+TOGETHER = ("probe", "activation")  # groups whose options one config can have together
+
+
 def option(group: str, name: str) -> Any:
-    marks = [pytest.mark.thorough] if name == "fashion_mnist" else []  # takes seconds to read; mnist has its format
+    """Return a case. Fashion-MNIST takes seconds to read, and MNIST has its format."""
+    marks = [pytest.mark.thorough] if name == "fashion_mnist" or group in TOGETHER else []
     return pytest.param(group, name, id=f"{group}-{name}", marks=marks)
 
 
@@ -172,6 +176,36 @@ def test_each_option_matches_its_signature_and_runs(group: str, name: str, files
     assert all(math.isfinite(c) for c in costs)
     if name != "none":
         assert any(layers for layers, _ in records.values())
+
+
+def check_option(raw_config: Any, group: str, name: str, place: str) -> None:
+    parts = list(targets(at(raw_config, place), place))
+    for key, mapping in parts:
+        check_signature(located(mapping["_target_"]), mapping, key)
+    own = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+    assert own.partition("_target_: ")[2].split()[0].strip(",}") in {m["_target_"] for _, m in parts}
+
+
+def test_all_probes_and_activations_match_their_signatures_and_run_together() -> None:
+    """The cheap form of the case for each of them in the thorough tier."""
+    probes = [name for group, name in OPTIONS if group == "probe"]
+    sigmas = [name for group, name in OPTIONS if group == "activation" and name != "softmax"]
+    layers = {f"layer_{number:02d}": name for number, name in enumerate(sigmas, start=1)}
+    raw_config = compose_run(
+        [
+            "data=iris", "epochs=1", f"architecture.hidden={[4] * len(sigmas)}", "probes=none",
+            *(f"+probe@probes.{name}={name}" for name in probes),
+            *(f"+activation@layer_activations.{layer}={name}" for layer, name in layers.items()),
+        ]
+    )  # fmt: skip
+    for name in probes:
+        check_option(raw_config, "probe", name, f"probes.{name}")
+    for layer, name in layers.items():
+        check_option(raw_config, "activation", name, f"layer_activations.{layer}")
+    records = table(list(run(build(raw_config))))
+    measured = {probe.partition("/")[0] for _, probe in records}
+    for name in probes:
+        assert any(probe == name or probe.startswith(f"{name}_") for probe in measured), name
 
 
 def test_main_config_has_the_keys_of_a_run() -> None:

@@ -340,7 +340,11 @@ def check(message: str, wrong: Wrong) -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
+# Each kind of mistake has several cases: the default tier takes every second one.
+CASES = [pytest.param(wrong, marks=pytest.mark.thorough) if n % 2 else wrong for n, wrong in enumerate(WRONG)]
+
+
+@pytest.mark.parametrize("wrong", CASES, ids=str)
 def test_wrong_inputs_are_reported_in_one_line(
     wrong: Wrong, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -312,7 +312,7 @@ def test_logged_run_reports_the_cost_of_measuring(tmp_path: Path) -> None:
 
 def test_records_need_little_memory_beyond_their_values() -> None:
     """At most twice the values (a view may hold its base), and a fixed size per record."""
-    prepared = prepare_run(config(*FULL, "schedule=every", "replicates=60"))
+    prepared = prepare_run(config(*FULL, "schedule=every", "replicates=60", "epochs=1"))
     list(train(prepared))  # fills the caches
     tracemalloc.start()
     kept = list(train(prepared))
