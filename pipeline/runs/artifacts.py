@@ -18,7 +18,7 @@ from pipeline.config import schema as configs
 from pipeline.profiling import PROFILE
 from pipeline.reports.figures.profiles import run_plot
 from pipeline.reproducibility.environment import provenance
-from pipeline.reproducibility.fingerprint import code_digest, fingerprint_tags
+from pipeline.reproducibility.fingerprint import code_digest
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
 from pipeline.runs.record_writer import RecordWriter
 from pipeline.tracking.artifact_parsers import parse_theory
@@ -31,7 +31,7 @@ from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import tidy
 
 
-def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: PreparedRun, cell_id: str) -> None:
+def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: PreparedRun) -> None:
     """Log config, code, data, packages and machine: all that a reproduction needs."""
     origin = provenance()
     run_logger.params(flat_params(raw_config) | {"layer_sizes": "-".join(map(str, run.sizes))})
@@ -41,7 +41,7 @@ def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: Prepar
         "code.sha256": code_digest(raw_config),
         "seed": str(run.config.seed),
     }
-    run_logger.tags(origin.tags | digests | fingerprint_tags(cell_id))
+    run_logger.tags(origin.tags | digests)
     run_logger.text(yaml.safe_dump(redacted_config(raw_config), sort_keys=False), CONFIG_FILE)
     run_logger.text(origin.packages, "packages.txt")
     if origin.patch:

@@ -104,7 +104,7 @@ class Execution:
         if fingerprint(job.raw_config, data.digest) != job.cell_id:
             raise RuntimeError("code or data have changed since the sweep began; start it again")
         with self._as_current():
-            artifacts.log_origin(run_logger, job.raw_config, self.run, job.cell_id)
+            artifacts.log_origin(run_logger, job.raw_config, self.run)
             log.info(
                 "layers %s, %d training examples, %d steps",
                 self.run.sizes,

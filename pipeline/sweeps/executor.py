@@ -42,6 +42,7 @@ GRACE = 2.0  # seconds in which interrupted processes close their runs
 PAUSE = 0.5  # seconds between two queries of a cell that another process works on
 WATCHDOG_EXIT_CODE = 1
 PROCESS_NAME = "gradvitals-cell"
+STDERR = 2  # file descriptor
 
 Stack = Sequence[CellJob]  # cells that train together
 Results = Generator[tuple[CellJob, CellResult], None, None]
@@ -289,6 +290,7 @@ def _end_with_driver(files: DataFiles | None) -> None:
     driver = multiprocessing.parent_process()
     if driver is not None:
         wait_for_process([driver.sentinel])
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)  # nobody waits for the result or its failure
         if files is not None:
             files.remove()  # the driver removes them unless it was killed
         os.kill(os.getpid(), signal.SIGTERM)

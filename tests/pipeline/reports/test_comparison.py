@@ -378,9 +378,9 @@ def test_precision_must_be_positive(runs: Runs, precision: float) -> None:
 
 def test_run_without_config_or_records_is_rejected(runs: Runs) -> None:
     log = runs.store.start("bare", {})
-    log.end("FINISHED")
     assert "has no artifact config.yaml" in refusal(runs, runs.id("tanh"), log.run_id)
     log.text("seed: 0\nreplicates: 5\n", "config.yaml")
+    log.end("FINISHED")
     assert "has no artifact records.parquet" in refusal(runs, runs.id("tanh"), log.run_id)
 
 

@@ -237,6 +237,7 @@ def thorough(value: str) -> Any:
 def test_unreadable_theory_is_noted_and_not_drawn(tracking: TrackingConfig, tmp_path: Path, theory: str) -> None:
     copy = copy_of(tracking, tmp_path, "theory.json")
     copy.text(theory, "theory.json")
+    copy.send()
     page = checked(report_run(open_store(tracking), copy.run_id))
     assert "theory.json is there, but cannot be read" in page.text
     assert "theory" not in page.images()[0]["alt"]
@@ -441,6 +442,7 @@ def test_markup_from_the_store_is_escaped(tracking: TrackingConfig, tmp_path: Pa
         "package.numpy",
     )
     copy.tags(dict.fromkeys(tags, EVIL) | {"sweep": "evil", f"package.{'x' * 9}": EVIL})
+    copy.send()
     for html in (report_run(open_store(tracking), copy.run_id), report_sweep(open_store(tracking), "evil")):
         page = checked(html)
         assert page.text.count("<script>alert(1)</script>") >= 3
@@ -462,6 +464,7 @@ def test_hostile_swept_values_are_escaped_in_page_and_figures(tracking: Tracking
         copy = copy_of(tracking, tmp_path / str(i))
         copy.tags({"sweep": "evil-values"})
         copy.params({"data.source.path": value, EVIL.replace("<", "")[:5]: "x"})
+        copy.send()
         ids.append(copy.run_id)
     page = checked(report_sweep(open_store(tracking), "evil-values"))
     assert len(page.images()) == 2
