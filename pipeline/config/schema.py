@@ -40,19 +40,21 @@ class Evaluation:
     Args:
         schedule: The steps.
         train_examples: Largest number of training examples, the first of each replicate.
-        intermediate_examples: Largest number of examples of each set at every evaluation but the last, which uses the
-            whole test set; None for no such limit.
+        intermediate_test_examples: Largest number of test examples at every evaluation but the last, which uses the
+            whole test set; None for no such limit. The training examples are the same in all, so that costs compare.
     """
 
     schedule: Schedule
     train_examples: int
-    intermediate_examples: int | None = None
+    intermediate_test_examples: int | None = None
 
     def __post_init__(self) -> None:
         if self.train_examples < 1:
             raise ValueError(f"train_examples={self.train_examples}: must be >= 1")
-        if self.intermediate_examples is not None and self.intermediate_examples < 1:
-            raise ValueError(f"intermediate_examples={self.intermediate_examples}: must be >= 1, or null for all")
+        if self.intermediate_test_examples is not None and self.intermediate_test_examples < 1:
+            raise ValueError(
+                f"intermediate_test_examples={self.intermediate_test_examples}: must be >= 1, or null for all"
+            )
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]
             run = trainer.runs[own[0]]
             evaluation = run.config.evaluation
             rows = data.train[:, : evaluation.train_examples] if part == "train" else data.test
-            if trainer.step < run.length.last_step:
-                rows = rows[:, : evaluation.intermediate_examples]
+            if part == "test" and trainer.step < run.length.last_step:
+                rows = rows[:, : evaluation.intermediate_test_examples]
             score = "r2" if data.classes is None else "accuracy"
             for cell, (cost, quality) in _measure(trainer, data, rows, own).items():
                 records[cell].append(Record(trainer.step, f"cost/{part}", (), cost[None], geometric=False))
