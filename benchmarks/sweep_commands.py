@@ -5,11 +5,11 @@ Each command has a process of its own, and a store that exists before the clock 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training.prepare import prepare_run
 
 BASE = "cadba5f"  # the commit to compare the default sweep with
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+LAUNCHER = Path(__file__).with_name("launch.py")
 EXIT_INVALID = 2  # exit code of a command with an invalid config
 
 
@@ -57,20 +57,20 @@ def run_command(arguments: Sequence[str], cwd: Path = PROJECT, exit_code: int = 
     """
     # The limit on BLAS threads is this process's own: a user's shell does not set it.
     environment = {name: value for name, value in os.environ.items() if name not in kernel.THREADS}
-    with tempfile.TemporaryFile() as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != exit_code:
-            output.seek(0)
-            last = output.read().decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
-            command = " ".join(arguments[:3])
-            raise BrokenError(f"python {command} ended with exit code {process.returncode}: {last[0][:200]}")
-    return Usage(seconds, usage.ru_maxrss * MAXRSS_UNIT)
+    done = subprocess.run(
+        [sys.executable, LAUNCHER, sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+    )
+    used = json.loads(done.stdout)
+    if used["code"] != exit_code:
+        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        raise BrokenError(f"python {' '.join(arguments[:3])} ended with exit code {used['code']}: {last[0][:200]}")
+    return Usage(used["seconds"], used["peak_bytes"])
 
 
 def pipeline_command(*arguments: str, cwd: Path = PROJECT, exit_code: int = 0) -> Usage:

@@ -17,7 +17,7 @@ from benchmarks.sweep_commands import AT_INITIALISATION, new_store, run_sweep_co
 from benchmarks.sweep_page import Goal, Outcome, markdown_table
 from benchmarks.sweep_stacks import prepared_jobs, train_together
 from pipeline.config.compose import compose_sweep
-from pipeline.reports.figures.style import BLUE, GREEN, MISSING, ORANGE, STYLE
+from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, STYLE
 from pipeline.sweeps.plan import plan_sweep
 from pipeline.sweeps.stacks import plan_stacks
 from pipeline.training.prepare import PreparedRun
@@ -45,7 +45,7 @@ class Growth:
 
     def exponent(self, name: str, upper_half: bool = False) -> float:
         """Return the exponent of a series over all values, or over the upper half of them."""
-        first = len(self.sizes) // 2 if upper_half else 0
+        first = min(len(self.sizes) // 2, len(self.sizes) - 2) if upper_half else 0
         return fitted_exponent(self.work[first:], self.series[name][first:])
 
 
@@ -71,7 +71,8 @@ class Axis:
 
 BASE = [
     "data=gaussian_noise",
-    "data.source={examples: 6000, inputs: 64}",
+    "data.source.examples=6000",
+    "data.source.inputs=64",
     "architecture=deep",
     "architecture.depth=5",
     "architecture.width=64",
@@ -244,7 +245,9 @@ def _draw(panel: mpl.axes.Axes, growth: Growth, series: dict[str, list[float]]) 
     top = max(values[-1] for values in series.values())
     lowest = min(min(values) for values in series.values())
     linear = top * work / work[-1]
-    panel.plot(work[linear >= lowest / 2], linear[linear >= lowest / 2], "--", color=MISSING, label="linear")
+    panel.plot(
+        work[linear >= lowest / 2], linear[linear >= lowest / 2], "--", color="gray", linewidth=1, label="linear"
+    )
     for name, values in series.items():
         panel.plot(work, values, "o-", color=COLOURS[name], label=name, markersize=4)
     panel.set_xscale("log")

@@ -153,10 +153,10 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _number(value: float) -> str:
-    """Return three significant digits, without an exponent."""
-    if not np.isfinite(value) or value == 0:
+    """Return three significant digits, but at most four decimals."""
+    if not np.isfinite(value) or value == int(value):
         return f"{value:g}"
-    return f"{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}"
+    return f"{value:.{min(4, max(0, 2 - int(np.floor(np.log10(abs(value))))))}f}"
 
 
 EXPLANATION = """\
