@@ -151,6 +151,6 @@ last ratio, bare PyTorch / bare, compares the two libraries."""
 
 SWEEPS = """\
 `python -m benchmarks.sweep --write docs/results/sweeps.md` measures whole sweeps: against an earlier commit, against
-one PyTorch process a cell, in stacks and alone, at initialisation, against JAX, and how time and memory grow. It takes
-about an hour on an idle machine; `--rows NAME,...` measures a part, `--quick` tries it at tiny sizes. PyTorch and JAX
-are the extra `bench`: `.venv/bin/python -m pip install --editable '.[bench]'`."""
+one PyTorch process a cell, in stacks and alone, at initialisation, against JAX, and how time and memory grow. Expect
+30 to 60 minutes on an idle machine; `--rows NAME,...` measures a part, `--quick` tries it at tiny sizes. PyTorch and
+JAX are the extra `bench`: `.venv/bin/python -m pip install --editable '.[bench]'`."""
