@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from benchmarks.sweep_commands import AT_INITIALISATION, new_store, run_sweep_command
@@ -252,6 +253,9 @@ def _draw(panel: mpl.axes.Axes, growth: Growth, series: dict[str, list[float]]) 
         panel.plot(work, values, "o-", color=COLOURS[name], label=name, markersize=4)
     panel.set_xscale("log")
     panel.set_yscale("log")
+    panel.set_ylim(min(lowest / 2, top / 20), top * 2)
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.yaxis.set_minor_formatter(NullFormatter())
     panel.legend(frameon=False, fontsize=8)
 
 
