@@ -8,7 +8,7 @@ import sys
 # A forced core type or cache size slows NumPy but not PyTorch. OpenBLAS selects its best kernel by itself. It reads
 # these variables when the library loads, so the process restarts without them.
 _FORCED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def prepare(is_main: bool) -> None:
@@ -20,4 +20,4 @@ def prepare(is_main: bool) -> None:
     if is_main and any(name in os.environ for name in _FORCED):
         environment = {name: value for name, value in os.environ.items() if name not in _FORCED}
         os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 (restarts the same command)
-    os.environ |= dict.fromkeys(_THREADS, "1")
+    os.environ |= dict.fromkeys(THREADS, "1")

@@ -113,6 +113,7 @@ def markdown(rows: list[Row], command: str, date: str) -> str:
         EXPLANATION,
         "\n".join(lines),
         CLAIMS,
+        SWEEPS,
     ]
     if ways:
         parts += ["PyTorch was fastest with:", "\n".join(ways)]
@@ -147,3 +148,9 @@ underflow, and an update that is proposed before it is added. The addition matte
 microseconds. Small networks train in stacks, where all members share it. Where the inline step itself misses a claim,
 as on 784-256×10-10 against the bare products, the additions, σ, σ' and the update pass through memory once more. The
 last ratio, bare PyTorch / bare, compares the two libraries."""
+
+SWEEPS = """\
+`python -m benchmarks.sweep --write docs/results/sweeps.md` measures whole sweeps: against an earlier commit, against
+one PyTorch process a cell, in stacks and alone, at initialisation, against JAX, and how time and memory grow. Expect
+30 to 60 minutes on an idle machine; `--rows NAME,...` measures a part, `--quick` tries it at tiny sizes. PyTorch and
+JAX are the extra `bench`: `.venv/bin/python -m pip install --editable '.[bench]'`."""

@@ -74,13 +74,17 @@ def stack_size(run: PreparedRun) -> int:
     Args:
         run: One of the cells.
     """
+    return max(1, min(MOST_CELLS, STACK_BYTES // bytes_of_cell(run)))
+
+
+def bytes_of_cell(run: PreparedRun) -> int:
+    """Return the bytes that a cell adds to the arrays of a training step."""
     config = run.config
     batch = config.batching.largest(run.facts.train_examples)
     blocks = list(flatten(blocks_of(run)))
     numbers = sum(int(np.prod(shape)) for block in blocks for shape in block.buffers(batch).values())
     parameters = sum(int(np.prod(p.shape)) for block in blocks for p in block.parameters)
-    per_cell = config.replicates * (numbers + 3 * parameters) * np.dtype(config.dtype).itemsize  # θ, ∇C, Δθ
-    return max(1, min(MOST_CELLS, STACK_BYTES // per_cell))
+    return config.replicates * (numbers + 3 * parameters) * np.dtype(config.dtype).itemsize  # θ, ∇C, Δθ
 
 
 def stack_key(job: CellJob) -> str:
