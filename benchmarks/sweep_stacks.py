@@ -148,7 +148,7 @@ def _time_stacks(net: Sequence[str], goals: Sequence[Goal], quick: bool) -> Outc
     section = f"""\
 ## Stacks and cells alone: {goals[0].quantity.partition(":")[0]}
 
-A sweep trains {describe_stacks(stacks)}, {grid.steps} steps each. The first, the middle and the last stack are timed,
+A sweep trains {describe_stacks(stacks, processes=1)}, {grid.steps} steps each. The first, the middle and the last stack are timed,
 {compared.cells} cells in all, against the same cells alone. The records of both sides are compared byte by byte."""
     return Outcome(dict(zip((goal.quantity for goal in goals), values, strict=True)), [section])
 
