@@ -145,10 +145,11 @@ def _time_stacks(net: Sequence[str], goals: Sequence[Goal], quick: bool) -> Outc
     chosen = [stacks[place] for place in sorted({0, len(stacks) // 2, len(stacks) - 1})]
     compared = compare_stacks(chosen, rounds)
     values = (compared.step_ratios, compared.ratios, compared.different)
+    plan = describe_stacks(stacks, processes=1)
     section = f"""\
 ## Stacks and cells alone: {goals[0].quantity.partition(":")[0]}
 
-A sweep trains {describe_stacks(stacks, processes=1)}, {grid.steps} steps each. The first, the middle and the last stack are timed,
+A sweep trains {plan}, {grid.steps} steps each. The first, the middle and the last stack are timed,
 {compared.cells} cells in all, against the same cells alone. The records of both sides are compared byte by byte."""
     return Outcome(dict(zip((goal.quantity for goal in goals), values, strict=True)), [section])
 
