@@ -118,7 +118,7 @@ class SGD:
         The velocity is updated in place; θ and ∇C do not change.
         """
         g = network.update
-        rate = -self.learning_rate * self.learning_rate_schedule.factor(step, total_steps)
+        rate = -self.learning_rate * float(self.learning_rate_schedule.factor(step, total_steps))
         rate = per_member(rate, g.dtype)
         if self._is_plain:
             return np.multiply(network.grad, rate, out=g)

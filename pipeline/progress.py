@@ -27,13 +27,12 @@ class Bars:
         self._sweep = progress.add_task("sweep", total=runs) if runs > 1 else None
 
     @contextmanager
-    def run(self, name: str, steps: int, cells: int = 1) -> Iterator[OnStep]:
+    def run(self, name: str, steps: int) -> Iterator[OnStep]:
         """Show a bar for runs that train together, and yield a function to call with each step.
 
         Args:
             name: Name of the run.
             steps: Number of steps.
-            cells: Number of runs that train together.
         """
         task = self._progress.add_task(name, total=max(steps, 1))
         stride = max(1, steps // 500)  # an update of the bar takes as long as a small training step
@@ -46,12 +45,11 @@ class Bars:
             yield on_step
         finally:
             self._progress.remove_task(task)
-            self.advance(cells)
 
-    def advance(self, cells: int = 1) -> None:
-        """Count runs of the sweep as done."""
+    def advance(self) -> None:
+        """Count one run of the sweep as done."""
         if self._sweep is not None:
-            self._progress.advance(self._sweep, cells)
+            self._progress.advance(self._sweep)
 
 
 @contextmanager

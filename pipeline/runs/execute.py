@@ -26,6 +26,7 @@ from pipeline.runs import artifacts
 from pipeline.runs.cell import CellTask
 from pipeline.runs.early_stopping import EarlyStopping
 from pipeline.runs.job import CellJob, RunOptions
+from pipeline.runs.limits import enforce_limits
 from pipeline.runs.result import ERROR_TAG, RunResult, to_markdown
 from pipeline.tracking.metrics import MetricLogger, log10_mean
 from pipeline.tracking.store import RunLogger, Store
@@ -84,13 +85,24 @@ class Execution:
     ) -> None:
         """Close the log file, remove unfinished records, and close the run if it has not ended."""
         if kind is not None and not self.is_closed:
-            signals.acknowledge()
-            log.warning("interrupted")
-            self._open.close()
-            # A call that was cut short may spoil the next one, but not a second.
-            with contextlib.suppress(Exception):
-                self.run_logger.end("KILLED", hurry=True)
+            is_interrupted = not issubclass(kind, Exception | GeneratorExit)
+            if is_interrupted:
+                signals.acknowledge()
+            self.abandon(is_interrupted)
         self._open.close()
+
+    def abandon(self, hurry: bool = False) -> None:
+        """Close the run as KILLED: the next attempt resumes it.
+
+        Args:
+            hurry: Whether the user wants to leave.
+        """
+        log.warning("interrupted")
+        self._open.close()
+        self.is_closed = True
+        # A call that was cut short may spoil the next one, but not a second.
+        with contextlib.suppress(Exception):
+            self.run_logger.end("KILLED", hurry=hurry)
 
     def prepare(self) -> None:
         """Log the origin, and load the checkpoint of an interrupted run.
@@ -197,27 +209,36 @@ class Execution:
         Args:
             seconds: Time of the run's training by activity, seconds.
         """
-        with self._as_current():
-            try:
+        try:
+            with self._as_current(), enforce_limits(self.options.limits):
                 result = self._conclude(Timer(time.perf_counter), seconds)
-            except Exception as failure:
-                log.exception("the run failed")
-                return self.fail(failure)
-        return self._close(result)
+            return self._close(result)
+        except Exception as failure:  # noqa: BLE001 (logged by fail)
+            return self.fail(failure)
 
     def fail(self, failure: Exception) -> RunResult:
         """Log a failure as the run's description, close the run as FAILED and return the result."""
         error = traceback.format_exception_only(failure)[-1].strip()
         trace = "".join(traceback.format_exception(failure))
+        with self._as_current():
+            log.error("the run failed", exc_info=failure)
         self.run_logger.text(trace, "traceback.txt")
         note = f"**Failed.**\n\n```\n{trace[-4000:]}\n```"
         self.run_logger.tags({"mlflow.note.content": note, ERROR_TAG: error[:4000]})
-        return self._close(RunResult(self.job.name, self.run_logger.run_id, self.job.swept, "FAILED", error=error))
+        result = RunResult(self.job.name, self.run_logger.run_id, self.job.swept, "FAILED", error=error)
+        try:
+            return self._close(result)
+        except Exception:
+            log.exception("run %s does not have all of its files", result.run_id)
+            with contextlib.suppress(Exception):
+                self.store.end(result.run_id, "FAILED", {ERROR_TAG: error[:4000]})
+            self.is_closed = True
+            return result
 
     def _close(self, result: RunResult) -> RunResult:
         self._open.close()
-        self.is_closed = True
         is_complete = self.run_logger.end(result.status)
+        self.is_closed = True
         artifacts.remove_checkpoints(self.store, self.run_logger.run_id)
         if not is_complete and result.error is None:
             return replace(result, status="FAILED", error="the store does not have all of it")
@@ -289,7 +310,7 @@ def _log_file(run_logger: RunLogger, attempt: int) -> Iterator[None]:
     path = run_logger.folder / (f"run.{attempt}.log" if attempt else "run.log")
     handler = logging.FileHandler(path, encoding="utf-8", delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handler.addFilter(lambda message: CURRENT_RUN.get() in (None, run_logger.run_id))
+    handler.addFilter(lambda record: record.name == log.name and CURRENT_RUN.get() in (None, run_logger.run_id))
     log.addHandler(handler)
     try:
         yield

@@ -17,7 +17,7 @@ from pipeline.progress import Bars
 from pipeline.runs.cell import CellResult, CellTask, decide
 from pipeline.runs.execute import Execution
 from pipeline.runs.job import CellJob, RunOptions
-from pipeline.runs.limits import enforce_limits
+from pipeline.runs.limits import Limits, enforce_limits
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.store import Store
 from pipeline.training.loop import StackCell, train_stack
@@ -49,17 +49,19 @@ def run_stack(stack: Sequence[CellJob], store: Store, options: RunOptions, bars:
             else:
                 yield job, decision
         executions = [held.enter_context(Execution(task, store, options)) for task in tasks]
-        ready, failed = _prepare(executions)
+        ready, failed = _prepare(executions, options.limits)
         yield from failed
         for group in ready:
             name = group[0].job.name if len(group) == 1 else f"{len(group)} cells"
             timer = Timer(time.perf_counter)
+            for execution in group:
+                execution.checkpoints.cells = len(group)
             try:
                 with (
                     PROFILE.activity(STEPS),
                     threadpool_limits(1),
                     enforce_limits(options.limits.of_stack(len(group))) as heartbeat,
-                    bars.run(name, group[0].run.length.last_step, len(group)) as show_step,
+                    bars.run(name, group[0].run.length.last_step) as show_step,
                 ):
                     cells = [StackCell(e.run, e.callbacks(show_step, heartbeat), e.start) for e in group]
                     for number, record in train_stack(cells, timer):
@@ -68,9 +70,10 @@ def run_stack(stack: Sequence[CellJob], store: Store, options: RunOptions, bars:
             except Exception as failure:
                 if len(group) > 1 and not isinstance(failure, StoreError):
                     log.exception("the stack failed; its cells are repeated one by one")
+                    for execution in group:
+                        execution.abandon()
                     repeated += [execution.task for execution in group]
                 else:
-                    log.exception("the run failed")
                     yield from [(e.task.job, CellResult(e.fail(failure), e.task.action)) for e in group]
                 continue
             PROFILE.split_training(timer.seconds)
@@ -95,15 +98,17 @@ def _lock_and_decide(
         return decision
 
 
-def _prepare(executions: Sequence[Execution]) -> tuple[list[list[Execution]], list[tuple[CellJob, CellResult]]]:
+def _prepare(
+    executions: Sequence[Execution], limits: Limits
+) -> tuple[list[list[Execution]], list[tuple[CellJob, CellResult]]]:
     """Return the runs that can be trained together, by the step at which they start, and those that failed."""
     groups: dict[int, list[Execution]] = defaultdict(list)
     failed = []
     for execution in executions:
         try:
-            execution.prepare()
-        except Exception as failure:
-            log.exception("the run failed")
+            with enforce_limits(limits):
+                execution.prepare()
+        except Exception as failure:  # noqa: BLE001 (logged by fail)
             failed.append((execution.task.job, CellResult(execution.fail(failure), execution.task.action)))
         else:
             groups[execution.start.now.step if execution.start else 0].append(execution)

@@ -141,8 +141,7 @@ class SerialExecutor:
                 if result is None:
                     backlog.defer(job)
                     continue
-                if result.action.startswith("skipped"):
-                    self.bars.advance()
+                self.bars.advance()
                 yield job, result
 
 

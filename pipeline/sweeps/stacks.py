@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from engine.blocks import flatten
-from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
 from engine.probes import traits_of
 from pipeline.config.schedules import Schedule, TrainingLength
 from pipeline.config.schema import Config, scientific
@@ -25,6 +24,7 @@ from pipeline.data.batching import Batching
 from pipeline.runs.job import CellJob
 from pipeline.sweeps.executor import Stack
 from pipeline.training.prepare import PreparedRun, blocks_of
+from pipeline.training.trainer import is_stackable
 
 STACK_BYTES = 24 * 2**20  # arrays of a stack's training step; docs/results/sweeps.md has the measurement
 MOST_CELLS = 64  # a stack that fails is repeated cell by cell
@@ -39,11 +39,14 @@ def plan_stacks(jobs: Sequence[CellJob], processes: int = 1) -> list[Stack]:
         processes: The number of stacks that run at the same time; none of them stays idle if there are enough cells.
     """
     groups: dict[str, list[CellJob]] = defaultdict(list)
+    firsts: dict[str, CellJob] = {}
     for job in jobs:
+        firsts.setdefault(job.cell_id, job)
+    for job in firsts.values():
         groups[stack_key(job)].append(job)
     stacks: list[Stack] = []
     for group in groups.values():
-        size = min(stack_size(group[0].run), max(1, -(-len(group) // processes)))
+        size = min(stack_size(group[0].run), max(1, len(group) // processes))
         by_batches: dict[str, list[CellJob]] = defaultdict(list)
         for job in group:
             by_batches[_batches_key(job)].append(job)
@@ -53,7 +56,8 @@ def plan_stacks(jobs: Sequence[CellJob], processes: int = 1) -> list[Stack]:
             stacks += _cut(same[:whole], size)
             rest += same[whole:]
         stacks += _cut(rest, size)
-    return stacks
+    repeats = [[job] for job in jobs if firsts[job.cell_id] is not job]  # a cell that occurs twice is skipped later
+    return [*stacks, *repeats]
 
 
 def describe_stacks(stacks: Sequence[Stack], processes: int) -> str:
@@ -101,7 +105,7 @@ def stack_key(job: CellJob) -> str:
         run.sizes,
         run.length.last_step,
         run.facts.classes is None,
-        _batch_sizes(config.batching, run.facts.train_examples),
+        _batch_sizes_of(config.batching, run.facts.train_examples),
         {name: _steps(schedule, run.length) for name, schedule in schedules.items()},
         _optimizer_terms(config, job.raw_config["optimizer"]),
     ]
@@ -113,7 +117,7 @@ def stack_key(job: CellJob) -> str:
 def _optimizer_terms(config: Config, raw_optimizer: Mapping[str, Any]) -> Any:
     """Return the optimizer's config without the numbers that may differ. A class of the user's own keeps all."""
     optimizer = config.optimizer
-    if type(optimizer) is not SGD or type(optimizer.clipping) not in (type(None), ClipGlobalNorm, ClipPerLayer):
+    if not is_stackable(optimizer):
         return raw_optimizer
     terms = {**raw_optimizer, "learning_rate": None}
     terms |= {"momentum": bool(optimizer.momentum), "weight_decay": bool(optimizer.weight_decay)}
@@ -133,6 +137,13 @@ def _steps(schedule: Schedule, length: TrainingLength) -> str:
 @lru_cache(maxsize=1000)
 def _digest_of_steps(schedule: Schedule, length: TrainingLength) -> str:
     return hashlib.sha256(np.array(schedule.steps(length), dtype=np.int64).tobytes()).hexdigest()
+
+
+def _batch_sizes_of(batching: Batching, train_count: int) -> tuple[int, ...]:
+    try:
+        return _batch_sizes(batching, train_count)
+    except TypeError:  # a user's batching may not be hashable
+        return _batch_sizes.__wrapped__(batching, train_count)
 
 
 @lru_cache(maxsize=1000)

@@ -193,7 +193,9 @@ class RunLogger:
             self.client.retry.set_deadline(LEAVING)
         complete = True
         try:
-            if not self.client.retry.is_past_deadline:
+            if self.client.retry.is_past_deadline:
+                complete = False
+            else:
                 self.send()
         except StoreError as refusal:
             notify(f"{len(self._buffer)} values of run {self.run_id} could not be stored ({refusal})")

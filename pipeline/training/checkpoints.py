@@ -83,6 +83,7 @@ class Checkpoints:
         config: How often to save.
         clock: Returns ascending seconds.
         extra: Returns other data to save with each checkpoint, JSON.
+        cells: Number of cells whose states are saved together.
     """
 
     folder: Path
@@ -90,6 +91,7 @@ class Checkpoints:
     config: CheckpointConfig
     clock: Callable[[], float]
     extra: Callable[[], Any] = lambda: None
+    cells: int = 1
     _new_records: list[Record] = field(default_factory=list)
     _new_values: int = 0
     _record_count: int = 0
@@ -141,7 +143,7 @@ class Checkpoints:
         """Return whether the interval since the last checkpoint has passed."""
         if self._is_off or self.config.seconds is None or step == 0:
             return False
-        interval = max(self.config.seconds, INTERVAL_PER_DURATION * self._last_duration)
+        interval = max(self.config.seconds, INTERVAL_PER_DURATION * self.cells * self._last_duration)
         return self.clock() - self._last_end >= interval
 
     def save(self, state: TrainingState) -> None:

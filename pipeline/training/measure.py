@@ -43,14 +43,16 @@ def _records(
     """Return the record of each cell."""
     layers, measured, part, bins, sparse = measurement
     measured = np.asarray(measured, dtype=np.float64)
-    rows, last = len(layers) or 1, () if bins is None else (len(bins),)
-    is_same = measured.size == rows * math.prod(last)  # a number that does not depend on the member
-    members = (1,) * len(ensemble) if is_same else ensemble
-    values = np.broadcast_to(measured.reshape(rows, *members, *last), (rows, *ensemble, *last))
-    # Copies: the probe may have returned a view, and a cell must not keep the values of all others.
-    values = np.array(np.moveaxis(values, 1, 0), order="C")
+    shape = len(layers) or 1, *ensemble, *(() if bins is None else (len(bins),))
+    if measured.size != math.prod(shape):
+        raise ValueError(
+            f"probes.{name}: {measured.size} values for {math.prod(shape[1:])} in each of {shape[0]} layers; a probe "
+            "returns one value for each network of the ensemble [E...]"
+        )
+    values = np.moveaxis(measured.reshape(shape), 1, 0)
     label = f"{name}_{part}" if part else name
-    return [Record(number, label, layers, *_own_bins(of_cell, bins, sparse, geometric)) for of_cell in values]
+    # Copies: the probe may have returned a view, and a cell must not keep the values of all others.
+    return [Record(number, label, layers, *_own_bins(of_cell.copy(), bins, sparse, geometric)) for of_cell in values]
 
 
 def _own_bins(

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.arrays import Array
 from engine.network import Network
-from engine.optimizers import SGD
+from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
 from engine.probes import Step
 from pipeline.data.prepare import Data
 from pipeline.training.prepare import PreparedRun, blocks_of, build_network
@@ -230,10 +230,18 @@ class Trainer:
         self.data.keep(kept)
 
 
+def is_stackable(optimizer: SGD) -> bool:
+    """Return whether the optimizer's classes take one number per cell. A class of the user's own may not."""
+    return type(optimizer) is SGD and type(optimizer.clipping) in (type(None), ClipGlobalNorm, ClipPerLayer)
+
+
 def stacked_optimizer(optimizers: Sequence[SGD]) -> SGD:
-    """Return one optimizer with the hyperparameters [C, 1] of all cells. The same terms are on in all of them."""
+    """Return one optimizer with the hyperparameters [C, 1] of all cells.
+
+    The same terms are on in all of them. Optimizers that are not stackable are equal.
+    """
     first = optimizers[0]
-    if len(optimizers) == 1:
+    if len(optimizers) == 1 or not is_stackable(first):
         return first
 
     def column(values: Sequence[object]) -> Array:

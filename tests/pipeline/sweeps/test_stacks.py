@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,12 +19,15 @@ from support.examples import examples
 from support.stores import assert_same as assert_same_content
 from support.stores import content, opened, uri
 
+from engine.arrays import Array
+from engine.network import Network
+from engine.optimizers import SGD
 from pipeline.config.schedules import Every
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs.job import CellJob, prepare_cell
 from pipeline.sweeps.stacks import MOST_CELLS, plan_stacks, stack_key, stack_size
 from pipeline.tracking.store import download
-from pipeline.training.loop import Callbacks, StackCell, train_stack
+from pipeline.training.loop import Callbacks, StackCell, train, train_stack
 from pipeline.training.prepare import prepare_run
 from pipeline.training.records import Record
 
@@ -246,3 +251,57 @@ def test_cell_that_diverges_ends_and_the_others_train_on(tmp_path: Path) -> None
     runs = opened(tmp_path).search("tags.kind = 'run'")
     assert sorted(run.data.tags["diverged"] for run in runs) == ["false", "true"]
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_probe_of_one_number_is_right_in_a_stack_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's probe that ignores the ensemble would measure all cells at once: its cells are repeated alone."""
+    text = "import numpy as np\n\ndef total(layer):\n    return np.linalg.norm(layer.dW)\n"
+    (tmp_path / "sloppyparts.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ("+probes.total._target_=sloppyparts.total", "+probes.total._partial_=true", "seed=0,1")
+    for name, stacked in (("stacked", True), ("alone", False)):
+        assert swept(tmp_path / name, *SMALL, *own, jobs=1, is_stacked=stacked).code == 0
+    sys.modules.pop("sloppyparts", None)
+    stacked_content, alone = content(tmp_path / "stacked"), content(tmp_path / "alone")
+    for name, (_, _, records, *_) in alone.items():
+        pd.testing.assert_frame_equal(stacked_content[name][2], records, check_exact=True)
+
+
+def test_optimizer_of_the_users_own_keeps_its_numbers() -> None:
+    """Its class may not know arrays of hyperparameters: it gets its own floats, which are equal in a stack."""
+
+    @dataclass(frozen=True)
+    class Signs(SGD):
+        def propose(self, network: Network, velocity: Array, step: int, total_steps: int) -> Array:
+            return np.multiply(np.sign(network.grad), -self.learning_rate, out=network.update)
+
+    runs = []
+    for seed in (0, 1, 2):
+        base = config(*SMALL, f"seed={seed}", "dtype=float32", "replicates=3")
+        own = Signs(0.01, 0.0, False, 0.0, None, base.optimizer.learning_rate_schedule)
+        runs.append(prepare_run(replace(base, optimizer=own)))
+    together: list[list[Record]] = [[] for _ in runs]
+    for number, record in train_stack([StackCell(run) for run in runs]):
+        together[number].append(record)
+    for run, own_records in zip(runs, together, strict=True):
+        alone = list(train(run))
+        assert [r.values.tobytes() for r in own_records] == [r.values.tobytes() for r in alone]
+
+
+def test_same_cell_twice_is_trained_once_and_skipped_once(tmp_path: Path) -> None:
+    result = swept(tmp_path, *SMALL, "optimizer.learning_rate=0.1,0.10,0.2", jobs=1)
+    assert "another process" not in result.text
+    assert "2 trained, 1 skipped" in result.text
+
+
+def test_failed_stack_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stackparts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    target = "init.weights._target_=stackparts.Once,engine.initializers.Gaussian"
+    result = swept(tmp_path / "store", *SMALL, "init=gaussian", target, "seed=0,1", jobs=1, fail_fast=True)
+    sys.modules.pop("stackparts", None)
+    assert result.code == 1
+    runs = opened(tmp_path / "store").search("tags.kind = 'run'")
+    assert "RUNNING" not in {run.info.status for run in runs}
+    log = download(opened(tmp_path / "store"), runs[0].info.run_id, "run.log", tmp_path).read_text()
+    assert "the stack failed; its cells are repeated one by one" in log

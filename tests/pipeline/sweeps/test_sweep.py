@@ -35,17 +35,21 @@ TWO = "architecture.depth=2,3"
 
 PARTS = """
 import os, signal, time
+import numpy as np
 from pathlib import Path
 
 FLAG = Path(os.environ.get("OWN_FLAG", "none"))
 
+def one(layer):
+    return np.ones(layer.W.shape[:-2])
+
 def fine(layer):
-    return 1.0
+    return one(layer)
 
 def fails(layer):
     if FLAG.exists():
         raise ValueError("boom")
-    return 1.0
+    return one(layer)
 
 def hangs(layer):
     while True:
@@ -58,15 +62,14 @@ def hangs_deaf(layer):
 
 def slow(layer):
     time.sleep(0.05)
-    return 1.0
+    return one(layer)
 
 def slower(layer):
     time.sleep(0.5)
-    return 1.0
+    return one(layer)
 
 def eats(layer):
-    import numpy as np
-    return float(np.ones(2**30)[0])
+    return np.ones(2**30)[0] * one(layer)
 
 def dies(layer):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +78,7 @@ def dies_once(layer):
     if not FLAG.exists():
         FLAG.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return 1.0
+    return one(layer)
 """
 
 
