@@ -20,11 +20,18 @@ from typing import Any
 from pipeline.config import schema as configs
 
 ROOT = "pipeline.training.loop"
+SourceFiles = tuple[tuple[str, Path], ...]  # name and file of each module
 
 
-def fingerprint(raw_config: Mapping[str, Any], data_digest: str) -> str:
-    """Return the SHA-256 of a resolved config's scientific part, the code it runs, and its data."""
-    parts = {"config": configs.digest(raw_config), "code": code_digest(raw_config), "data": data_digest}
+def fingerprint(raw_config: Mapping[str, Any], data_digest: str, code: str | None = None) -> str:
+    """Return the SHA-256 of a resolved config's scientific part, the code it runs, and its data.
+
+    Args:
+        raw_config: The resolved config.
+        data_digest: Digest of the data.
+        code: Digest of the code, if it is known.
+    """
+    parts = {"config": configs.digest(raw_config), "code": code or code_digest(raw_config), "data": data_digest}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -43,7 +50,12 @@ def cell_key(cell_id: str) -> str:
 
 def code_digest(raw_config: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the source of every module that training with this config imports."""
-    return source_digest(frozenset({ROOT, *targets(configs.scientific(raw_config))}))
+    return digest_of_files(code_files(raw_config))
+
+
+def code_files(raw_config: Mapping[str, Any]) -> SourceFiles:
+    """Return the files of every module that training with this config imports, by module name."""
+    return source_files(frozenset({ROOT, *targets(configs.scientific(raw_config))}))
 
 
 def targets(value: object) -> Iterator[str]:
@@ -59,13 +71,20 @@ def targets(value: object) -> Iterator[str]:
 
 
 @lru_cache(maxsize=64)
-def source_digest(roots: frozenset[str]) -> str:
-    """Return the SHA-256 of these modules and all they import.
+def source_files(roots: frozenset[str]) -> SourceFiles:
+    """Return the files of these modules and of all they import. The result is cached, see :func:`digest_of_files`."""
+    return tuple(sorted(modules(roots).items()))
 
-    The result is cached: a process keeps running the code that it imported, even if the files change.
+
+@lru_cache(maxsize=64)
+def digest_of_files(files: SourceFiles) -> str:
+    """Return the SHA-256 of modules and their sources.
+
+    The result is cached: a process keeps running the code that it imported, even if the files change. Files that have
+    the same digest import the same modules, so another process need not search for these again.
     """
     total = hashlib.sha256()
-    for name, path in sorted(modules(roots).items()):
+    for name, path in files:
         total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()
 

@@ -17,9 +17,9 @@ from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
 from pipeline.profiling import PROFILE
 from pipeline.reports.figures.profiles import run_plot
-from pipeline.reproducibility.environment import provenance
-from pipeline.reproducibility.fingerprint import code_digest
+from pipeline.reproducibility.environment import Provenance
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
+from pipeline.runs.job import CellJob
 from pipeline.runs.record_writer import RecordWriter
 from pipeline.tracking.artifact_parsers import parse_theory
 from pipeline.tracking.metrics import MetricLogger
@@ -27,18 +27,17 @@ from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, FIGURE_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.tracking.uri import redacted_config
 from pipeline.training.divergence import Divergence
-from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import tidy
 
 
-def log_origin(run_logger: RunLogger, raw_config: Mapping[str, Any], run: PreparedRun) -> None:
+def log_origin(run_logger: RunLogger, job: CellJob, origin: Provenance) -> None:
     """Log config, code, data, packages and machine: all that a reproduction needs."""
-    origin = provenance()
+    raw_config, run = job.raw_config, job.run
     run_logger.params(flat_params(raw_config) | {"layer_sizes": "-".join(map(str, run.sizes))})
     digests = {
         "config.sha256": configs.digest(raw_config),
         "data.sha256": run.facts.digest,
-        "code.sha256": code_digest(raw_config),
+        "code.sha256": job.code,
         "seed": str(run.config.seed),
     }
     run_logger.tags(origin.tags | digests)

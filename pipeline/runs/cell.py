@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.reproducibility.fingerprint import cell_key, code_digest, fingerprint_tags
+from pipeline.reproducibility.fingerprint import cell_key, digest_of_files, fingerprint_tags
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking import tags
@@ -52,7 +52,7 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
     Raises:
         ConfigError: The code has changed since the cell was prepared.
     """
-    if code_digest(job.raw_config) != job.code:
+    if digest_of_files(job.code_files) != job.code:
         raise ConfigError("the code has changed since the sweep began; start it again")
     runs = runs_of_cell(store, job.cell_id)
     action, run = choose_action(runs, options)

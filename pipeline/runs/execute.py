@@ -20,6 +20,7 @@ from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
 from pipeline.profiling import PROFILE
+from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import cell_key, fingerprint
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs import artifacts
@@ -113,10 +114,10 @@ class Execution:
         job, run_logger, is_resumed = self.job, self.run_logger, self.attempt.run_id is not None
         with PROFILE.activity("data"):
             data = self.run.data
-        if fingerprint(job.raw_config, data.digest) != job.cell_id:
+        if fingerprint(job.raw_config, data.digest, job.code) != job.cell_id:
             raise RuntimeError("code or data have changed since the sweep began; start it again")
         with self._as_current():
-            artifacts.log_origin(run_logger, job.raw_config, self.run)
+            artifacts.log_origin(run_logger, job, self.options.origin or provenance())
             log.info(
                 "layers %s, %d training examples, %d steps",
                 self.run.sizes,

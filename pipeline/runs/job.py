@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.config import schema
 from pipeline.config.schema import checkpoint_config
 from pipeline.profiling import PROFILE
-from pipeline.reproducibility.fingerprint import code_digest, fingerprint
+from pipeline.reproducibility.environment import Provenance
+from pipeline.reproducibility.fingerprint import SourceFiles, code_files, digest_of_files, fingerprint
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.limits import Limits
 from pipeline.tracking.uri import SUMMARY, MetricChoice
@@ -27,6 +28,7 @@ class CellJob:
         run: The config as objects, with its data.
         cell_id: Fingerprint of config, data and code.
         code: Digest of the code.
+        code_files: The files of the code.
         tags: Tags of its run.
     """
 
@@ -36,6 +38,7 @@ class CellJob:
     run: PreparedRun
     cell_id: str
     code: str
+    code_files: SourceFiles
     tags: Mapping[str, str]
 
 
@@ -50,6 +53,7 @@ class RunOptions:
         repeat: Resume interrupted runs only; start a new run for a cell that has ended.
         limits: Limits of each run.
         pruning: When to stop a run early; None for never.
+        origin: Code, packages and machine, as each run records them; None to find out for each process.
         metrics: The series that each run logs (``tracking.metrics``).
         figures: Whether each run logs its figure.
         keeps_records: Whether each result has all records, for an analysis of the steps in between.
@@ -61,6 +65,7 @@ class RunOptions:
     repeat: bool = False
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
     pruning: Pruning | None = None
+    origin: Provenance | None = None
     metrics: MetricChoice = SUMMARY
     figures: bool = True
     keeps_records: bool = False
@@ -106,4 +111,5 @@ def prepare_cell(
     run = prepare_run(config)
     checkpoint_config(raw_config)
     cell_id = fingerprint(raw_config, run.facts.digest)
-    return CellJob(name, swept, raw_config, run, cell_id, code_digest(raw_config), run_tags)
+    files = code_files(raw_config)
+    return CellJob(name, swept, raw_config, run, cell_id, digest_of_files(files), files, run_tags)

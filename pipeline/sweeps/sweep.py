@@ -7,9 +7,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from pipeline import signals
 from pipeline.analysis.summary import show
@@ -17,6 +18,7 @@ from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.errors import ConfigError, StoreError
 from pipeline.profiling import PROFILE
 from pipeline.progress import Bars, bars
+from pipeline.reproducibility.environment import provenance
 from pipeline.runs.cell import CellAction, CellResult, close_stale_runs
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
@@ -227,6 +229,8 @@ def choose_executor(jobs: int, tracking: TrackingConfig, store: Store, options: 
     """Return an executor for this number of jobs at a time."""
     if jobs == 1:
         return SerialExecutor(store, options, progress)
+    with threadpool_limits(1):  # as in the processes
+        options = replace(options, origin=provenance())
     return ProcessExecutor(jobs, tracking, store, options, progress)
 
 

@@ -59,7 +59,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def digest(probes: object) -> str:
-    fingerprint.source_digest.cache_clear()
+    fingerprint.source_files.cache_clear()
+    fingerprint.digest_of_files.cache_clear()
     return fingerprint.code_digest({"probes": probes})
 
 
