@@ -257,6 +257,9 @@ def profile(arguments: Sequence[str]) -> int:
     """Run a command, and print where its time went."""
     from pipeline.profiling import PROFILE
 
+    if arguments and arguments[0] in ("-h", "--help"):
+        print_lines([click.get_current_context().get_help()])
+        return 0
     if not arguments or arguments[0] not in commands.commands:
         name, allowed = arguments[0] if arguments else "", ", ".join(sorted(commands.commands))
         raise ConfigError(f"COMMAND={name}: allowed: {allowed}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.table import Table
 
 from pipeline.config.changes import config_changes
@@ -251,6 +252,7 @@ def compare_trajectories(a: ReplayRun, b: ReplayRun, pairs: Pairs) -> Trajectory
     last_steps = [_last_step(run) for run in (a, b)]
     if last_steps[0] != last_steps[1]:
         notes.append(f"A ends at step {last_steps[0]}, B at step {last_steps[1]}")
+        common = _without_last_test_scores(common[0], last_steps), _without_last_test_scores(common[1], last_steps)
     if not steps and common[0].empty:
         notes.append("the runs have no record and no step of the chain in common")
     delta = record_series(*common, "delta_rms")
@@ -264,6 +266,12 @@ def compare_trajectories(a: ReplayRun, b: ReplayRun, pairs: Pairs) -> Trajectory
         bool(a.integrity_errors or b.integrity_errors),
         tuple(growth),
     )
+
+
+def _without_last_test_scores(records: pd.DataFrame, last_steps: Sequence[int]) -> pd.DataFrame:
+    """Leave out the test scores at the shorter run's last step: only there do they cover the whole test set."""
+    is_last_score = records["probe"].str.endswith("/test") & (records["step"] == min(last_steps))
+    return records[~is_last_score].reset_index(drop=True)
 
 
 def _last_step(run: ReplayRun) -> int:

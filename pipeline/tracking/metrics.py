@@ -243,7 +243,7 @@ class MetricLogger:
         bare = seconds.get("step", 0.0)
         if bare <= 0:
             return
-        shares = {name: spent / bare for name, spent in seconds.items() if name != "step"}
+        shares = {name: spent / bare for name, spent in seconds.items() if name not in ("step", "initialise")}
         probes = sum(share for name, share in shares.items() if name not in ACTIVITIES)
         self.metric(f"{OVERHEAD}all_probes", probes, step)
         log.info("steps took %.3g s; on top of that, in %% of it: probes %.1f", bare, 100 * probes)

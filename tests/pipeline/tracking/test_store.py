@@ -46,7 +46,7 @@ def test_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
     assert summary.data.metrics["cells_finished"] == 2
     assert "| sigmoid |" in summary.data.tags["mlflow.note.content"]
     names = {a.path for a in opened(folder).client.list_artifacts(summary.info.run_id)}
-    assert names == {"sweep.csv", "sweep.png", "profiles.png"}
+    assert names == {"sweep.csv", "sweep.png", "profiles.png", "sweep.log"}
     assert all(r.info.run_id[:8] in printed for r in cells)
     key = cells[0].data.tags["sweep"]
     assert f"viewStateShareKey={key}" in printed

@@ -286,7 +286,8 @@ def test_timer_accounts_for_all_time() -> None:
     seconds = timer.seconds
     assert sum(seconds.values()) == clock.now
     assert seconds == {
-        "step": 0.5 + len(steps),
+        "initialise": 0.5,
+        "step": len(steps),
         "own": 3000 * len(steps),
         "watch": 10**6 + 3000 * len(steps),  # the last steps, here all, are replayed and measured
         "tracking": 0.25 * count,
