@@ -26,7 +26,7 @@ from pipeline.sweeps.executor import Stack
 from pipeline.training.prepare import PreparedRun, blocks_of
 from pipeline.training.trainer import is_stackable
 
-STACK_BYTES = 24 * 2**20  # arrays of a training step; `python -m benchmarks.sweep --rows stack_size` measures other sizes
+STACK_BYTES = 24 * 2**20  # of a training step; `python -m benchmarks.sweep --rows stack_size` measures other sizes
 MOST_CELLS = 64  # a stack that fails is repeated cell by cell
 FREE_KEYS = ("seed", "init", "data", "optimizer", "schedule", "probe_schedules", "evaluation", "epochs", "steps")
 
