@@ -207,5 +207,6 @@ class RunLogger:
             notify(f"run {self.run_id} could not be closed as {status} ({refusal})")
             complete = False
         self._ended = True
-        self._files.cleanup()
+        if complete:
+            self._files.cleanup()
         return complete

@@ -156,7 +156,7 @@ def test_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not _running(tmp_path):
             time.sleep(0.3)
-        time.sleep(1)
+        time.sleep(3)  # until it trains
         process.send_signal(how)
         code = process.wait(timeout=20)
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
@@ -173,7 +173,7 @@ def _running(folder: Path) -> bool:
         return False
     try:
         with sqlite3.connect(folder / "store.db") as database:
-            return bool(database.execute("select count(*) from params").fetchone()[0])
+            return bool(database.execute("select count(*) from runs").fetchone()[0])
     except sqlite3.Error:
         return False
 
