@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 METRIC_BATCH, NAMED_BATCH = 1000, 100  # MLflow's limits for one log_batch call: of all, of params, of tags
+TAG_LENGTH, CUT = 8000, "\n\n… cut: the files of this run have all of it"
 BUSY_MILLISECONDS = 500  # short, so that our retry reports the lock and Ctrl-C is heard
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -54,6 +55,11 @@ def _shorten_busy_timeout(
     return statement, parameters
 
 
+def within_limit(value: str) -> str:
+    """Return a tag's value, cut to the length that MLflow accepts; the cut is marked."""
+    return value if len(value) <= TAG_LENGTH else value[: TAG_LENGTH - len(CUT)] + CUT
+
+
 class Client:
     """An MLflow client that retries every call. All calls made through it must be idempotent.
 
@@ -83,7 +89,10 @@ class Client:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
-        named = [Param(key, value) for key, value in params.items()], [RunTag(k, v) for k, v in tags.items()]
+        named = (
+            [Param(key, value) for key, value in params.items()],
+            [RunTag(k, within_limit(v)) for k, v in tags.items()],
+        )
         while metrics or any(named):
             some_params, some_tags = (items[:NAMED_BATCH] for items in named)
             some_metrics = metrics[: METRIC_BATCH - len(some_params) - len(some_tags)]

@@ -20,7 +20,7 @@ from pipeline import signals
 from pipeline.errors import ConfigError, StoreError
 from pipeline.profiling import IMPORTS, PROFILE
 from pipeline.tracking import chart_view
-from pipeline.tracking.client import Client, check_reachable, load_mlflow
+from pipeline.tracking.client import Client, check_reachable, load_mlflow, within_limit
 from pipeline.tracking.database import create_database, creation_lock
 from pipeline.tracking.retry import RetryPolicy, seconds
 from pipeline.tracking.run_logger import LEAVING, MonotonicTimestamps, wall_clock
@@ -111,7 +111,7 @@ class Store:
         """
         attempt, bare = f"mlflow.attempt.{uuid.uuid4().hex}", self.client.bare
         clock = MonotonicTimestamps(max(wall_clock() if start_time is None else start_time, not_before or 0))
-        all_tags = {k: str(v) for k, v in tags.items()} | {attempt: "1"}
+        all_tags = {k: within_limit(str(v)) for k, v in tags.items()} | {attempt: "1"}
 
         def create() -> str:
             run = bare.create_run(self.experiment_id, start_time=clock.start, run_name=name, tags=all_tags)

@@ -163,6 +163,19 @@ def test_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals
     assert [r.info.status for r in runs(tmp_path)] == ["KILLED"]
 
 
+def test_long_tags_are_cut_and_marked(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    log = store.start("long", {"first": "x" * 9000})
+    log.tags({"mlflow.note.content": "y" * 8001, "just": "z" * 8000})
+    assert log.end("FINISHED")
+    tags = store.find(log.run_id).data.tags
+    assert tags["just"] == "z" * 8000
+    for key, letter in (("first", "x"), ("mlflow.note.content", "y")):
+        assert len(tags[key]) == 8000
+        assert tags[key].startswith(letter * 7900)
+        assert tags[key].endswith("… cut: the files of this run have all of it")
+
+
 def restore_ctrl_c() -> None:
     """Let a child process hear Ctrl-C, which the child of a shell's background job ignores."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
