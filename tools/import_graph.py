@@ -33,11 +33,11 @@ HOUSE = {  # from the top down: each imports only what stands below it
     "training": "config → records; a pure function",
     "config": "Hydra → plain data → typed objects",
     "data": "sources, split, batching",
-    "shared": "errors, paths, profiling, progress, signals",
+    "shared": "caching, errors, paths, profiling, progress, signals",
     "engine": "the mathematics: NumPy only",
 }
 ROW = {name: row for row, name in enumerate(HOUSE)}
-SHARED = {"errors", "paths", "profiling", "progress", "signals"}
+SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals"}
 FOUNDATION = ("shared", "engine")  # imported by almost all: their arrows run on the left
 
 WIDTH, HEIGHT, PITCH = 4.4, 0.7, 1.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from engine.activations import Activation, Elementwise
 from engine.arrays import Array
 from engine.theory import Profile, profile
+from pipeline.caching import cached
 from pipeline.training.prepare import PreparedRun
 
 EXAMPLES = 200  # training examples that the prediction averages over
@@ -93,14 +93,10 @@ def _profile(
     squares: Array,
 ) -> Profile:
     """Return the profile. The last ones are cached: they take longer than a short run."""
-    arguments = tuple(sizes), tuple(sigmas), tuple(weights), tuple(biases), tuple(squares.tolist())
-    try:
-        return _cached_profile(*arguments)
-    except TypeError:  # a user's activation may not be hashable
-        return _cached_profile.__wrapped__(*arguments)
+    return _cached_profile(tuple(sizes), tuple(sigmas), tuple(weights), tuple(biases), tuple(squares.tolist()))
 
 
-@lru_cache(maxsize=256)
+@cached(maxsize=256)
 def _cached_profile(
     sizes: tuple[int, ...],
     sigmas: tuple[Activation, ...],

@@ -11,13 +11,13 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from engine.blocks import flatten
 from engine.probes import traits_of
+from pipeline.caching import cached
 from pipeline.config.schedules import Schedule, TrainingLength
 from pipeline.config.schema import Config, scientific
 from pipeline.data.batching import Batching
@@ -105,8 +105,8 @@ def stack_key(job: CellJob) -> str:
         run.sizes,
         run.length.last_step,
         run.facts.classes is None,
-        _batch_sizes_of(config.batching, run.facts.train_examples),
-        {name: _steps(schedule, run.length) for name, schedule in schedules.items()},
+        _batch_sizes(config.batching, run.facts.train_examples),
+        {name: _digest_of_steps(schedule, run.length) for name, schedule in schedules.items()},
         _optimizer_terms(config, job.raw_config["optimizer"]),
     ]
     if any(traits_of(probe).of_step for probe in config.probes.values()):  # such a probe may pass over these examples
@@ -126,27 +126,12 @@ def _optimizer_terms(config: Config, raw_optimizer: Mapping[str, Any]) -> Any:
     return terms
 
 
-def _steps(schedule: Schedule, length: TrainingLength) -> str:
-    """Return a digest of the scheduled steps."""
-    try:
-        return _digest_of_steps(schedule, length)
-    except TypeError:  # a schedule that holds a list has no hash
-        return _digest_of_steps.__wrapped__(schedule, length)
-
-
-@lru_cache(maxsize=1000)
+@cached(maxsize=1000)
 def _digest_of_steps(schedule: Schedule, length: TrainingLength) -> str:
     return hashlib.sha256(np.array(schedule.steps(length), dtype=np.int64).tobytes()).hexdigest()
 
 
-def _batch_sizes_of(batching: Batching, train_count: int) -> tuple[int, ...]:
-    try:
-        return _batch_sizes(batching, train_count)
-    except TypeError:  # a user's batching may not be hashable
-        return _batch_sizes.__wrapped__(batching, train_count)
-
-
-@lru_cache(maxsize=1000)
+@cached(maxsize=1000)
 def _batch_sizes(batching: Batching, train_count: int) -> tuple[int, ...]:
     """Return the size of each batch of an epoch; one number if all are equal."""
     batches = batching.batches(train_count, np.random.default_rng(0))

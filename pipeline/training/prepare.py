@@ -14,6 +14,7 @@ from engine.activations import Activation
 from engine.blocks import Block
 from engine.initializers import initialize
 from engine.network import Network
+from pipeline.caching import cached
 from pipeline.config.architecture import Architecture
 from pipeline.config.instantiate import OWN_PACKAGES as OWN_PACKAGES
 from pipeline.config.schedules import TrainingLength
@@ -176,16 +177,11 @@ def _initialised(blocks: list[Block], init: Init, dtype: str, generators: list[n
 def _check_initial_values(run: PreparedRun) -> None:
     """Build one replicate. Its shapes do not depend on the seed, so cells that differ elsewhere share the check."""
     config, layers = run.config, len(run.sizes) - 1
-    arguments = config.architecture, config.init, tuple(run.sizes), tuple(config.activations(layers)), config.dtype
-    try:
-        hash(arguments)
-    except TypeError:  # a part of the user's own that is not frozen
-        _check_one_replicate.__wrapped__(*arguments)
-    else:
-        _check_one_replicate(*arguments)
+    sigmas = tuple(config.activations(layers))
+    _check_one_replicate(config.architecture, config.init, tuple(run.sizes), sigmas, config.dtype)
 
 
-@lru_cache(maxsize=256)
+@cached(maxsize=256)
 def _check_one_replicate(
     architecture: Architecture, init: Init, sizes: Sequence[int], activations: Sequence[Activation], dtype: str
 ) -> None:
