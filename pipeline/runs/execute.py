@@ -41,6 +41,7 @@ from pipeline.training.trainer import TrainingState
 
 log = logging.getLogger("gradvitals")
 log.setLevel(logging.INFO)
+log.addHandler(logging.NullHandler())  # what no run.log takes is not printed
 
 
 CURRENT_RUN: ContextVar[str | None] = ContextVar("current_run", default=None)  # whose messages are logged
@@ -91,6 +92,7 @@ class Execution:
                 signals.acknowledge()
             self.abandon(is_interrupted)
         self._open.close()
+        self.run_logger.discard()
 
     def abandon(self, hurry: bool = False) -> None:
         """Close the run as KILLED: the next attempt resumes it.

@@ -99,7 +99,7 @@ class RunLogger:
             with contextlib.suppress(Exception):  # the exception of the block matters more
                 self.end("KILLED" if interrupted else "FAILED", hurry=interrupted)
         finally:
-            self._files.cleanup()
+            self.discard()
 
     @cached_property
     def _files(self) -> tempfile.TemporaryDirectory[str]:
@@ -144,6 +144,10 @@ class RunLogger:
             del self._buffer[: len(points)]
             self._params = {k: v for k, v in self._params.items() if k not in params}
             self._tags = {k: v for k, v in self._tags.items() if tags.get(k) != v}
+
+    def discard(self) -> None:
+        """Remove the run's folder. Files that were not sent are lost."""
+        self._files.cleanup()
 
     def send(self) -> None:
         """Send everything: the buffer, and the files of the run's folder.
@@ -208,5 +212,5 @@ class RunLogger:
             complete = False
         self._ended = True
         if complete:
-            self._files.cleanup()
+            self.discard()
         return complete

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +21,13 @@ from support.commands import Shown, invoke, sweep_command
 from support.configs import config, raw_config
 from support.examples import examples
 from support.stores import assert_same as assert_same_content
-from support.stores import content, opened, uri
+from support.stores import content, empty, opened, uri
 
 from engine.arrays import Array
 from engine.network import Network
 from engine.optimizers import SGD
 from pipeline.config.schedules import Every
+from pipeline.paths import PROJECT
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs.job import CellJob, prepare_cell
 from pipeline.sweeps.stacks import MOST_CELLS, plan_stacks, stack_key, stack_size
@@ -305,3 +310,21 @@ def test_failed_stack_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.Mon
     assert "RUNNING" not in {run.info.status for run in runs}
     log = download(opened(tmp_path / "store"), runs[0].info.run_id, "run.log", tmp_path).read_text()
     assert "the stack failed; its cells are repeated one by one" in log
+
+
+def test_interrupted_stack_leaves_no_folder_and_prints_nothing_of_its_runs(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pipeline", "sweep", "--jobs", "2", *SMALL[:2], "epochs=null", "steps=1000000"]
+    command += ["seed=0,1", "optimizer.learning_rate=0.1,0.2,0.3", f"tracking.uri={empty(uri(tmp_path))}"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not list(temporary.glob("gradvitals-run-*")):
+            time.sleep(0.2)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert errors == ""
+    assert not list(temporary.glob("gradvitals-run-*"))
