@@ -57,15 +57,20 @@ class Problem:
         initialize(network, self.config.init.weights, self.config.init.biases, rngs)
         return network
 
-    def batch(self) -> tuple[Array, Array]:
-        """Return x and y as the pipeline passes them: columns are examples, and x is a transposed view of rows."""
-        y = np.eye(self.net.sizes[-1], dtype=self.dtype)[self.labels]
-        return self.rows[None].mT, np.ascontiguousarray(y.T)[None]
+    def batch(self, networks: int = 1) -> tuple[Array, Array]:
+        """Return x and y as the pipeline passes them: columns are examples, and x is a transposed view of rows.
+
+        Args:
+            networks: The number of networks; each has its own copy.
+        """
+        y = np.ascontiguousarray(np.eye(self.net.sizes[-1], dtype=self.dtype)[self.labels].T)
+        return np.repeat(self.rows[None], networks, axis=0).mT, np.repeat(y[None], networks, axis=0)
 
 
-def our_step(problem: Problem) -> Step:
-    """Return the engine's step: forward, backward, SGD update and ‖∂C/∂W‖ of every layer."""
-    network, (x, y), cost, optimizer = problem.network(), problem.batch(), problem.config.cost, problem.config.optimizer
+def our_step(problem: Problem, networks: int = 1) -> Step:
+    """Return the engine's step of a stack: forward, backward, SGD update and ‖∂C/∂W‖ of every layer."""
+    network, (x, y) = problem.network(networks), problem.batch(networks)
+    cost, optimizer = problem.config.cost, problem.config.optimizer
     velocity = optimizer.start(network)
 
     def step() -> list[Array]:

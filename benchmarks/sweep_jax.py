@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peer
-from benchmarks.contenders import Problem
+from benchmarks.contenders import Problem, our_step
 from benchmarks.nets import DTYPES, NETS, Net
 from benchmarks.sweep_page import BrokenError, Goal, Outcome, UnavailableError, markdown_table
 from benchmarks.timing import Step, Times, interleaved
-from engine.arrays import Array, norm
+from engine.arrays import Array
 
 NETWORKS = 32
 SMALL = NETS[:3]  # the networks with a goal
@@ -48,28 +48,6 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def our_stack_step(problem: Problem, networks: int) -> Step:
-    """Return the engine's step of a stack: forward, backward, SGD update and ‖∂C/∂W‖ of every layer.
-
-    Args:
-        problem: The network and the batch; each network has its own copy of the batch.
-        networks: The number of networks.
-    """
-    network, cost, optimizer = problem.network(networks), problem.config.cost, problem.config.optimizer
-    x, y = (np.repeat(v.mT, networks, axis=0).mT for v in problem.batch())
-    velocity = optimizer.start(network)
-
-    def step() -> list[Array]:
-        network.forward(x)
-        network.backward(y, cost)
-        norms = [norm(layer.dW) for layer in network.layers]
-        optimizer.propose(network, velocity, 0, 1)
-        network.theta += network.update
-        return norms
-
-    return step
-
-
 @dataclass(frozen=True)
 class JaxStack:
     """JAX's training of a stack.
@@ -86,7 +64,7 @@ class JaxStack:
 
 
 def jax_stack(problem: Problem, networks: int, steps: int) -> JaxStack:
-    """Compile the training of a stack: the same steps as :func:`our_stack_step`.
+    """Compile the training of a stack: the same steps as :func:`benchmarks.contenders.our_step`.
 
     Args:
         problem: The network and the batch.
@@ -151,7 +129,7 @@ def time_net(net: Net, dtype: str, networks: int, seconds: float, rounds: int) -
     problem = Problem.of(net, dtype)
     compiled = jax_stack(problem, networks, steps_of_call(net, networks))
     _require_same_gradients(problem, networks, compiled)
-    sides: dict[str, Step] = {OURS: our_stack_step(problem, networks), JAX: compiled.train}
+    sides: dict[str, Step] = {OURS: our_step(problem, networks), JAX: compiled.train}
     divisors = {OURS: networks, JAX: networks * compiled.steps, PYTORCH: 1}
     if peer.version():
         sides[PYTORCH] = peer.fastest_peer_step(problem, seconds / 4, peer.WAYS if rounds > 1 else peer.WAYS[:1])[1]

@@ -261,8 +261,8 @@ def profile(arguments: Sequence[str]) -> int:
         print_lines([click.get_current_context().get_help()])
         return 0
     if not arguments or arguments[0] not in commands.commands:
-        name, allowed = arguments[0] if arguments else "", ", ".join(sorted(commands.commands))
-        raise ConfigError(f"COMMAND={name}: allowed: {allowed}")
+        problem = f"COMMAND={arguments[0]}: no such command" if arguments else "COMMAND is missing"
+        raise ConfigError(f"{problem}; allowed: {', '.join(sorted(commands.commands))}")
     code = main(arguments)
     console().print(PROFILE.table())
     return code

@@ -1,7 +1,7 @@
 """Where the time of a command goes: each second is charged to one activity.
 
 Activities nest: while an inner one runs, the outer one is not charged. What no activity claims, from the first line of
-the program on, is "imports" until the command begins and "other" after it.
+the program on, is "imports" until the first activity and "other" after it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Profile:
         self.seconds: dict[str, float] = {}
         self.of_workers: dict[str, float] = {}
         self._current, self._since = activity, self._clock()
+        self._is_starting = activity == IMPORTS
 
     def _switch(self, activity: str) -> str:
         now, before = self._clock(), self._current
@@ -53,14 +54,12 @@ class Profile:
         self._current, self._since = activity, now
         return before
 
-    def begin_command(self) -> None:
-        """Mark the end of the imports, once."""
-        if self._current == IMPORTS:
-            self._switch(OTHER)
-
     @contextmanager
     def activity(self, name: str) -> Iterator[None]:
-        """Charge the time of a block to an activity."""
+        """Charge the time of a block to an activity. The first one ends the imports of the program."""
+        if self._is_starting:
+            self._switch(OTHER)
+            self._is_starting = False
         outer = self._switch(name)
         try:
             yield

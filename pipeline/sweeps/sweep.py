@@ -162,7 +162,6 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     Raises:
         ConfigError: A mistake in any cell, before the first one runs.
     """
-    PROFILE.begin_command()
     with PROFILE.activity("compose"):
         cells = compose_sweep(overrides, config_dir)
     with PROFILE.activity("check"):
@@ -198,7 +197,6 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
     Raises:
         ConfigError: A mistake in the config, before anything is written.
     """
-    PROFILE.begin_command()
     with PROFILE.activity("compose"):
         raw_config = compose_run(overrides, config_dir)
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))

@@ -131,7 +131,7 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
     probes, comparing = _schedulers(cells[0].run, trainer.step)
     timer.mark("initialise")
     for step in range(trainer.step, length.last_step + 1):
-        kept = [place for place, member in enumerate(members) if not member.has_ended]
+        kept = [place for place, member in enumerate(members) if not member.has_ended()]
         if not kept:
             return
         if len(kept) < len(members):
@@ -178,9 +178,8 @@ class _Member:
         self.monitor = DivergenceMonitor(cell.run, cell.start, cell.callbacks.on_trace)
         self._stops = cell.run.config.divergence.stop
 
-    @property
     def has_ended(self) -> bool:
-        """Whether the training of the cell is to end before the next step."""
+        """Return whether the training of the cell is to end before the next step."""
         return (self._stops and not self.monitor.active) or self.callbacks.is_stopped()
 
 
@@ -211,7 +210,9 @@ def _observe(step: int, members: Sequence[_Member], trainer: Trainer) -> bool:
         observer = member.callbacks.observer
         if observer is not None and observer.due(step):
             is_due = True
-            observer.on_step(step, trainer.cell_network(cell), trainer.rows_of(cell))
+            network = trainer.cell_network(cell)
+            network.grad[...] = trainer.network.grad[cell]
+            observer.on_step(step, network, trainer.rows_of(cell))
     return is_due
 
 

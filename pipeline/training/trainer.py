@@ -203,10 +203,9 @@ class Trainer:
         ]
 
     def cell_network(self, cell: int) -> Network:
-        """Return a network [R] with copies of θ, ∇C and state of one cell. The next call overwrites it."""
-        network, stack = self._cell_network, self.network
-        network.theta[...], network.grad[...] = stack.theta[cell], stack.grad[cell]
-        state = stack.state()
+        """Return a network [R] with copies of θ and the state of one cell. The next call overwrites it."""
+        network, state = self._cell_network, self.network.state()
+        network.theta[...] = self.network.theta[cell]
         for name, array in network.state().items():
             array[...] = state[name][cell]
         return network

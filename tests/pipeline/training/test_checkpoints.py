@@ -130,6 +130,7 @@ def test_hash_chain_covers_the_parameters_of_every_block() -> None:
     def heads(change: float) -> list[str]:
         chain, trainer = HashChain(run, At((0,)), ends=False), first_step(run)
         network = trainer.cell_network(0)
+        network.grad[...] = trainer.network.grad[0]
         network.theta[:, -1 - network.output.n_out - 6] += change  # no W or b of a layer
         chain.on_step(0, network, trainer.rows_of(0))
         return chain.heads
