@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import track
 from pipeline.reports.figures.style import run_colours
 from pipeline.runs.job import CellJob, prepare_cell
-from pipeline.tracking.metrics import check_listed_probes
+from pipeline.tracking.metric_names import check_listed_probes
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.tags import SWEEP_TAG
 from pipeline.tracking.uri import TrackingConfig, redact

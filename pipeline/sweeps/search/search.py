@@ -33,7 +33,7 @@ from pipeline.sweeps.search.study import Result, Study, result_of
 from pipeline.sweeps.search.summary import count_trials, log_search_summary, search_links, trial_table
 from pipeline.sweeps.sweep import choose_executor, open_store, report_interruption
 from pipeline.tracking.locks import RunLocks
-from pipeline.tracking.metrics import check_metric
+from pipeline.tracking.metric_names import check_metric
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store

@@ -20,15 +20,8 @@ from pipeline.paths import PROJECT
 from pipeline.reproducibility.fingerprint import fingerprint
 from pipeline.sweeps.plan import tracking_of
 from pipeline.sweeps.sweep import SweepOptions
-from pipeline.tracking.metrics import (
-    SERIES,
-    WORST,
-    MetricLogger,
-    check_metric,
-    layer_mean,
-    metric_names,
-    worst,
-)
+from pipeline.tracking.metric_names import SERIES, WORST, check_metric, metric_names
+from pipeline.tracking.metrics import MetricLogger, layer_mean, worst
 from pipeline.tracking.run_logger import RunLogger
 from pipeline.tracking.uri import MOST_FIGURES, MetricChoice, TrackingConfig
 from pipeline.training.divergence import Divergence
@@ -45,7 +38,7 @@ CHOICES: list[MetricChoice] = ["summary", "all", ("z_mean_square", "dead_fractio
 class NullClient:
     """A store that accepts everything."""
 
-    def log_points(self, *_: Any) -> None:
+    def log(self, *_: Any) -> None:
         """Do nothing."""
 
 
