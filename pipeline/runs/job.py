@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ class CellJob:
     code: str
     code_files: SourceFiles
     tags: Mapping[str, str]
+
+
+Stack = Sequence[CellJob]  # cells that train together
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from pipeline.profiling import PROFILE, STEPS
 from pipeline.progress import Bars
 from pipeline.runs.cell import CellResult, CellTask, decide
 from pipeline.runs.execute import Execution
-from pipeline.runs.job import CellJob, RunOptions
+from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.runs.limits import Limits, enforce_limits
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.store import Store
@@ -27,7 +27,7 @@ Results = Iterator[tuple[CellJob, CellResult | None]]
 log = logging.getLogger("gradvitals")
 
 
-def run_stack(stack: Sequence[CellJob], store: Store, options: RunOptions, bars: Bars) -> Results:
+def run_stack(stack: Stack, store: Store, options: RunOptions, bars: Bars) -> Results:
     """Yield each cell with its result; train those together that have none and start at the same step.
 
     A stack that fails, or exceeds its limits, is repeated cell by cell, so that only the cell at fault fails. The

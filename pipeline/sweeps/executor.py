@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
@@ -31,7 +31,7 @@ from pipeline.profiling import OTHER, PROFILE, WAITING
 from pipeline.progress import Bars, bars
 from pipeline.runs.artifacts import remove_checkpoints
 from pipeline.runs.cell import CellResult, close_stale_runs, runs_of_cell
-from pipeline.runs.job import CellJob, RunOptions
+from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import ignore_store_errors
@@ -44,7 +44,6 @@ WATCHDOG_EXIT_CODE = 1
 PROCESS_NAME = "gradvitals-cell"
 STDERR = 2  # file descriptor
 
-Stack = Sequence[CellJob]  # cells that train together
 Results = Generator[tuple[CellJob, CellResult], None, None]
 messages = logging.getLogger("gradvitals.user")
 _context = multiprocessing.get_context("forkserver")

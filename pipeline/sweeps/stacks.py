@@ -21,8 +21,7 @@ from pipeline.caching import cached
 from pipeline.config.schedules import Schedule, TrainingLength
 from pipeline.config.schema import Config, scientific
 from pipeline.data.batching import Batching
-from pipeline.runs.job import CellJob
-from pipeline.sweeps.executor import Stack
+from pipeline.runs.job import CellJob, Stack
 from pipeline.training.prepare import PreparedRun, blocks_of
 from pipeline.training.trainer import is_stackable
 

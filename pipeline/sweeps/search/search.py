@@ -23,10 +23,9 @@ from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
 from pipeline.progress import bars
 from pipeline.runs.cell import CellResult
-from pipeline.runs.job import CellJob, RunOptions, prepare_cell
+from pipeline.runs.job import CellJob, RunOptions, Stack, prepare_cell
 from pipeline.runs.limits import Limits
 from pipeline.runs.stack import run_stack
-from pipeline.sweeps.executor import Stack
 from pipeline.sweeps.plan import source_tags, tracking_of
 from pipeline.sweeps.search.space import SearchConfig, short, text
 from pipeline.sweeps.search.study import Result, Study, result_of
