@@ -13,8 +13,7 @@ import numpy as np
 from benchmarks.sweep_commands import FASHION, FULL_GRID, QUICK_GRID, require_fashion_mnist
 from benchmarks.sweep_page import Goal, Outcome, markdown_table
 from pipeline.config.compose import compose_sweep
-from pipeline.runs.job import CellJob
-from pipeline.sweeps.executor import Stack
+from pipeline.runs.job import CellJob, Stack
 from pipeline.sweeps.plan import prepare_cells
 from pipeline.sweeps.stacks import MOST_CELLS, STACK_BYTES, bytes_of_cell, describe_stacks, plan_stacks, stack_size
 from pipeline.training.loop import StackCell, train_stack
