@@ -6,7 +6,9 @@ Two things reach stderr from elsewhere: progress bars (``pipeline/progress.py``)
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import logging
 import os
 import signal
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.uri import TrackingConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+atexit.register(gc.freeze)  # or Python searches all libraries for garbage while it ends, for more than a second
 
 
 def main(argv: Sequence[str] | None = None) -> int:

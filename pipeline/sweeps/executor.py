@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -43,17 +44,29 @@ PAUSE = 0.5  # seconds between two queries of a cell that another process works 
 WATCHDOG_EXIT_CODE = 1
 PROCESS_NAME = "gradvitals-cell"
 STDERR = 2  # file descriptor
+LONGEST_SOCKET_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # characters
 
 Results = Generator[tuple[CellJob, CellResult], None, None]
 messages = logging.getLogger("gradvitals.user")
 _context = multiprocessing.get_context("forkserver")
-# The fork server imports once what takes seconds.
-_context.set_forkserver_preload(["pipeline.runs.stack", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+_context.set_forkserver_preload(["pipeline.sweeps.preload"])
 
 
 def start_server() -> None:
-    """Start the server that forks processes. It imports for seconds, so it starts before the driver needs it."""
-    forkserver.ensure_running()
+    """Start the server that forks processes. It imports for seconds, so it starts before the driver needs it.
+
+    The address of its socket is a file in the folder for temporary files. An address has room for 107 characters; a
+    folder of a longer name, as clusters give, is replaced by ``/tmp``.
+    """
+    chosen = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER:
+        tempfile.tempdir = "/tmp"  # noqa: S108 (multiprocessing makes a folder in it that is the user's own)
+    try:
+        forkserver.ensure_running()
+    except OSError as refused:
+        raise ConfigError(f"JOBS: no process can be started ({refused}); allowed: JOBS=1") from refused
+    finally:
+        tempfile.tempdir = chosen
 
 
 class RunStack(Protocol):
@@ -165,6 +178,7 @@ class ProcessExecutor:
             yield from self._map(run, stacks, shared)
 
     def _map(self, run: RunStack, stacks: Iterable[Stack | None], shared: SharedData) -> Results:
+        start_server()
         backlog, deaths = _Backlog(stacks), Counter[str]()
         running: dict[Future[Any], tuple[Stack, float]] = {}
         try:
@@ -181,6 +195,9 @@ class ProcessExecutor:
                     for job, result in self._results(future, stack, start_time, deaths, backlog):
                         self.bars.advance()
                         yield job, result
+        except (SystemExit, KeyboardInterrupt):
+            signals.acknowledge()  # nothing more interrupts the end of the processes
+            raise
         finally:
             self._end(running)
 

@@ -175,10 +175,13 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     done: dict[int, CellResult] = {}  # by the job's number
     numbers = {id(job): number for number, job in enumerate(plan.jobs)}
     total = len(plan.jobs)
-    with bars(total, options.quiet) as progress, report_interruption(lambda: len(done), total, "runs"):
+    with bars(total, options.quiet) as progress:
         run_options = options.run_options(plan.tracking, total)
         executor = choose_executor(processes, plan.tracking, store, run_options, progress)
-        with closing(executor.map(run_stack, stacks)) as finished:
+        with (
+            closing(executor.map(run_stack, stacks)) as finished,
+            report_interruption(lambda: len(done), total, "runs"),  # before the processes end
+        ):
             for job, outcome in finished:
                 done[numbers[id(job)]] = outcome
                 _report(job, outcome)
