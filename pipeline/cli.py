@@ -130,9 +130,9 @@ def commands() -> None:
 
 def console() -> Console:
     """Return the console that results are printed to."""
-    from rich.console import Console
+    from pipeline.progress import plain_console
 
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return plain_console(width=None if sys.stdout.isatty() else 160)
 
 
 def quiet() -> bool:
@@ -283,6 +283,20 @@ def show_config(overrides: Sequence[str], config_dir: str | None) -> int:
     raw_config = compose_run(overrides, config_dir)
     build(raw_config)
     yaml.safe_dump(raw_config, sys.stdout, sort_keys=False)
+    return 0
+
+
+@commands.command()
+@composes
+def data(overrides: Sequence[str], config_dir: str | None) -> int:
+    """Print what a run would be trained and tested on: rows, columns and classes."""
+    from pipeline.config.compose import compose_run
+    from pipeline.config.schema import build
+    from pipeline.training.prepare import load_facts
+
+    config = build(compose_run(overrides, config_dir))
+    facts = load_facts(config.data, config.seed, config.replicates, config.dtype)
+    print_lines(facts.description.lines() if facts.description is not None else [])
     return 0
 
 

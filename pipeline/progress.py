@@ -1,10 +1,10 @@
-"""Progress bars on a terminal; no output elsewhere. Bars are written to stderr."""
+"""The console, and progress bars on a terminal; no bars elsewhere. Bars are written to stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,6 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 OnStep = Callable[[int], None]
 Item = TypeVar("Item")
 FEW = 50  # items that are checked faster than a bar can be read
+
+
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints every text as it is: square brackets are no markup, ``:name:`` is no emoji.
+
+    Args:
+        options: Other options of the console.
+    """
+    return Console(markup=False, emoji=False, **options)
 
 
 class Bars:
@@ -85,9 +94,9 @@ def track(items: Sequence[Item], name: str, quiet: bool) -> Iterator[Iterable[It
 
 
 def _display(quiet: bool) -> Progress:
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

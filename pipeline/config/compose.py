@@ -116,7 +116,8 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
             search_path += OmegaConf.to_container(OmegaConf.create(text.split("=", 1)[1]))  # type: ignore[arg-type]
         else:
             remaining.append(text)
-    return [f"{SEARCH_PATH}=[{','.join(search_path)}]", *remaining]
+    quoted = ["'" + folder.replace("'", "\\'") + "'" for folder in search_path]  # or Hydra reads brackets and commas
+    return [f"{SEARCH_PATH}=[{','.join(quoted)}]", *remaining]
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from engine.arrays import Array
@@ -182,7 +181,7 @@ class ComparedRuns:
         for c in self.quantities:
             a, b = c.means()
             method, needed = c.difference.method, c.replicates_for(self.precision)
-            table.add_row(*map(escape, (c.quantity, _number(a), _number(b), c.interval(), method, needed)))
+            table.add_row(c.quantity, _number(a), _number(b), c.interval(), method, needed)
         return table
 
     def conclusions(self) -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from rich.text import Text
 
 from engine.arrays import Array
 from pipeline.analysis.comparisons import PairedDifference, paired
@@ -103,7 +102,7 @@ class Prescription:
         for i, head in enumerate(HEADS):
             table.add_column(head, justify="right" if i in (2, 3, 4, 5) else "left")
         for row in _rows(self.baseline, self.trials):
-            table.add_row(*map(Text, row))
+            table.add_row(*row)
         return table
 
     def lines(self) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.analysis.summary import show
 from pipeline.profiling import PROFILE
@@ -197,7 +196,7 @@ def result_table(sweep_id: str, results: Sequence[RunResult]) -> Table:
         status = r.run_id[:8] if r.status == "FINISHED" else r.status.lower()
         end = [ending(r)] if has_diverged else []
         texts = [*r.swept.values(), *(_cell(r, key) for key, _ in columns), verdict_of(r), status, *end]
-        table.add_row(*map(Text, texts))
+        table.add_row(*texts)
     return table
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from experiments.__main__ import main
 from experiments.catalogue import catalogue, write_catalogue
@@ -20,6 +19,7 @@ from experiments.runner import ExperimentResult, applicable, run_experiment, wri
 from pipeline.analysis.estimates import Estimate
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
+from pipeline.progress import plain_console
 from pipeline.tracking.store import Store, TrackingConfig
 
 CLAIM = {
@@ -102,7 +102,7 @@ def estimate_of(mean: float) -> Estimate:
 
 
 def printed(result: ExperimentResult) -> str:
-    console = Console(width=200)
+    console = plain_console(width=200)
     with console.capture() as capture:
         console.print(result.table())
     return "\n".join([capture.get(), *result.lines()])

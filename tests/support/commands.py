@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from pipeline.cli import main
+from pipeline.progress import plain_console
 from pipeline.sweeps.search.search import SearchOptions, run_search
 from pipeline.sweeps.sweep import SweepOptions, run_single, run_sweep
 from support.stores import empty
@@ -90,7 +89,7 @@ def shown(command: Callable[[], Any]) -> Shown:
     """Call a command's function and collect what its user sees: messages, table, lines."""
     with messages() as output:
         result = command()
-        console = Console(file=output, width=200)
+        console = plain_console(file=output, width=200)
         table = result.table() if hasattr(result, "table") else None
         if table is not None:
             console.print(table)

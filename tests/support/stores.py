@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from pipeline.progress import plain_console
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.tracking.uri import database_path
 
@@ -58,7 +59,7 @@ def runs(folder: Path, query: str = "") -> list[Any]:
 
 def quiet() -> Console:
     """Return a console whose text can be read."""
-    return Console(file=io.StringIO(), width=160)
+    return plain_console(file=io.StringIO(), width=160)
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 from rich.table import Table
-from rich.text import Text
 
 from pipeline.sweeps.search.figures import HISTORY, search_figures
 from pipeline.sweeps.search.space import short
@@ -131,7 +130,7 @@ def trial_table(study: Study) -> Table:
     for head in ("trial", *(short_key(key) for key in config.space), config.label, "verdict", "ended"):
         table.add_column(head)
     for trial in ranked(study.settled(), config.direction)[:SHOWN]:
-        table.add_row(*map(Text, _cells(trial, config.space)))
+        table.add_row(*_cells(trial, config.space))
     return table
 
 

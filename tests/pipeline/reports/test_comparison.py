@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from scipy import stats
 from support.commands import invoke, run_command
 
 from pipeline.analysis.comparisons import paired, replicates_needed, unpaired
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
+from pipeline.progress import plain_console
 from pipeline.reports.comparison import (
     DECADES,
     FINAL,
@@ -245,7 +245,7 @@ class Runs:
 
     def compared(self, a: str, b: str, precision: float | None = None) -> str:
         result = compare(self.id(a), self.id(b), precision, self.tracking)
-        console = Console(file=io.StringIO(), width=200)
+        console = plain_console(file=io.StringIO(), width=200)
         with console.capture() as capture:
             console.print(result.table())
         return "\n".join([*result.lines(), capture.get(), *result.conclusions()])
