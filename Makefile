@@ -15,7 +15,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 
 .DEFAULT_GOAL := help
-.PHONY: help sweep profile search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench graph clean lock
+.PHONY: help data sweep profile search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench graph clean lock
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
+
+data: $(READY)  ## print what would be read, ARGS="data=csv data.source.path=... data.source.target=..."
+	@$(PY) -m pipeline data $(ARGS)
 
 experiment: $(READY)  ## run an experiment, NAME=..., and print its claims (SLOW=1)
 	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from engine.arrays import Array
 from pipeline.data.cache import TableCache
+from pipeline.data.description import DataDescription
 from pipeline.data.prepared import Data as Data
 from pipeline.data.table import Source, Table
 
 TABLES = TableCache()
+SAFE = 1e100  # the square of a larger value, or of 1/SAFE, may overflow or vanish
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class DataConfig:
 
     Args:
         source: The source of the table.
-        test_fraction: Share of rows held out at random, in (0, 1); None for a source with its own test set.
+        test_fraction: Share of rows held out at random, in [0, 1); 0 for no test set, None for the source's own.
         subset: Number of training rows, chosen at random; None for all. The test set stays whole.
         standardise: Whether inputs and regression targets get mean 0 and variance 1, fitted on the training rows.
 
@@ -37,8 +39,8 @@ class DataConfig:
     standardise: bool
 
     def __post_init__(self) -> None:
-        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
-            raise ValueError(f"test_fraction={self.test_fraction}: must be in (0, 1), or null for the source's own")
+        if self.test_fraction is not None and not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction={self.test_fraction}: must be in [0, 1), or null for the source's own")
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"subset={self.subset}: must be >= 1, or null for all")
 
@@ -84,7 +86,8 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
         tests.append(test + pools[key])
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     x, y = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in (xs, ys))
-    return Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest)
+    data = Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest)
+    return replace(data, description=_describe(table, data))
 
 
 def _load(source: Source, rng: np.random.Generator) -> Table:
@@ -101,11 +104,11 @@ def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[
     count = len(table.x)
     if config.test_fraction is None:
         if not table.test:
-            raise ValueError("test_fraction=null: this source has no test set of its own; must be in (0, 1)")
+            raise ValueError("test_fraction=null: this source has no test set of its own; must be in [0, 1)")
         train, test = np.arange(count - table.test), np.arange(count - table.test, count)
     else:
         held_out = round(config.test_fraction * count)
-        if not 0 < held_out < count:
+        if not (held_out or config.test_fraction == 0) or held_out >= count:
             raise ValueError(f"test_fraction={config.test_fraction}: leaves one of the sets of {count} rows empty")
         order = rng.permutation(count)
         train, test = order[held_out:], order[:held_out]
@@ -124,7 +127,38 @@ def _scale(table: Table, train: Array, used: Array, standardise: bool) -> tuple[
     return x, _standardised(table.y, train, used) if standardise else table.y[used]
 
 
+@np.errstate(over="ignore")  # a test value that is infinite in the training rows' unit is refused later
 def _standardised(values: Array, train: Array, used: Array) -> Array:
-    """Return (v − mean)/std of each column, fitted on the training rows. A constant column becomes 0."""
-    mean, std = values[train].mean(axis=0), values[train].std(axis=0)
-    return (values[used] - mean) / np.where(std > 0, std, 1.0)
+    """Return (v − mean)/std of each column, fitted on the training rows.
+
+    A column that is constant in the training rows becomes 0. Columns whose squares would overflow or vanish are
+    divided by a power of two first, which changes no digit.
+    """
+    fitted = values[train]
+    low, high = fitted.min(axis=0), fitted.max(axis=0)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    is_extreme = (low < high) & np.isfinite(largest) & ((largest > SAFE) | (largest < 1 / SAFE))
+    chosen = values[used]
+    if is_extreme.any():
+        exponents = np.where(is_extreme, np.frexp(largest)[1], 0)
+        fitted, chosen = np.ldexp(fitted, -exponents), np.ldexp(chosen, -exponents)
+    mean, std = fitted.mean(axis=0), fitted.std(axis=0)
+    scaled: Array = (chosen - mean) / np.where(std > 0, std, 1.0)
+    scaled[:, low == high] = 0.0
+    return scaled
+
+
+def _describe(table: Table, data: Data) -> DataDescription:
+    """Describe the data of all replicates; ``table`` is that of the last one."""
+    counts: tuple[int, ...] = ()
+    baseline = None
+    if data.classes is not None:
+        counts = tuple(np.bincount(table.y, minlength=data.classes).tolist())
+        judged = data.test if data.test.shape[1] else data.train
+        shares = [
+            data.y[rows, data.y[train].sum(axis=0).argmax()].mean()
+            for rows, train in zip(judged, data.train, strict=True)
+        ]
+        baseline = float(np.mean(shares))
+    examples = (len(table.x), data.x.shape[1], data.y.shape[1], data.train.shape[1], data.test.shape[1])
+    return DataDescription(*examples, counts, baseline, table.description)

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from engine.arrays import Array
+from pipeline.data.description import DataDescription
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class DataFacts:
         highest_target: The largest target.
         is_finite: Whether all inputs and targets are finite.
         digest: SHA-256 of the source's tables.
+        description: What was read.
     """
 
     inputs: int
@@ -34,6 +36,7 @@ class DataFacts:
     highest_target: float
     is_finite: bool
     digest: str
+    description: DataDescription | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Data:
         test: Row numbers [R, N_test].
         classes: Number of classes, or None for a regression.
         digest: SHA-256 of the source's tables.
+        description: What was read; None for data from another process.
     """
 
     x: Array
@@ -55,6 +59,7 @@ class Data:
     test: Array
     classes: int | None
     digest: str
+    description: DataDescription | None = None
 
     @property
     def nbytes(self) -> int:
@@ -67,4 +72,4 @@ class Data:
         low, high = float(self.y.min()), float(self.y.max())
         is_finite = math.isfinite(low + high) and bool(np.isfinite(self.x).all())
         inputs, targets, examples = self.x.shape[1], self.y.shape[1], self.train.shape[1]
-        return DataFacts(inputs, targets, examples, self.classes, low, high, is_finite, self.digest)
+        return DataFacts(inputs, targets, examples, self.classes, low, high, is_finite, self.digest, self.description)

@@ -12,6 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.arrays import Array
+from pipeline.data.description import TableDescription
+
+
+class TableError(ValueError):
+    """A table cannot be read without a guess, explained in one line that begins with the key of its source."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,14 @@ class Table:
         y: Class numbers 0 ... K−1, integer [rows], or targets of a regression, float64 [rows, outputs].
         classes: K, or None for a regression.
         test: Number of last rows that are the source's own test set; 0 if it has none.
+        description: How the table came out of its file; None for a source without one.
     """
 
     x: Array
     y: Array
     classes: int | None
     test: int = 0
+    description: TableDescription | None = None
 
     def digest(self) -> str:
         """Return the SHA-256 of shapes, types and bytes, equal on every machine. It is computed once."""

@@ -24,7 +24,7 @@ from pipeline.runs.record_writer import RecordWriter
 from pipeline.tracking.artifact_parsers import parse_theory
 from pipeline.tracking.metrics import MetricLogger
 from pipeline.tracking.store import RunLogger, Store
-from pipeline.tracking.tags import CONFIG_FILE, DIVERGENCE_FILE, FIGURE_FILE, LAST_STEPS_FILE, RECORDS_FILE
+from pipeline.tracking.tags import CONFIG_FILE, DATA_FILE, DIVERGENCE_FILE, FIGURE_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.tracking.uri import redacted_config
 from pipeline.training.divergence import Divergence
 from pipeline.training.records import tidy
@@ -43,6 +43,8 @@ def log_origin(run_logger: RunLogger, job: CellJob, origin: Provenance) -> None:
     run_logger.tags(origin.tags | digests)
     run_logger.text(yaml.safe_dump(redacted_config(raw_config), sort_keys=False), CONFIG_FILE)
     run_logger.text(origin.packages, "packages.txt")
+    if run.facts.description is not None:
+        run_logger.text(json.dumps(run.facts.description.as_json(), indent=1, ensure_ascii=False), DATA_FILE)
     if origin.patch:
         run_logger.text(origin.patch, "uncommitted.patch")
 

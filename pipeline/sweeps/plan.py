@@ -17,8 +17,10 @@ from pipeline.reports.figures.style import run_colours
 from pipeline.runs.job import CellJob, prepare_cell
 from pipeline.tracking.metric_names import check_listed_probes
 from pipeline.tracking.run_names import run_name
-from pipeline.tracking.tags import SWEEP_TAG
+from pipeline.tracking.tags import DATA_FILE, SWEEP_TAG
 from pipeline.tracking.uri import TrackingConfig, redact
+
+MOST_DESCRIBED = 3  # tables whose description is printed
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str], quiet: bool = Fa
         for job, colour in zip(jobs, colours, strict=True)
     ]
     return Plan(name, sweep_id, tracking_of(cells[0].config), jobs)
+
+
+def data_lines(jobs: Sequence[CellJob]) -> list[str]:
+    """Return what the cells are trained and tested on, as lines of text. Cells that differ in the seed share lines."""
+    described = {repr(job.run.config.data): job.run.facts.description for job in jobs}
+    descriptions = [description for description in described.values() if description is not None]
+    lines = [line for description in descriptions[:MOST_DESCRIBED] for line in description.lines()]
+    more = len(descriptions) - MOST_DESCRIBED
+    return lines + ([f"and {more} more tables: see {DATA_FILE} of each run"] if more > 0 else [])
 
 
 def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str], quiet: bool = False) -> list[CellJob]:

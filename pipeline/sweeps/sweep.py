@@ -25,7 +25,7 @@ from pipeline.runs.limits import Limits
 from pipeline.runs.result import RunResult
 from pipeline.runs.stack import run_stack
 from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor, start_server
-from pipeline.sweeps.plan import plan_sweep, source_tags, tracking_of
+from pipeline.sweeps.plan import data_lines, plan_sweep, source_tags, tracking_of
 from pipeline.sweeps.stacks import describe_stacks, plan_stacks
 from pipeline.sweeps.summary import link_lines, log_summary, result_table, summary_links
 from pipeline.tracking.run_names import run_name
@@ -172,6 +172,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
         start_server()
     store = open_store(plan.tracking)
     messages.info("%s, sweep %s", describe_stacks(stacks, processes), plan.sweep_id)
+    _report_data(plan.jobs)
     done: dict[int, CellResult] = {}  # by the job's number
     numbers = {id(job): number for number, job in enumerate(plan.jobs)}
     total = len(plan.jobs)
@@ -207,6 +208,7 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
     job = prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})
     tracking = tracking_of(raw_config)
     store = open_store(tracking)
+    _report_data([job])
     with bars(1, options.quiet) as progress:
         executor = SerialExecutor(store, options.run_options(tracking, 1, repeat=True), progress)
         ((_, done),) = executor.map(run_stack, [[job]])
@@ -233,6 +235,11 @@ def choose_executor(jobs: int, tracking: TrackingConfig, store: Store, options: 
     with threadpool_limits(1):  # as in the processes
         options = replace(options, origin=provenance())
     return ProcessExecutor(jobs, tracking, store, options, progress)
+
+
+def _report_data(jobs: Sequence[CellJob]) -> None:
+    for line in data_lines(jobs):
+        messages.info("%s", line)
 
 
 def _report(job: CellJob, done: CellResult) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
 CONFIG_FILE, RECORDS_FILE, THEORY_FILE = "config.yaml", "records.parquet", "theory.json"
+DATA_FILE = "data.json"
 FIGURE_FILE = "gradient_norm_by_layer.png"
 DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
 PACKAGES_FILE, PATCH_FILE = "packages.txt", "uncommitted.patch"

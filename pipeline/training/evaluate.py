@@ -15,6 +15,8 @@ from pipeline.training.trainer import CHUNK, Trainer
 def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]]:
     """Return for each cell the records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R].
 
+    Data without a test set have no test scores.
+
     Cells pass one after another: batches are large, so a pass of the whole stack would gain no time and need C times
     the memory.
 
@@ -33,6 +35,8 @@ def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]
             rows = data.train[:, : evaluation.train_examples] if part == "train" else data.test
             if part == "test" and trainer.step < run.length.last_step:
                 rows = rows[:, : evaluation.intermediate_test_examples]
+            if not rows.shape[1]:
+                continue
             score = "r2" if data.classes is None else "accuracy"
             for cell, (cost, quality) in _measure(trainer, data, rows, own).items():
                 records[cell].append(Record(trainer.step, f"cost/{part}", (), cost[None], geometric=False))
