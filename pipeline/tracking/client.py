@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError
 from pipeline.profiling import PROFILE
 from pipeline.tracking.retry import RetryPolicy
 from pipeline.tracking.run_logger import Point
+from pipeline.tracking.store_failure import StoreFailure
 from pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
@@ -105,7 +107,9 @@ class Client:
 
 
 def check_reachable(uri: str, retry: RetryPolicy, wait: bool) -> None:
-    """Check that a server answers at a URI; any other store passes.
+    """Check that a server answers at a URI; a file passes.
+
+    MLflow would retry the first connection to a database for minutes.
 
     Args:
         uri: The store's URI.
@@ -113,16 +117,34 @@ def check_reachable(uri: str, retry: RetryPolicy, wait: bool) -> None:
         wait: Whether to retry while the server does not answer. Without it the first failure is final.
 
     Raises:
-        ConfigError: No server answers.
+        ConfigError: No server answers, or the database server refuses the connection.
     """
-    if not uri.startswith("http"):
+    if uri.startswith("sqlite"):
         return
     import requests
+    from sqlalchemy.exc import SQLAlchemyError
 
+    connect = partial(requests.get, uri, timeout=5) if uri.startswith("http") else partial(_connect, uri)
     try:
         if wait:
-            retry.call(lambda: requests.get(uri, timeout=5))
+            retry.call(connect)
         else:
-            requests.get(uri, timeout=5)
-    except (requests.RequestException, StoreError) as failure:
+            connect()
+    except requests.RequestException as failure:
         raise ConfigError(f"tracking.uri={redact(uri)}: no server answers there ({type(failure).__name__})") from None
+    except (SQLAlchemyError, OSError, ImportError, ValueError) as failure:
+        reason = StoreFailure(failure).reason
+        raise ConfigError(f"tracking.uri={redact(uri)}: cannot be opened ({reason})") from None
+
+
+def _connect(uri: str) -> None:
+    """Connect to a database server once."""
+    from sqlalchemy import create_engine, make_url
+    from sqlalchemy.pool import NullPool
+
+    url = make_url(uri)
+    if url.host and not url.host.startswith("/"):  # the drivers' own timeouts have different names
+        port = url.port or {"postgresql": 5432, "mysql": 3306}[url.get_backend_name()]
+        socket.create_connection((url.host, port), timeout=5).close()
+    engine = create_engine(url, poolclass=NullPool)
+    engine.connect().close()

@@ -10,23 +10,26 @@ import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from pipeline import signals
 from pipeline.errors import ConfigError, StoreError
 from pipeline.profiling import IMPORTS, PROFILE
 from pipeline.tracking import chart_view
 from pipeline.tracking.client import Client, check_reachable, load_mlflow, within_limit
-from pipeline.tracking.database import create_database, creation_lock
+from pipeline.tracking.database import check_database, check_tables, create_database, creation_lock
+from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.retry import RetryPolicy, seconds
 from pipeline.tracking.run_logger import LEAVING, MonotonicTimestamps, wall_clock
 from pipeline.tracking.run_logger import RunLogger as RunLogger
 from pipeline.tracking.uri import TrackingConfig as TrackingConfig
-from pipeline.tracking.uri import database_path, redact, sidecar_dir
+from pipeline.tracking.uri import artifact_root, database_path, engine_uri, redact, sidecar_dir
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -65,6 +68,7 @@ class Store:
         uri = config.resolved_uri()
         shown = redact(uri)
         retry = RetryPolicy(seconds(), f"tracking.uri={shown}")
+        check_database(uri)
         check_reachable(uri, retry, wait)
         with PROFILE.activity(IMPORTS):
             load_mlflow()
@@ -75,9 +79,11 @@ class Store:
         try:
             with PROFILE.activity("store"), creation_lock(uri):
                 create_database(uri)
-                client = Client(retry.call(lambda: MlflowClient(uri)), retry)
+                retry.call(lambda: check_tables(uri))
+                retry.call(lambda: relocate_artifacts(uri))
+                client = Client(retry.call(lambda: MlflowClient(engine_uri(uri))), retry)
                 experiment_id = _experiment_id(client, config.experiment, uri)
-        except (MlflowException, SQLAlchemyError, OSError, ImportError) as failure:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as failure:
             first_line = (str(failure).strip() or type(failure).__name__).splitlines()[0]
             raise ConfigError(f"tracking.uri={shown}: cannot be opened ({redact(first_line)})") from None
         return cls(shown, config.experiment, experiment_id, client, uri)
@@ -287,7 +293,7 @@ def _experiment_id(client: Client, name: str, uri: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         path = database_path(uri)
-        artifacts = None if path is None else (path.parent / f"{path.stem}-artifacts" / name).as_uri()
+        artifacts = None if path is None else (artifact_root(path) / _folder_name(name)).as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))
         except MlflowException:
@@ -298,6 +304,12 @@ def _experiment_id(client: Client, name: str, uri: str) -> str:
         shown = redact(uri)
         raise ConfigError(f"tracking.experiment={name}: was deleted in {shown}; restore it or choose another name")
     return str(experiment.experiment_id)
+
+
+def _folder_name(experiment: str) -> str:
+    """Return the name of an experiment's folder: its own name, or an encoded one if that would leave the store."""
+    is_path = "/" in experiment or "\0" in experiment or experiment in (".", "..")
+    return quote(experiment, safe="").replace(".", "%2E") if is_path else experiment
 
 
 def download(store: Store, run_id: str, name: str, to: Path) -> Path:

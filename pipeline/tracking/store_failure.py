@@ -16,6 +16,8 @@ PERMANENT = {  # reason -> pattern in the lower-case text
     "the disk fails": r"disk i/o error",
     "permission denied": r"permission denied",
     "the database cannot be opened": r"unable to open database file",
+    "the database is damaged": r"database disk image is malformed|file is not a database",
+    "the database is incomplete: no such table": r"no such table: ",
     "the password is wrong": r"password authentication failed",
 }
 TRANSIENT = r"database (table )?is locked|failed with (timeout )?exception|not in a valid json format"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.errors import ConfigError, StoreError, did_you_mean
 from pipeline.paths import STORE
@@ -78,13 +79,16 @@ class TrackingConfig:
         if dialect != "sqlite":
             return self.uri
         name = rest.removeprefix("/")
-        if name == ":memory:" or "?" in name:
+        if name == ":memory:" or "?" in name.rpartition("/")[2] or "\0" in name:
             raise self._error("must be sqlite:///FILE, a file that stays, without options")
         try:
             path = Path(name).expanduser().absolute()
+            is_folder = path.is_dir()
         except RuntimeError as failure:
             raise self._error(f"{str(failure).rstrip('.').lower()}") from failure
-        if path.is_dir():
+        except OSError as failure:
+            raise self._error(REFUSALS.get(failure.errno or 0) or str(failure.strerror)) from failure
+        if is_folder:
             raise self._error(f"must be sqlite:///FILE, and {path} is a directory")
         return f"sqlite:///{path}"
 
@@ -99,7 +103,7 @@ class TrackingConfig:
         """
         uri = self.resolved_uri()
         path = database_path(uri)
-        if path is not None and not path.is_file():
+        if path is not None and not path.exists() and not path.is_symlink():
             raise ConfigError(f"uri={uri}: no store there yet; `make sweep` or `make run` makes it")
         return uri
 
@@ -111,6 +115,28 @@ def _show(value: object) -> str:
 def database_path(uri: str) -> Path | None:
     """Return the file of an SQLite store, None for any other store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite") else None
+
+
+def engine_uri(uri: str, mode: str = "rw") -> str:
+    """Return an address as SQLAlchemy reads it: the same file whatever its path contains.
+
+    SQLAlchemy decodes ``%41`` in a path, and SQLite decodes it once more in a ``file:`` address.
+
+    Args:
+        uri: The store's resolved URI.
+        mode: "rw" opens a file that exists. "rwc" also creates it.
+
+    Returns:
+        The address for SQLAlchemy and MLflow; the URI itself for a server.
+    """
+    path = database_path(uri)
+    return uri if path is None else f"sqlite+pysqlite:///file:{quote(quote(str(path)))}?mode={mode}&uri=true"
+
+
+def artifact_root(path: Path) -> Path:
+    """Return the folder of the artifacts of a SQLite store: next to the file, also if the path is a link to it."""
+    path = path.resolve()
+    return path.parent / f"{path.stem}-artifacts"
 
 
 def sidecar_dir(uri: str, kind: str) -> Path:

@@ -15,6 +15,7 @@ import yaml
 from pipeline.errors import ConfigError
 from pipeline.reports.run_report import page_of
 from pipeline.reports.sweep_report import find_sweep, page_of_sweep, swept_table
+from pipeline.reproducibility.exchange.checking import verify
 from pipeline.reproducibility.exchange.facts import (
     IMPORTED,
     ORIGIN_RUN,
@@ -86,6 +87,11 @@ def export(run: str | None, sweep: str | None, to: str, tracking: TrackingConfig
             manifest = _write_sweep(store, str(sweep), folder)
         else:
             manifest = _write_run(store, _find_run(store, run), folder)
+        try:
+            verify(folder)
+        except ConfigError as refusal:
+            name = f"SWEEP={sweep}" if run is None else f"RUN={run}"
+            raise ConfigError(f"{name}: cannot be exported: {refusal}") from refusal
     return ExportResult(target, manifest)
 
 

@@ -26,6 +26,7 @@ from pipeline.errors import StoreError
 from pipeline.sweeps.search.space import SearchConfig
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import notify
+from pipeline.tracking.uri import engine_uri
 
 CLAIM, RESULT = "claim", "result"  # attributes of a trial
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -226,7 +227,8 @@ def sampler(config: SearchConfig, slot: int) -> BaseSampler:
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": SECONDS}})
+    address = engine_uri(f"sqlite:///{path}", "rwc")
+    return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": SECONDS}})
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from pipeline.reproducibility.replay import ReplayOptions, reproduce
 from pipeline.tracking.retry import VARIABLE
 from pipeline.tracking.run_logger import Point, RunLogger
 from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.tracking.uri import engine_uri
 
 PROJECT = Path(__file__).resolve().parents[3]
 KEYS = ("a", "b/c")
@@ -239,7 +240,7 @@ def close_database(uri: str) -> None:
     """Close this process's files of a database; a file system with files open for writing cannot become read-only."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(uri, "./mlruns").engine.dispose()
+    SqlAlchemyStore(engine_uri(uri), "./mlruns").engine.dispose()
 
 
 def test_full_disk_keeps_what_was_stored_and_the_run_resumes(
