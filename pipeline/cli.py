@@ -9,10 +9,12 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import io
 import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,12 +26,13 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import click  # noqa: E402
 from click.shell_completion import CompletionItem  # noqa: E402
 
-from pipeline import signals  # noqa: E402
+from pipeline import signals, streams  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
 from pipeline.paths import CONF  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from pipeline.runs.limits import Limits
     from pipeline.tracking.uri import TrackingConfig
@@ -48,12 +51,23 @@ def execute(command: click.Command, argv: Sequence[str] | None, program: str) ->
     """Run a command and return its exit code.
 
     Returns:
-        0 for success, 1 for a failure or a difference, 2 for invalid input, 130 for Ctrl-C.
+        0 for success, 1 for a failure or a difference, 2 for invalid input, 130 for Ctrl-C. SIGTERM and SIGHUP raise
+        SystemExit with 143 and 129.
     """
-    signals.install(signal.SIGTERM, signal.SIGINT)
+    signals.install(signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    _ignore_surroundings()
     _print_messages()
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # packages of the user's own
+    with streams.guarded() as output:
+        code = _run(command, argv, program)
+        output.flush()
+        if output.is_full and not code:
+            code = _refuse(f"standard output: {output.error and output.error.strerror}", 1)
+        return code
+
+
+def _run(command: click.Command, argv: Sequence[str] | None, program: str) -> int:
     try:
         return int(command.main(argv, program, standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
@@ -73,6 +87,7 @@ def execute(command: click.Command, argv: Sequence[str] | None, program: str) ->
     except (KeyboardInterrupt, click.Abort):
         signals.acknowledge()
         print("interrupted", file=sys.stderr)
+        exec("")  # noqa: S102 (resets a flag: Python would end with the signal if it came in an exec, as of dataclasses)
         return 130
     finally:
         signals.restore()
@@ -82,7 +97,21 @@ class _Printer(logging.Handler):
     """Prints the messages that long commands log for their user, as plain lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), flush=True)
+        print(streams.printable(record.getMessage()), flush=True)
+
+
+def _ignore_surroundings() -> None:
+    """Ignore settings of a notebook or a shell that libraries obey: a drawing window, warnings that are errors.
+
+    Processes that this one starts inherit the change.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    if any("error" in option for option in sys.warnoptions):
+        os.environ.pop("PYTHONWARNINGS", None)
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)  # as Python does by default
 
 
 def _print_messages() -> None:
@@ -101,25 +130,30 @@ class Result(Protocol):
 
 def show(result: Result) -> int:
     """Print a result: its table, if it has one, and its lines, whole and without markup. Return its exit code."""
-    output = console()
     table = getattr(result, "table", None)
     if table is not None and (drawn := table()) is not None:
-        output.print(drawn)
+        print_table(drawn)
     print_lines(result.lines())
     return int(getattr(result, "exit_code", 0))
+
+
+def print_table(table: Table) -> None:
+    """Print a table. A narrow terminal wraps its texts, it shortens none."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console().print(table)
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines, each whole and without markup."""
     output = console()
     for line in lines:
-        output.print(line, markup=False, highlight=False, soft_wrap=True)
+        output.print(streams.printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _refuse(text: str, code: int) -> int:
     """Print one line without control characters: parts of it may come from a file or a server."""
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {streams.printable(' '.join(text.split()))}", file=sys.stderr)
     return code
 
 
@@ -173,6 +207,11 @@ def stored(function: F) -> F:
 def trusting(function: F) -> F:
     """Add the packages that a logged config may import."""
     return click.option("--allow", metavar="PACKAGE", multiple=True, help="Trust a package of your own.")(function)
+
+
+def replacing(function: F) -> F:
+    """Add the choice to replace a file of another origin."""
+    return click.option("--force", is_flag=True, help="Replace a file that gradvitals did not write.")(function)
 
 
 def run_or_sweep(function: F) -> F:
@@ -267,7 +306,7 @@ def profile(arguments: Sequence[str]) -> int:
         problem = f"COMMAND={arguments[0]}: no such command" if arguments else "COMMAND is missing"
         raise ConfigError(f"{problem}; allowed: {', '.join(sorted(commands.commands))}")
     code = main(arguments)
-    console().print(PROFILE.table())
+    print_table(PROFILE.table())
     return code
 
 
@@ -329,7 +368,9 @@ def reproduce(
     from pipeline.reproducibility.replay import reproduce as replay
 
     if patch:
-        sys.stdout.write(recorded_patch(run_id, _tracking(uri)))  # unchanged, for git apply
+        if isinstance(sys.__stdout__, io.TextIOWrapper):
+            sys.__stdout__.reconfigure(encoding="utf-8")  # unchanged, for git apply
+        sys.stdout.write(recorded_patch(run_id, _tracking(uri)))
         return 0
     return show(replay(run_id, changes, _tracking(uri), ReplayOptions(allow, match_machine=not as_it_is), quiet()))
 
@@ -338,16 +379,17 @@ def reproduce(
 @click.argument("a")
 @click.argument("b")
 @click.option("--to", type=click.Path(path_type=Path), help="The figure of the growth to write, .png.")
+@replacing
 @stored
-def diff(a: str, b: str, to: Path | None, uri: str | None) -> int:
+def diff(a: str, b: str, to: Path | None, force: bool, uri: str | None) -> int:
     """Show the first difference between two logged runs, and how it grows."""
     from pipeline.reproducibility.diff import diff as diff_runs
 
-    result = diff_runs(a, b, _tracking(uri), to)
+    result = diff_runs(a, b, _tracking(uri), to, force)
     print_lines(result.lines())
     table = result.table()
     if table is not None:
-        console().print(table)
+        print_table(table)
     print_lines(result.growth_lines())
     return result.exit_code
 
@@ -374,7 +416,7 @@ def compare(a: str, b: str, precision: float | None, uri: str | None) -> int:
 
     result = compare_runs(a, b, precision, _tracking(uri))
     print_lines(result.lines())
-    console().print(result.table())
+    print_table(result.table())
     print_lines(result.conclusions())
     return 0
 
@@ -382,12 +424,13 @@ def compare(a: str, b: str, precision: float | None, uri: str | None) -> int:
 @commands.command()
 @run_or_sweep
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write (default: report-<id>.html here).")
+@replacing
 @stored
-def report(run_id: str | None, sweep_id: str | None, to: Path | None, uri: str | None) -> int:
+def report(run_id: str | None, sweep_id: str | None, to: Path | None, force: bool, uri: str | None) -> int:
     """Write one self-contained HTML page about a run or a sweep."""
     from pipeline.reports.run_report import report as write_report
 
-    print_lines([str(write_report(run_id, sweep_id, _tracking(uri), to))])
+    print_lines([str(write_report(run_id, sweep_id, _tracking(uri), to, force))])
     return 0
 
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from pipeline.streams import printable
 
 OnStep = Callable[[int], None]
 Item = TypeVar("Item")
@@ -17,10 +20,18 @@ FEW = 50  # items that are checked faster than a bar can be read
 def plain_console(**options: Any) -> Console:
     """Return a console that prints every text as it is: square brackets are no markup, ``:name:`` is no emoji.
 
+    Control characters are replaced: a name in a table may come from a file or a server.
+
     Args:
         options: Other options of the console.
     """
-    return Console(markup=False, emoji=False, **options)
+    return _PrintableConsole(markup=False, emoji=False, **options)
+
+
+class _PrintableConsole(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 class Bars:

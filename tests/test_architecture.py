@@ -25,7 +25,7 @@ WINGS = (  # from the top down: a wing imports those below it
     "config",
     "data",
 )
-SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals"}  # below all wings
+SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams"}  # below all wings
 LIBRARY = set(sys.stdlib_module_names)
 
 

@@ -37,7 +37,7 @@ HOUSE = {  # from the top down: each imports only what stands below it
     "engine": "the mathematics: NumPy only",
 }
 ROW = {name: row for row, name in enumerate(HOUSE)}
-SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals"}
+SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams"}
 FOUNDATION = ("shared", "engine")  # imported by almost all: their arrows run on the left
 
 WIDTH, HEIGHT, PITCH = 4.4, 0.7, 1.0

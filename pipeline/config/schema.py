@@ -166,6 +166,8 @@ def build(raw_config: Mapping[str, Any], trusted: Collection[str] | None = None)
     """
     if isinstance(raw_config.get("name"), (list, dict)):
         raise ConfigError(f"name={raw_config['name']}: must be text or null")
+    if not str(raw_config.get("name")).isprintable():
+        raise ConfigError(f"name={raw_config['name']!r}: must be one line without control characters")
     if "_target_" in raw_config:
         raise ConfigError("_target_: unknown key; the parts have targets, not the whole")
     config: Config = instantiate(Config, scientific(raw_config), "", trusted)
