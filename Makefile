@@ -66,16 +66,17 @@ compare: $(READY)  ## compare two runs, A=<id> B=<id>, with intervals
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make compare A=<run> B=<run>" >&2; exit 2; fi
 	@$(PY) -m pipeline compare "$(A)" "$(B)" $(ARGS)
 
-report: $(READY)  ## write an HTML page about RUN=<id> or SWEEP=<id> (TO=file)
-	@$(PY) -m pipeline report $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") $(if $(TO),--to "$(TO)") $(ARGS)
+report: $(READY)  ## write an HTML page about RUN=<id> or SWEEP=<id> (TO=file FORCE=1)
+	@$(PY) -m pipeline report $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") $(if $(TO),--to "$(TO)") \
+		$(if $(FORCE),--force) $(ARGS)
 
 reproduce: $(READY)  ## train RUN=<id or folder> again and compare every record
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make reproduce RUN=..." >&2; exit 2; fi
 	@$(PY) -m pipeline reproduce $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
 
-diff: $(READY)  ## find the first difference of A=<id> B=<id> and its growth (TO=file.png)
+diff: $(READY)  ## find the first difference of A=<id> B=<id> and its growth (TO=file.png FORCE=1)
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make diff A=<run> B=<run>" >&2; exit 2; fi
-	@$(PY) -m pipeline diff "$(A)" "$(B)" $(if $(TO),--to "$(TO)") $(ARGS)
+	@$(PY) -m pipeline diff "$(A)" "$(B)" $(if $(TO),--to "$(TO)") $(if $(FORCE),--force) $(ARGS)
 
 export: $(READY)  ## write RUN=<id> or SWEEP=<id> to a folder, TO=folder
 	@$(PY) -m pipeline export $(if $(RUN),--run "$(RUN)") $(if $(SWEEP),--sweep "$(SWEEP)") --to "$(TO)" $(ARGS)

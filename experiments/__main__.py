@@ -24,28 +24,30 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
 @click.option("--write", is_flag=True, help="Write the pages and figures of the experiment, as in docs/theory.md.")
 def command(
-    name: str | None, overrides: Sequence[str], run_all: bool, slow: bool, jobs: int | None, write: bool
+    name: str | None, overrides: Sequence[str], run_all: bool, slow: bool, jobs: int | None, write: bool, force: bool
 ) -> int:
     """Run the experiment NAME, a folder of experiments/ or the path of your own, and print its claims."""
-    from experiments.catalogue import write_catalogue
+    from experiments.catalogue import check_catalogue, write_catalogue
     from experiments.experiment import load, names
+@click.option("--force", is_flag=True, help="Replace files that gradvitals did not write.")
     from experiments.runner import applicable, run_experiment, write_pages
 
     def run_and_print(experiment: Experiment, overrides: Sequence[str]) -> ExperimentResult:
         result = run_experiment(experiment, overrides, slow, quiet(), cores() if jobs is None else jobs)
         show(result)
         if write:
-            print_lines(f"wrote {path}" for path in write_pages(result, slow))
+            print_lines(f"wrote {path}" for path in write_pages(result, slow, force=force))
         return result
 
     if run_all:
         overrides = [*([name] if name else []), *overrides]
         experiments = [load(n) for n in names()]
         results = [run_and_print(experiment, applicable(experiment, overrides)) for experiment in experiments]
-        show(write_catalogue(results, slow))
+        show(write_catalogue(results, slow, force=force))
         return max(result.exit_code for result in results)
     if not name:
         raise ConfigError(f"NAME is missing; allowed: {', '.join(names())}, or a folder with claims.yaml")
+        check_catalogue(names(), force=force)
     return run_and_print(load(name), overrides).exit_code
 
 

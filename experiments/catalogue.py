@@ -9,8 +9,11 @@ from pathlib import Path
 from experiments.claims import Answer, count_within, markdown
 from experiments.runner import ExperimentResult
 from pipeline.paths import PROJECT
+from pipeline.reports.outputs import check_output, png, write_output
 
 CATALOGUE = PROJECT / "docs" / "experiments"
+PAGE = "README.md"
+DOTS_PER_INCH = 110  # of its figures
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,25 @@ class CatalogueResult:
         return [f"{count_within(self.answers)} claims within tolerance; {self.page}"]
 
 
-def write_catalogue(results: Sequence[ExperimentResult], slow: bool, folder: Path = CATALOGUE) -> CatalogueResult:
-    """Write the catalogue and its figures to a folder."""
+def check_catalogue(names: Sequence[str], folder: Path = CATALOGUE, force: bool = False) -> None:
+    """Refuse to replace files that were not written here, before the experiments run.
+
+    Raises:
+        ConfigError: A file of another origin is in the place of the page or of a figure.
+    """
+    for path in (folder / PAGE, *(folder / f"{name}.png" for name in names)):
+        check_output(path, force)
+
+
+def write_catalogue(
+    results: Sequence[ExperimentResult], slow: bool, folder: Path = CATALOGUE, force: bool = False
+) -> CatalogueResult:
+    """Write the catalogue and its figures to a folder; ``force`` replaces files that were not written here."""
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
-        result.figure.savefig(folder / f"{result.experiment.name}.png", dpi=110)
-    page = folder / "README.md"
-    page.write_text("\n".join(catalogue(results, slow)) + "\n", encoding="utf-8")
+        write_output(png(result.figure, DOTS_PER_INCH), folder / f"{result.experiment.name}.png", force)
+    page = folder / PAGE
+    write_output("".join(f"{line}\n" for line in catalogue(results, slow)).encode(), page, force)
     return CatalogueResult(page, [a for result in results for a in result.answers])
 
 

@@ -19,6 +19,7 @@ from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.progress import bars
+from pipeline.reports.outputs import png, write_output
 from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.result import RunResult
 from pipeline.runs.stack import run_stack
@@ -223,16 +224,20 @@ def _log_summary(
     return summary.run_id
 
 
-def write_pages(result: ExperimentResult, slow: bool, root: Path = PROJECT) -> list[Path]:
+def write_pages(result: ExperimentResult, slow: bool, root: Path = PROJECT, force: bool = False) -> list[Path]:
     """Write the pages and figures of an experiment.
 
     Args:
         result: The finished experiment.
         slow: Whether the slow variant was run.
         root: The folder that the paths of ``pages`` are relative to.
+        force: Whether to replace files that were not written here.
 
     Returns:
         The written files.
+
+    Raises:
+        ConfigError: A file of another origin is there.
     """
     experiment = result.experiment
     if experiment.pages is None:
@@ -242,9 +247,6 @@ def write_pages(result: ExperimentResult, slow: bool, root: Path = PROJECT) -> l
     for name, content in experiment.pages(result.results, command).items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
-        else:
-            content.savefig(path, dpi=DOTS_PER_INCH)
+        write_output(content.encode() if isinstance(content, str) else png(content, DOTS_PER_INCH), path, force)
         written.append(path)
     return written

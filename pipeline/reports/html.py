@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -125,19 +124,3 @@ def config_text(text: str) -> str:
         kept = {key: value for key, value in parse_yaml(text, "").items() if key != "tracking"}
         text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
     return text if len(text) <= LONGEST_CONFIG else f"{text[:LONGEST_CONFIG]}\n... (the rest is in the artifact)"
-
-
-def write(html: str, path: Path) -> None:
-    """Write a page atomically: to a temporary file in the same folder, which then replaces the old page.
-
-    Raises:
-        ConfigError: If the folder or the file is not writable.
-    """
-    new = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        new.write_text(html, encoding="utf-8")
-        new.replace(path)
-    except OSError as failure:
-        raise ConfigError(f"TO={path}: cannot be written ({failure.strerror})") from failure
-    finally:
-        new.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from pipeline.reports.figures.exponents import QUANTITIES, exponent_figure
 from pipeline.reports.figures.heatmaps import layer_by_step_figures
 from pipeline.reports.figures.profiles import profile_figure
 from pipeline.reports.figures.style import ReportFigure
+from pipeline.reports.outputs import check_output, parse_output, write_output
 from pipeline.reports.sweep_report import find_sweep, report_sweep
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml
@@ -31,7 +32,7 @@ __all__ = ["report", "report_run", "report_sweep"]
 ARTIFACT = "report.html"
 
 
-def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Path | None) -> Path:
+def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Path | None, force: bool = False) -> Path:
     """Write the page of a run or a sweep, and log it as an artifact.
 
     Args:
@@ -39,6 +40,7 @@ def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Pat
         sweep: Id of a sweep.
         tracking: The store.
         to: The file, or a folder for ``report-<id>.html``; None for the current folder.
+        force: Whether to replace a file that was not written here.
 
     Returns:
         The path of the page.
@@ -52,26 +54,27 @@ def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Pat
     store = Store.open(tracking)
     if run is not None:
         owner: str | None = str(store.find(run).info.run_id)
-        target = _target(to, str(owner))
+        target = _target(to, str(owner), force)
         text = report_run(store, str(owner))
     else:
         summary, _ = find_sweep(store, str(sweep))
         owner = None if summary is None else str(summary.info.run_id)
-        target = _target(to, str(sweep))
+        target = _target(to, str(sweep), force)
         text = report_sweep(store, str(sweep))
-    html.write(text, target)
+    write_output(text.encode(), target, force)
     if owner is not None:
         store.client.log_text(owner, text, ARTIFACT)
     return target
 
 
-def _target(to: Path | None, name: str) -> Path:
-    """Return the file to write. A missing folder is reported before anything is drawn."""
-    path = Path.cwd() if to is None else to.expanduser().absolute()
+def _target(to: Path | None, name: str, force: bool) -> Path:
+    """Return the file to write. A missing folder or a foreign file is reported before anything is drawn."""
+    path = Path.cwd() if to is None else parse_output(to)
     if path.is_dir():
         path = path / f"report-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:100]}.html"
     if not path.parent.is_dir():
         raise ConfigError(f"TO={to}: there is no folder {path.parent}")
+    check_output(path, force)
     return path
 
 

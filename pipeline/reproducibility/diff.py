@@ -14,6 +14,7 @@ from rich.table import Table
 from pipeline.config.changes import config_changes
 from pipeline.errors import ConfigError
 from pipeline.reports.figures.style import plot_label
+from pipeline.reports.outputs import check_output, parse_output, png, write_output
 from pipeline.reproducibility.chain_reader import ChainDifference, common_steps, first_chain_difference
 from pipeline.reproducibility.difference_growth import (
     DifferenceSeries,
@@ -31,6 +32,7 @@ from pipeline.reproducibility.replay import printable_lines
 from pipeline.reproducibility.run_source import ReplayRun, find
 from pipeline.tracking.uri import TrackingConfig
 
+DOTS_PER_INCH = 130  # of the figure
 TABLE_ROWS = 24  # of the table of growth
 
 
@@ -179,7 +181,7 @@ class DiffResult:
         return printable_lines([*lines, *([f"wrote {self.figure}"] if self.figure else [])])
 
 
-def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None) -> DiffResult:
+def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None, force: bool = False) -> DiffResult:
     """Compare two logged runs.
 
     Args:
@@ -187,12 +189,16 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None) -> DiffResul
         b: The other run.
         tracking: The store.
         to: The file to draw the growth of the difference to, .png; None draws nothing.
+        force: Whether to replace a file that was not written here.
 
     Raises:
         ConfigError: There is no such run, or it cannot be read.
     """
-    if to is not None and (to.suffix.lower() != ".png" or not to.parent.is_dir()):
-        raise ConfigError(f"TO={to}: must be a file .png in a folder that exists")
+    if to is not None:
+        to = parse_output(to)
+        if to.suffix.lower() != ".png" or not to.parent.is_dir():
+            raise ConfigError(f"TO={to}: must be a file .png in a folder that exists")
+        check_output(to, force)
     first, second = (find(run, tracking) for run in (a, b))
     raw_configs = first.raw_config(), second.raw_config()
     circumstances = _circumstances(first, second, raw_configs)
@@ -201,7 +207,7 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None) -> DiffResul
     figure = to if trajectory.has_difference else None
     if figure is not None:
         title = f"A {plot_label(first.name)}, B {plot_label(second.name)}"
-        growth_figure(trajectory.growth, title, trajectory.rates).savefig(figure, dpi=130)
+        write_output(png(growth_figure(trajectory.growth, title, trajectory.rates), DOTS_PER_INCH), figure, force)
     runs = (f"{first.run_id} {first.name}", f"{second.run_id} {second.name}")
     return DiffResult(runs, circumstances, pairing, trajectory, figure)
 

@@ -26,7 +26,7 @@ from pipeline.reports.figures.exponents import exponent_figure
 from pipeline.reports.figures.heatmaps import swept_figures
 from pipeline.reports.figures.quantities import Quantity
 from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_label, log_ticks, plot_label
-from pipeline.reports.html import write
+from pipeline.reports.outputs import write_output
 from pipeline.reports.run_report import report, report_run, report_sweep
 from pipeline.tracking.artifact_parsers import records_of
 from pipeline.tracking.logged_run import HEADLINE_PROBES
@@ -598,28 +598,28 @@ def test_sweep_id_with_slashes_stays_in_the_folder(
 
 def test_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "x.html"
-    write("old", target)
+    write_output(b"old", target)
 
-    def fails(self: Path, text: str, encoding: str) -> int:
-        with self.open("w", encoding=encoding) as half:
-            half.write(text[: len(text) // 2])
+    def fails(self: Path, content: bytes) -> int:
+        with self.open("wb") as half:
+            half.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(ConfigError, match="No space left on device"):
-        write("a new and longer page", target)
+        write_output(b"a new and longer page", target, force=True)
     monkeypatch.undo()
-    assert target.read_text(encoding="utf-8") == "old"
+    assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
-    write("new", target)
-    assert target.read_text(encoding="utf-8") == "new"
+    write_output(b"new", target, force=True)
+    assert target.read_bytes() == b"new"
 
 
 def test_page_is_readable_for_other_users(tmp_path: Path) -> None:
     """Temporary files of the standard library are readable for their owner only."""
     before = os.umask(0o022)
     try:
-        write("x", tmp_path / "x.html")
+        write_output(b"x", tmp_path / "x.html")
     finally:
         os.umask(before)
     assert (tmp_path / "x.html").stat().st_mode & 0o777 == 0o644
