@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.reports import html
 from pipeline.reproducibility.chain_reader import LoggedChain
-from pipeline.reproducibility.exchange.facts import RunFacts, SweepFacts
+from pipeline.reproducibility.exchange.facts import RunFacts, SweepFacts, is_key
 from pipeline.reproducibility.exchange.folder import read_metrics
 from pipeline.reproducibility.exchange.manifest import (
     MANIFEST_FILE,
@@ -219,6 +219,9 @@ def _verify_chain(folder: Path, manifest: Manifest, facts: RunFacts, exists: boo
 
 def _verify_metrics(folder: Path) -> None:
     table = read_metrics(folder)
+    for key in table["key"].unique():
+        if not isinstance(key, str) or not is_key(key):
+            raise ConfigError(f"{METRICS_FILE}: {printable(str(key))}: is no key of a metric")
     values = table["value"].to_numpy()
     times, steps = table["timestamp"].to_numpy(), table["step"].to_numpy()
     if not np.isfinite(values).all() or ((times < 0) | (times > LAST_MILLISECOND) | (abs(steps) > 2**53)).any():

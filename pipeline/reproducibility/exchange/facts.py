@@ -23,18 +23,29 @@ KEY = re.compile(r"[\w./\- :]{1,250}")
 LONGEST_NOTE = 7_500  # characters; MLflow limits a tag to 8,000
 
 
+def is_key(text: str) -> bool:
+    """Return whether MLflow accepts a key of a metric, a parameter or a tag: names with slashes between them."""
+    is_path = posixpath.normpath(text) == text and text != "." and not text.startswith(("..", "/"))
+    return is_path and bool(KEY.fullmatch(text))
+
+
 def _key(text: str) -> str:
-    """Return the text if MLflow accepts it as a key: names with slashes between them."""
-    if not KEY.fullmatch(text) or posixpath.normpath(text) != text or text.startswith((".", "/")):
+    if not is_key(text):
         raise ValueError("must be a name, or names with slashes between them")
     return text
 
 
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not have the character 0, which databases refuse")
+    return text
+
+
 Milliseconds = Annotated[int, pydantic.Field(ge=0, le=4_102_444_800_000)]  # until 2100
-Name = Annotated[str, pydantic.Field(max_length=250)]
+Name = Annotated[str, pydantic.Field(max_length=250), pydantic.AfterValidator(_text)]
 Key = Annotated[str, pydantic.AfterValidator(_key)]
-Param = Annotated[str, pydantic.Field(max_length=6_000)]
-Tag = Annotated[str, pydantic.Field(max_length=8_000)]
+Param = Annotated[str, pydantic.Field(max_length=6_000), pydantic.AfterValidator(_text)]
+Tag = Annotated[str, pydantic.Field(max_length=8_000), pydantic.AfterValidator(_text)]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -101,18 +112,11 @@ class SweepFacts:
         return json_bytes(asdict(self))
 
 
-def _is_key(text: str) -> bool:
-    try:
-        return bool(_key(text))
-    except ValueError:
-        return False
-
-
 def facts_of(run: Any) -> RunFacts:
     """Return the facts of an MLflow run that do not depend on its store; for an imported run, those of its origin."""
     tags, info = dict(run.data.tags), run.info
     is_imported = tags.get(IMPORTED) == "true"
-    kept = {k: v for k, v in tags.items() if not LOCAL.match(k) and _is_key(k)}
+    kept = {k: v for k, v in tags.items() if not LOCAL.match(k) and is_key(k)}
     if is_imported and ORIGIN_SWEEP in tags:
         kept["sweep"] = tags[ORIGIN_SWEEP]
     elif is_imported:
