@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import sys
+
+from pipeline.__main__ import leave_on_signals
+
+if __name__ == "__main__":
+    leave_on_signals()
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,13 +29,13 @@ if TYPE_CHECKING:
 @click.option("--slow", is_flag=True, help="Run the slow variants too.")
 @click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
 @click.option("--write", is_flag=True, help="Write the pages and figures of the experiment, as in docs/theory.md.")
+@click.option("--force", is_flag=True, help="Replace files that gradvitals did not write.")
 def command(
     name: str | None, overrides: Sequence[str], run_all: bool, slow: bool, jobs: int | None, write: bool, force: bool
 ) -> int:
     """Run the experiment NAME, a folder of experiments/ or the path of your own, and print its claims."""
     from experiments.catalogue import check_catalogue, write_catalogue
     from experiments.experiment import load, names
-@click.option("--force", is_flag=True, help="Replace files that gradvitals did not write.")
     from experiments.runner import applicable, run_experiment, write_pages
 
     def run_and_print(experiment: Experiment, overrides: Sequence[str]) -> ExperimentResult:
@@ -41,13 +47,13 @@ def command(
 
     if run_all:
         overrides = [*([name] if name else []), *overrides]
+        check_catalogue(names(), force=force)
         experiments = [load(n) for n in names()]
         results = [run_and_print(experiment, applicable(experiment, overrides)) for experiment in experiments]
         show(write_catalogue(results, slow, force=force))
         return max(result.exit_code for result in results)
     if not name:
         raise ConfigError(f"NAME is missing; allowed: {', '.join(names())}, or a folder with claims.yaml")
-        check_catalogue(names(), force=force)
     return run_and_print(load(name), overrides).exit_code
 
 

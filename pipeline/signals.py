@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as exceptions, raised again until the program acknowledges them.
+"""SIGTERM, SIGHUP and Ctrl-C as exceptions, raised again until the program acknowledges them.
 
 A signal becomes an exception wherever the main thread is. Python swallows an exception in a finaliser, and a library
 may swallow it elsewhere. After :func:`acknowledge`, runs are closed undisturbed; only a second Ctrl-C leaves at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -69,9 +70,18 @@ def _raise(number: int, frame: FrameType | None) -> None:
         return
     _last_raised = now
     _send_again(AGAIN, number)
+    if number == signal.SIGHUP:
+        _leave_closed_terminal()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
+
+
+def _leave_closed_terminal() -> None:
+    """Discard what is written from now on, if the terminal is closed: writing would fail while runs are closed."""
+    for output in (1, 2):
+        if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
 def _send_again(seconds: float, number: int) -> None:
@@ -88,6 +98,6 @@ def _raise_swallowed_again(unraisable: sys.UnraisableHookArgs) -> None:
     error = unraisable.exc_value
     if time.monotonic() - _last_raised < AGAIN and isinstance(error, (SystemExit, KeyboardInterrupt)):
         _last_raised = -AGAIN
-        _send_again(SOON, signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+        _send_again(SOON, signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(error.code or 0) - 128)
     else:
         sys.__unraisablehook__(unraisable)

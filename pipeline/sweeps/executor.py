@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait as wait_for_process
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ PAUSE = 0.5  # seconds between two queries of a cell that another process works 
 WATCHDOG_EXIT_CODE = 1
 PROCESS_NAME = "gradvitals-cell"
 STDERR = 2  # file descriptor
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 LONGEST_SOCKET_FOLDER = 107 - len("/pymp-12345678/listener-12345678")  # characters
 
 Results = Generator[tuple[CellJob, CellResult], None, None]
@@ -56,9 +57,13 @@ def start_server() -> None:
     """Start the server that forks processes. It imports for seconds, so it starts before the driver needs it.
 
     The address of its socket is a file in the folder for temporary files. An address has room for 107 characters; a
-    folder of a longer name, as clusters give, is replaced by ``/tmp``.
+    folder of a longer name, as clusters give, is replaced by ``/tmp``. A terminal's signals are blocked in the server
+    and in its processes: the driver receives them, too, and ends the processes.
     """
     chosen = tempfile.tempdir
+    allowed = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    resource_tracker.ensure_running()  # the server would start it, and it unblocks Ctrl-C
+    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER:
         tempfile.tempdir = "/tmp"  # noqa: S108 (multiprocessing makes a folder in it that is the user's own)
     try:
@@ -67,6 +72,7 @@ def start_server() -> None:
         raise ConfigError(f"JOBS: no process can be started ({refused}); allowed: JOBS=1") from refused
     finally:
         tempfile.tempdir = chosen
+        signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
 
 
 class RunStack(Protocol):
@@ -289,7 +295,8 @@ def _run_in_process(
     os.environ.update(environment)
     previous_handler = signal.getsignal(signal.SIGTERM)
     signals.install(signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver receives it, too, and ends this process
+    for number in TERMINAL_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the driver receives it, too, and ends this process
     threading.Thread(target=_end_with_driver, args=(stack[0].run.files,), daemon=True).start()
     try:
         store = Store.open(tracking, wait=True)  # the driver has just opened it

@@ -295,7 +295,14 @@ def processes_of(session: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "jobs"), [(signal.SIGTERM, "1"), thorough(signal.SIGTERM, "2"), thorough(signal.SIGINT, "2")]
+    ("number", "jobs"),
+    [
+        (signal.SIGTERM, "1"),
+        thorough(signal.SIGHUP, "1"),
+        thorough(signal.SIGTERM, "2"),
+        thorough(signal.SIGHUP, "2"),
+        thorough(signal.SIGINT, "2"),
+    ],
 )
 def test_interrupted_sweep_ends_within_5_s_and_leaves_no_process(
     tmp_path: Path, flag: Path, number: int, jobs: str
@@ -304,13 +311,13 @@ def test_interrupted_sweep_ends_within_5_s_and_leaves_no_process(
     wait_for_runs(tmp_path, int(jobs))
     time.sleep(0.5)
     start = time.monotonic()
-    if number == signal.SIGINT:
+    if number != signal.SIGTERM:
         os.killpg(driver.pid, number)  # as a terminal does
     else:
         driver.send_signal(number)
     printed, _ = driver.communicate(timeout=30)
     assert time.monotonic() - start < 5
-    assert driver.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)]
+    assert driver.returncode == 128 + number
     assert "0 of 2 runs are done; the same command resumes" in printed
     assert "Traceback" not in printed
     assert {s for many in statuses(tmp_path).values() for s in many} == {"KILLED"}
@@ -318,6 +325,28 @@ def test_interrupted_sweep_ends_within_5_s_and_leaves_no_process(
     while processes_of(driver.pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert processes_of(driver.pid) == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("fraction", [0.2, 0.4, 0.6, 0.8])
+def test_interruption_before_the_processes_run_ends_within_5_s(tmp_path: Path, number: int, fraction: float) -> None:
+    """The server that forks processes imports for seconds, and gets the signals of the terminal, too."""
+    arguments = ("--jobs", "2", TWO, "epochs=1000")
+    driver = command(tmp_path, *arguments)
+    begun = time.monotonic()
+    wait_for_runs(tmp_path, 1)
+    seconds = time.monotonic() - begun
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    driver = command(tmp_path / "again", *arguments)
+    time.sleep(fraction * seconds)
+    start = time.monotonic()
+    os.killpg(driver.pid, number)
+    printed, _ = driver.communicate(timeout=30)  # ends when the last process has closed the output
+    assert time.monotonic() - start < 5
+    assert driver.returncode == 128 + number
+    assert "Traceback" not in printed
 
 
 @pytest.mark.thorough
