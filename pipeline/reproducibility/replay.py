@@ -148,7 +148,8 @@ def reproduce(
         raise
     threads = _match_machine(logged) if options.match_machine else 1
     with threadpool_limits(threads), bars(1, quiet) as progress:
-        run = prepare_run(config)
+        with logged.file_contents_hidden(raw_config):
+            run = prepare_run(config)
         _report(_environment_lines(logged, present_environment(raw_config, run.facts.digest), uri))
         with progress.run(printable(logged.name), run.length.last_step) as on_step:
             records, chain = _train(run, logged, on_step)

@@ -129,7 +129,8 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     tracking.existing_uri()
     store = Store.open(tracking)
     logged = store.find(run_id)
-    raw_config = LoggedRun.from_store(store, logged).raw_config()
+    recorded_run = LoggedRun.from_store(store, logged)
+    raw_config = recorded_run.raw_config()
     if not isinstance(raw_config.get("replicates"), int):
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: replicates must be an integer")
     raw_config["replicates"] = max(raw_config["replicates"], LEAST_REPLICATES)
@@ -138,7 +139,8 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     sweep_id = f"prescribe-{uuid.uuid4().hex[:8]}"
     tags = {SWEEP_TAG: sweep_id, "kind": "run", "prescribed_for": logged.info.run_id, **source_tags([])}
     trusted = OWN_PACKAGES | set(allowed)
-    baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted)
+    with recorded_run.file_contents_hidden(raw_config):
+        baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted)
     with bars(2, quiet) as progress:
         options = RunOptions(
             command=uuid.uuid4().hex,

@@ -18,7 +18,7 @@ from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.errors import ConfigError
 from pipeline.tracking.artifact_parsers import Theory as Theory
 from pipeline.tracking.artifact_parsers import parse_config, parse_findings, parse_theory, records_of
-from pipeline.tracking.safe_reading import LONGEST_TEXT, read_table, read_text
+from pipeline.tracking.safe_reading import LONGEST_TEXT, printable, read_table, read_text
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import (
     CONFIG_FILE,
@@ -202,6 +202,31 @@ class LoggedRun:
         with self.require(CONFIG_FILE).files.open(CONFIG_FILE) as path:
             return parse_config(read_text(path), changes)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it comes from a folder, whose author may be anyone."""
+        return self.folder is not None or self.tags.get("imported") == "true"
+
+    @contextlib.contextmanager
+    def file_contents_hidden(self, raw_config: Mapping[str, Any]) -> Iterator[None]:
+        """Replace errors of the block that may quote a file of this machine that a foreign run's config names.
+
+        Args:
+            raw_config: The config in use, with the user's changes. Files that only a change names are the user's own.
+        """
+        try:
+            yield
+        except ConfigError as refusal:
+            used = set(_texts(raw_config.get("data")))
+            named = [text for text in _texts(self.raw_config().get("data")) if text in used] if self.is_foreign else []
+            files = [text for text in named if _exists(text)]
+            if not files:
+                raise
+            raise ConfigError(
+                f"RUN={self.run_id}: its data cannot be read from {printable(files[0])}, which its config names; the "
+                "reason may quote that file and is not shown (`make data` with the same data.source keys shows it)"
+            ) from refusal
+
     @cached_property
     def theory(self) -> Theory | None:
         """The theoretical prediction, None if there is none that is readable."""
@@ -275,3 +300,19 @@ def format_time(milliseconds: int | None) -> str:
     if milliseconds is None:
         return "unknown"
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in plain data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False
