@@ -6,8 +6,6 @@ the modules moved to their wings; the place of its artifacts is written as ``fil
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import zipfile
 from pathlib import Path
 
@@ -22,10 +20,6 @@ ARCHIVE = Path(__file__).resolve().parents[1] / "data" / "old_store.zip"
 def old(tmp_path: Path) -> Path:
     """A folder with the store."""
     zipfile.ZipFile(ARCHIVE).extractall(tmp_path)
-    with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as database, database:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            update = f"UPDATE {table} SET {column} = replace({column}, 'file:///old-store', ?)"
-            database.execute(update, (tmp_path.as_uri(),))
     return tmp_path
 
 

@@ -84,7 +84,7 @@ TARGETS = [
     "engine.activations.Tanh",
     "engine.costs.CrossEntropy",
     "engine.gradient_check.check",
-    "pipeline.reports.html.write",
+    "pipeline.reports.outputs.write_output",
     "pipeline.training.array_files.write",
     "pipeline.__main__.main",
     "pipeline.tracking.ui.serve",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import io
 import shutil
-import sqlite3
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.progress import plain_console
+from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.tracking.uri import database_path
 
@@ -65,10 +64,7 @@ def quiet() -> Console:
 def copied(folder: Path, to: Path) -> Path:
     """Copy a folder with a store; the copy's artifacts are its own."""
     shutil.copytree(folder, to, dirs_exist_ok=True)
-    with contextlib.closing(sqlite3.connect(to / "store.db")) as connection, connection:
-        for column in ("experiments.artifact_location", "runs.artifact_uri"):
-            table, name = column.split(".")
-            connection.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", (folder.as_uri(), to.as_uri()))
+    relocate_artifacts(uri(to))
     return to
 
 
