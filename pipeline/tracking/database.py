@@ -45,6 +45,8 @@ def creation_lock(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if not path.exists():
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: a waiting process makes a new file
         lock.release()
 
 
@@ -66,8 +68,12 @@ def create_database(uri: str) -> None:
         if unfinished.fullmatch(stale.name):
             stale.unlink(missing_ok=True)
     new = Path(f"{path}.{os.getpid()}.new")
-    SqlAlchemyStore(engine_uri(f"sqlite:///{new}", "rwc"), artifact_root(path).as_uri()).engine.dispose()
-    new.replace(path)
+    try:
+        SqlAlchemyStore(engine_uri(f"sqlite:///{new}", "rwc"), artifact_root(path).as_uri()).engine.dispose()
+        new.replace(path)
+    finally:
+        for part in (new, Path(f"{new}-journal")):
+            part.unlink(missing_ok=True)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -128,6 +129,19 @@ def test_new_store_is_created_at_a_literal_path(tmp_path: Path) -> None:
     Store.open(TrackingConfig(f"sqlite:///{path}", "gradvitals"))
     assert {p.name for p in path.parent.iterdir()} <= {"s%20.db", "s%20.db.lock"}
     assert [p.name for p in tmp_path.iterdir()] == ["a%41 b"]
+
+
+def test_store_that_cannot_be_created_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(address: str, _: str) -> None:
+        path = Path(address.removeprefix("sqlite+pysqlite:///file:").partition("?")[0])
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore", fails)
+    told = invoke_plainly("run", *SMALL, f"tracking.uri=sqlite:///{tmp_path}/s.db")
+    assert told[0] in (1, 2)
+    assert "No space left on device" in told[1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_in_the_address_of_a_file_are_refused(tmp_path: Path) -> None:
