@@ -14,14 +14,22 @@ class StoreError(ConfigError):
     """The store refuses a request or does not respond, explained in one line."""
 
 
-def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
-    """Return '; did you mean X?' if an allowed name is similar, followed by the allowed names.
+class DeletedError(StoreError):
+    """A run or an experiment was deleted, by another process, while it was used."""
+
+
+def did_you_mean(wrong: str, allowed: Iterable[str], meant: str | None = None) -> str:
+    """Return '; did you mean X?' if a name is known or an allowed one is similar, followed by the allowed names.
 
     Args:
         wrong: The name that was given.
         allowed: The allowed names.
+        meant: What was meant, if it is known.
     """
     options = sorted(allowed)
-    similar = difflib.get_close_matches(wrong, options, n=1, cutoff=0.6)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
+    if meant is None:
+        by_lower = {option.lower(): option for option in reversed(options)}
+        similar = difflib.get_close_matches(wrong.lower(), by_lower, n=1, cutoff=0.6)
+        meant = by_lower[similar[0]] if similar else None
+    hint = f"; did you mean {meant}?" if meant else ""
     return f"{hint} (allowed: {', '.join(options) or 'none'})"

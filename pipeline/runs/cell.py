@@ -151,7 +151,7 @@ def read_result(store: Store, run: Any, job: CellJob) -> RunResult:
         result,
         verdict_words=run_tags.get("verdict", ""),
         diverged_fraction=float(run.data.metrics.get("diverged_fraction", 0.0)),
-        diverged_replicates=len([k for k in run_tags.get("diverged_replicates", "").split(",") if k]),
+        diverged_replicates=round(run.data.metrics.get("diverged_fraction", 0.0) * job.run.config.replicates),
         diverged_at=int(step) if step.isdigit() else None,
     )
     return result.with_records(logged.summary())

@@ -19,6 +19,7 @@ from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
+from pipeline.errors import DeletedError, StoreError
 from pipeline.profiling import PROFILE
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import cell_key, fingerprint
@@ -69,6 +70,7 @@ class Execution:
         self.is_closed = False
         self.store, self.options, self.pruning = store, options, options.pruning
         self.pruned: str | None = None
+        self.deleted: DeletedError | None = None
 
     def __enter__(self) -> Execution:
         """Open the run and its log file."""
@@ -185,11 +187,14 @@ class Execution:
             self.pruned = reason
             with self._as_current():
                 log.info("pruned: %s", reason)
-        return self.pruned is not None
+        return self.pruned is not None or self.deleted is not None
 
     def add(self, record: Record) -> None:
-        """Log a new record, and save it with the next checkpoint."""
-        self._add_to_logs(record)
+        """Log a new record, and save it with the next checkpoint. A run that was deleted stops."""
+        try:
+            self._add_to_logs(record)
+        except DeletedError as deleted:
+            self.deleted = deleted
         self.checkpoints.record(record)
 
     def _add_to_logs(self, record: Record) -> None:
@@ -212,6 +217,8 @@ class Execution:
         Args:
             seconds: Time of the run's training by activity, seconds.
         """
+        if self.deleted is not None:
+            return self.fail(self.deleted)
         try:
             with self._as_current(), enforce_limits(self.options.limits):
                 result = self._conclude(Timer(time.perf_counter), seconds)
@@ -222,6 +229,7 @@ class Execution:
     def fail(self, failure: Exception) -> RunResult:
         """Log a failure as the run's description, close the run as FAILED and return the result."""
         error = traceback.format_exception_only(failure)[-1].strip()
+        error = " ".join((str(failure) if isinstance(failure, StoreError) else error).split())
         trace = "".join(traceback.format_exception(failure))
         with self._as_current():
             log.error("the run failed", exc_info=failure)
@@ -235,6 +243,8 @@ class Execution:
             log.exception("run %s does not have all of its files", result.run_id)
             with contextlib.suppress(Exception):
                 self.store.end(result.run_id, "FAILED", {ERROR_TAG: error[:4000]})
+            if isinstance(failure, DeletedError):
+                artifacts.remove_checkpoints(self.store, result.run_id)
             self.is_closed = True
             return result
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from threadpoolctl import threadpool_limits
 
-from pipeline.errors import StoreError
+from pipeline.errors import DeletedError, StoreError
 from pipeline.profiling import PROFILE, STEPS
 from pipeline.progress import Bars
 from pipeline.runs.cell import CellResult, CellTask, decide
 from pipeline.runs.execute import Execution
 from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.runs.limits import Limits, enforce_limits
+from pipeline.runs.result import RunResult
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.store import Store
 from pipeline.training.loop import StackCell, train_stack
@@ -43,12 +44,20 @@ def run_stack(stack: Stack, store: Store, options: RunOptions, bars: Bars) -> Re
     with contextlib.ExitStack() as held:
         tasks: list[CellTask] = []
         for job in stack:
-            decision = _lock_and_decide(job, store, options, held)
+            try:
+                decision = _lock_and_decide(job, store, options, held)
+            except DeletedError as deleted:
+                decision = without_run(job, deleted)
             if isinstance(decision, CellTask):
                 tasks.append(decision)
             else:
                 yield job, decision
-        executions = [held.enter_context(Execution(task, store, options)) for task in tasks]
+        executions = []
+        for task in tasks:
+            try:
+                executions.append(held.enter_context(Execution(task, store, options)))
+            except DeletedError as deleted:  # its run, or the experiment
+                yield task.job, without_run(task.job, deleted)
         ready, failed = _prepare(executions, options.limits)
         yield from failed
         for group in ready:
@@ -82,6 +91,11 @@ def run_stack(stack: Stack, store: Store, options: RunOptions, bars: Bars) -> Re
     for task in repeated:
         for job, result in run_stack([task.job], store, options, bars):
             yield job, result and replace(result, action=task.action)
+
+
+def without_run(job: CellJob, failure: StoreError) -> CellResult:
+    """Return the result of a cell that failed before it had a run."""
+    return CellResult(RunResult(job.name, "none", job.swept, "FAILED", error=str(failure)), "new")
 
 
 def _lock_and_decide(

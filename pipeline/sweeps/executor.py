@@ -27,13 +27,14 @@ from pebble.concurrent import process
 
 from pipeline import signals
 from pipeline.data.shared import DataFiles, SharedData, shared_data
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeletedError
 from pipeline.profiling import OTHER, PROFILE, WAITING
 from pipeline.progress import Bars, bars
 from pipeline.runs.artifacts import remove_checkpoints
 from pipeline.runs.cell import CellResult, close_stale_runs, runs_of_cell
 from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.runs.result import ERROR_TAG, RunResult
+from pipeline.runs.stack import without_run
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.store import Store, TrackingConfig
@@ -299,9 +300,14 @@ def _run_in_process(
         signal.signal(number, signal.SIG_IGN)  # the driver receives it, too, and ends this process
     threading.Thread(target=_end_with_driver, args=(stack[0].run.files,), daemon=True).start()
     try:
-        store = Store.open(tracking, wait=True)  # the driver has just opened it
-        with bars(1, quiet=True) as hidden:
-            results = {id(job): result for job, result in run(stack, store, options, hidden)}
+        results: dict[int, CellResult | None]
+        try:
+            store = Store.open(tracking, wait=True)  # the driver has just opened it
+        except DeletedError as deleted:
+            results = {id(job): without_run(job, deleted) for job in stack}
+        else:
+            with bars(1, quiet=True) as hidden:
+                results = {id(job): result for job, result in run(stack, store, options, hidden)}
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
     return [results[id(job)] for job in stack], PROFILE.taken()

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from pipeline import signals
 from pipeline.analysis.summary import show
 from pipeline.config.compose import compose_run, compose_sweep
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.profiling import PROFILE
 from pipeline.progress import Bars, bars
 from pipeline.reproducibility.environment import provenance
@@ -97,17 +97,19 @@ class SweepResult:
         results: One for each cell, in the order of the sweep; NOT RUN for those after a failure with ``fail_fast``.
         actions: What was done about each cell that has a result.
         links: Lines with the addresses of the charts and of the summary.
+        is_logged: Whether the store has the summary.
     """
 
     sweep_id: str
     results: Sequence[RunResult]
     actions: Sequence[CellAction]
     links: Sequence[str]
+    is_logged: bool = True
 
     @property
     def exit_code(self) -> int:
-        """1 if a cell has not finished."""
-        return int(any(r.status != "FINISHED" for r in self.results))
+        """1 if a cell has not finished, or the summary is not logged."""
+        return int(not self.is_logged or any(r.status != "FINISHED" for r in self.results))
 
     def table(self) -> Table:
         """Return the final numbers of each cell."""
@@ -153,7 +155,7 @@ class SingleResult:
         lines = ["resumed an interrupted run (FORCE=1 starts a new one)"] if self.action == "resumed" else []
         lines += [f"failed: {r.name} (run {r.run_id}): {r.error}"] if r.error else []
         lines += [f"diverged: {d.finding.sentence()}" for d in r.divergences]
-        return [*lines, f"run it again: make reproduce RUN={r.run_id}", *self.links]
+        return lines if r.run_id == "none" else [*lines, f"run it again: make reproduce RUN={r.run_id}", *self.links]
 
 
 def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str | None = None) -> SweepResult:
@@ -189,9 +191,13 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
                 if options.fail_fast and outcome.result.status == "FAILED":
                     break
     results = [done[i].result if i in done else _not_run(job) for i, job in enumerate(plan.jobs)]
-    with PROFILE.activity("summary"):
-        summary_id = log_summary(store, plan.name, plan.sweep_id, results)
-    links = summary_links(store, plan.sweep_id, results, summary_id, "sweep.png")
+    try:
+        with PROFILE.activity("summary"):
+            summary_id = log_summary(store, plan.name, plan.sweep_id, results)
+        links = summary_links(store, plan.sweep_id, results, summary_id, "sweep.png")
+    except DeletedError as deleted:
+        actions = [d.action for d in done.values()]
+        return SweepResult(plan.sweep_id, results, actions, [f"the summary is not logged: {deleted}"], is_logged=False)
     return SweepResult(plan.sweep_id, results, [d.action for d in done.values()], links)
 
 

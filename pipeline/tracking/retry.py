@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.tracking.store_failure import StoreFailure
 
 T = TypeVar("T")
@@ -63,6 +63,7 @@ class RetryPolicy:
 
         Raises:
             StoreError: The store did not answer in time, or failed permanently.
+            DeletedError: The run or the experiment does not exist, or was deleted.
         """
         start, outer, reported, result = time.monotonic(), sys.exc_info()[1], False, None
 
@@ -89,6 +90,8 @@ class RetryPolicy:
             failure = StoreFailure(exception, outer)
             if failure.is_permanent:
                 raise StoreError(f"{self.store}: {failure.reason}") from None
+            if failure.deleted:
+                raise DeletedError(f"{self.store}: {failure.deleted}") from exception
             raise
         self._gave_up = False
         if reported:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import signals
-from pipeline.errors import StoreError
+from pipeline.errors import DeletedError, StoreError
 from pipeline.tracking.retry import notify
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class RunLogger:
         shutil.copyfile(path, self.folder / path.name)
 
     def end(self, status: str, hurry: bool = False) -> bool:
-        """Send everything and close the run. A store that fails is reported, not raised.
+        """Send everything and close the run. A store that fails is reported, not raised, but for a deleted run.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -192,6 +192,9 @@ class RunLogger:
 
         Returns:
             Whether the store has all values, all files and the status.
+
+        Raises:
+            DeletedError: The run or its experiment was deleted.
         """
         if hurry:
             self.client.retry.set_deadline(LEAVING)
@@ -201,12 +204,16 @@ class RunLogger:
                 complete = False
             else:
                 self.send()
+        except DeletedError:
+            raise
         except StoreError as refusal:
             notify(f"{len(self._buffer)} values of run {self.run_id} could not be stored ({refusal})")
             complete = False
             status = "FAILED" if status == "FINISHED" else status
         try:
             self.client.set_terminated(self.run_id, status, end_time=self.clock.now())
+        except DeletedError:
+            raise
         except StoreError as refusal:
             notify(f"run {self.run_id} could not be closed as {status} ({refusal})")
             complete = False

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipeline import signals
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.profiling import IMPORTS, PROFILE
 from pipeline.tracking import chart_view
 from pipeline.tracking.client import Client, check_reachable, load_mlflow, within_limit
@@ -28,6 +28,7 @@ from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.retry import RetryPolicy, seconds
 from pipeline.tracking.run_logger import LEAVING, MonotonicTimestamps, wall_clock
 from pipeline.tracking.run_logger import RunLogger as RunLogger
+from pipeline.tracking.store_failure import StoreFailure
 from pipeline.tracking.uri import TrackingConfig as TrackingConfig
 from pipeline.tracking.uri import artifact_root, database_path, engine_uri, redact, sidecar_dir
 
@@ -250,7 +251,7 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
-        with contextlib.suppress(MlflowException):
+        with contextlib.suppress(MlflowException, DeletedError):
             return self.client.get_run(run_id)
         runs: list[Run] = []
         if len(run_id) >= 8 and run_id.isalnum():
@@ -302,7 +303,7 @@ def _experiment_id(client: Client, name: str, uri: str) -> str:
                 raise
     if experiment.lifecycle_stage != "active":
         shown = redact(uri)
-        raise ConfigError(f"tracking.experiment={name}: was deleted in {shown}; restore it or choose another name")
+        raise DeletedError(f"tracking.experiment={name}: was deleted in {shown}; restore it or choose another name")
     return str(experiment.experiment_id)
 
 
@@ -326,14 +327,32 @@ def download(store: Store, run_id: str, name: str, to: Path) -> Path:
 
     Raises:
         ConfigError: The run has no such artifact.
+        StoreError: The store has the artifact, and cannot read it or does not answer.
         OSError: The disk is full.
     """
+    from mlflow.exceptions import MlflowException
+
+    sizes = [a.file_size for a in store.client.list_artifacts(run_id) if a.path == name]
+
+    def read() -> Path:
+        try:
+            path = Path(store.client.bare.download_artifacts(run_id, name, str(to)))
+        except MlflowException as failure:  # it hides the cause
+            if sizes and not store.is_file and shutil.disk_usage(to).free > (sizes[0] or 0):
+                raise ConnectionResetError(f"{name} was not sent whole") from failure
+            raise
+        if sizes and sizes[0] not in (None, path.stat().st_size):  # the reply had no length that MLflow could check
+            raise ConnectionResetError(f"{name} was not sent whole")
+        return path
+
     try:
-        return Path(store.client.download_artifacts(run_id, name, str(to)))
+        with PROFILE.activity("files"):
+            return store.client.retry.call(read)
     except StoreError:
         raise
     except Exception as failure:  # each kind of store raises its own, and MLflow hides some causes
-        sizes = [a.file_size or 0 for a in store.client.list_artifacts(run_id) if a.path == name]
-        if sizes and shutil.disk_usage(to).free < sizes[0]:
+        if sizes and shutil.disk_usage(to).free < (sizes[0] or 0):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to)) from failure
+        if sizes and sizes[0] is not None:  # it is there, but the store does not give it
+            raise StoreError(f"{store.uri}: {name} of run {run_id}: {StoreFailure(failure).reason}") from failure
         raise ConfigError(f"RUN={run_id}: has no artifact {name} (is it a finished gradvitals run?)") from failure

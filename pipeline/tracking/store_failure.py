@@ -21,11 +21,12 @@ PERMANENT = {  # reason -> pattern in the lower-case text
     "the password is wrong": r"password authentication failed",
 }
 TRANSIENT = r"database (table )?is locked|failed with (timeout )?exception|not in a valid json format"
+DELETED = r"\b(run|experiment) (?:with id=)?'?(\w+)'? (?:must be in the 'active' state|not found|exists)"
 OTHER_REASONS = {  # for messages only
     "the database is locked": r"locked",
     "connection refused": r"connection refused",
     "no answer in time": r"timed out",
-    "a reply was cut off": r"incompleteread|chunkedencoding|valid json",
+    "a reply was cut off": r"incompleteread|chunkedencoding|valid json|not sent whole|line \d+ column \d+ \(char",
     "the connection was cut": r"connection reset|remote end closed|connection aborted",
 }
 
@@ -63,6 +64,12 @@ class StoreFailure:
         return redact(str(self.causes[0]).strip().partition("\n")[0])[:200] or type(self.causes[0]).__name__
 
     @cached_property
+    def deleted(self) -> str | None:
+        """Which run or experiment was deleted, in words; None for another failure."""
+        found = re.search(DELETED, self.text)
+        return f"{found[1]} {found[2]} was deleted while it was used" if found else None
+
+    @cached_property
     def is_permanent(self) -> bool:
         """Whether the failure lasts, however often the call is retried."""
         return any(re.search(pattern, self.text) for pattern in PERMANENT.values())
@@ -79,6 +86,8 @@ class StoreFailure:
         if module == "requests":
             status = getattr(getattr(cause, "response", None), "status_code", None) or 0
             return name in ("ConnectionError", "ChunkedEncodingError", "ReadTimeout", "ConnectTimeout") or status >= 500
+        if name == "JSONDecodeError":  # a list of artifacts that was cut
+            return True
         if module == "sqlalchemy":
             return name in ("OperationalError", "InterfaceError") and "sqlite3" not in self.text
         if module == "mlflow":  # a server's reply, not our own database: 5xx or "too many requests"

@@ -20,7 +20,7 @@ from rich.table import Table
 from pipeline.config.compose import compose_run
 from pipeline.config.instantiate import instantiate
 from pipeline.config.schema import OWN_PACKAGES
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeletedError
 from pipeline.progress import bars
 from pipeline.runs.cell import CellResult
 from pipeline.runs.job import CellJob, RunOptions, Stack, prepare_cell
@@ -227,7 +227,11 @@ class Searcher:
     def tell(self, job: CellJob, done: CellResult) -> None:
         """Report the result of a job to the study."""
         trial = self._open[int(job.tags[TRIAL_TAG])]
-        self._tell(trial, self._result(trial, done))
+        try:
+            result = self._result(trial, done)
+        except DeletedError as deleted:
+            result = Result("", error=str(deleted))
+        self._tell(trial, result)
 
     def close(self) -> None:
         """Give up the trials that have no result; a later command runs their slots."""
@@ -257,8 +261,7 @@ class Searcher:
             self.store.end(run_result.run_id, "KILLED")
         if tags.get(TRIAL_TAG) != str(trial.number):
             self.store.tag(run_result.run_id, {TRIAL_TAG: str(trial.number)})
-        diverged = len([k for k in tags.get("diverged_replicates", "").split(",") if k])
-        result = Result(run_result.run_id, verdict=tags.get("verdict", ""), diverged=diverged)
+        result = Result(run_result.run_id, verdict=tags.get("verdict", ""), diverged=run_result.diverged_replicates)
         if run_result.error:
             return replace(result, error=run_result.error)
         if run.info.status != "FINISHED":

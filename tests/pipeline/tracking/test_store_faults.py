@@ -24,7 +24,7 @@ from support.servers import CuttingProxy, Postgres, Server, locked, postgres_bin
 from support.stores import empty
 
 from pipeline.cli import main
-from pipeline.errors import StoreError
+from pipeline.errors import DeletedError, StoreError
 from pipeline.reproducibility.replay import ReplayOptions, reproduce
 from pipeline.tracking.retry import VARIABLE
 from pipeline.tracking.run_logger import Point, RunLogger
@@ -87,7 +87,7 @@ def test_points_that_mlflow_refuses_raise(tmp_path: Path) -> None:
         store.client.log(run_id, [Point("no: name?", 1.0, 1, 1)], {}, {})
     store.end(run_id, "FINISHED")
     store.client.bare.delete_run(run_id)
-    with pytest.raises(MlflowException, match="active"):
+    with pytest.raises(DeletedError, match=f"run {run_id} was deleted"):
         store.client.log(run_id, [Point("k", 1.0, 1, 1)], {}, {})
 
 
@@ -350,6 +350,33 @@ def test_cut_replies_neither_lose_nor_double_anything(backend: Backend, with_len
         check(store, log.run_id, range(4))
         run = store.find(log.run_id)
         assert (run.info.status, run.data.params, run.data.tags["t"]) == ("FINISHED", {"p": "1"}, "x")
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize("with_length", [True, False])
+def test_cut_reply_to_a_read_file_does_not_train_a_finished_cell_again(
+    backend: Backend, with_length: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a length, the cut file is a shorter file for the client."""
+    proxy = CuttingProxy(backend.server.port)
+    proxy.with_length = with_length
+    sweep = ["sweep", "--jobs", "1", *SMALL, f"seed=7,{8 + with_length}", "tracking.figures=false"]
+    try:
+        sweep.append(f"tracking.uri={proxy.uri}")
+        assert main(sweep) == 0
+        proxy.cuts = {"records.parquet": 1, "artifacts?path=": 1}  # a file, and a list of files
+        capsys.readouterr()
+        assert main(sweep) == 0
+        assert set(proxy.cuts.values()) == {0}
+        assert "2 runs: 2 skipped, finished before" in capsys.readouterr().out
+        monkeypatch.setenv(VARIABLE, "0.5")
+        proxy.cuts = {"records.parquet": 1000}
+        assert main(sweep) == 2
+        (message,) = [line for line in lines(capsys.readouterr().err) if line.startswith("error: ")]
+        assert "did not answer for" in message
+        assert "a reply was cut off" in message
+        assert {r.info.status for r in backend.store().search("tags.kind = 'run'")} == {"FINISHED"}
     finally:
         proxy.close()
 
