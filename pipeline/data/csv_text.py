@@ -64,13 +64,13 @@ class Dialect:
         ValueError: A character is none, or has two meanings.
     """
 
-    separator: str = ","
-    decimal: str = "."
-    thousands: str | None = None
-    encoding: str = "utf-8"
-    header: bool | None = None
-    missing_values: tuple[str, ...] = ()
-    comment: str | None = None
+    separator: str
+    decimal: str
+    thousands: str | None
+    encoding: str
+    header: bool | None
+    missing_values: tuple[str, ...]
+    comment: str | None
 
     def __post_init__(self) -> None:
         for name in ("separator", "decimal", "thousands", "comment"):

@@ -223,13 +223,13 @@ class Csv(_File):
     task: Task
     categorical: Categorical
     missing: Missing
-    separator: str = ","
-    decimal: str = "."
-    thousands: str | None = None
-    encoding: str = "utf-8"
-    header: bool | None = None
-    missing_values: tuple[str, ...] | None = None
-    comment: str | None = None
+    separator: str
+    decimal: str
+    thousands: str | None
+    encoding: str
+    header: bool | None
+    missing_values: tuple[str, ...] | None
+    comment: str | None
 
     def __post_init__(self) -> None:
         self.dialect()

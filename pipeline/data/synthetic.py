@@ -13,6 +13,14 @@ from engine.initializers import Constant, GaussianFanIn, initialize
 from engine.network import Network
 from pipeline.data.table import Source, Table
 
+MOST_EXAMPLES = 10_000_000  # of two numbers each; their arrays take seconds to draw
+MOST_CLASSES = 10_000  # their targets are one-hot
+
+
+def _at_most(name: str, value: int, highest: int) -> None:
+    if value > highest:
+        raise ValueError(f"{name}={value}: must be <= {highest}")
+
 
 def _at_least(name: str, value: float, lowest: float) -> None:
     if not value >= lowest or math.isinf(value):
@@ -36,6 +44,7 @@ class TwoSpirals(Source):
 
     def __post_init__(self) -> None:
         _at_least("examples", self.examples, 4)
+        _at_most("examples", self.examples, MOST_EXAMPLES)
         _at_least("turns", self.turns, 0)
         _at_least("noise", self.noise, 0)
 
@@ -70,6 +79,7 @@ class GaussianNoise(Source):
         _at_least("examples", self.examples, 2)
         _at_least("inputs", self.inputs, 1)
         _at_least("classes", self.classes, 2)
+        _at_most("classes", self.classes, MOST_CLASSES)
         _at_least("variance", self.variance, 0)
 
     def load(self, rng: np.random.Generator) -> Table:

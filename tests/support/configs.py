@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import Config, build
+from pipeline.data.files import Csv
 from pipeline.data.prepare import Data, DataConfig, prepare
 from pipeline.data.table import Source
 from pipeline.training.loop import run
@@ -71,6 +73,14 @@ def table(records: list[Record]) -> Table:
 def records(*overrides: str) -> Table:
     """Return all records of a run."""
     return table(list(run(config(*overrides))))
+
+
+def csv_source(path: Path, **arguments: Any) -> Csv:
+    """Return a CSV file with target y as a source; whatever is not given is as in ``data=csv``."""
+    chosen: dict[str, Any] = {"target": "y", "task": "classification", "categorical": "refuse", "missing": "refuse"}
+    dialect = {"separator": "comma", "decimal": "point", "encoding": "utf-8"}
+    others = dict.fromkeys(("thousands", "header", "missing_values", "comment"))
+    return Csv(path=str(path), **(chosen | dialect | others | arguments))
 
 
 def prepared(

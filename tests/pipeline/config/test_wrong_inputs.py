@@ -72,7 +72,7 @@ UNKNOWN = [
     wrong_run("+_target_=os.system", says="_target_: unknown key"),
     wrong_run("~probes.nope", says=("probes.nope: unknown key 'nope'", "gradient_norm")),
     wrong_run(f"layer_activations.layer_01={RELU}", says="to add it, write +layer_activations.layer_01"),
-    wrong_run("hydra/launcher=joblib", says="hydra/launcher=joblib: no such option (allowed: basic)"),
+    wrong_run("hydra/launcher=joblib", says="hydra/launcher=joblib: has no effect; for several processes"),
 ]
 GONE = [
     wrong_run("~seed", says="seed: is missing"),
@@ -164,10 +164,10 @@ RANGES = [
     value("architecture.depth=1000000000", "1 ... 100000", "architecture=deep"),
     value("architecture.width=-2", ">= 1", "architecture=deep"),
     value("architecture.depth=-1", "1 ... 100000", "architecture=chain"),
-    value("data.test_fraction=0", "in (0, 1)", shown="data.test_fraction=0.0"),
-    value("data.test_fraction=1.5", "in (0, 1)"),
+    value("data.test_fraction=-0.1", "in [0, 1)"),
+    value("data.test_fraction=1.5", "in [0, 1)"),
     value("data.test_fraction=0.9999", "leaves one of the sets"),
-    value("data.test_fraction=null", "must be in (0, 1)"),
+    value("data.test_fraction=null", "must be in [0, 1)"),
     value("data.subset=0", ">= 1"),
     value("data.source.noise=-1", ">= 0", "data=two_spirals", shown="data.source.noise=-1.0"),
     value("data.source.turns=inf", "finite", "data=two_spirals"),

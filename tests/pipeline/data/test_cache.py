@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import sweep_command
-from support.configs import config
+from support.configs import config, csv_source
 from support.stores import uri
 
 from pipeline.config.compose import compose_sweep
 from pipeline.data.cache import MOST_TABLES, DataCache, TableCache
-from pipeline.data.files import Csv
 from pipeline.data.prepare import TABLES, DataConfig
 from pipeline.data.prepared import Data
 from pipeline.data.shared import SharedData, shared_data
@@ -107,7 +106,7 @@ def test_table_that_was_drawn_is_not_kept_even_if_the_source_does_not_say_so() -
 def test_changed_file_is_read_again(tmp_path: Path, change: str) -> None:
     path = tmp_path / "own.csv"
     pd.DataFrame({"a": range(8), "y": range(8)}).to_csv(path, index=False)
-    source = split(Csv(str(path), "y", "regression", "refuse", "refuse"))
+    source = split(csv_source(path, task="regression"))
     first = load_facts(source, 0, 1, "float64")
     if change == "content":
         pd.DataFrame({"a": range(9), "y": range(9)}).to_csv(path, index=False)

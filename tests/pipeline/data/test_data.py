@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.configs import prepared
+from support.configs import csv_source, prepared
 from support.idx_files import idx, write_idx
 
 from engine.activations import Activation, Relu, Tanh
@@ -125,8 +125,10 @@ Kind = Literal["csv", "parquet"]
 def file_source(folder: Path, frame: pd.DataFrame, kind: Kind, **arguments: Any) -> Csv | Parquet:
     path = folder / f"table.{kind}"
     frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    if kind == "csv":
+        return csv_source(path, **arguments)
     chosen = {"task": "classification", "categorical": "refuse", "missing": "refuse"} | arguments
-    return (Csv if kind == "csv" else Parquet)(path=str(path), **chosen)
+    return Parquet(path=str(path), **chosen)
 
 
 kinds = pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.commands import invoke
-from support.configs import prepared
+from support.configs import csv_source, prepared
 
 from pipeline.data.description import TableDescription
 from pipeline.data.files import Csv, Parquet
@@ -29,8 +29,7 @@ TWENTY = range(20)
 def source(folder: Path, text: str, **arguments: Any) -> Csv:
     path = folder / "table.csv"
     path.write_bytes(text.encode(arguments.get("encoding", "utf-8")))
-    chosen: dict[str, Any] = {"target": "y", "task": "classification", "categorical": "refuse", "missing": "refuse"}
-    return Csv(path=str(path), **(chosen | arguments))
+    return csv_source(path, **arguments)
 
 
 def load(folder: Path, text: str, **arguments: Any) -> Table:
@@ -257,7 +256,7 @@ def test_byte_order_mark_and_compression_are_no_part_of_the_text(tmp_path: Path)
     for suffix in (".gz", ".bz2", ".xz"):
         path = tmp_path / f"table.csv{suffix}"
         frame.to_csv(path, index=False)
-        table = Csv(str(path), "y", "classification", "refuse", "refuse").load(np.random.default_rng(0))
+        table = csv_source(path).load(np.random.default_rng(0))
         assert table.x.tolist() == expected
 
 
