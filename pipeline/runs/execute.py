@@ -321,7 +321,7 @@ def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:
 def _log_file(run_logger: RunLogger, attempt: int) -> Iterator[None]:
     """Collect the run's log messages in the artifact ``run.log``; each later attempt has a file of its own."""
     path = run_logger.folder / (f"run.{attempt}.log" if attempt else "run.log")
-    handler = logging.FileHandler(path, encoding="utf-8", delay=False)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=False, errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(lambda record: record.name == log.name and CURRENT_RUN.get() in (None, run_logger.run_id))
     log.addHandler(handler)

@@ -14,13 +14,13 @@ from pipeline.profiling import PROFILE
 from pipeline.tracking.retry import RetryPolicy
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.store_failure import StoreFailure
+from pipeline.tracking.text_limits import storable_params, storable_tags
 from pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 METRIC_BATCH, NAMED_BATCH = 1000, 100  # MLflow's limits for one log_batch call: of all, of params, of tags
-TAG_LENGTH, CUT = 8000, "\n\n… cut: the files of this run have all of it"
 BUSY_MILLISECONDS = 500  # short, so that our retry reports the lock and Ctrl-C is heard
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -57,11 +57,6 @@ def _shorten_busy_timeout(
     return statement, parameters
 
 
-def within_limit(value: str) -> str:
-    """Return a tag's value, cut to the length that MLflow accepts; the cut is marked."""
-    return value if len(value) <= TAG_LENGTH else value[: TAG_LENGTH - len(CUT)] + CUT
-
-
 class Client:
     """An MLflow client that retries every call. All calls made through it must be idempotent.
 
@@ -92,8 +87,8 @@ class Client:
 
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
         named = (
-            [Param(key, value) for key, value in params.items()],
-            [RunTag(k, within_limit(v)) for k, v in tags.items()],
+            [Param(key, value) for key, value in storable_params(params).items()],
+            [RunTag(key, value) for key, value in storable_tags(tags).items()],
         )
         while metrics or any(named):
             some_params, some_tags = (items[:NAMED_BATCH] for items in named)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import signals
 from pipeline.errors import DeletedError, StoreError
 from pipeline.tracking.retry import notify
+from pipeline.tracking.text_limits import whole_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,10 +167,16 @@ class RunLogger:
     def tags(self, tags: Mapping[str, str]) -> None:
         """Buffer tags. The tag ``mlflow.note.content`` is the run's description, in Markdown."""
         self._tags |= {k: str(v) for k, v in tags.items()}
+        self.keep_whole(tags)
+
+    def keep_whole(self, tags: Mapping[str, str]) -> None:
+        """Write the tags that are too long for MLflow to the run's folder."""
+        for name, text in whole_texts(tags).items():
+            self.text(text, name)
 
     def text(self, text: str, name: str) -> None:
         """Write a text to the run's folder."""
-        (self.folder / name).write_text(text, encoding="utf-8")
+        (self.folder / name).write_text(text, encoding="utf-8", errors="replace")
 
     def figure(self, figure: Figure, name: str) -> None:
         """Write a matplotlib figure to the run's folder as a PNG. ``Figure.savefig`` would draw it twice."""

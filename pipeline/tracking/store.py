@@ -22,13 +22,14 @@ from pipeline import signals
 from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.profiling import IMPORTS, PROFILE
 from pipeline.tracking import chart_view
-from pipeline.tracking.client import Client, check_reachable, load_mlflow, within_limit
+from pipeline.tracking.client import Client, check_reachable, load_mlflow
 from pipeline.tracking.database import check_database, check_tables, create_database, creation_lock
 from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.retry import RetryPolicy, seconds
 from pipeline.tracking.run_logger import LEAVING, MonotonicTimestamps, wall_clock
 from pipeline.tracking.run_logger import RunLogger as RunLogger
 from pipeline.tracking.store_failure import StoreFailure
+from pipeline.tracking.text_limits import storable_name, storable_tags
 from pipeline.tracking.uri import TrackingConfig as TrackingConfig
 from pipeline.tracking.uri import artifact_root, database_path, engine_uri, redact, sidecar_dir
 
@@ -118,10 +119,12 @@ class Store:
         """
         attempt, bare = f"mlflow.attempt.{uuid.uuid4().hex}", self.client.bare
         clock = MonotonicTimestamps(max(wall_clock() if start_time is None else start_time, not_before or 0))
-        all_tags = {k: within_limit(str(v)) for k, v in tags.items()} | {attempt: "1"}
+        all_tags = storable_tags(tags) | {attempt: "1"}
 
         def create() -> str:
-            run = bare.create_run(self.experiment_id, start_time=clock.start, run_name=name, tags=all_tags)
+            run = bare.create_run(
+                self.experiment_id, start_time=clock.start, run_name=storable_name(name), tags=all_tags
+            )
             return str(run.info.run_id)
 
         def find_created() -> str | None:
@@ -132,7 +135,9 @@ class Store:
             return first
 
         with self._close_if_interrupted(find_created):
-            return RunLogger(self.client, self.client.retry.call(create, find_created), clock=clock)
+            logger = RunLogger(self.client, self.client.retry.call(create, find_created), clock=clock)
+            logger.keep_whole(tags)
+            return logger
 
     def resume(self, run_id: str) -> RunLogger:
         """Set a run to RUNNING again. Metrics and parameters already stored are not sent again.
