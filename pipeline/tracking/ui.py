@@ -9,8 +9,10 @@ import sys
 from typing import NoReturn
 
 from pipeline.errors import ConfigError
+from pipeline.tracking.client import check_reachable
 from pipeline.tracking.database import check_database
 from pipeline.tracking.relocation import relocate_artifacts
+from pipeline.tracking.retry import RetryPolicy
 from pipeline.tracking.uri import TrackingConfig, engine_uri
 
 HOST = "127.0.0.1"
@@ -36,6 +38,7 @@ def server_command(uri: str | None, port: int) -> list[str]:
     if resolved.startswith("http"):
         raise ConfigError(f"uri={resolved}: is a server already; open it in a browser")
     check_database(resolved)
+    check_reachable(resolved, RetryPolicy(0.0, resolved), wait=False)
     try:
         relocate_artifacts(resolved)
     except sqlite3.Error as failure:

@@ -46,7 +46,9 @@ def store(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.mark.parametrize("name", ["plain", "a%41 b#c?d[e]"])
-def test_moved_store_keeps_its_artifacts_and_new_runs_are_written_next_to_it(store: Path, name: str) -> None:
+def test_moved_store_keeps_its_artifacts_and_new_runs_are_written_next_to_it(
+    store: Path, name: str, tmp_path: Path
+) -> None:
     opened(store)
     moved = store.with_name(name)
     store.rename(moved)
@@ -54,9 +56,11 @@ def test_moved_store_keeps_its_artifacts_and_new_runs_are_written_next_to_it(sto
     exported = moved.with_name("exported")
     assert invoke("export", "--run", old, "--to", str(exported), "--uri", uri(moved)).code == 0
     assert (exported / "records.parquet").is_file()
-    if "?" not in name:
-        assert invoke("run", "--force", "seed=1", *SMALL, f"tracking.uri={uri(moved)}").code == 0
-        assert len(list(moved.glob("store-artifacts/gradvitals/*/artifacts/records.parquet"))) == 2
+    log = opened(moved).start("new", {})
+    log.text("text", "note.txt")
+    assert log.end("FINISHED")
+    (written,) = tmp_path.rglob("note.txt")
+    assert written.is_relative_to(moved / "store-artifacts" / "gradvitals" / log.run_id)
     assert not store.exists()
 
 

@@ -193,18 +193,20 @@ def test_damage_in_the_middle_of_a_database_is_reported_in_one_line(tmp_path: Pa
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
 def test_database_server_that_does_not_answer_is_refused_at_once(scheme: str, tmp_path: Path) -> None:
-    start = time.monotonic()
-    told = invoke_plainly("run", *SMALL, f"tracking.uri={scheme}://me:secret@127.0.0.1:{free_port()}/runs")
-    assert time.monotonic() - start < SECONDS
-    assert told[0] == 2
-    assert "cannot be opened (connection refused)" in told[1]
-    assert "secret" not in told[1]
-    assert len(told[1].splitlines()) == 1
+    address = f"{scheme}://me:secret@127.0.0.1:{free_port()}/runs"
+    for command in (("run", *SMALL, f"tracking.uri={address}"), ("ui", "--port", str(free_port()), "--uri", address)):
+        start = time.monotonic()
+        told = invoke_plainly(*command)
+        assert time.monotonic() - start < SECONDS
+        assert told[0] == 2
+        assert "cannot be opened (connection refused)" in told[1]
+        assert "secret" not in told[1]
+        assert len(told[1].splitlines()) == 1
 
 
 def test_command_for_the_ui_refuses_a_file_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("notes")
-    told = invoke("ui", "--uri", f"sqlite:///{tmp_path}/notes.db")
+    told = invoke("ui", "--port", str(free_port()), "--uri", f"sqlite:///{tmp_path}/notes.db")
     assert told.code == 2
     assert "is not an SQLite database" in told.err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.db"]
