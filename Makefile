@@ -13,13 +13,33 @@ RUN ?=
 ALLOW ?=
 LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),--memory-limit "$(MEMORY_LIMIT)") \
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
+EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
+DEPTH = $(or $(EXPERIMENT),$(if $(ARGS),experiment=depth,--default-experiment depth))
+
+TARGETS := help data sweep profile search run ui show experiment experiments prescribe compare report reproduce \
+	diff export verify import trace test lint bench graph clean lock
+CONFIGURED := data experiment experiments profile reproduce run search show sweep trace
+VARIABLES := A ALLOW ARGS B CI EXP FAIL_FAST FORCE FROM GRADVITALS_% HANG_LIMIT JOBS MEMORY_LIMIT MLFLOW_% NAME PORT PYTHON \
+	RETRY RUN SEAL SHELL SLOW STACKS SWEEP TIME_LIMIT TO TRIALS VENV
+# WORDS are the words key=value of the command line, quoted for the shell, in their order; MAKEOVERRIDES reverses it and
+# escapes values.
+GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
+reverse = $(if $1,$(call reverse,$(wordlist 2,$(words $1),$1)) $(firstword $1))
+quote = '$(subst ','\'',$1)'
+NAMES := $(filter $(GIVEN),$(foreach w,$(MAKEOVERRIDES),$(firstword $(subst =, ,$w))))
+KEYS := $(filter-out $(VARIABLES),$(call reverse,$(NAMES)))
+WORDS = $(foreach v,$(KEYS),$(call quote,$v=$(value $v)))
+UNKNOWN := $(filter-out $(TARGETS) $(READY),$(MAKECMDGOALS))
+UNCONFIGURED := $(filter-out $(CONFIGURED),$(or $(MAKECMDGOALS),help))
+$(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)): neither a target nor key=value; other words stand in ARGS="..."))
+$(if $(KEYS),$(if $(UNCONFIGURED),$(error $(firstword $(KEYS))=...: make $(firstword $(UNCONFIGURED)) takes no config keys)))
 
 .DEFAULT_GOAL := help
-.PHONY: help data sweep profile search run ui show experiment experiments prescribe compare report reproduce diff export verify import trace test lint bench graph clean lock
+.PHONY: $(TARGETS)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  EXP=name picks conf/experiment/name.yaml; ARGS="key=value group=option ..." overrides any key.'
+	@echo '  EXP=name picks conf/experiment/name.yaml; words key=value override any key; ARGS="..." holds options.'
 
 $(READY): requirements.txt
 	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 to 3.13 with venv found; set PYTHON=..." >&2; exit 2; fi
@@ -31,32 +51,32 @@ $(READY): requirements.txt
 
 sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n STACKS=0 RETRY=1 FORCE=1 FAIL_FAST=1)
 	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
-		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) experiment=$(or $(EXP),depth) $(ARGS)
+		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) $(DEPTH) $(ARGS) $(WORDS)
 
 profile: $(READY)  ## run a command and print where its time went, ARGS="sweep experiment=depth"
-	@$(PY) -m pipeline profile $(or $(ARGS),sweep experiment=depth)
+	@$(PY) -m pipeline profile $(or $(ARGS),sweep --default-experiment depth) $(WORDS)
 
 search: $(READY)  ## search with Optuna, EXP=search_tanh (TRIALS=n JOBS=n)
 	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \
-		experiment=$(or $(EXP),search_tanh) $(ARGS)
+		$(call quote,experiment=$(or $(EXP),search_tanh)) $(ARGS) $(WORDS)
 
 run: $(READY)  ## train and log one run, or resume it (FORCE=1 starts a new one)
-	@$(PY) -m pipeline run $(if $(FORCE),--force) $(LIMITS) $(if $(EXP),experiment=$(EXP)) $(ARGS)
+	@$(PY) -m pipeline run $(if $(FORCE),--force) $(LIMITS) $(EXPERIMENT) $(ARGS) $(WORDS)
 
 ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 	@exec $(PY) -m pipeline ui --port $(PORT) $(ARGS)
 
 show: $(READY)  ## print the composed config
-	@$(PY) -m pipeline show $(if $(EXP),experiment=$(EXP)) $(ARGS)
+	@$(PY) -m pipeline show $(EXPERIMENT) $(ARGS) $(WORDS)
 
 data: $(READY)  ## print what would be read, ARGS="data=csv data.source.path=... data.source.target=..."
-	@$(PY) -m pipeline data $(ARGS)
+	@$(PY) -m pipeline data $(ARGS) $(WORDS)
 
 experiment: $(READY)  ## run an experiment, NAME=..., and print its claims (SLOW=1)
-	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS)
+	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS) $(WORDS)
 
 experiments: $(READY)  ## run all experiments and write docs/experiments (SLOW=1)
-	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS)
+	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS) $(WORDS)
 
 prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi
@@ -72,7 +92,7 @@ report: $(READY)  ## write an HTML page about RUN=<id> or SWEEP=<id> (TO=file FO
 
 reproduce: $(READY)  ## train RUN=<id or folder> again and compare every record
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make reproduce RUN=..." >&2; exit 2; fi
-	@$(PY) -m pipeline reproduce $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
+	@$(PY) -m pipeline reproduce $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS) $(WORDS)
 
 diff: $(READY)  ## find the first difference of A=<id> B=<id> and its growth (TO=file.png FORCE=1)
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make diff A=<run> B=<run>" >&2; exit 2; fi
@@ -88,7 +108,7 @@ import: $(READY)  ## create the runs of an exported folder, FROM=folder, in the 
 	@$(PY) -m pipeline import --from "$(FROM)" $(if $(SEAL),--seal "$(SEAL)") $(ARGS)
 
 trace: $(READY)  ## print a forward and backward pass step by step (EXP=, ARGS=)
-	@$(PY) -m pipeline trace $(if $(EXP),experiment=$(EXP)) $(ARGS)
+	@$(PY) -m pipeline trace $(EXPERIMENT) $(ARGS) $(WORDS)
 
 test: $(READY)  ## run the tests
 	@$(PY) -m pytest $(ARGS)

@@ -37,6 +37,17 @@ if TYPE_CHECKING:
     from pipeline.runs.limits import Limits
     from pipeline.tracking.uri import TrackingConfig
 
+HYDRA_OPTIONS = {  # of Hydra's own command line, and what to write instead
+    "-m": "a sweep is a command of its own: make sweep KEY=A,B",
+    "--multirun": "a sweep is a command of its own: make sweep KEY=A,B",
+    "-c": "make show prints the composed config, experiment=NAME chooses one",
+    **dict.fromkeys(("--cfg", "--info", "-i", "--resolve", "--package", "-p"), "make show prints the composed config"),
+    "--config-name": "write experiment=NAME",
+    "--config-path": "write --config-dir DIR",
+    "--hydra-help": "write --help",
+    **dict.fromkeys(("--run", "-r"), "a run is a command of its own: make run KEY=VALUE"),
+    "--experimental-rerun": "write make reproduce RUN=<id>",
+}
 F = TypeVar("F", bound=Callable[..., Any])
 atexit.register(gc.freeze)  # or Python searches all libraries for garbage while it ends, for more than a second
 
@@ -72,12 +83,22 @@ def _run(command: click.Command, argv: Sequence[str] | None, program: str) -> in
         return int(command.main(argv, program, standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
         return ended.exit_code
+    except click.NoSuchOption as wrong:
+        context = wrong.ctx
+        composes_config = context is not None and any(p.name == "overrides" for p in context.command.params)
+        if composes_config and (instead := HYDRA_OPTIONS.get(wrong.option_name)):
+            return _refuse(f"{wrong.option_name}: no such option; {instead}", 2)
+        return _refuse(f"{wrong.format_message()} (see {context.command_path if context else program} --help)", 2)
     except click.ClickException as wrong:
         context = getattr(wrong, "ctx", None)
         return _refuse(f"{wrong.format_message()} (see {context.command_path if context else program} --help)", 2)
     except ConfigError as wrong:
         return _refuse(str(wrong), 2)
+    except MemoryError as full:
+        return _refuse(f"the memory does not suffice ({full}); choose smaller data or a smaller network", 2)
     except OSError as refused:
+        if refused.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _refuse(f"{str(refused.filename)[:80]}: {refused.strerror}", 2)
         if refused.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         return _refuse(f"{refused.filename}: {refused.strerror}", 1)
@@ -264,11 +285,22 @@ def run(overrides: Sequence[str], config_dir: str | None, force: bool, **limit: 
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
 @click.option("--no-stacks", is_flag=True, help="Train each cell alone, even if others have the same shapes.")
+@click.option("--default-experiment", "default", metavar="NAME", help="The experiment, unless an override sweeps.")
 @limits
-def sweep(overrides: Sequence[str], config_dir: str | None, jobs: int | None, no_stacks: bool, **options: Any) -> int:
+def sweep(
+    overrides: Sequence[str],
+    config_dir: str | None,
+    jobs: int | None,
+    no_stacks: bool,
+    default: str | None,
+    **options: Any,
+) -> int:
     """Run every combination of the swept values that is not finished yet."""
+    from pipeline.config.compose import is_a_sweep
     from pipeline.sweeps.sweep import SweepOptions, run_sweep
 
+    if default is not None and not is_a_sweep(overrides):
+        overrides = [f"experiment={default}", *overrides]
     choices = {name: options.pop(name) for name in ("retry", "force", "fail_fast")}
     limits = _limits(**options)
     jobs = cores() if jobs is None else jobs

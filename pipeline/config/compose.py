@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,15 +20,28 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, RangeSweep
 from omegaconf import OmegaConf, open_dict
 
-from pipeline.config.hydra_errors import in_one_line
+from pipeline.config.config_files import DEEPEST, check_config_file
+from pipeline.config.hydra_errors import in_one_line, shortened
 from pipeline.config.schema import with_one_length
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
 
 SEARCH_PATH = "hydra.searchpath"
+SWEEP_PARAMS = "hydra.sweeper.params"
+INSTEAD = {  # settings of Hydra that have no effect, and what to write
+    SWEEP_PARAMS: "write the swept keys themselves: make sweep activation=relu,tanh",
+    "hydra.run": "runs are in the store; to choose its place write tracking.uri=sqlite:///FILE",
+    "hydra.sweep": "runs are in the store; to choose its place write tracking.uri=sqlite:///FILE",
+    "hydra.launcher": "for several processes write JOBS=n with make, --jobs n without",
+    "hydra": "of Hydra's settings, only hydra.searchpath has",
+}
+LONGEST_OVERRIDE = 10_000  # characters; Hydra's parser takes 10 s for that many
+LONGEST_KEY = 200  # characters; a group's file has a name
+MOST_CELLS = 10_000  # of a sweep
+MERGED_GROUPS = ("probes",)  # a list of their options is one config with the parts of each
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 
 
@@ -54,6 +68,7 @@ def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict
     Raises:
         ConfigError: The config cannot be composed, explained in one line.
     """
+    check_overrides(overrides)
     with _hydra():
         requested = _with_directory(overrides, config_dir)
         _forget_changed_folders(requested)
@@ -73,6 +88,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
     Raises:
         ConfigError: A cell cannot be composed, explained in one line.
     """
+    check_overrides(overrides)
     with _hydra():
         requested = _with_directory(overrides, config_dir)
         _forget_changed_folders(requested)
@@ -81,12 +97,54 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
         fixed = [text for text, o in zip(requested, from_command, strict=True) if not o.is_sweep_override()]
         params = _compose(fixed).sweep_params
         with in_one_line(requested):
-            from_experiment = _parser().parse_overrides(_texts(params))
+            from_experiment = _parser().parse_overrides(_sweep_texts(params))
             last = {o.get_key_element(): o for o in [*from_experiment, *from_command]}
             values = [[(key, value) for value in _values(override)] for key, override in last.items()]
+        if (count := math.prod(map(len, values))) > MOST_CELLS:
+            raise ConfigError(f"the sweep has {count} cells; at most {MOST_CELLS} are run")
         swept = [key for key, override in last.items() if override.is_sweep_override()]
         cells = [dict(cell) for cell in itertools.product(*values)]
         return [Cell({key: cell[key] for key in swept}, _resolve(_compose(_texts(cell)).config)) for cell in cells]
+
+
+def is_a_sweep(overrides: Sequence[str]) -> bool:
+    """Return whether an override gives several values, or chooses an experiment, which may do so."""
+    check_overrides(overrides)
+    with _hydra(), in_one_line(overrides):
+        parsed = _parser().parse_overrides(list(overrides))
+        return any(o.is_sweep_override() or o.key_or_group == "experiment" for o in parsed)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Check for what Hydra ignores, and for what it reads for seconds or not at all.
+
+    Raises:
+        ConfigError: An override is too long or too deep, or sets something of Hydra that has no effect.
+    """
+    for text in overrides:
+        key = re.split(r"[=@]", text.lstrip("+~"), maxsplit=1)[0].strip().replace("/", ".")
+        if len(text) > LONGEST_OVERRIDE or len(key) > LONGEST_KEY:
+            allowed = f"allowed: {LONGEST_OVERRIDE}, of which {LONGEST_KEY} for the key"
+            raise ConfigError(f"{shortened(text)}: too long; {allowed}; a file of --config-dir holds more")
+        levels = itertools.accumulate((c in "[{(") - (c in "]})") for c in text)
+        if max(levels, default=0) > DEEPEST:
+            raise ConfigError(f"{shortened(text)}: more than {DEEPEST} levels of brackets")
+        if key.partition(".")[0] == "hydra" and key != SEARCH_PATH:
+            instead = next(advice for name, advice in INSTEAD.items() if f"{key}.".startswith(f"{name}."))
+            raise ConfigError(f"{shortened(text)}: has no effect; {instead}")
+
+
+def _sweep_texts(params: Mapping[str, Any]) -> list[str]:
+    """Return an experiment's swept values as overrides.
+
+    Raises:
+        ConfigError: The values of a key are a YAML list or mapping.
+    """
+    for key, values in params.items():
+        if isinstance(values, list | dict):
+            example = ",".join(map(str, values))
+            raise ConfigError(f"{SWEEP_PARAMS}.{key}={shortened(str(values))}: must be one text; {key}: {example}")
+    return _texts(params)
 
 
 def _texts(cell: Mapping[str, str]) -> list[str]:
@@ -98,6 +156,9 @@ def _values(override: Override) -> list[str]:
     if override.is_interval_sweep():
         raise ConfigError(f"{override.input_line}: an interval is no list of values; allowed: a,b, choice, range, glob")
     if override.is_sweep_override():
+        many = override.value()
+        if isinstance(many, RangeSweep) and _length(many) > MOST_CELLS:
+            raise ConfigError(f"{override.input_line}: more than {MOST_CELLS} values")
         return list(override.sweep_string_iterator())
     return [override.get_value_element_as_str()]
 
@@ -106,9 +167,7 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
     """Add the folder of ``--config-dir`` to Hydra's search path."""
     if config_dir is None:
         return list(overrides)
-    path = Path(config_dir).expanduser().resolve()
-    if not config_dir or not path.is_dir():
-        raise ConfigError(f"--config-dir={config_dir}: no such directory")
+    path = _config_folder(config_dir)
     search_path = [f"file://{path}"]
     remaining = []
     for text in overrides:
@@ -118,6 +177,32 @@ def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[st
             remaining.append(text)
     quoted = ["'" + folder.replace("'", "\\'") + "'" for folder in search_path]  # or Hydra reads brackets and commas
     return [f"{SEARCH_PATH}=[{','.join(quoted)}]", *remaining]
+
+
+def _length(values: RangeSweep) -> float:
+    return ((values.stop or 0) - (values.start or 0)) / (values.step or 1)
+
+
+def _config_folder(config_dir: str) -> Path:
+    """Return the folder of ``--config-dir``.
+
+    Raises:
+        ConfigError: It is no folder, cannot be read, or holds no option of a group.
+    """
+    shown = shortened(config_dir)
+    try:
+        path = Path(config_dir).expanduser().resolve()
+        if not config_dir or not path.exists():
+            raise ConfigError(f"--config-dir={shown}: no such directory")
+        if not path.is_dir():
+            raise ConfigError(f"--config-dir={shown}: is a file; give the folder that holds the folders of groups")
+        list(path.iterdir())
+        if not any(path.glob("*/*.yaml")) and not any(path.glob("*/*/*.yaml")):
+            raise ConfigError(f"--config-dir={shown}: holds no option of a group, such as activation/mine.yaml")
+    except (OSError, ValueError, RuntimeError) as failure:
+        problem = failure.strerror if isinstance(failure, OSError) else str(failure)
+        raise ConfigError(f"--config-dir={shown}: cannot be read ({problem})") from failure
+    return path
 
 
 @contextmanager
@@ -158,6 +243,34 @@ def _compose(overrides: Sequence[str]) -> _Composed:
         return _compose_by_hydra(overrides)
 
 
+def _check_choices(overrides: Sequence[Override]) -> None:
+    """Check the options of groups and their files.
+
+    Raises:
+        ConfigError: Several options of a group are given, of which Hydra would use the last; a file cannot be used.
+    """
+    folders = [CONF]
+    for chosen in overrides:
+        value, group = chosen.value(), chosen.key_or_group
+        if group == SEARCH_PATH and isinstance(value, list):
+            folders += [Path(str(place).removeprefix("file://")) for place in value]
+        elif isinstance(value, list) and group not in MERGED_GROUPS and _options(group):
+            key, names = chosen.get_key_element(), ",".join(map(str, value))
+            raise ConfigError(
+                f"{chosen.input_line}: must name one option; several make a sweep: make sweep {key}={names}"
+            )
+    for chosen in overrides:
+        value, group = chosen.value(), chosen.key_or_group
+        files = [folder / group / f"{str(value).removesuffix('.yaml')}.yaml" for folder in folders]
+        for path in files if isinstance(value, str) else ():
+            if path.is_file():
+                check_config_file(path, group)
+
+
+def _options(group: str) -> list[str]:
+    return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
 def _replace(plain: dict[str, Any], key: str, value: Any) -> bool:
     """Replace a scalar or a list by another. Return whether that is certainly all that Hydra would do."""
     *sections, name = key.split(".")
@@ -184,6 +297,7 @@ def _compose_choices(choices: tuple[str, ...]) -> _Composed:
 
 
 def _compose_by_hydra(overrides: Sequence[str]) -> _Composed:
+    _check_choices([_parse(text) for text in overrides])
     config = compose("config", overrides=list(overrides), return_hydra_config=True)
     params: Any = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
     with open_dict(config):

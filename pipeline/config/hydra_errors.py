@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from pipeline.config.suggestions import meant_key, similar_key
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.paths import CONF
 
@@ -28,7 +29,10 @@ COMPLAINTS = (
     AttributeError,
     AssertionError,
     UserWarning,
+    RecursionError,
+    OSError,
 )
+LONGEST_SHOWN = 100  # characters of an override in a message
 
 
 @contextmanager
@@ -55,7 +59,8 @@ def explain(text: str, overrides: Sequence[str]) -> str:
         overrides: The overrides being composed.
     """
     if unreadable := [o for o in overrides if _is_unreadable(o)]:
-        return f"{unreadable[0]}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
+        first = shortened(unreadable[0])
+        return f"{first}: cannot be read as key=value (Hydra's override grammar; quote special characters)"
     if text.startswith("Config group override must be") or text.endswith("is not iterable"):
         return next((line for o in overrides if _fails_alone(o) and (line := _options(o))), text)
     option = re.search(r"(?:Could not find|Could not load) '(?P<group>[^']+)/(?P<name>[^'/]*)'", text)
@@ -64,6 +69,9 @@ def explain(text: str, overrides: Sequence[str]) -> str:
         names = [line.strip() for line in options[1].splitlines() if line.startswith("\t") and "=" not in line]
         return f"{option['group']}={option['name']}: no such option{did_you_mean(option['name'], names)}"
     place = re.search(r"full_key: (\S+)", text)
+    if re.match(r"Multiple values for |force-add of config groups", text):
+        added = next((o for o in overrides if o.startswith("+")), "")
+        return f"{added}: this group is in the config already; write {added.lstrip('+')}"
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(place[1] if place else match[1], overrides)
     if match := re.search(r"Could not delete from config. '([^']+)'", text):
@@ -73,18 +81,22 @@ def explain(text: str, overrides: Sequence[str]) -> str:
     if match := re.search(r"Error resolving interpolation '([^']+)'", text):
         return f"{match[1]}: cannot be resolved in the defaults list"
     if place:
-        return f"{place[1]}: {text.splitlines()[0]}"
-    culprit = next((f"{o}: " for o in overrides if _fails_alone(o)), "")
-    return culprit + (
-        " ".join(line.strip() for line in text.splitlines()[:2]).strip() or "the config cannot be composed"
-    )
+        return f"{shortened(place[1])}: {text.splitlines()[0]}"
+    culprit = next((f"{shortened(o)}: " for o in overrides if _fails_alone(o)), "")
+    problem = " ".join(line.strip() for line in text.splitlines()[:2]).strip()
+    return culprit + (shortened(problem, 500) or "the config cannot be composed")
 
 
 def _is_unreadable(override: str) -> bool:
     try:
         return not OverridesParser.create().parse_override(override).key_or_group
-    except HydraException:
+    except COMPLAINTS:
         return True
+
+
+def shortened(text: str, longest: int = LONGEST_SHOWN) -> str:
+    """Return the start of a text of more than ``longest`` characters."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
 def _fails_alone(override: str) -> bool:
@@ -109,6 +121,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
         raw_config = _unresolved(rest)
     except COMPLAINTS:
         raw_config = _unresolved(())
+    whole = raw_config
     group, at, package = key.partition("@")
     place = package if at else group
     siblings: set[str] = set()
@@ -122,9 +135,11 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     if part == place:
         siblings |= {p.name for p in CONF.iterdir() if p.is_dir()}
     allowed = siblings - {"_target_"}
-    return f"{key}: unknown key {part!r}{did_you_mean(part, allowed)}" + (
-        "" if allowed else f"; to add it, write +{key}"
-    )
+    meant = meant_key(place, whole) if place.endswith(part) else None
+    hint = did_you_mean(part, allowed, meant)
+    if "did you mean" not in hint:
+        hint = did_you_mean(part, allowed, similar_key(place, whole))
+    return f"{key}: unknown key {part!r}{hint}" + ("" if allowed else f"; to add it, write +{key}")
 
 
 @lru_cache(maxsize=8)

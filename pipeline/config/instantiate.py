@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pydantic
 
+from pipeline.config.suggestions import meant_key
 from pipeline.errors import ConfigError, did_you_mean
 
 OWN_PACKAGES = frozenset({"engine", "pipeline"})
@@ -170,7 +171,9 @@ def _arguments(target: Any, raw_config: Mapping[str, Any], key: str, trusted: Co
     prefix = f"{key}." if key else ""
     for name in raw_config:
         if name not in parameters:
-            raise ConfigError(f"{prefix}{name}: unknown key{did_you_mean(str(name), parameters)}")
+            meant = meant_key(f"{prefix}{name}") or ""
+            hint = did_you_mean(str(name), parameters, meant if meant.startswith(prefix) and meant else None)
+            raise ConfigError(f"{prefix}{name}: unknown key{hint}")
     hints = _annotations(target)
     return {n: instantiate(hints.get(n, Any), v, f"{prefix}{n}", trusted) for n, v in raw_config.items()}
 

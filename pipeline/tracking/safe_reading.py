@@ -17,16 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from pipeline.config.config_files import check_size
 from pipeline.errors import ConfigError
 from pipeline.training.records import COLUMNS
 
-LONGEST_CONFIG = 1_000_000  # characters
 LONGEST_TEXT = 64 * 2**20  # bytes
-LONGEST_SCALAR = 10_000  # characters of one YAML value
 LARGEST = 10**500  # Python refuses to print much larger integers
 LONGEST_WORD = 1_000  # bytes of one text in a table
-MOST_NODES = 100_000  # YAML values in one file
-DEEPEST = 40  # levels of YAML values
 MOST_BYTES = 8 * 2**30  # memory for one table
 KINDS = {"probe": str, "quantity": str, "digest": str, "key": str, "value": float, "norm": float}  # others: int
 NULLABLE = ("layer", "bin")
@@ -78,32 +75,14 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: The text holds no such mapping, or is too long, too deep, or too large with its aliases expanded.
     """
-    if len(text) > LONGEST_CONFIG:
-        raise ConfigError(f"{name}: {len(text)} characters; at most {LONGEST_CONFIG} are read")
+    check_size(text, name)
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        _count(tree, name, 0, 0)
         data = yaml.safe_load(text)
         if not isinstance(data, dict):
             raise ConfigError(f"{name}: must hold a mapping")
         return _plain(data, name)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError) as failure:
         raise ConfigError(f"{name}: is not readable YAML of plain data") from failure
-
-
-def _count(node: Any, name: str, depth: int, before: int) -> int:
-    """Return the number of nodes up to the end of this one, with every alias expanded."""
-    count = before + 1
-    if count > MOST_NODES or depth > DEEPEST:
-        raise ConfigError(f"{name}: more than {MOST_NODES} values or {DEEPEST} levels")
-    if isinstance(node, yaml.ScalarNode):
-        if len(node.value) > LONGEST_SCALAR:
-            raise ConfigError(f"{name}: a value of {len(node.value)} characters; at most {LONGEST_SCALAR} are read")
-        return count
-    for child in node.value if node is not None else ():
-        for part in child if isinstance(child, tuple) else (child,):
-            count = _count(part, name, depth + 1, count)
-    return count
 
 
 def _plain(data: Any, name: str) -> Any:
