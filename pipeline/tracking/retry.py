@@ -10,13 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
 
 from pipeline.errors import ConfigError, DeletedError, StoreError
+from pipeline.streams import printable
 from pipeline.tracking.store_failure import StoreFailure
 
 T = TypeVar("T")
@@ -132,7 +133,8 @@ def notify(message: str) -> None:
     """Write one line to the run's log and to stderr."""
     if log.hasHandlers():
         log.warning("%s", message)
-    print(f"gradvitals: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the stream may be full, or have no reader
+        print(f"gradvitals: {printable(message)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -183,7 +184,9 @@ class RunLogger:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         canvas = FigureCanvasAgg(figure)
-        canvas.print_png(self.folder / name, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a name
+            canvas.print_png(self.folder / name, pil_kwargs={"compress_level": 1})  # type: ignore[no-untyped-call]
 
     def file(self, path: Path) -> None:
         """Copy a file to the run's folder."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,7 @@ from support.commands import invoke
 from support.stores import empty, uri
 
 from pipeline.cli import commands, main, print_lines, print_table
+from pipeline.tracking.retry import notify
 
 PROJECT = Path(__file__).resolve().parents[2]
 SMOKE = ("experiment=smoke", "epochs=1", "replicates=1", "tracking.figures=false")
@@ -37,7 +39,7 @@ def no_reader() -> Iterator[TextIO]:
 
 @pytest.fixture
 def full_disk() -> Iterator[TextIO]:
-    with Path("/dev/full").open("w", encoding="utf-8") as stream:
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as stream:  # closing it writes the rest
         yield stream
 
 
@@ -80,6 +82,13 @@ def test_full_output_is_reported_in_one_line_when_the_work_is_done(
 def test_message_that_cannot_be_written_keeps_the_exit_code(full_disk: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", full_disk)
     assert main(["show", "seed=-1"]) == 2
+
+
+def test_warning_of_a_process_that_cannot_be_written_is_dropped(
+    full_disk: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", full_disk)
+    notify("the store does not answer")
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -201,6 +210,25 @@ def test_control_characters_in_a_message_are_replaced(option: tuple[str, ...]) -
     done = invoke(command, *option, f"sqlite:////no{ESCAPES[:-1]}/x" if command == "ui" else f"/no{ESCAPES[:-1]}=")
     assert done.code == 2
     assert done.err[:-1].isprintable()
+
+
+def test_control_characters_in_file_names_are_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = tmp_path / "a\x1b[2J\nb"
+    (folder / "activation").mkdir(parents=True)
+    (folder / "activation" / "mine.yaml").write_text("_target_: engine.activations.Relu\n")
+    tables = [folder / "t\x1b[2J.csv", folder / "u\u202ev.csv"]
+    for table in tables:
+        table.write_text("x,y\n" + "".join(f"{n},{'ab'[n % 2]}\n" for n in range(60)))
+    paths = ",".join(f"'{table}'" for table in tables)
+    options = ["--config-dir", str(folder), "activation=mine", "data=csv", f"data.source.path={paths}"]
+    store = f"tracking.uri='{empty(uri(folder))}'"
+    done = invoke("sweep", *options, "data.source.target=y", "epochs=1", "tracking.figures=true", store)
+    assert done.code == 0, done.err
+    assert "2 runs: 2 trained" in done.out
+    assert not {"\x1b", "\u202e"} & set(done.out + done.err)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
 def test_narrow_terminal_shortens_no_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
