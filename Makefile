@@ -14,7 +14,7 @@ ALLOW ?=
 LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),--memory-limit "$(MEMORY_LIMIT)") \
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
-DEPTH = $(or $(EXPERIMENT),$(if $(ARGS),experiment=depth,--default-experiment depth))
+DEPTH = $(or $(EXPERIMENT),$(if $(KEYS),--default-experiment depth,experiment=depth))
 
 TARGETS := help data sweep profile search run ui show experiment experiments prescribe compare report reproduce \
 	diff export verify import trace test lint bench graph clean lock
@@ -54,7 +54,7 @@ sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n STACK
 		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) $(DEPTH) $(ARGS) $(WORDS)
 
 profile: $(READY)  ## run a command and print where its time went, ARGS="sweep experiment=depth"
-	@$(PY) -m pipeline profile $(or $(ARGS),sweep --default-experiment depth) $(WORDS)
+	@$(PY) -m pipeline profile $(or $(ARGS),sweep $(DEPTH)) $(WORDS)
 
 search: $(READY)  ## search with Optuna, EXP=search_tanh (TRIALS=n JOBS=n)
 	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \
