@@ -117,8 +117,8 @@ def test_any_file_as_store_or_export_is_refused(tmp_path: Path, command: str, co
     to = str(tmp_path / "output.html")
     arguments = {
         "report": ["--uri", uri, "--to", to],
-        "verify": [str(path)],
-        "import": [str(path), "--uri", uri],
+        "verify": ["--from", str(path)],
+        "import": ["--from", str(path), "--uri", uri],
         "export": ["--uri", uri, "--run", name, "--to", to],
         "reproduce": ["--uri", uri, "--", name],
     }[command]
