@@ -124,7 +124,7 @@ def verdict_of(overrides: Sequence[str]) -> Verdict | None:
     divergences: list[Divergence] = []
     for record in train(run, Callbacks(on_divergence=divergences.append)):
         summary.add(record)
-    return judge(summary, config, len(divergences), expect(run), len(run.sizes) - 1)
+    return judge(summary, config, len(divergences), expect(run), run.sizes)
 
 
 def false_alarms(results: Sequence[Judged]) -> Rate:

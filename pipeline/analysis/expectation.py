@@ -23,6 +23,14 @@ ALIKE = 8  # examples of similar size that share one quadrature; log10 of the pr
 class Expectation:
     """A mean-field profile and its parameters.
 
+    Mean-field theory gives the mean of ‖δ‖² over initialisations. What is measured and compared is the mean of
+    log10 ‖δ‖, which is lower: the factor ‖δ^l‖²/‖δ^{l+1}‖² of a layer of finite width fluctuates. With its relative
+    variance v = (3κ − 1)/n, a Gamma distribution of shape k = 1/v has
+
+        E ln(factor) = ln χ + ψ(k) − ln k,   Var ln(factor) = ψ'(k),
+
+    which is exact for linear layers at any width, and matches two moments otherwise. Source: Hanin & Nica, 2019.
+
     Attributes:
         profile: Mean-field theory over layers 1 ... L.
         weight_variances: σ_w² = fan_in · Var[W] of each layer.
@@ -35,7 +43,39 @@ class Expectation:
 
     def log10_delta(self, measured: Array) -> Array:
         """Return the expected log10 delta_rms of layers 1 ... L, from the measured log10 delta_rms; layer L agrees."""
-        return self.profile.log10_delta() + measured[-1]
+        return self._log10_delta() + measured[-1]
+
+    def decades(self, hidden: int) -> tuple[float, float, float]:
+        """Return what is expected of log10 of the last hidden ‖δ‖ over the first.
+
+        Args:
+            hidden: Number of hidden layers.
+
+        Returns:
+            Its mean over initialisations for a large batch of unlike examples, whose fluctuations cancel; its mean for
+            one example, or a batch of examples that the network does not tell apart; and the standard deviation of
+            the latter. The batch of a run lies between the first two.
+        """
+        unlike, alike = self.profile.log10_delta(), self._log10_delta()
+        variances = self._log_variances()[: hidden - 1]
+        std = float(np.sqrt(variances.sum()) / (2 * np.log(10)))
+        return float(unlike[hidden - 1] - unlike[0]), float(alike[hidden - 1] - alike[0]), std
+
+    def _log10_delta(self) -> Array:
+        """Return the mean of log10 ‖δ‖ of layers 1 ... L, relative to layer L."""
+        from scipy.special import digamma  # takes long to import
+
+        with np.errstate(all="ignore"):
+            k = 1 / self.profile.log_variance[:-1]
+            lower = (digamma(k) - np.log(k)) / (2 * np.log(10))
+        return self.profile.log10_delta() + np.append(np.cumsum(lower[::-1])[::-1], 0.0)
+
+    def _log_variances(self) -> Array:
+        """Return Var ln(‖δ^l‖²/‖δ^{l+1}‖²) of layers 1 ... L−1."""
+        from scipy.special import polygamma
+
+        with np.errstate(all="ignore"):
+            return np.asarray(polygamma(1, 1 / self.profile.log_variance[:-1]))
 
     def residual(self, measured: Array) -> Array:
         """Return log10 of measured over expected delta_rms, [L]; 0 in layer L by definition."""
@@ -43,7 +83,8 @@ class Expectation:
 
     def as_json(self, measured: Array) -> Mapping[str, Any]:
         """Return the artifact ``theory.json``: expected delta_rms with the band of one example, ⟨z²⟩, χ, variances."""
-        centre, spread = self.log10_delta(measured), 1.96 * self.profile.log10_delta_std()
+        variances = np.append(np.cumsum(self._log_variances()[::-1])[::-1], 0.0)
+        centre, spread = self.log10_delta(measured), 1.96 * np.sqrt(variances) / (2 * np.log(10))
         low, middle, high = (np.asarray(10.0**v) for v in (centre - spread, centre, centre + spread))
         return {
             "layers": list(range(1, len(middle) + 1)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,11 +11,15 @@ from pipeline.analysis.estimates import Estimate
 from pipeline.analysis.expectation import Expectation
 from pipeline.analysis.remedies import Remedy, chi_of
 from pipeline.analysis.verdict import (
+    BLOCKED,
     DEATH,
     DIVERGED,
     EXPLODING,
     HEALTHY,
+    IDENTICAL,
+    NOTHING,
     SATURATION,
+    SINGLE,
     TOO_HIGH,
     TOO_LOW,
     UNSURE,
@@ -23,6 +27,8 @@ from pipeline.analysis.verdict import (
     Verdict,
 )
 from pipeline.config.schema import Config
+
+FINITE_WIDTH = 0.1  # decades lost to finite width that the explanation mentions
 
 
 def explain(
@@ -38,7 +44,12 @@ def explain(
         hidden: Number of hidden layers.
     """
     sentences = [_class(name, verdict, hidden) for name in verdict.classes]
-    sentences += [_expected(verdict, config, expectation, hidden), _averaging(verdict), _changes(verdict)]
+    sentences += [
+        _expected(verdict, config, expectation, hidden),
+        _range(verdict, config, hidden),
+        _averaging(verdict),
+        _changes(verdict),
+    ]
     sentences.append(_advice(proposed))
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -55,25 +66,73 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
     steps = max(hidden - 1, 1)
     factor = 10 ** (abs(float(d.mean)) / steps) if np.isfinite(d.mean) else math.nan
     between = f"from the last of {hidden} hidden layers to the first"
-    within = f"log₁₀ δ falls by {_interval(d)} {between} (a negative number would be a rise)"
-    sentences = {
-        VANISHING: f"Gradients vanish: {between}, δ shrinks by {_interval(d)} decades, a factor of {factor:.2g} a "
-        "layer, so the first layers hardly learn.",
-        EXPLODING: f"Gradients explode: {between}, δ grows by {_interval(d, -1)} decades, a factor of {factor:.2g} a "
-        "layer, so a step that suits the last layers is far too long for the first.",
-        HEALTHY: f"The gradient is healthy: {within}, less than the one decade that would let one end learn ten "
-        "times as fast as the other.",
-        UNSURE: f"There is not enough evidence: {within}, and the interval extends beyond one decade. Run more "
-        "replicates.",
-        DIVERGED: "Training diverged: some numbers are not finite.",
-        DEATH: f"Units are dead: in the worst layer σ' is 0 on all examples for {_share(verdict, 'dead')} of the "
-        "units, so no gradient passes through them.",
-        SATURATION: f"Units are saturated: in the worst layer {_share(verdict, 'saturated')} of the (unit, example) "
-        "pairs have a slope below a twentieth of the steepest.",
-        TOO_HIGH: "The learning rate is too high: the training cost rises again, or never falls.",
-        TOO_LOW: "The learning rate is too low: the training cost falls steadily, but very slowly.",
+    sentences: dict[str, Callable[[], str]] = {
+        VANISHING: lambda: (
+            f"Gradients vanish: {between}, δ shrinks by {_interval(d)} decades, a factor of "
+            f"{factor:.2g} a layer, so the first layers hardly learn."
+        ),
+        EXPLODING: lambda: (
+            f"Gradients explode: {between}, δ grows by {_interval(d, -1)} decades, a factor of "
+            f"{factor:.2g} a layer, so a step that suits the last layers is far too long for the first."
+        ),
+        HEALTHY: lambda: (
+            f"The gradient flow is healthy: {between}, δ {_change(d)}. One decade would let one end "
+            "learn ten times as fast as the other."
+        ),
+        UNSURE: lambda: _unsure(d, between),
+        SINGLE: lambda: "With one hidden layer, there is no flow between hidden layers to judge.",
+        DIVERGED: lambda: "Training diverged: some numbers are not finite.",
+        BLOCKED: lambda: (
+            f"No gradient passes: δ is exactly 0 in hidden layer {verdict.blocked_layer}, because the "
+            "weights above it are all 0."
+        ),
+        IDENTICAL: lambda: (
+            "The units of each hidden layer are identical: they start with equal weights and biases, "
+            "get equal gradients and stay equal. Random weights would make them differ."
+        ),
+        DEATH: lambda: _death(verdict),
+        SATURATION: lambda: (
+            f"Units are saturated: in the worst layer {_share(verdict, 'saturated')} of the (unit, "
+            "example) pairs have a slope below a twentieth of the steepest."
+        ),
+        TOO_HIGH: lambda: "The learning rate is too high: the training cost rises again, or never falls.",
+        TOO_LOW: lambda: _too_low(verdict),
     }
-    return sentences[name]
+    return sentences[name]()
+
+
+def _change(d: Estimate) -> str:
+    """Return 'shrinks by 0.3 [0.2, 0.4] decades' or 'grows by ...'."""
+    return f"grows by {_interval(d, -1)} decades" if float(d.mean) < 0 else f"shrinks by {_interval(d)} decades"
+
+
+def _unsure(d: Estimate, between: str) -> str:
+    if not np.isfinite(d.mean):
+        return "There is not enough evidence: δ has no finite value in all hidden layers of any replicate."
+    if not np.isfinite(d.low):
+        return f"There is not enough evidence: {between}, δ {_change(d)} in one replicate. Run several replicates."
+    advice = "The interval extends beyond one decade. Run more replicates."
+    return f"There is not enough evidence: {between}, δ {_change(d)}. {advice}"
+
+
+def _death(verdict: Verdict) -> str:
+    cut_off = verdict.numbers.get("cut off")
+    share = float(cut_off.mean) if cut_off is not None else 0.0
+    dead = f"in the worst layer, σ' is 0 on all examples for {_share(verdict, 'dead')} of the units"
+    if share == 0:
+        return f"Units are dead: {dead}, so no gradient passes through them."
+    others = " Decades are those of the others." if np.isfinite(verdict.decades.mean) and share < 1 else ""
+    return f"In {share:.0%} of the replicates, no error reaches the first layer. Units are dead: {dead}.{others}"
+
+
+def _too_low(verdict: Verdict) -> str:
+    step = verdict.numbers.get("largest step")
+    if step is not None and float(step.mean) < NOTHING:
+        if float(step.mean) == 0:
+            return "The learning rate is too low: a step changes no weight."
+        share = f"{float(step.mean):.1g} of their norm"
+        return f"The learning rate is too low: a step changes no layer's weights by more than {share}."
+    return "The learning rate is too low: the training cost falls steadily but very slowly, or not at all."
 
 
 def _share(verdict: Verdict, name: str) -> str:
@@ -82,18 +141,49 @@ def _share(verdict: Verdict, name: str) -> str:
 
 
 def _expected(verdict: Verdict, config: Config, expectation: Expectation | None, hidden: int) -> str:
+    """Compare theory with the measurement, both as means of logarithms over initialisations."""
     chi = chi_of(expectation)
-    if expectation is None or not math.isfinite(chi):
-        return ""
-    expected = -float(np.log10(expectation.profile.chi[: hidden - 1]).sum()) / 2
     measured = float(verdict.start_decades.mean)
+    if expectation is None or hidden < 2 or not math.isfinite(chi) or not math.isfinite(measured):
+        return ""
+    least, most, std = expectation.decades(hidden)
+    if not math.isfinite(least) or not math.isfinite(most) or not math.isfinite(std):
+        return ""
+    expected = f"{most + 0.0:.2g}" if most - least < FINITE_WIDTH else f"{least + 0.0:.2g} to {most:.2g}"
+    low, high = least - 1.96 * std, most + 1.96 * std
+    how = "as measured" if low - 0.1 <= measured <= high + 0.1 else f"but {measured:.2g} were measured"
     variances = expectation.weight_variances
-    same = abs(expected - measured) <= max(0.1 * abs(measured), 0.3)
-    how = "as measured" if same else f"but {measured:.2g} were measured"
+    finite = f" Finite width costs up to {most - least:.2g} decades." if most - least >= FINITE_WIDTH else ""
     return (
-        f"Mean-field theory expects {expected + 0.0:.2g} decades at the start, {how}: with "
-        f"{type(config.activation).__name__} and σ_w² = {variances[len(variances) // 2]:.3g} the mean square of δ is "
-        f"multiplied by χ = {chi:.3g} a layer."
+        f"Mean-field theory expects {expected} decades at the start (single networks: {low:.2g} to {high:.2g}), "
+        f"{how}. With {type(config.activation).__name__} and σ_w² = {variances[len(variances) // 2]:.3g}, "
+        f"the mean square of δ is multiplied by χ = {chi:.3g} a layer.{finite}"
+    )
+
+
+def _range(verdict: Verdict, config: Config, hidden: int) -> str:
+    if not verdict.below_range:
+        return ""
+    return (
+        f"In {verdict.below_range} of {hidden} hidden layers, δ is below the range of {config.dtype} at the start. "
+        "The decades are those of a line through the layers above, continued to the first."
+    )
+
+
+def learning_sentence(accuracy: float, baseline: float, examples: int) -> str:
+    """Return a sentence if a network does no better than a guess; "" if it does.
+
+    Args:
+        accuracy: Share of the test examples that are right.
+        baseline: The share that always guessing the largest class gets right.
+        examples: Number of test examples; two standard errors of the share are allowed for chance.
+    """
+    chance = 2 * math.sqrt(baseline * (1 - baseline) / max(examples, 1))
+    if not accuracy <= baseline + chance:
+        return ""
+    return (
+        f"The network has not learned: its test accuracy is {accuracy:.1%}, and always guessing the largest class "
+        f"gets {baseline:.1%}."
     )
 
 

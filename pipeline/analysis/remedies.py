@@ -12,8 +12,23 @@ from typing import Any
 from engine.activations import Elementwise, Relu, Tanh
 from engine.theory import MeanField, critical_weight_variance
 from pipeline.analysis.expectation import Expectation
-from pipeline.analysis.verdict import DEATH, DIVERGED, EXPLODING, SATURATION, TOO_HIGH, TOO_LOW, VANISHING, Verdict
+from pipeline.analysis.verdict import (
+    BLOCKED,
+    DEATH,
+    DIVERGED,
+    EXPLODING,
+    IDENTICAL,
+    SATURATION,
+    TOO_HIGH,
+    TOO_LOW,
+    VANISHING,
+    Verdict,
+)
+from pipeline.config.architecture import Deep
 from pipeline.config.schema import Config
+
+USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ of a step in trainings that go well
+WIDER = 4  # times the width
 
 
 @dataclass(frozen=True)
@@ -48,20 +63,26 @@ def remedies(verdict: Verdict, config: Config, expectation: Expectation | None) 
     """Return the remedies to try, the most promising first; empty for a healthy run."""
     proposed: list[Remedy] = []
     classes = set(verdict.classes)
+    if classes & {BLOCKED, IDENTICAL}:
+        return [_random_weights()]
     if classes & {VANISHING, EXPLODING, SATURATION} or (DIVERGED in classes and verdict.start == EXPLODING):
         proposed += _critical(config, expectation)
         proposed += _rectifier(config, expectation)
         if type(config.activation).__name__ == "Sigmoid":
             proposed += _tanh(expectation)
+        proposed += _wider(verdict, config, expectation)
     if DEATH in classes:
         proposed += _rectifier(config, expectation)
         proposed.append(_leaky())
-    if classes & {DIVERGED, TOO_HIGH, DEATH}:
+    is_trained = config.steps if config.steps is not None else config.epochs
+    dead_at_start = verdict.numbers.get("cut off at start")
+    died = DEATH in classes and (dead_at_start is None or float(dead_at_start.mean) < 0.5)
+    if (classes & {DIVERGED, TOO_HIGH} or died) and is_trained:
         proposed.append(_rate(config, 0.1, "steps overshoot: make them ten times smaller"))
-    if classes & {DIVERGED, EXPLODING}:
+    if classes & {DIVERGED, EXPLODING} and is_trained:
         proposed.append(_clip())
     if TOO_LOW in classes:
-        proposed.append(_rate(config, 10.0, "the cost falls steadily but very slowly: make steps ten times larger"))
+        proposed += _faster(verdict, config)
     return list({remedy.name: remedy for remedy in proposed}.values())
 
 
@@ -98,7 +119,7 @@ def _mean_field_init(weight_variance: float, bias_variance: float) -> dict[str, 
 def _critical(config: Config, expectation: Expectation | None) -> list[Remedy]:
     """Return the same activation at its critical weight variance, if that is in a useful range."""
     sigma = config.activation
-    if not isinstance(sigma, Elementwise):
+    if not isinstance(sigma, Elementwise) or math.isclose(chi_of(expectation), 1, rel_tol=0.02):
         return []
     bias_variance = 0.0 if sigma.pieces else 0.05
     variance = _critical_variance(sigma, bias_variance)
@@ -134,6 +155,43 @@ def _tanh(expectation: Expectation | None) -> list[Remedy]:
         "init": _mean_field_init(float(f"{variance:.6g}"), 0.05),
     }
     return [Remedy("tanh, critical", "activation=tanh init=mean_field", patch, _reason(expectation, 1.0))]
+
+
+def _random_weights() -> Remedy:
+    init = {
+        "weights": {"_target_": "engine.initializers.Matched"},
+        "biases": {"_target_": "engine.initializers.Constant", "value": 0.0},
+    }
+    return Remedy("random weights", "init=matched", {"init": init}, "random weights differ from unit to unit")
+
+
+def _wider(verdict: Verdict, config: Config, expectation: Expectation | None) -> list[Remedy]:
+    """Return four times the width, if finite width causes at least half of the decades."""
+    if VANISHING not in verdict.classes or expectation is None or not isinstance(config.architecture, Deep):
+        return []
+    hidden = config.architecture.depth
+    least, most, _ = expectation.decades(hidden)
+    by_width = most - least
+    if not by_width > 0.5 * float(verdict.start_decades.mean):
+        return []
+    width = WIDER * config.architecture.width
+    reason = f"finite width alone costs {by_width:.2g} decades, {WIDER} times the width a {WIDER}th of them"
+    return [Remedy("more width", f"architecture.width={width}", {"architecture.width": width}, reason)]
+
+
+def _faster(verdict: Verdict, config: Config) -> list[Remedy]:
+    """Return a rate at which the first step changes the weights of one layer by a thousandth of their norm."""
+    relative, step = verdict.numbers.get("relative gradient"), verdict.numbers.get("largest step")
+    if step is not None and float(step.mean) > 0:
+        rate = config.optimizer.learning_rate * USUAL_STEP / float(step.mean)
+    elif relative is not None and float(relative.mean) > 0:
+        rate = USUAL_STEP / float(relative.mean)
+    else:
+        return []
+    rate = float(f"{rate:.2g}")
+    reason = f"a step then changes the weights of the fastest layer by {USUAL_STEP:g} of their norm"
+    shown = f"optimizer.learning_rate={rate:g}"
+    return [Remedy("higher learning rate", shown, {"optimizer.learning_rate": rate}, reason)]
 
 
 def _leaky() -> Remedy:

@@ -51,7 +51,10 @@ class RunningSummary:
         last_step: The step of the newest record.
         values: Number of recorded values.
         non_finite: Number of recorded values that are infinite or NaN.
+        has_diverged: Whether every replicate diverged, so that no value is final. The caller sets it.
     """
+
+    has_diverged = False
 
     def __init__(self, hidden_layers: int) -> None:
         self.hidden_layers = hidden_layers
@@ -101,7 +104,10 @@ class RunningSummary:
         return {name: estimate(values) for name, values in self.final_values().items()}
 
     def final_values(self) -> dict[str, Array]:
-        """Return the final numbers by metric name, one value for each replicate [R]."""
+        """Return the final numbers by metric name, one value for each replicate [R].
+
+        A run whose replicates have all diverged has no final cost and score: the last evaluation was before that.
+        """
         values: dict[str, Array] = {}
         for probe in ("delta_rms", "gradient_norm"):
             for index, when in ((0, "start"), (-1, "end")):
@@ -109,6 +115,8 @@ class RunningSummary:
                 if lost is not None:
                     values[f"decades_lost_{probe}_{when}"] = lost
                     values[f"decades_lost_per_layer_{probe}_{when}"] = lost / (self.hidden_layers - 1)
+        if self.has_diverged:
+            return values
         for quantity in ("cost/train", "cost/test", "accuracy/train", "accuracy/test", "r2/train", "r2/test"):
             record = self.at(quantity, -1)
             if record is not None:

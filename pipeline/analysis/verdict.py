@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from engine.arrays import Array
+from engine.initializers import Constant, Initializer
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import Expectation
 from pipeline.analysis.summary import RunningSummary
@@ -26,9 +28,11 @@ AVERAGED = 0.1  # decades lost to averaging that the explanation mentions
 DEAD = 0.9  # share of a layer's units; deep rectifier networks normally have up to a half
 SLOWER, BOUNCE = 0.9, 1.5  # final cost over first cost; late costs over the lowest before them
 STEADY, TINY = 0.9, 2e-4  # fall of the cost in the second half over the first; ‖ΔW‖/‖W‖ of a step
+NOTHING = 1e-6  # ‖ΔW‖/‖W‖ of a step that changes nothing in any training of usual length
 
 HEALTHY, VANISHING, EXPLODING, UNSURE = "healthy", "vanishing", "exploding", "not enough evidence"
 SATURATION, DEATH, DIVERGED = "saturated", "dead", "diverged"
+BLOCKED, IDENTICAL, SINGLE = "no gradient", "identical units", "one hidden layer"
 TOO_HIGH, TOO_LOW = "learning rate too high", "learning rate too low"
 
 
@@ -37,14 +41,19 @@ class Verdict:
     """The verdict on a run.
 
     Attributes:
-        classes: The most serious first; ("healthy",) and ("not enough evidence",) stand alone.
+        classes: The most serious first; healthy, not enough evidence and one hidden layer stand alone.
         start: Class of the gradient flow at the first measurement.
         end: Class of the gradient flow at the last measurement.
         decades: Decades over the hidden layers for the whole run, with their interval.
         start_decades: Decades at the first measurement.
         changes: (step, state) of each change during training.
         averaging: Decades by which batch-averaged norms fall towards the input while δ does not; None if they do not.
-        numbers: Saturated and dead shares, if measured.
+        numbers: Saturated and dead shares, if measured; the share of replicates in which no error reaches the first
+            layer, at the end ("cut off") and "cut off at start"; the largest ‖ΔW‖/‖W‖ of a step ("largest step"), and
+            the largest ‖∂C/∂W‖/‖W‖ of a layer at the start ("relative gradient").
+        blocked_layer: The highest hidden layer that no gradient reaches at the start although the next one has one;
+            None if there is none.
+        below_range: Number of hidden layers whose δ is 0 at the start for it is below the type's range.
     """
 
     classes: tuple[str, ...]
@@ -55,6 +64,8 @@ class Verdict:
     changes: tuple[tuple[int, str], ...] = ()
     averaging: float | None = None
     numbers: dict[str, Estimate] = field(default_factory=dict)
+    blocked_layer: int | None = None
+    below_range: int = 0
 
     @property
     def words(self) -> str:
@@ -63,7 +74,7 @@ class Verdict:
 
 
 def judge(
-    summary: RunningSummary, config: Config, diverged: int, expectation: Expectation | None, layers: int
+    summary: RunningSummary, config: Config, diverged: int, expectation: Expectation | None, sizes: Sequence[int]
 ) -> Verdict | None:
     """Judge a run.
 
@@ -72,13 +83,13 @@ def judge(
         config: Its config.
         diverged: Number of replicates that diverged.
         expectation: Gives the spread over initialisations if there is a single replicate.
-        layers: L.
+        sizes: n_0 ... n_L.
 
     Returns:
-        None without delta_rms or with fewer than two hidden layers.
+        None without delta_rms or without a hidden layer.
     """
     records = summary.series("delta_rms")
-    if not records or summary.hidden_layers < 2:
+    if not records or summary.hidden_layers < 1:
         return None
     drawn = config.init.weights.random or config.init.biases.random
     spread = _theory_spread(expectation, summary.hidden_layers) if drawn else 0.0
@@ -87,19 +98,75 @@ def judge(
     lines = [decades(r, summary.hidden_layers, c) for r, c in zip(records, cut, strict=True)]
     estimates = [_with_spread(estimate(values), spread) for values in lines]
     whole = _with_spread(estimate(_median(lines)), spread)
-    states = list(_states(estimates))
-    classes = _other_classes(summary, config, diverged, cut[-1])
-    flow = flow_class(whole)
-    if flow in (VANISHING, EXPLODING) or not classes:
-        classes.insert(1 if DIVERGED in classes else 0, flow)
+    is_single = summary.hidden_layers == 1
+    states = [SINGLE] * len(records) if is_single else list(_states(estimates))
+    blocked = _blocked_layer(records[0], summary.hidden_layers, config)
+    dead = [] if blocked else _dead_classes(summary, cut[-1])
+    classes = [DIVERGED] * bool(diverged) + [BLOCKED] * bool(blocked) + dead
+    classes += [IDENTICAL] * _is_symmetric(config, sizes) + _saturated_classes(summary, config)
+    flow = SINGLE if is_single else flow_class(whole)
+    if flow in (VANISHING, EXPLODING) and not blocked:
+        classes.insert(len([c for c in classes if c in (DIVERGED, BLOCKED, DEATH)]), flow)
+    elif not classes:
+        classes = [flow]
     if DIVERGED not in classes:
-        rate = _rate_classes(summary, flow if classes == [flow] else "")
-        classes = [c for c in classes if not rate or c not in (HEALTHY, UNSURE)] + rate
-    changes = [(r.step, s) for i, (r, s) in enumerate(zip(records, states, strict=True)) if i and s != states[i - 1]]
-    numbers = {k: v for k, v in (("saturated", _saturated(summary, config)), ("dead", _dead(summary))) if v is not None}
+        rate = _rate_classes(summary, flow if classes == [flow] else "", passes=not blocked and not dead)
+        classes = [c for c in classes if not rate or c not in (HEALTHY, UNSURE, SINGLE)] + rate
+    known = [(r.step, s) for r, s in zip(records, states, strict=True) if s != UNSURE]
+    changes = [(step, s) for (_, before), (step, s) in pairwise(known) if s != before]
+    numbers = {
+        "saturated": _saturated(summary, config),
+        "dead": _dead(summary),
+        "cut off": estimate(cut[-1].astype(np.float64)),
+        "cut off at start": estimate(cut[0].astype(np.float64)),
+        "largest step": _largest_step(summary),
+        "relative gradient": _relative_gradient(summary, config, sizes),
+    }
     return Verdict(
-        tuple(classes), states[0], states[-1], whole, estimates[0], tuple(changes), _averaging(summary, whole), numbers
+        tuple(classes),
+        states[0],
+        states[-1],
+        whole,
+        estimates[0],
+        tuple(changes),
+        None if is_single else _averaging(summary, whole),
+        {name: number for name, number in numbers.items() if number is not None},
+        blocked,
+        _below_range(records[0], cut[0], summary.hidden_layers) if not blocked else 0,
     )
+
+
+def _is_symmetric(config: Config, sizes: Sequence[int]) -> bool:
+    """Return whether the units of a hidden layer start with equal weights and biases, and so stay equal."""
+    fans = list(pairwise(sizes))[:-1]
+
+    def is_constant(part: Initializer) -> bool:
+        return isinstance(part, Constant) or all(part.variance(m, n) == 0 for m, n in fans)
+
+    return max(sizes[1:-1]) > 1 and is_constant(config.init.weights) and is_constant(config.init.biases)
+
+
+def _blocked_layer(first: Record, hidden: int, config: Config) -> int | None:
+    """Return the highest hidden layer with δ = 0 in all replicates below one whose δ is well within the type's range.
+
+    An underflow is not abrupt: the layer above it is near the smallest number. A dead layer is named as such.
+    """
+    values = first.values
+    zero = (values[:hidden] == 0).all(axis=1)
+    for layer in range(hidden, 0, -1):
+        if zero[layer - 1] and layer < len(values):
+            above = values[layer]
+            near = np.finfo(config.dtype).tiny * 1e6
+            weights = config.init.weights
+            is_zero = (isinstance(weights, Constant) and weights.value == 0) or weights.variance(1, 1) == 0
+            return layer if is_zero and (above > near).all() else None
+    return None
+
+
+def _below_range(first: Record, cut_off: Array, hidden: int) -> int:
+    """Return in how many hidden layers δ is 0 in a replicate that is not cut off."""
+    zero = first.values[:hidden] == 0
+    return int(zero[:, ~cut_off].any(axis=1).sum()) if not cut_off.all() else 0
 
 
 def decades(record: Record, hidden: int, cut_off: Array | None = None) -> Array:
@@ -145,7 +212,10 @@ def flow_class(e: Estimate) -> str:
 
 
 def _states(estimates: Sequence[Estimate]) -> list[str]:
-    """Return the class at each measurement, with hysteresis: a state ends when the mean is within ``RELEASE``."""
+    """Return the class at each measurement, with hysteresis: a state ends when the mean is within ``RELEASE``.
+
+    Without enough evidence for a state that continues or another, the class says so.
+    """
     states: list[str] = []
     for e in estimates:
         state, before = flow_class(e), states[-1] if states else None
@@ -153,8 +223,6 @@ def _states(estimates: Sequence[Estimate]) -> list[str]:
             state = VANISHING
         if before == EXPLODING and state != VANISHING and float(e.mean) < -RELEASE:
             state = EXPLODING
-        if state == UNSURE and before is not None:
-            state = before
         states.append(state)
     return states
 
@@ -186,15 +254,15 @@ def _with_spread(e: Estimate, spread: float) -> Estimate:
     return Estimate(e.mean, e.mean - 1.96 * spread, e.mean + 1.96 * spread, e.lost)
 
 
-def _other_classes(summary: RunningSummary, config: Config, diverged: int, cut_off: Array) -> list[str]:
-    classes = [DIVERGED] if diverged else []
+def _dead_classes(summary: RunningSummary, cut_off: Array) -> list[str]:
     dead = _dead(summary)
-    if cut_off.mean() >= 0.5 or (dead is not None and _sure_above(dead, DEAD)):
-        classes.append(DEATH)
+    is_dead = cut_off.mean() >= 0.5 or (dead is not None and _sure_above(dead, DEAD))
+    return [DEATH] if is_dead else []
+
+
+def _saturated_classes(summary: RunningSummary, config: Config) -> list[str]:
     saturated = _saturated(summary, config)
-    if saturated is not None and _sure_above(saturated, SATURATED):
-        classes.append(SATURATION)
-    return classes
+    return [SATURATION] if saturated is not None and _sure_above(saturated, SATURATED) else []
 
 
 def _sure_above(e: Estimate, limit: float) -> bool:
@@ -220,9 +288,23 @@ def _saturated(summary: RunningSummary, config: Config) -> Estimate | None:
     return _worst_layer(summary, "saturated_fraction") if np.isfinite([sigma.low, sigma.high]).all() else None
 
 
-def _rate_classes(summary: RunningSummary, flow: str) -> list[str]:
-    """Judge the learning rate by the training cost: too high if it climbs, too low if it falls slowly and steadily."""
+def _rate_classes(summary: RunningSummary, flow: str, passes: bool) -> list[str]:
+    """Judge the learning rate by the training cost: too high if it climbs, too low if it falls slowly and steadily.
+
+    It is also too low if training changed nothing, although a gradient passes.
+    """
+    step = _largest_step(summary)
     costs = [r.values[0] for r in summary.series("cost/train")]
+    is_trained = summary.last_step > 0 and len(costs) > 1
+    if (
+        passes
+        and is_trained
+        and (
+            (step is not None and float(step.mean) < NOTHING)
+            or (np.isfinite([costs[0], costs[-1]]).all() and np.allclose(costs[0], costs[-1], rtol=NOTHING, atol=0))
+        )
+    ):
+        return [TOO_LOW]
     if len(costs) < 4 or not np.isfinite(costs).all() or np.min(costs) <= 0:
         return []
     logs = np.log(np.array(costs))
@@ -238,11 +320,24 @@ def _rate_classes(summary: RunningSummary, flow: str) -> list[str]:
 
 def _tiny_steps(summary: RunningSummary) -> bool:
     """Return whether every layer's weights change by less than ``TINY`` in a step; False if not measured."""
-    shares = [r.values for r in summary.series("update_to_weight")]
-    if not shares:
-        return False
-    largest = estimate(np.median(np.array(shares), axis=0).max(axis=0))
-    return float(largest.high if np.isfinite(largest.high) else largest.mean) < TINY
+    largest = _largest_step(summary)
+    return largest is not None and float(largest.high if np.isfinite(largest.high) else largest.mean) < TINY
+
+
+def _relative_gradient(summary: RunningSummary, config: Config, sizes: Sequence[int]) -> Estimate | None:
+    """Return ‖∂C/∂W‖/‖W‖ at the start in the layer where it is largest; ‖W‖ as its initialiser draws it on average."""
+    record = summary.at("gradient_norm", 0)
+    fans = list(pairwise(sizes))
+    norms = np.array([np.sqrt(m * n * config.init.weights.variance(m, n)) for m, n in fans])
+    if record is None or len(record.values) != len(norms) or not (norms > 0).all():
+        return None
+    return estimate((record.values / norms[:, None]).max(axis=0))
+
+
+def _largest_step(summary: RunningSummary) -> Estimate | None:
+    """Return ‖ΔW‖/‖W‖ of a step in the layer where it is largest, a median over measurements; None if not measured."""
+    shares = [r.values for r in summary.series("update_to_weight") if np.isfinite(r.values).all()]
+    return estimate(np.median(np.array(shares), axis=0).max(axis=0)) if shares else None
 
 
 def _averaging(summary: RunningSummary, whole: Estimate) -> float | None:

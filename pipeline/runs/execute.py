@@ -14,7 +14,7 @@ from types import TracebackType
 
 from pipeline import signals
 from pipeline.analysis.expectation import expect
-from pipeline.analysis.explanation import explain
+from pipeline.analysis.explanation import explain, learning_sentence
 from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict, judge
@@ -209,7 +209,7 @@ class Execution:
             self.metrics.diverged(divergence)
 
     def _judge(self, summary: RunningSummary, diverged: int) -> Verdict | None:
-        return judge(summary, self.run.config, diverged, self.expectation, len(self.run.sizes) - 1)
+        return judge(summary, self.run.config, diverged, self.expectation, self.run.sizes)
 
     def finish(self, seconds: Mapping[str, float]) -> RunResult:
         """Log the final numbers, the verdict and the files; close the run and return the result.
@@ -295,6 +295,7 @@ class Execution:
         config = self.run.config
         status = "KILLED" if self.pruned else "FINISHED"
         result = RunResult(self.job.name, self.run_logger.run_id, self.job.swept, status, pruned=self.pruned)
+        self.summary.has_diverged = len(self.divergences) == config.replicates
         result = result.with_records(self.summary).with_divergences(self.divergences, config.replicates)
         if isinstance(self.summary, Summary):
             result = replace(result, summary=self.summary)
@@ -304,8 +305,17 @@ class Execution:
         proposed = remedies(verdict, config, self.expectation)
         text = explain(verdict, config, self.expectation, proposed, self.summary.hidden_layers)
         text = text.replace("RUN=...", f"RUN={result.run_id}")
+        text = " ".join(sentence for sentence in (text, self._learning(result)) if sentence)
         artifacts.log_verdict(self.run_logger, verdict, text)
         return replace(result, verdict=verdict, verdict_words=verdict.words, explanation=text)
+
+    def _learning(self, result: RunResult) -> str:
+        """Return a sentence if the network was trained and does no better than a guess."""
+        data, accuracy = self.run.facts.description, result.headline.get("final_accuracy_test")
+        if data is None or data.baseline is None or accuracy is None or not self.run.length.last_step:
+            return ""
+        examples = data.test_examples * self.run.config.replicates
+        return learning_sentence(float(accuracy.mean), data.baseline, examples)
 
 
 def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:

@@ -35,6 +35,9 @@ COLUMNS = (
 )
 
 
+SCORES = ("final_accuracy_test", "final_r2_test")
+
+
 def frame(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return one row for each cell: swept values, status, and the final numbers with their intervals."""
     rows = []
@@ -110,7 +113,7 @@ def log_summary(
 def markdown(name: str, sweep_id: str, results: Sequence[RunResult]) -> str:
     """Return the description at the top of the summary's page in MLflow."""
     columns = _present(results)
-    heads = [short_key(k) for k in results[0].swept] + [title for _, title in columns] + ["verdict", "status"]
+    heads = [short_key(k) for k in results[0].swept] + [title for _, title in columns] + ["gradient flow", "status"]
     lines = [f"**Sweep {name}** ({sweep_id}): {len(results)} runs, means over replicates with 95% intervals.", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for r in results:
@@ -139,7 +142,9 @@ def verdict_of(result: RunResult) -> str:
 
 
 def _cell(result: RunResult, key: str) -> str:
-    return show(result.headline[key]) if key in result.headline else "–"
+    if key in result.headline:
+        return show(result.headline[key])
+    return f"diverged at step {result.diverged_at}" if key in SCORES and result.diverged_fraction == 1 else "–"
 
 
 def grid(name: str, results: Sequence[RunResult]) -> Figure | None:
@@ -187,7 +192,7 @@ def result_table(sweep_id: str, results: Sequence[RunResult]) -> Table:
         table.add_column(short_key(key))
     for _, title in columns:
         table.add_column(title, justify="right")
-    table.add_column("verdict")
+    table.add_column("gradient flow")
     table.add_column("run")
     has_diverged = any(r.diverged_replicates for r in results)
     if has_diverged:

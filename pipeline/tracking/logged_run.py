@@ -18,6 +18,7 @@ from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.errors import ConfigError
 from pipeline.tracking.artifact_parsers import Theory as Theory
 from pipeline.tracking.artifact_parsers import parse_config, parse_findings, parse_theory, records_of
+from pipeline.tracking.metric_names import DIVERGED
 from pipeline.tracking.safe_reading import LONGEST_TEXT, printable, read_table, read_text
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import (
@@ -178,6 +179,7 @@ class LoggedRun:
         records = records_of(self.records, geometric=PROFILED)
         layers = [len(r.layers) for r in records if r.probe in ("delta_rms", "gradient_norm")]
         summary = Summary(hidden_layers=min(layers, default=1) - 1)
+        summary.has_diverged = self.metrics.get(DIVERGED) == 1
         for record in records:
             summary.add(record)
         return summary

@@ -73,7 +73,7 @@ def test_verdict_of_a_long_run_is_that_of_all_records(monkeypatch: pytest.Monkey
         summary = RunningSummary(2)
         for each in records:
             summary.add(each)
-        verdict = judge(summary, run.config, 0, expect(run), 3)
+        verdict = judge(summary, run.config, 0, expect(run), run.sizes)
         assert verdict is not None
         assert (len(summary.series("delta_rms")) > 21) == (most > 20)
         verdicts.append(verdict)

@@ -24,15 +24,18 @@ from experiments.verdicts.planted import plant
 from pipeline.analysis.comparisons import wilson
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import Expectation, expect
-from pipeline.analysis.explanation import explain
+from pipeline.analysis.explanation import explain, learning_sentence
 from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.verdict import (
+    BLOCKED,
     DEATH,
     DIVERGED,
     EXPLODING,
     HEALTHY,
+    IDENTICAL,
     SATURATION,
+    SINGLE,
     TOO_HIGH,
     TOO_LOW,
     UNSURE,
@@ -73,7 +76,7 @@ def judge_run(chosen: Config) -> Seen:
         for record in train(run, Callbacks(on_divergence=divergences.append)):
             summary.add(record)
     expectation = expect(run)
-    verdict = judge(summary, chosen, len(divergences), expectation, len(run.sizes) - 1)
+    verdict = judge(summary, chosen, len(divergences), expectation, run.sizes)
     assert verdict is not None
     return Seen(chosen, expectation, summary, verdict)
 
@@ -110,7 +113,7 @@ def judge_records(records: Sequence[Record], hidden: int = 5, diverged: int = 0)
     summary = Summary(hidden)
     for r in records:
         summary.add(r)
-    result = judge(summary, _plain_config(), diverged, None, hidden + 1)
+    result = judge(summary, _plain_config(), diverged, None, [8] * (hidden + 2))
     assert result is not None
     return result
 
@@ -184,11 +187,23 @@ def test_wide_interval_is_not_enough_evidence() -> None:
     assert float(result.decades.low) < 1 < float(result.decades.high)
 
 
-def test_verdict_needs_two_hidden_layers_and_delta() -> None:
-    assert judge(Summary(1), config(), 0, None, 2) is None
+def test_verdict_needs_a_hidden_layer_and_delta() -> None:
+    assert judge(Summary(0), config(), 0, None, [2, 2]) is None
     summary = Summary(3)
     summary.add(record([[1.0]], "cost/train"))
-    assert judge(summary, config(), 0, None, 4) is None
+    assert judge(summary, config(), 0, None, [2, 2, 2, 2, 2]) is None
+
+
+def test_one_hidden_layer_has_no_flow_but_other_classes() -> None:
+    assert judge_records([falling(0.0, hidden=1)], hidden=1).classes == (SINGLE,)
+    dead = [falling(0.0, hidden=1), record([[1.0] * 3], "dead_fraction")]
+    assert judge_records(dead, hidden=1).classes == (DEATH,)
+    assert judge_records([falling(0.0, hidden=1)], hidden=1, diverged=1).classes == (DIVERGED,)
+
+
+def test_end_without_evidence_is_not_the_state_before() -> None:
+    result = judge_records([falling(0.0), falling(0.2, spread=0.2, step=9)])
+    assert (result.start, result.end, result.changes) == (HEALTHY, UNSURE, ())
 
 
 @settings(deadline=None, max_examples=examples(50))
@@ -448,6 +463,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     DIVERGED: (*deep(5), "activation=relu", "init=gaussian_fan_in", "init.weights.std=1e80", *UNTRAINED),
     TOO_HIGH: (*deep(5), *TRAINED, "optimizer.learning_rate=30.0"),
     TOO_LOW: (*deep(5), *TRAINED, "optimizer.learning_rate=1e-05"),
+    BLOCKED: (*deep(5), *UNTRAINED, "init=constant", "init.weights.value=0"),
+    IDENTICAL: (*deep(5), *UNTRAINED, "init=constant", "init.weights.value=0.1"),
+    SINGLE: ("architecture.hidden=[9]", *UNTRAINED),
 }
 KEYWORD = {
     HEALTHY: "healthy",
@@ -459,6 +477,9 @@ KEYWORD = {
     DIVERGED: "diverged",
     TOO_HIGH: "too high",
     TOO_LOW: "too low",
+    BLOCKED: "δ is exactly 0 in hidden layer 5, because the weights above it are all 0",
+    IDENTICAL: "identical",
+    SINGLE: "no flow between hidden layers",
 }
 
 
@@ -467,9 +488,9 @@ def test_explanation_names_every_class_with_numbers(name: str) -> None:
     seen = judge_of(*EXAMPLES[name])
     assert name in seen.verdict.classes
     assert KEYWORD[name] in seen.explain
-    assert re.search(r"\d", seen.explain)
-    assert "nan decades" not in seen.explain
-    assert (name in (HEALTHY, UNSURE)) == ("What to change" not in seen.explain)
+    assert re.search(r"\d", seen.explain) or name in (IDENTICAL, SINGLE)
+    assert not re.search(r"\b(nan|inf)\b", seen.explain)
+    assert (name in (HEALTHY, UNSURE, SINGLE)) == ("What to change" not in seen.explain)
 
 
 def test_explanation_of_deep_sigmoid_network() -> None:
@@ -487,6 +508,75 @@ def test_explanation_of_deep_sigmoid_network() -> None:
     assert "as measured" in text
     assert "init=" in text
     assert "activation=relu" in text
+
+
+@pytest.mark.parametrize("rate", ["0", "1e-18", "1e-9"])
+def test_steps_that_change_nothing_are_seen_at_once_and_the_rate_follows_from_the_gradient(rate: str) -> None:
+    """The proposed rate changes the fastest layer by a thousandth of its norm in the first step: measured here."""
+    seen = judge_of(
+        *deep(3), "activation=tanh", "init=lecun_normal", "steps=2", "epochs=null", f"optimizer.learning_rate={rate}"
+    )
+    assert seen.verdict.classes == (TOO_LOW,)
+    (proposed,) = remedies(seen.verdict, seen.config, seen.expectation)
+    tried = judge_of(
+        *deep(3),
+        "activation=tanh",
+        "init=lecun_normal",
+        "steps=2",
+        "epochs=null",
+        "probes=standard",
+        proposed.overrides,
+    )
+    first = tried.summary.at("update_to_weight", 0)
+    assert first is not None
+    assert float(first.values.max(axis=0).mean()) == pytest.approx(1e-3, rel=0.15)
+
+
+def test_expected_decades_are_means_of_logarithms_with_their_finite_width_term() -> None:
+    """60 layers of 20 ReLU units lose decades by finite width alone, most of what one example loses."""
+    seen = judge_of(*deep(60, 20), "activation=relu", "init=he_normal", "epochs=0", "replicates=200")
+    lost = seen.summary.decades_lost("delta_rms", 0)
+    assert lost is not None
+    assert seen.expectation is not None
+    least, most, std = seen.expectation.decades(60)
+    error = 4 * lost.std() / math.sqrt(len(lost))
+    assert abs(least) < 0.01
+    assert 0.7 * most - error < float(lost.mean()) < most + error
+    assert float(lost.std()) == pytest.approx(std, rel=0.2)
+    assert "as measured" in seen.explain
+    assert "Finite width costs" in seen.explain
+
+
+def test_expected_decades_of_linear_networks_are_exact_at_width_1() -> None:
+    """ln of a product of squared normal weights: its mean is ψ(1/2) + ln 2 a layer, its variance ψ'(1/2) = π²/2."""
+    expectation = judge_of(*deep(9, 1), "activation=identity", "init=lecun_normal", *UNTRAINED).expectation
+    assert expectation is not None
+    least, mean, std = expectation.decades(9)
+    assert least == pytest.approx(0, abs=1e-9)
+    euler = 0.5772156649015329
+    assert mean == pytest.approx(8 * (euler + math.log(2)) / math.log(100))
+    assert std == pytest.approx(math.sqrt(8 * math.pi**2 / 2) / math.log(100))
+
+
+def test_healthy_rectifiers_get_no_critical_initialisation() -> None:
+    seen = judge_of(*deep(60, 20), "activation=relu", "init=he_normal", "epochs=0", "replicates=200")
+    assert "critical" not in " ".join(r.name for r in remedies(seen.verdict, seen.config, seen.expectation))
+
+
+def test_layers_below_the_range_of_float32_are_counted() -> None:
+    seen = judge_of(*deep(100), *UNTRAINED, "dtype=float32")
+    delta = seen.summary.at("delta_rms", 0)
+    assert delta is not None
+    below = int((delta.values[:100] == 0).any(axis=1).sum())
+    assert below > 20
+    assert f"In {below} of 100 hidden layers, δ is below the range of float32" in seen.explain
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "examples", "says"), [(0.10, 400, True), (0.12, 400, True), (0.2, 400, False), (0.12, 40_000, False)]
+)
+def test_network_that_only_guesses_has_not_learned(accuracy: float, examples: int, says: bool) -> None:
+    assert bool(learning_sentence(accuracy, 0.1, examples)) is says
 
 
 # Planted faults

@@ -265,7 +265,7 @@ def verdict(*overrides: str) -> Verdict:
     summary = Summary(len(run.sizes) - 2)
     for record in train(run):
         summary.add(record)
-    found = judge(summary, run.config, 0, expect(run), len(run.sizes) - 1)
+    found = judge(summary, run.config, 0, expect(run), run.sizes)
     assert found is not None
     return found
 
