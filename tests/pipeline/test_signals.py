@@ -37,8 +37,8 @@ from pipeline import signals
 signals.install(signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 print("ready", flush=True)
 {swallowing}
-print("swallowed", flush=True)
 try:
+    print("swallowed", flush=True)
     time.sleep(30)
 except BaseException:
     signals.acknowledge()
