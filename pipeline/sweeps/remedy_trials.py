@@ -36,6 +36,7 @@ LEAST_REPLICATES = 5  # fewer make no useful interval
 BASELINE = "baseline"
 DECADES = "decades_lost_per_layer_delta_rms_start"
 SCORES = ("final_accuracy_test", "final_r2_test")
+OTHER_SEEDS = 100_000  # more than a run has replicates
 PAGE = "prescription.md"
 
 
@@ -173,12 +174,21 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
 
 
 def control(raw_config: Mapping[str, Any]) -> Remedy:
-    """Return a random change of a harmless size: a learning rate within a quarter of the old one."""
+    """Return a harmless change: a learning rate within a quarter of the old one, or other seeds if no step is made.
+
+    Its name has its value, so that every result of it says what was changed.
+    """
+    if not (raw_config.get("steps") or raw_config.get("epochs")) or not raw_config["optimizer"]["learning_rate"]:
+        seed = int(raw_config["seed"]) + OTHER_SEEDS
+        return Remedy(f"control: seed {seed}", f"seed={seed}", {"seed": seed}, "none: chance")
     rng = np.random.default_rng(np.random.SeedSequence(int(raw_config["seed"]), spawn_key=(4,)))
     factor = float(np.exp(rng.uniform(-0.22, 0.22)))
     rate = float(f"{float(raw_config['optimizer']['learning_rate']) * factor:.4g}")
     return Remedy(
-        "control: random change", f"optimizer.learning_rate={rate:g}", {"optimizer.learning_rate": rate}, "none: chance"
+        f"control: learning rate {rate:g}",
+        f"optimizer.learning_rate={rate:g}",
+        {"optimizer.learning_rate": rate},
+        "none: chance",
     )
 
 
