@@ -171,6 +171,7 @@ def test_hostile_overrides_are_refused(base: dict[str, Any], arena: Arena, capsy
         arena.case("override", number, lambda argv=argv: exit_code(argv, capsys))  # type: ignore[misc]
 
 
+@pytest.mark.thorough
 def test_damaged_folders_are_refused(
     exported: tuple[Path, Path], arena: Arena, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +208,7 @@ def forge(folder: Path) -> None:
         return
 
 
+@pytest.mark.thorough
 def test_consistent_forgery_has_no_effect_in_store(
     exported: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, arena: Arena
 ) -> None:

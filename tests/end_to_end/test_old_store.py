@@ -30,6 +30,7 @@ def test_runs_of_an_old_store_are_listed(old: Path) -> None:
     assert sorted(verdicts.values()) == ["healthy", "vanishing"]
 
 
+@pytest.mark.thorough
 def test_runs_of_an_old_store_are_reported_compared_and_exported(old: Path, tmp_path: Path) -> None:
     store = ("--uri", uri(old))
     first, second = (r.info.run_id for r in opened(old).search("tags.kind = 'run'"))

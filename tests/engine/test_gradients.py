@@ -272,6 +272,7 @@ def test_parameters_of_another_shape_are_refused() -> None:
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=str)
 @pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.thorough
 def test_gradients_of_every_block_in_a_network(kind: str, ensemble: tuple[int, ...]) -> None:
     """Input and parameter gradients of each block, alone and in the network, for one network and for stacks."""
     for sigma in (act.Tanh(), act.Gelu(), act.Relu()):

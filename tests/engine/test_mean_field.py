@@ -39,6 +39,7 @@ class Cotangent(Cost):
 
 
 @pytest.mark.parametrize("sigma_w2", list(PUBLISHED))
+@pytest.mark.thorough
 def test_tanh_networks_follow_chi(sigma_w2: float) -> None:
     chi = theory(sigma_w2, 0.05)
     assert chi == pytest.approx(PUBLISHED[sigma_w2], abs=1e-4)

@@ -313,6 +313,7 @@ def test_spectra_equal_finite_differences(hidden: Activation, ensemble: Index, e
 
 @pytest.mark.parametrize("sigma", [act.Tanh(), act.Sigmoid()], ids=name)
 @pytest.mark.parametrize(("cost", "low"), [(costs.SquaredError(), 0), (costs.SquaredError(), 6), (HALF, 0), (CROSS, 0)])
+@pytest.mark.thorough
 def test_sharpness_is_the_top_eigenvalue_of_the_dense_hessian(sigma: Activation, cost: costs.Cost, low: float) -> None:
     """Targets far below the outputs make the eigenvalue of largest magnitude negative."""
     net = network([2, 3, 2], [sigma, act.Sigmoid()], (3,), seed=5)

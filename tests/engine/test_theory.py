@@ -75,6 +75,7 @@ def test_expectation_equals_closed_forms_within_its_error_estimate(
 
 
 @pytest.mark.parametrize("sigma", SIGMAS, ids=name)
+@pytest.mark.thorough
 def test_moments_equal_scipy_by_quadrature_and_in_closed_form(sigma: Elementwise) -> None:
     kinks = sigma.kinks or [piece.left for piece in sigma.pieces[1:]]
     for q in (1e-6, 1e-4, 1e-2, 0.3, 2.0, 1e2, 1e4):
@@ -128,6 +129,7 @@ def iterated(theory: MeanField, q: float, times: int) -> float:
 
 
 @pytest.mark.parametrize("sigma", SIGMAS, ids=name)
+@pytest.mark.thorough
 def test_fixed_points_are_fixed_and_attract_if_stable_and_end_iteration(sigma: Elementwise) -> None:
     for variance, bias in product((0.7, 1.3, 3.0), (0.0, 0.05)):
         theory = MeanField(sigma, variance, bias)
@@ -249,6 +251,7 @@ def test_profile_includes_the_transient_of_each_example() -> None:
 
 
 @pytest.mark.parametrize("depth", [6, *(pytest.param(n, marks=pytest.mark.thorough) for n in (12, 24))])
+@pytest.mark.thorough
 def test_random_networks_change_by_the_predicted_factors(depth: int) -> None:
     """Mean factor of q and ⟨‖δ‖²⟩ per layer, from arithmetic means over 40 seeds, with an input far from q*.
 

@@ -14,6 +14,7 @@ from experiments.runner import run_experiment
 analysis = SimpleNamespace(**load("chain").measured.__globals__)
 
 
+@pytest.mark.thorough
 def test_shorter_chains_answer_all_claims(tmp_path: Path) -> None:
     overrides = [f"tracking.uri=sqlite:///{tmp_path / 'x.db'}", "replicates=400", "architecture.depth=6"]
     done = run_experiment(load("chain"), overrides, False, True)

@@ -27,6 +27,7 @@ def claims(*prefixes: str) -> set[str]:
     return {c.key for c in load("glorot_2010").description.claims if c.key.startswith(prefixes)}
 
 
+@pytest.mark.thorough
 def test_narrower_networks_follow_the_claims(store: str, tmp_path: Path) -> None:
     """With half the width and a quarter of the networks chance is √8 times larger, up to 1% a factor."""
     done = outcome(

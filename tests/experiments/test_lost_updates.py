@@ -18,6 +18,7 @@ from pipeline.training.records import Record
 analysis = SimpleNamespace(**load("lost_updates").measured.__globals__)
 
 
+@pytest.mark.thorough
 def test_claims_hold_for_two_networks_and_one_epoch(tmp_path: Path) -> None:
     store = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
     done = outcome("lost_updates", store, ["lost_updates"], "replicates=2", "epochs=1")

@@ -30,6 +30,7 @@ def by_hand(w: float, b: float, rate: float, quadratic: bool) -> tuple[list[floa
     return outputs, speeds
 
 
+@pytest.mark.thorough
 def test_experiment_equals_the_loop(tmp_path: Path) -> None:
     uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
     done = run_experiment(load("nielsen_3"), [uri], False, True)

@@ -27,6 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return "tracking.uri=" + empty(f"sqlite:///{tmp_path_factory.mktemp('store') / 'x.db'}")
 
 
+@pytest.mark.thorough
 def test_sixty_networks_follow_the_claims_before_training(store: str, tmp_path: Path) -> None:
     done = outcome("nielsen_5", store, ["nielsen_5"], "replicates=60")
     numbers = answered(done)
@@ -52,6 +53,7 @@ def test_sweep_runs_on_a_folder_of_idx_files(store: str, tmp_path: Path) -> None
     assert {r for r in numbers if np.isfinite(numbers[r])}
 
 
+@pytest.mark.thorough
 def test_gap_narrows_in_training(store: str) -> None:
     numbers = answered(outcome("nielsen_5", store, ["nielsen_5_training"], "replicates=4", "epochs=100"))
     assert set(numbers) == {"slower_0", "slower_50", "slower_100"}

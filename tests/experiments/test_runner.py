@@ -108,6 +108,7 @@ def printed(result: ExperimentResult) -> str:
     return "\n".join([capture.get(), *result.lines()])
 
 
+@pytest.mark.thorough
 def test_experiment_outside_the_repository_is_run_and_logged(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
     experiment = load(str(folder(tmp_path, [CLAIM, CLAIM | {"key": "other", "otherwise": "no measurement exists"}])))
@@ -133,6 +134,7 @@ def test_experiment_outside_the_repository_is_run_and_logged(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("slow", "mean"), [(False, 2.3), (True, 2.3)])
+@pytest.mark.thorough
 def test_collected_results_are_answered_and_logged(tmp_path: Path, slow: bool, mean: float) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
     experiment = load(str(folder(tmp_path, [CLAIM], COLLECT, sweeps=[])))

@@ -74,6 +74,7 @@ def test_zero_crossing_is_linear_between_points(x: list[float], y: list[float], 
     assert analysis.zero_crossing(np.array(x), np.array(y)) == pytest.approx(crossing)
 
 
+@pytest.mark.thorough
 def test_smaller_networks_follow_theory(tmp_path: Path) -> None:
     """At a quarter of the width and half the depth the slopes scatter more: five percent instead of two."""
     store = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"

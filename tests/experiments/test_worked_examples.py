@@ -30,6 +30,7 @@ def right(example: dict[str, Any], quantity: str, layer: int) -> np.ndarray[Any,
     return np.array(example[NAMES[quantity]][layer - 1], dtype=np.float64)
 
 
+@pytest.mark.thorough
 def test_all_claims_are_within_their_tolerance(tmp_path: Path) -> None:
     uri = f"tracking.uri=sqlite:///{tmp_path / 'x.db'}"
     done = run_experiment(load("worked_examples"), [uri], False, True)

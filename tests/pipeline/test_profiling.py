@@ -69,6 +69,7 @@ def test_shares_are_of_all_work_without_waiting() -> None:
     assert "75.0%" in "".join(str(cell) for column in profile.table().columns for cell in column.cells)
 
 
+@pytest.mark.thorough
 def test_profile_command_prints_the_table_and_the_summary_keeps_it(tmp_path: Path) -> None:
     names = ("imports", "compose", "data", "initialise", "steps", "probes", "evaluation", "metrics", "files", "summary")
     done = invoke("profile", "sweep", "--jobs", "1", "experiment=smoke", f"tracking.uri={uri(tmp_path)}")

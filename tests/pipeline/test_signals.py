@@ -79,6 +79,7 @@ def started(swallowing: str, closing: float) -> subprocess.Popen[str]:
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, thorough(signal.SIGHUP), signal.SIGINT])
+@pytest.mark.thorough
 def test_signal_is_raised_again_if_swallowed_and_does_not_disturb_closing(
     swallowing: str, number: signal.Signals
 ) -> None:
@@ -165,6 +166,7 @@ def test_signal_while_python_imports_leaves_without_a_traceback(
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", message)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_in_generated_code_ends_with_130(tmp_path: Path) -> None:
     """Python ends itself with the signal if Ctrl-C came in an exec, as of dataclasses, however it was handled."""
     (tmp_path / "own.py").write_text("import os, signal\nexec('os.kill(os.getpid(), signal.SIGINT)')\n")

@@ -55,6 +55,7 @@ def test_output_without_reader_is_dropped(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.thorough
 def test_run_and_sweep_go_on_without_reader(
     no_reader: TextIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

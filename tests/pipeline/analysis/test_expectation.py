@@ -15,6 +15,7 @@ from pipeline.training.prepare import prepare_run
 
 @pytest.mark.parametrize("data", ["digits", "iris", "breast_cancer"])
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "gelu"])
+@pytest.mark.thorough
 def test_groups_of_examples_give_the_profile_of_all_examples(activation: str, data: str) -> None:
     run = prepare_run(
         config(

@@ -588,6 +588,7 @@ def test_planted_networks_depend_only_on_seed_and_number() -> None:
 
 
 @pytest.mark.parametrize("kind", [HEALTHY, VANISHING, EXPLODING])
+@pytest.mark.thorough
 def test_planted_theory_agrees_with_theory_of_the_run(kind: str) -> None:
     """The planted initialisers and sizes, built without the config, agree with the theory of the run."""
     for number in range(2):

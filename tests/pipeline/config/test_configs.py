@@ -219,6 +219,7 @@ def test_main_config_has_the_keys_of_a_run() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.thorough
 def test_every_cell_of_every_experiment_builds_and_measures(name: str) -> None:
     cells = compose_sweep([f"experiment={name}", "epochs=0", "replicates=1"])
     assert cells
@@ -239,6 +240,7 @@ def test_every_cell_of_every_experiment_builds_and_measures(name: str) -> None:
         (["dtype=float32,float64", "activation=elu", "activation.alpha=0.5,2"], None),
     ],
 )
+@pytest.mark.thorough
 def test_cells_equal_hydra_compositions(swept: list[str], last: list[str] | None) -> None:
     """Cells that differ in values only are composed once."""
     cells = compose_sweep(swept)
@@ -264,6 +266,7 @@ def by_hydra(overrides: list[str]) -> Any:
         ["init=given", "init.weights.values=[[[1,2]]]", "init.biases.values=[[[0.5]]]", "data={source:null}"],
     ],
 )
+@pytest.mark.thorough
 def test_run_equals_hydra_composition_after_other_compositions(overrides: list[str]) -> None:
     """Choices from groups are composed once per process; a value must not stay for the next config."""
     before, expected = compose_run([]), by_hydra(overrides)

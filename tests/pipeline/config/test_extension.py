@@ -126,6 +126,7 @@ def command(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("how", ["--config-dir", pytest.param("hydra.searchpath", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
 def test_own_parts_run_in_a_sweep_and_reproduce(
     package: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

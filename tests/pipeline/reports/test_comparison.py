@@ -287,6 +287,7 @@ def test_means_equal_logged_metrics(runs: Runs) -> None:
         assert c.difference.mean == pytest.approx(expected[1] - expected[0], rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_interval_equals_scipy_on_raw_records(runs: Runs, tmp_path: Path) -> None:
     last = []
     for name in ("tanh", "relu"):

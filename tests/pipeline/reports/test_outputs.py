@@ -59,6 +59,7 @@ def commands(runs: tuple[Path, list[str]]) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("name", ["out.html", "out.png"])
+@pytest.mark.thorough
 def test_file_of_another_origin_is_replaced_only_when_forced(
     runs: tuple[Path, list[str]], name: str, tmp_path: Path
 ) -> None:

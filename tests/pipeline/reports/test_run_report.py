@@ -159,6 +159,7 @@ def copy_of(tracking: TrackingConfig, folder: Path, without: str = "") -> RunLog
 # The page of a run
 
 
+@pytest.mark.thorough
 def test_run_page_is_self_contained_and_complete(tracking: TrackingConfig, html: str) -> None:
     run = full_run(tracking)
     page = checked(html)
@@ -208,12 +209,14 @@ def test_run_page_shows_numbers_of_the_store(tracking: TrackingConfig, html: str
     assert f"δ at the start is {first:.2g} in layer 1" in page.images()[0]["alt"]
 
 
+@pytest.mark.thorough
 def test_pages_are_deterministic(tracking: TrackingConfig, html: str) -> None:
     run_id, one = full_run(tracking).info.run_id, sweep_id(tracking, "two_keys")
     assert report_run(open_store(tracking), run_id[:8]) == html
     assert report_sweep(open_store(tracking), one) == report_sweep(open_store(tracking), one)
 
 
+@pytest.mark.thorough
 def test_theory_is_drawn_if_it_was_logged(tracking: TrackingConfig, tmp_path: Path) -> None:
     images = []
     for without in ("", "theory.json"):
@@ -234,6 +237,7 @@ def thorough(value: str) -> Any:
     "theory",
     ["no JSON", thorough("[]"), '{"layers": [1], "delta_rms": [1, 2]}', thorough('{"layers": "x"}'), "[" * 9999],
 )
+@pytest.mark.thorough
 def test_unreadable_theory_is_noted_and_not_drawn(tracking: TrackingConfig, tmp_path: Path, theory: str) -> None:
     copy = copy_of(tracking, tmp_path, "theory.json")
     copy.text(theory, "theory.json")
@@ -243,6 +247,7 @@ def test_unreadable_theory_is_noted_and_not_drawn(tracking: TrackingConfig, tmp_
     assert "theory" not in page.images()[0]["alt"]
 
 
+@pytest.mark.thorough
 def test_page_of_diverged_run_shows_where_it_diverged(tracking: TrackingConfig) -> None:
     runs = search(tracking, "tags.diverged = 'true'")
     assert runs
@@ -562,6 +567,7 @@ def test_missing_folder_is_reported_and_not_created(tracking: TrackingConfig, tm
 # The file
 
 
+@pytest.mark.thorough
 def test_report_is_written_logged_and_printed(
     tracking: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def test_common_steps_are_compared(differ: Differ) -> None:
     assert "and 2 common steps of the chain" in out
 
 
+@pytest.mark.thorough
 def test_exported_folder_is_compared_with_stored_run(
     runs: Logged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def test_exported_files_match_manifest_and_store(sweep: tuple[Path, str, Path]) 
     assert "tracking" not in (first_run(sweep[2]) / "config.yaml").read_text()
 
 
+@pytest.mark.thorough
 def test_imported_run_is_marked_as_imported(sweep: tuple[Path, str, Path], destination: Path) -> None:
     store = opened(destination)
     facts = json.loads((first_run(sweep[2]) / "run.json").read_text())
@@ -150,6 +151,7 @@ def killed(module: str, name: str, method: str, when: str, *argv: str) -> None:
     assert process.returncode == -9, process.stderr.decode()
 
 
+@pytest.mark.thorough
 def test_killed_import_is_replaced_by_next_import(sweep: tuple[Path, str, Path], tmp_path: Path) -> None:
     argv = ["import", "--from", str(first_run(sweep[2])), "--uri", uri(tmp_path)]
     killed("tracking.run_logger", "RunLogger", "file", "records.parquet", *argv)
@@ -400,6 +402,7 @@ def test_running_run_is_not_exported(
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.thorough
 def test_export_to_full_disk_leaves_no_files(
     sweep: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

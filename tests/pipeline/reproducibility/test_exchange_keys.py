@@ -42,6 +42,7 @@ def with_keys(exported: Path, to: Path, keys: list[str | None]) -> Path:
 
 
 @pytest.mark.parametrize("key", [*BAD, None])
+@pytest.mark.thorough
 def test_metric_key_that_no_store_accepts_is_refused_by_verify_and_import(
     exported: Path, key: str | None, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def naming(exported: Path, to: Path, file: Path, **keys: str) -> Path:
 
 @pytest.mark.parametrize("kind", SECRETS)
 @pytest.mark.parametrize("keys", [{}, {"target": "nosuch"}, {"categorical": "one_hot"}, {"task": "regression"}])
+@pytest.mark.thorough
 def test_reproducing_a_foreign_folder_quotes_no_file_that_it_names(
     exported: Path, kind: str, keys: dict[str, str], tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ def test_reproducing_a_foreign_folder_quotes_no_file_that_it_names(
         assert len(told.err.splitlines()) == 1
 
 
+@pytest.mark.thorough
 def test_imported_run_quotes_no_file_that_it_names(exported: Path, tmp_path: Path) -> None:
     file = tmp_path / "private"
     file.write_text(SECRETS["passwd"])

@@ -70,6 +70,7 @@ def logged_chain(chain: HashChain) -> LoggedChain:
 
 @settings(max_examples=examples(6), deadline=None)
 @given(seed=st.integers(0, 2**32), replicates=st.integers(2, 4), kind=st.sampled_from(sorted(KINDS)))
+@pytest.mark.thorough
 def test_stack_has_same_links_as_members_alone(seed: int, replicates: int, kind: str) -> None:
     stack = logged_chain(chain_of(prepared(*KINDS[kind], f"seed={seed}", f"replicates={replicates}")))
     for k in range(replicates):

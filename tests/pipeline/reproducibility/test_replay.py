@@ -189,6 +189,7 @@ def test_run_without_chain_is_compared_by_records(
     assert "it has no chain" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_exported_folder_is_replayed(
     logged: tuple[str, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

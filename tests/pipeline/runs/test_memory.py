@@ -49,6 +49,7 @@ def execution_peak(job: CellJob, store: Store, measurements: int) -> int:
 
 
 @pytest.mark.parametrize("seconds", ["60", "null"])
+@pytest.mark.thorough
 def test_memory_of_a_run_does_not_grow_with_its_measurements(
     seconds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

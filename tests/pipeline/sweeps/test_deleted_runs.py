@@ -73,6 +73,7 @@ def statuses(store: Store) -> dict[str, str]:
 
 @pytest.mark.parametrize("queue", [1, 4000], ids=["found while it trains", "found at its end"])
 @pytest.mark.parametrize(("key", "name", "others"), [(STACK, "s2", ("s1", "s3")), (STACKS, "d3", ("d2", "d4"))])
+@pytest.mark.thorough
 def test_deleted_run_fails_its_cell_in_one_line_and_the_others_finish(
     tmp_path: Path,
     flag: Path,

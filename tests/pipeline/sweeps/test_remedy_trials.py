@@ -40,6 +40,7 @@ def verdict(*classes: str) -> Verdict:
     ids=" ".join,
 )
 @pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@pytest.mark.thorough
 def test_remedies_give_valid_configs(classes: tuple[str, ...], activation: str) -> None:
     raw_config = compose_run([*SMALL, f"activation={activation}"])
     original, prepared = copy.deepcopy(raw_config), prepare_run(configs.build(raw_config))

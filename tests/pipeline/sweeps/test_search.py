@@ -106,6 +106,7 @@ def settle_trials(study: Study, count: int = 1000) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
 def test_same_seed_gives_the_same_trials(study: Callable[..., Study], sampler: str) -> None:
     first, again = (settle_trials(study(name, sampler=sampler, trials=12)) for name in "ab")
     assert len(first) == 12
@@ -113,6 +114,7 @@ def test_same_seed_gives_the_same_trials(study: Callable[..., Study], sampler: s
     assert settle_trials(study("c", sampler=sampler, seed=1, trials=2)) != first[:2]
 
 
+@pytest.mark.thorough
 def test_tpe_improves_and_random_sampling_does_not(study: Callable[..., Study]) -> None:
     tpe, random = (settle_trials(study(s, sampler=s, trials=30)) for s in ("tpe", "random"))
     late = [sum(map(objective, found[15:])) / 15 for found in (tpe, random)]
@@ -120,6 +122,7 @@ def test_tpe_improves_and_random_sampling_does_not(study: Callable[..., Study]) 
     assert study("tpe", trials=30).best().params["n"] == 4  # type: ignore[union-attr]
 
 
+@pytest.mark.thorough
 def test_interrupted_study_continues_as_if_uninterrupted(study: Callable[..., Study]) -> None:
     alone = settle_trials(study("alone"))
     settle_trials(study("cut"), 7)
@@ -135,6 +138,7 @@ def test_interrupted_study_continues_as_if_uninterrupted(study: Callable[..., St
     assert [slot_of(t) for t in found.settled()] == list(range(15))
 
 
+@pytest.mark.thorough
 def test_more_trials_extend_the_same_study(study: Callable[..., Study]) -> None:
     whole = settle_trials(study("whole"))
     assert settle_trials(study("two", trials=6)) == whole[:6]
@@ -284,6 +288,7 @@ def test_pruning_needs_an_interval_beyond_the_decades() -> None:
         Pruning(0.5)
 
 
+@pytest.mark.thorough
 def test_pruned_trials_end_early_and_are_tagged(place: Path) -> None:
     space = "+search.space={init.weights.sigma_w2:{choices:[0.2,1.5]}}"
     overrides = (*SMALL, "activation=tanh", "architecture.depth=15", "epochs=2", "search.metric=final_cost_train",
@@ -319,6 +324,7 @@ def read(store: Any, run: Any, folder: Path) -> pd.DataFrame:
     return pd.read_parquet(store.client.download_artifacts(run.info.run_id, "records.parquet", str(folder)))
 
 
+@pytest.mark.thorough
 def test_fully_diverged_trial_is_pruned_and_one_without_the_metric_fails(place: Path) -> None:
     blown = ("data=diabetes", "cost=half_squared_error", "activation@output=identity", "activation=relu", "epochs=3",
              "probes=essential", "search=tpe", "search.pruning.decades=100", "replicates=1", "batching.size=50",
@@ -372,6 +378,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[message[:50] for _, message in WRONG])
+@pytest.mark.thorough
 def test_invalid_search_is_refused_in_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

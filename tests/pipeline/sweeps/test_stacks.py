@@ -213,6 +213,7 @@ def swept(folder: Path, *overrides: str, **options: Any) -> Shown:
     return sweep_command(*overrides, f"tracking.uri={uri(folder)}", **options)
 
 
+@pytest.mark.thorough
 def test_store_does_not_depend_on_stacks(tmp_path: Path) -> None:
     stacked = swept(tmp_path / "stacked", *SWEPT, jobs=1)
     alone = swept(tmp_path / "alone", *SWEPT, jobs=1, is_stacked=False)
@@ -258,6 +259,7 @@ def test_cell_that_diverges_ends_and_the_others_train_on(tmp_path: Path) -> None
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.thorough
 def test_probe_of_one_number_is_right_in_a_stack_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's probe that ignores the ensemble would measure all cells at once: its cells are repeated alone."""
     text = "import numpy as np\n\ndef total(layer):\n    return np.linalg.norm(layer.dW)\n"
@@ -312,6 +314,7 @@ def test_failed_stack_leaves_no_run_open(tmp_path: Path, monkeypatch: pytest.Mon
     assert "the stack failed; its cells are repeated one by one" in log
 
 
+@pytest.mark.thorough
 def test_interrupted_stack_leaves_no_folder_and_prints_nothing_of_its_runs(tmp_path: Path) -> None:
     temporary = tmp_path / ("t" * 100)  # longer than a socket's address
     temporary.mkdir()

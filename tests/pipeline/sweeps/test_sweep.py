@@ -133,6 +133,7 @@ def statuses(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.thorough
 def test_finished_cells_are_skipped_unless_forced(original: tuple[Path, str], finished: Path) -> None:
     assert "2 runs: 2 trained" in original[1]
     code, text = swept(finished, TWO)
@@ -153,6 +154,7 @@ def test_finished_cells_are_skipped_unless_forced(original: tuple[Path, str], fi
     assert {r.data.tags["cell"] for r in again} == {first["d2"][4]["cell"], first["d3"][4]["cell"]}
 
 
+@pytest.mark.thorough
 def test_larger_sweep_reuses_cells_of_a_smaller_one(finished: Path) -> None:
     code, text = swept(finished, "architecture.depth=2,3,4")
     assert code == 0
@@ -165,6 +167,7 @@ def test_larger_sweep_reuses_cells_of_a_smaller_one(finished: Path) -> None:
     assert all("[" in row[0] for row in rows), "a cell that was finished before has its numbers in the table"
 
 
+@pytest.mark.thorough
 def test_failed_cells_are_retried_on_request_only(tmp_path: Path, flag: Path) -> None:
     flag.touch()
     code, text = swept(tmp_path, *own("fine", "fails"))
@@ -217,6 +220,7 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, flag: Path) -> Non
         pytest.param("eats", Limits(gib=1), "needs more than its 1 GiB of memory", marks=pytest.mark.thorough),
     ],
 )
+@pytest.mark.thorough
 def test_cell_beyond_its_limits_fails_and_the_sweep_continues(
     tmp_path: Path, flag: Path, probe: str, limits: Limits, message: str
 ) -> None:

@@ -67,6 +67,7 @@ def logged(run: PreparedRun, choice: MetricChoice = "summary") -> tuple[dict[str
 @pytest.mark.parametrize(
     "overrides", [(), ("replicates=1",), EXPLODING, EVERYTHING], ids=["replicates", "single", "exploding", "full"]
 )
+@pytest.mark.thorough
 def test_metric_names_that_are_logged_are_allowed(overrides: tuple[str, ...], choice: MetricChoice) -> None:
     run = prepare_run(config(*SMALL, *overrides))
     keys, divergences = logged(run, choice)
@@ -79,6 +80,7 @@ def test_metric_names_that_are_logged_are_allowed(overrides: tuple[str, ...], ch
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize("replicates", [1, 2])
+@pytest.mark.thorough
 def test_metrics_of_a_finished_run_are_the_allowed_ones(tmp_path: Path, choice: MetricChoice, replicates: int) -> None:
     """Only metrics of what did not happen are allowed and not logged."""
     text = choice if isinstance(choice, str) else f"[{','.join(choice)}]"
@@ -200,6 +202,7 @@ def test_search_for_a_metric_of_another_choice_is_refused(tmp_path: Path) -> Non
     ],
 )
 @pytest.mark.parametrize("command", ["run", "sweep"])
+@pytest.mark.thorough
 def test_wrong_choice_is_refused_before_any_work(
     tmp_path: Path, command: str, override: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ class Bomb(Elementwise):
 '''
 
 
+@pytest.mark.thorough
 def test_failing_cell_does_not_stop_the_others_and_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bombs.py").write_text(PACKAGE)
     (tmp_path / "conf" / "activation").mkdir(parents=True)
@@ -148,6 +149,7 @@ def test_failing_cell_does_not_stop_the_others_and_is_reported(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
 def test_interrupted_run_is_closed_as_killed(tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "epochs=100000", f"tracking.uri={empty(uri(tmp_path))}"]
     with subprocess.Popen(

@@ -148,6 +148,7 @@ def outage(seconds: float, stop: Callable[[], None], restart: Callable[[], None]
     return thread
 
 
+@pytest.mark.thorough
 def test_locked_store_is_retried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = sqlite(tmp_path)
     with locked(tmp_path / "mlflow.db", 4):
@@ -213,6 +214,7 @@ def until_running(store: Store) -> None:
         time.sleep(0.3)
 
 
+@pytest.mark.thorough
 def test_read_only_store_is_refused_in_one_line_and_can_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -355,6 +357,7 @@ def test_cut_replies_neither_lose_nor_double_anything(backend: Backend, with_len
 
 
 @pytest.mark.parametrize("with_length", [True, False])
+@pytest.mark.thorough
 def test_cut_reply_to_a_read_file_does_not_train_a_finished_cell_again(
     backend: Backend, with_length: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,6 +384,7 @@ def test_cut_reply_to_a_read_file_does_not_train_a_finished_cell_again(
         proxy.close()
 
 
+@pytest.mark.thorough
 def test_resumed_run_sends_only_what_is_not_stored(backend: Backend) -> None:
     """A run resumes from its start or from a checkpoint."""
     store = backend.store()

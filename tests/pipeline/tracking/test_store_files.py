@@ -107,6 +107,7 @@ def invoke_plainly(*command: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", ["a%41.db", "a%2541 b#c.db", "a%/b&c=d.db", "what?/s[1]*.db", "ü;'\".db"])
+@pytest.mark.thorough
 def test_path_of_a_store_is_taken_literally(name: str, tmp_path: Path) -> None:
     path = tmp_path / "store" / name
     path.parent.mkdir(parents=True)

@@ -76,6 +76,7 @@ def same(first: list[Record], second: list[Record]) -> bool:
 
 
 @pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
+@pytest.mark.thorough
 def test_resumed_run_equals_an_uninterrupted_run(overrides: list[str], tmp_path: Path) -> None:
     run, expected = prepare_run(config(*BASE, *overrides)), list[Divergence]()
     whole = list(train(run, Callbacks(on_divergence=expected.append)))

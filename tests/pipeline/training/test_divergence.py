@@ -145,6 +145,7 @@ def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
     ],
     ids=" ".join,
 )
+@pytest.mark.thorough
 def test_first_non_finite_value_equals_that_of_a_loop_by_hand(explosion: tuple[str, ...]) -> None:
     base = config(*explosion)
     expected = first_by_hand(base)
@@ -180,6 +181,7 @@ def test_first_non_finite_value_equals_that_of_a_loop_by_hand(explosion: tuple[s
         (1.0, 1.0, [-1.7e308], [1.7e308], 1e308, (1, "b", {"b": 1.7e308, "Δb": 1e308})),
     ],
 )
+@pytest.mark.thorough
 def test_every_quantity_can_be_the_first_non_finite(
     x: float,
     y: float,
@@ -214,6 +216,7 @@ def test_every_quantity_can_be_the_first_non_finite(
         ((*DIABETES, "optimizer=momentum", rate(1)), 2, False),
     ],
 )
+@pytest.mark.thorough
 def test_last_steps_equal_the_records_of_measuring_every_step(
     explosion: tuple[str, ...], keep: int, often: bool
 ) -> None:
@@ -352,6 +355,7 @@ def check_metrics(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("eta", "diverging"), [(0.01, []), (0.6, [2]), (1.0, [0, 1, 2])])
+@pytest.mark.thorough
 def test_sweep_continues_and_logs_divergences(swept: Path, eta: float, diverging: list[int]) -> None:
     (of,) = runs(swept, f"attributes.run_name = 'lr{eta}'")
     measured, divergences, steps = trained(config(*SWEPT, rate(eta)))

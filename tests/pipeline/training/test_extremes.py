@@ -23,6 +23,7 @@ def chi_of_sigmoid() -> float:
     return float((weight * (a * (1 - a)) ** 2).sum())
 
 
+@pytest.mark.thorough
 def test_gradients_of_sixty_sigmoid_layers_vanish_as_theory_predicts(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'x.db'}"
     overrides = [

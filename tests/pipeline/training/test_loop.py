@@ -59,6 +59,7 @@ variants = pytest.mark.parametrize("variant", VARIANTS, ids=" ".join)
 
 
 @variants
+@pytest.mark.thorough
 def test_same_config_gives_the_same_records(variant: tuple[str, ...]) -> None:
     first = records(*fitted(variant), "seed=3")
     np.random.seed(1)  # noqa: NPY002 (a run must not depend on it)
@@ -67,6 +68,7 @@ def test_same_config_gives_the_same_records(variant: tuple[str, ...]) -> None:
 
 
 @variants
+@pytest.mark.thorough
 def test_replicate_k_is_the_run_with_seed_plus_k(variant: tuple[str, ...]) -> None:
     own = [o for o in fitted(variant) if not o.startswith("replicates")]
     count = 4 if "replicates=4" in variant else 3
@@ -80,6 +82,7 @@ def test_replicate_k_is_the_run_with_seed_plus_k(variant: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize("variant", VARIANTS[::3], ids=" ".join)
+@pytest.mark.thorough
 def test_measuring_changes_nothing(variant: tuple[str, ...]) -> None:
     base = [o for o in fitted(variant) if not o.startswith("schedule")]
     often = records(*base, "schedule=every", "schedule@evaluation.schedule=every")
@@ -122,6 +125,7 @@ def test_zero_epochs_measure_at_initialisation_only() -> None:
     ],
     ids=lambda s: s[0],
 )
+@pytest.mark.thorough
 def test_recorded_steps_are_the_scheduled_steps(schedule: tuple[str, ...], batching: str) -> None:
     overrides = (*(o for o in TINY if not o.startswith("schedule")), *schedule, batching, "epochs=4")
     run = prepare_run(config(*overrides))
@@ -223,6 +227,7 @@ def last(measured: Table, name: str) -> float:
 
 
 @pytest.mark.parametrize("rate", [0.15, 3.0])
+@pytest.mark.thorough
 def test_one_neuron_learns_as_computed_by_hand(rate: float) -> None:
     """Input 1, target 0, w = 0.6, b = 0.9, quadratic cost, η = 0.15: the neuron of Nielsen 2015, chapter 3."""
     measured = records(
@@ -287,6 +292,7 @@ def test_teacher_is_learnt() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", [(*REGRESSION, "data=diabetes"), ("data=iris",)], ids=["regression", "classes"])
 @pytest.mark.parametrize("clipping", [(), (f"{CLIP}=global_norm",), (f"{CLIP}=per_layer",)], ids=str)
+@pytest.mark.thorough
 def test_divergence_is_recorded_without_warnings(kind: tuple[str, ...], dtype: str, clipping: tuple[str, ...]) -> None:
     overrides = (*kind, "activation=relu", "epochs=10", "schedule=every", f"dtype={dtype}", "replicates=2")
     rate = "optimizer.learning_rate=1e300" if dtype == "float64" else "optimizer.learning_rate=1e37"

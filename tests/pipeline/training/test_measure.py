@@ -204,6 +204,7 @@ def test_checkpoint_follows_all_records_of_earlier_steps() -> None:
     ("optimizer", "dtype"),
     [("sgd", "float64"), ("momentum", "float32"), *thorough(("sgd", "float32"), ("momentum", "float64"))],
 )
+@pytest.mark.thorough
 def test_measuring_everything_changes_nothing(dtype: str, optimizer: str) -> None:
     base = (*FULL, f"dtype={dtype}", f"optimizer={optimizer}", "replicates=2")
     often = ("schedule=every", "schedule@evaluation.schedule=every")
@@ -230,6 +231,7 @@ def test_measuring_everything_changes_nothing(dtype: str, optimizer: str) -> Non
     ("sigma", "dtype"),
     [("tanh", "float64"), ("relu", "float32"), *thorough(("tanh", "float32"), ("relu", "float64"))],
 )
+@pytest.mark.thorough
 def test_replicate_k_has_the_records_of_the_run_alone(dtype: str, sigma: str) -> None:
     base = (*FULL, "epochs=2", f"activation={sigma}", f"dtype={dtype}", "schedule=every", "schedule.n=2")
     stack = tidy(run(config(*base, "seed=5", "replicates=3")))
@@ -311,6 +313,7 @@ def test_logged_run_reports_the_cost_of_measuring(tmp_path: Path) -> None:
         assert f"{name:<32} {100 * overhead[name]:6.2f} %" in text
 
 
+@pytest.mark.thorough
 def test_records_need_little_memory_beyond_their_values() -> None:
     """At most twice the values (a view may hold its base), and a fixed size per record."""
     prepared = prepare_run(config(*FULL, "schedule=every", "replicates=60", "epochs=1"))
