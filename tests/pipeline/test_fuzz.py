@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import time
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.commands import Invocation, invoke
 from support.examples import examples
+
+from pipeline.cli import main
 
 LONGEST = 20  # seconds that a command may take
 FEW = 40  # generated inputs of each kind, outside the full tier
@@ -178,3 +184,31 @@ words = st.one_of(
 def test_any_command_line_composes_or_is_refused(overrides: list[str]) -> None:
     shown = check("show", "--", *overrides)
     assert (shown.code == 0) == bool(shown.out)
+
+
+# C: surroundings
+
+
+@settings(fuzz, max_examples=examples(300, FEW))
+@given(
+    st.one_of(odd_texts, st.text(max_size=30)),
+    st.sampled_from(["ascii", "latin-1", "cp1252", "utf-8", "utf-16"]),
+    st.integers(1, 200),
+    st.sampled_from(["agg", "module://matplotlib_inline.backend_inline", "nonsense"]),
+)
+def test_any_name_is_printed_on_any_terminal(text: str, encoding: str, columns: int, backend: str) -> None:
+    written, errors = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    surroundings = {"COLUMNS": str(columns), "MPLBACKEND": backend, "PYTHONWARNINGS": "error"}
+    name = "name=" + '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    with (
+        unittest.mock.patch.dict(os.environ, surroundings),
+        contextlib.redirect_stdout(written),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = main(["show", "--", name])
+    for stream in (written, errors):
+        stream.flush()
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in (written, errors))
+    assert code in (0, 2)
+    assert (code == 0) == bool(out)
+    assert (code == 2) == (err.startswith("error: ") and err.count("\n") == 1)
