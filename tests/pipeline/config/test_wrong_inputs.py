@@ -214,16 +214,16 @@ CONTRADICTIONS = [
 FILES = [
     wrong_run("data=csv", "data.source.path=/no.csv", "data.source.target=y", says="data.source.path=/no.csv: no such"),
     wrong_run("data=parquet", "data.source.path={files}/table.csv", "data.source.target=y", says=("path=", "cannot")),
-    wrong_run("data=csv", "data.source.path={files}/empty.csv", "data.source.target=y", says=("path=", "cannot")),
+    wrong_run("data=csv", "data.source.path={files}/empty.csv", "data.source.target=y", says=("path=", "is empty")),
     wrong_run(*TABLE, "data.source.target=kindd", says="data.source.target=kindd: no such column; did you mean kind?"),
-    wrong_run(*TABLE, "data.source.target=kind", says=("data.source.missing=refuse: ", "'a'", "row 3", "drop")),
+    wrong_run(*TABLE, "data.source.target=kind", says=("data.source.missing=refuse: ", "'a'", "line 5", "drop")),
     wrong_run(
         *TABLE, "data.source.target=kind", "data.source.missing=drop",
         says=("data.source.categorical=refuse: ", "'colour'", "one_hot"),
     ),
     wrong_run(
         *TABLE, "data.source.target=kind", "data.source.missing=drop", "data.source.categorical=one_hot",
-        "data.source.task=regression", says=("data.source.target=kind: not numeric", "classification"),
+        "data.source.task=regression", says=("data.source.target=kind: holds texts", "classification"),
     ),
     wrong_run(*TABLE, "data.source.target=a", "data.source.missing=dorp", says="missing=dorp: not an option; did you"),
     wrong_run("data=mnist", "data.source.folder=/nope", says=("data.source.folder=/nope: no train-im", "four MNIST")),
