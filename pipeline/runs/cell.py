@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.reproducibility.fingerprint import cell_key, digest_of_files, fingerprint_tags
+from pipeline.runs.artifacts import remove_checkpoints
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking import tags
@@ -64,7 +65,7 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
         if pruned:
             tags.join(store, pruned[0], sweep_id)
             return CellResult(read_result(store, pruned[0], job), "skipped")
-    if action in ("skipped", "skipped (failed)"):
+    if run is not None and action in ("skipped", "skipped (failed)"):
         try:
             result = read_result(store, run, job)
         except StoreError:
@@ -73,6 +74,7 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
             action, run = "rerun (unreadable)", None
         else:
             tags.replace(store, runs, run, sweep_id)
+            remove_checkpoints(store, run.info.run_id)  # its process may have died before it did
             return CellResult(result, action)
     attempt = _attempt(runs, run)
     if run is not None:
