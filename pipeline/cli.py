@@ -49,7 +49,7 @@ HYDRA_OPTIONS = {  # of Hydra's own command line, and what to write instead
     "--experimental-rerun": "write make reproduce RUN=<id>",
 }
 F = TypeVar("F", bound=Callable[..., Any])
-atexit.register(gc.freeze)  # or Python searches all libraries for garbage while it ends, for more than a second
+atexit.register(gc.freeze)  # or Python searches all libraries for garbage while it ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:

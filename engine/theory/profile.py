@@ -36,11 +36,6 @@ class Profile:
         steps = np.log10(self.chi[:-1]) / 2
         return np.append(np.cumsum(steps[::-1])[::-1], 0.0)
 
-    def log10_delta_std(self) -> Array:
-        """Return the standard deviation over initialisations of log10 ‖δ‖ of one example, relative to layer L."""
-        variances = self.log_variance[:-1] / (2 * np.log(10)) ** 2
-        return np.sqrt(np.append(np.cumsum(variances[::-1])[::-1], 0.0))
-
 
 def profile(
     sizes: Sequence[int],

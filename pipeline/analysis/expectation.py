@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -43,7 +44,7 @@ class Expectation:
 
     def log10_delta(self, measured: Array) -> Array:
         """Return the expected log10 delta_rms of layers 1 ... L, from the measured log10 delta_rms; layer L agrees."""
-        return self._log10_delta() + measured[-1]
+        return self._log10_delta + measured[-1]
 
     def decades(self, hidden: int) -> tuple[float, float, float]:
         """Return what is expected of log10 of the last hidden ‖δ‖ over the first.
@@ -56,11 +57,12 @@ class Expectation:
             one example, or a batch of examples that the network does not tell apart; and the standard deviation of
             the latter. The batch of a run lies between the first two.
         """
-        unlike, alike = self.profile.log10_delta(), self._log10_delta()
-        variances = self._log_variances()[: hidden - 1]
+        unlike, alike = self.profile.log10_delta(), self._log10_delta
+        variances = self._log_variances[: hidden - 1]
         std = float(np.sqrt(variances.sum()) / (2 * np.log(10)))
         return float(unlike[hidden - 1] - unlike[0]), float(alike[hidden - 1] - alike[0]), std
 
+    @cached_property
     def _log10_delta(self) -> Array:
         """Return the mean of log10 ‖δ‖ of layers 1 ... L, relative to layer L."""
         from scipy.special import digamma  # takes long to import
@@ -70,6 +72,7 @@ class Expectation:
             lower = (digamma(k) - np.log(k)) / (2 * np.log(10))
         return self.profile.log10_delta() + np.append(np.cumsum(lower[::-1])[::-1], 0.0)
 
+    @cached_property
     def _log_variances(self) -> Array:
         """Return Var ln(‖δ^l‖²/‖δ^{l+1}‖²) of layers 1 ... L−1."""
         from scipy.special import polygamma
@@ -83,7 +86,7 @@ class Expectation:
 
     def as_json(self, measured: Array) -> Mapping[str, Any]:
         """Return the artifact ``theory.json``: expected delta_rms with the band of one example, ⟨z²⟩, χ, variances."""
-        variances = np.append(np.cumsum(self._log_variances()[::-1])[::-1], 0.0)
+        variances = np.append(np.cumsum(self._log_variances[::-1])[::-1], 0.0)
         centre, spread = self.log10_delta(measured), 1.96 * np.sqrt(variances) / (2 * np.log(10))
         low, middle, high = (np.asarray(10.0**v) for v in (centre - spread, centre, centre + spread))
         return {

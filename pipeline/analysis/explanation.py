@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,39 +66,39 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
     steps = max(hidden - 1, 1)
     factor = 10 ** (abs(float(d.mean)) / steps) if np.isfinite(d.mean) else math.nan
     between = f"from the last of {hidden} hidden layers to the first"
-    sentences: dict[str, Callable[[], str]] = {
-        VANISHING: lambda: (
+    sentences = {
+        VANISHING: (
             f"Gradients vanish: {between}, δ shrinks by {_interval(d)} decades, a factor of "
             f"{factor:.2g} a layer, so the first layers hardly learn."
         ),
-        EXPLODING: lambda: (
+        EXPLODING: (
             f"Gradients explode: {between}, δ grows by {_interval(d, -1)} decades, a factor of "
             f"{factor:.2g} a layer, so a step that suits the last layers is far too long for the first."
         ),
-        HEALTHY: lambda: (
+        HEALTHY: (
             f"The gradient flow is healthy: {between}, δ {_change(d)}. One decade would let one end "
             "learn ten times as fast as the other."
         ),
-        UNSURE: lambda: _unsure(d, between),
-        SINGLE: lambda: "With one hidden layer, there is no flow between hidden layers to judge.",
-        DIVERGED: lambda: "Training diverged: some numbers are not finite.",
-        BLOCKED: lambda: (
+        UNSURE: _unsure(d, between),
+        SINGLE: "With one hidden layer, there is no flow between hidden layers to judge.",
+        DIVERGED: "Training diverged: some numbers are not finite.",
+        BLOCKED: (
             f"No gradient passes: δ is exactly 0 in hidden layer {verdict.blocked_layer}, because the "
             "weights above it are all 0."
         ),
-        IDENTICAL: lambda: (
+        IDENTICAL: (
             "The units of each hidden layer are identical: they start with equal weights and biases, "
             "get equal gradients and stay equal. Random weights would make them differ."
         ),
-        DEATH: lambda: _death(verdict),
-        SATURATION: lambda: (
+        DEATH: _death(verdict),
+        SATURATION: (
             f"Units are saturated: in the worst layer {_share(verdict, 'saturated')} of the (unit, "
             "example) pairs have a slope below a twentieth of the steepest."
         ),
-        TOO_HIGH: lambda: "The learning rate is too high: the training cost rises again, or never falls.",
-        TOO_LOW: lambda: _too_low(verdict),
+        TOO_HIGH: "The learning rate is too high: the training cost rises again, or never falls.",
+        TOO_LOW: _too_low(verdict),
     }
-    return sentences[name]()
+    return sentences[name]
 
 
 def _change(d: Estimate) -> str:

@@ -51,8 +51,7 @@ class Verdict:
         numbers: Saturated and dead shares, if measured; the share of replicates in which no error reaches the first
             layer, at the end ("cut off") and "cut off at start"; the largest ‖ΔW‖/‖W‖ of a step ("largest step"), and
             the largest ‖∂C/∂W‖/‖W‖ of a layer at the start ("relative gradient").
-        blocked_layer: The highest hidden layer that no gradient reaches at the start although the next one has one;
-            None if there is none.
+        blocked_layer: The highest hidden layer that no gradient reaches at the start, for the weights are 0; or None.
         below_range: Number of hidden layers whose δ is 0 at the start for it is below the type's range.
     """
 
@@ -147,20 +146,12 @@ def _is_symmetric(config: Config, sizes: Sequence[int]) -> bool:
 
 
 def _blocked_layer(first: Record, hidden: int, config: Config) -> int | None:
-    """Return the highest hidden layer with δ = 0 in all replicates below one whose δ is well within the type's range.
-
-    An underflow is not abrupt: the layer above it is near the smallest number. A dead layer is named as such.
-    """
-    values = first.values
-    zero = (values[:hidden] == 0).all(axis=1)
-    for layer in range(hidden, 0, -1):
-        if zero[layer - 1] and layer < len(values):
-            above = values[layer]
-            near = np.finfo(config.dtype).tiny * 1e6
-            weights = config.init.weights
-            is_zero = (isinstance(weights, Constant) and weights.value == 0) or weights.variance(1, 1) == 0
-            return layer if is_zero and (above > near).all() else None
-    return None
+    """Return the highest hidden layer with δ = 0 in all replicates, if weights of 0 are the cause; None otherwise."""
+    weights = config.init.weights
+    if not (weights.value == 0 if isinstance(weights, Constant) else weights.variance(1, 1) == 0):
+        return None
+    layers = np.flatnonzero((first.values[:hidden] == 0).all(axis=1))
+    return int(layers[-1]) + 1 if len(layers) else None
 
 
 def _below_range(first: Record, cut_off: Array, hidden: int) -> int:

@@ -156,7 +156,7 @@ def notes_on(name: str, column: pd.Series, texts: pd.Series) -> list[str]:
     return notes
 
 
-def is_empty_or_constant(values: pd.Series) -> str | None:
+def reason_to_leave_out(values: pd.Series) -> str | None:
     """Return why a column tells nothing: it has no value, or one value only; None if it has several."""
     present = values.dropna()
     if present.empty:

@@ -120,20 +120,21 @@ def read_csv(path: Path, dialect: Dialect) -> CsvText:
         raise TableError(_encoding_advice(path, dialect, wrong)) from None
     except csv.Error as wrong:
         raise TableError(f"path={path}: cannot be read as CSV ({wrong})") from None
-    frame = pd.read_csv(
-        _open(path, dialect),
-        sep=r"\s+" if dialect.separator == WHITESPACE else dialect.separator,
-        decimal=dialect.decimal,
-        thousands=dialect.thousands,
-        comment=dialect.comment,
-        header=None if dialect.header is False else 0,
-        names=list(range(len(names))),
-        index_col=False,
-        skipinitialspace=True,
-        keep_default_na=False,
-        na_values=["", *dialect.missing_values],
-        low_memory=False,
-    )
+    with _open(path, dialect) as file:
+        frame = pd.read_csv(
+            file,
+            sep=r"\s+" if dialect.separator == WHITESPACE else dialect.separator,
+            decimal=dialect.decimal,
+            thousands=dialect.thousands,
+            comment=dialect.comment,
+            header=None if dialect.header is False else 0,
+            names=list(range(len(names))),
+            index_col=False,
+            skipinitialspace=True,
+            keep_default_na=False,
+            na_values=["", *dialect.missing_values],
+            low_memory=False,
+        )
     if len(frame) != len(lines):
         raise TableError(f"path={path}: has {len(lines)} or {len(frame)} rows, depending on its quotes and comments")
     unnamed = [position for position, name in enumerate(names, start=1) if not name]

@@ -94,7 +94,7 @@ class _File(Source):
         frame, left_out, notes = self._interpret(raw.frame[kept].reset_index(drop=True), rows, raw)
         frame, rows, incomplete = self._complete(frame, rows)
         for name, column in frame.items():
-            if name != self.target and (reason := columns.is_empty_or_constant(column)) is not None:
+            if name != self.target and (reason := columns.reason_to_leave_out(column)) is not None:
                 left_out[str(name)] = reason
         x, used = self._inputs(frame.drop(columns=[self.target, *(n for n in left_out if n in frame)]), rows)
         if x.shape[1] == 0:
@@ -176,7 +176,7 @@ class _File(Source):
 
     def _targets(self, target: pd.Series, rows: Rows) -> tuple[Array, list[str]]:
         """Return the targets, and the names of the classes (none for a regression)."""
-        if (reason := columns.is_empty_or_constant(target)) is not None:
+        if (reason := columns.reason_to_leave_out(target)) is not None:
             raise TableError(f"target={self.target}: {reason} in all {len(target)} rows, so there is nothing to learn")
         is_numeric = columns.is_number_column(target)
         if is_numeric:

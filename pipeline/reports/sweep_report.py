@@ -183,7 +183,7 @@ def _measured(cells: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _heads(cells: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    return [*map(short_key, keys), "verdict", *(title for _, title in _measured(cells)), "diverged", "run"]
+    return [*map(short_key, keys), "gradient flow", *(title for _, title in _measured(cells)), "diverged", "run"]
 
 
 def _rows(cells: pd.DataFrame, keys: Sequence[str]) -> list[list[str]]:

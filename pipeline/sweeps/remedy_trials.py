@@ -221,7 +221,16 @@ def _mean(result: RunResult, keys: tuple[str, ...]) -> str:
     return f"{float(result.headline[key].mean):.3g}" if key else "–"
 
 
-HEADS = ("change", "why", "decades per layer", "difference of size", "test score", "difference", "verdict", "effect")
+HEADS = (
+    "change",
+    "why",
+    "decades per layer",
+    "difference of size",
+    "test score",
+    "difference",
+    "gradient flow",
+    "effect",
+)
 
 
 def _rows(baseline: RunResult, trials: Sequence[RemedyTrial]) -> list[list[str]]:

@@ -53,7 +53,7 @@ class RunLocks:
         called. Locks of a server are visible to this checkout on this machine.
         """
         if self._in_store:
-            return f"beside the store {self._folder_name()}"
+            return f"next to the store {self._folder_name()}"
         return f"{platform.node()} {hashlib.sha256(str(self._folder.absolute()).encode()).hexdigest()[:8]}"
 
     def _folder_name(self) -> str:

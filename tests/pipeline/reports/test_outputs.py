@@ -69,9 +69,9 @@ def test_file_of_another_origin_is_replaced_only_when_forced(
         path.unlink(missing_ok=True)
         place(path)
         before = path.read_bytes()
-        told = invoke(*command, "--to", str(path))
-        assert told.code == 2, kind
-        assert told.err == (
+        shown = invoke(*command, "--to", str(path))
+        assert shown.code == 2, kind
+        assert shown.err == (
             f"error: TO={path}: is a file that gradvitals did not write; --force (FORCE=1) replaces it\n"
         )
         assert path.read_bytes() == before
@@ -93,19 +93,19 @@ def test_links_pipes_and_devices_are_never_replaced(runs: tuple[Path, list[str]]
         place(path)
         mode = path.lstat().st_mode
         for force in ((), ("--force",)):
-            told = invoke(*command, "--to", str(path), *force)
-            assert told.code == 2
-            assert problem in told.err
-            assert len(told.err.splitlines()) == 1
+            shown = invoke(*command, "--to", str(path), *force)
+            assert shown.code == 2
+            assert problem in shown.err
+            assert len(shown.err.splitlines()) == 1
         assert path.lstat().st_mode == mode
         assert list(tmp_path.iterdir()) == [path]
 
 
 def test_device_is_refused(runs: tuple[Path, list[str]]) -> None:
     """Root could replace it by a plain file."""
-    told = invoke(*commands(runs)["out.html"], "--to", "/dev/null", "--force")
-    assert told.code == 2
-    assert "TO=/dev/null: is a device" in told.err
+    shown = invoke(*commands(runs)["out.html"], "--to", "/dev/null", "--force")
+    assert shown.code == 2
+    assert "TO=/dev/null: is a device" in shown.err
     assert not Path("/dev/null").is_file()
 
 
@@ -121,10 +121,10 @@ def test_default_page_never_replaces_a_file_of_another_origin(
 
 @pytest.mark.parametrize("to", ["x" * 300, "~nobody-here/x.html", "there/is/no/folder.html"])
 def test_impossible_path_is_refused_in_one_line(runs: tuple[Path, list[str]], to: str, tmp_path: Path) -> None:
-    told = invoke(*commands(runs)["out.html"], "--to", to if to[0] == "~" else str(tmp_path / to))
-    assert told.code == 2
-    assert len(told.err.splitlines()) == 1
-    assert "TO=" in told.err
+    shown = invoke(*commands(runs)["out.html"], "--to", to if to[0] == "~" else str(tmp_path / to))
+    assert shown.code == 2
+    assert len(shown.err.splitlines()) == 1
+    assert "TO=" in shown.err
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -27,8 +27,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     assert invoke("run", *SMALL, f"tracking.uri={uri(folder)}").code == 0
     (run,) = opened(folder).search()
-    told = invoke("export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder))
-    assert told.code == 0, told.err
+    shown = invoke("export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder))
+    assert shown.code == 0, shown.err
     return folder / "out"
 
 
@@ -50,19 +50,19 @@ def test_metric_key_that_no_store_accepts_is_refused_by_verify_and_import(
     store = opened(tmp_path)
     verified = invoke("verify", "--from", str(folder))
     imported = invoke("import", "--from", str(folder), "--uri", uri(tmp_path))
-    for told in (verified, imported):
-        assert told.code == 2
-        assert "metrics.parquet: " in told.err
-        assert "is no key of a metric" in told.err
-        assert len(told.err.splitlines()) == 1
+    for shown in (verified, imported):
+        assert shown.code == 2
+        assert "metrics.parquet: " in shown.err
+        assert "is no key of a metric" in shown.err
+        assert len(shown.err.splitlines()) == 1
     assert store.search() == []
 
 
 def test_all_metric_keys_that_a_store_accepts_are_imported(exported: Path, tmp_path: Path) -> None:
     folder = with_keys(exported, tmp_path / "out", list(GOOD))
     assert invoke("verify", "--from", str(folder)).code == 0
-    told = invoke("import", "--from", str(folder), "--uri", uri(tmp_path))
-    assert told.code == 0, told.err
+    shown = invoke("import", "--from", str(folder), "--uri", uri(tmp_path))
+    assert shown.code == 0, shown.err
     (run,) = opened(tmp_path).search()
     assert set(run.data.metrics) == set(GOOD)
 
@@ -71,9 +71,9 @@ def test_text_with_the_character_zero_is_refused(exported: Path, tmp_path: Path)
     """PostgreSQL cannot store it."""
     folder = copied(exported, tmp_path / "out")
     change_json(folder / "run.json", lambda facts: facts["params"].update(epochs="1\0"))
-    told = invoke("verify", "--from", str(with_new_manifest(folder)))
-    assert told.code == 2
-    assert "character 0" in told.err
+    shown = invoke("verify", "--from", str(with_new_manifest(folder)))
+    assert shown.code == 2
+    assert "character 0" in shown.err
 
 
 @pytest.fixture(scope="module")

@@ -27,11 +27,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = folder / "own.csv"
     table.write_text("a,b,target\n" + "".join(f"{n % 7},{n % 5},{'yn'[n % 2]}\n" for n in range(60)))
     own = ("data=csv", f"data.source.path={table}", "data.source.target=target", "data.subset=null")
-    told = invoke("run", *SMALL[:2], "architecture.depth=2", *own, f"tracking.uri={uri(folder)}")
-    assert told.code == 0, told.err
+    shown = invoke("run", *SMALL[:2], "architecture.depth=2", *own, f"tracking.uri={uri(folder)}")
+    assert shown.code == 0, shown.err
     (run,) = opened(folder).search()
-    told = invoke("export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder))
-    assert told.code == 0, told.err
+    shown = invoke("export", "--run", run.info.run_id, "--to", str(folder / "out"), "--uri", uri(folder))
+    assert shown.code == 0, shown.err
     return folder / "out"
 
 
@@ -53,12 +53,12 @@ def test_reproducing_a_foreign_folder_quotes_no_file_that_it_names(
     file = tmp_path / "private"
     file.write_bytes(SECRETS[kind].encode("latin-1"))
     folder = naming(exported, tmp_path / "out", file, **keys)
-    told = invoke("reproduce", str(folder), "--as-it-is")
-    assert "secret" not in told.out + told.err
-    assert told.code in (1, 2)
-    if told.code == 2:
-        assert f"cannot be read from {str(file)[:80]}" in told.err
-        assert len(told.err.splitlines()) == 1
+    shown = invoke("reproduce", str(folder), "--as-it-is")
+    assert "secret" not in shown.out + shown.err
+    assert shown.code in (1, 2)
+    if shown.code == 2:
+        assert f"cannot be read from {str(file)[:80]}" in shown.err
+        assert len(shown.err.splitlines()) == 1
 
 
 @pytest.mark.thorough
@@ -70,19 +70,19 @@ def test_imported_run_quotes_no_file_that_it_names(exported: Path, tmp_path: Pat
     assert invoke("import", "--from", str(folder), "--uri", uri(tmp_path)).code == 0
     (run,) = opened(tmp_path).search()
     for command in ("reproduce", "prescribe"):
-        told = invoke(command, run.info.run_id, "--uri", uri(tmp_path))
-        assert told.code == 2
-        assert "secret" not in told.out + told.err
-        assert "which its config names" in told.err
+        shown = invoke(command, run.info.run_id, "--uri", uri(tmp_path))
+        assert shown.code == 2
+        assert "secret" not in shown.out + shown.err
+        assert "which its config names" in shown.err
 
 
 def test_missing_file_and_a_file_of_the_users_own_are_named(exported: Path, tmp_path: Path) -> None:
     folder = naming(exported, tmp_path / "out", tmp_path / "gone.csv")
-    told = invoke("reproduce", str(folder), "--as-it-is")
-    assert told.code == 2
-    assert "no such file" in told.err
+    shown = invoke("reproduce", str(folder), "--as-it-is")
+    assert shown.code == 2
+    assert "no such file" in shown.err
     mine = tmp_path / "mine.csv"
     mine.write_text(SECRETS["csv"])
-    told = invoke("reproduce", str(folder), f"data.source.path={mine}", "--as-it-is")
-    assert told.code == 2
-    assert "secret_name" in told.err
+    shown = invoke("reproduce", str(folder), f"data.source.path={mine}", "--as-it-is")
+    assert shown.code == 2
+    assert "secret_name" in shown.err

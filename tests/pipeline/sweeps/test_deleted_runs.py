@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.commands import Shown, invoke, run_command, sweep_command
+from support.packages import own_package
 from support.stores import empty, opened, uri
 
-from pipeline.paths import PROJECT
 from pipeline.tracking import run_logger
 from pipeline.tracking.store import Store
 
@@ -52,14 +50,8 @@ def deletes(layer):
 @pytest.fixture
 def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that names the run, or the experiment, that is deleted; its package is importable in all processes."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (folder / "deletingprobe.py").write_text(PACKAGE)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{PROJECT}")
-    monkeypatch.setenv("DELETING_FLAG", str(tmp_path / "flag"))
-    yield tmp_path / "flag"
-    sys.modules.pop("deletingprobe", None)
+    with own_package(tmp_path, monkeypatch, "deletingprobe", PACKAGE, "DELETING_FLAG") as file:
+        yield file
 
 
 def swept(folder: Path, *overrides: str, jobs: int = 1) -> Shown:

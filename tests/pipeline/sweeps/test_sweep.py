@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.commands import NO_FIGURES, sweep_command
+from support.packages import own_package
 from support.stores import assert_same, content, copied, empty, opened, uri
 
 from pipeline.config.compose import compose_run
@@ -85,14 +86,8 @@ def dies_once(layer):
 @pytest.fixture
 def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that switches the planted faults; their package is importable, here and in child processes."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (folder / "plantedparts.py").write_text(PARTS)
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{PROJECT}")
-    monkeypatch.setenv("OWN_FLAG", str(tmp_path / "flag"))
-    yield tmp_path / "flag"
-    sys.modules.pop("plantedparts", None)
+    with own_package(tmp_path, monkeypatch, "plantedparts", PARTS, "OWN_FLAG") as file:
+        yield file
 
 
 def own(*names: str) -> tuple[str, str]:

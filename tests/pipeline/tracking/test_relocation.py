@@ -130,9 +130,9 @@ def test_database_copied_without_its_artifacts_is_refused_in_one_line(store: Pat
     copy = tmp_path / "alone" / "store.db"
     copy.parent.mkdir()
     shutil.copyfile(store / "store.db", copy)
-    told = invoke("report", "--run", run_id, "--uri", f"sqlite:///{copy}", "--to", str(tmp_path / "page.html"))
-    assert told.code == 2
-    assert told.err == (
+    shown = invoke("report", "--run", run_id, "--uri", f"sqlite:///{copy}", "--to", str(tmp_path / "page.html"))
+    assert shown.code == 2
+    assert shown.err == (
         f"error: tracking.uri=sqlite:///{copy}: is a copy of a store without its artifacts; "
         f"copy {store / 'store-artifacts'} to {copy.parent / 'store-artifacts'}\n"
     )
@@ -155,10 +155,10 @@ def test_export_refuses_what_verify_would_refuse(store: Path, tmp_path: Path) ->
     (run_id,) = run_ids(store)
     (chain,) = store.glob("store-artifacts/gradvitals/*/artifacts/chain.parquet")
     chain.unlink()
-    told = invoke("export", "--run", run_id, "--to", str(tmp_path / "out"), "--uri", uri(store))
-    assert told.code == 2
-    assert f"RUN={run_id}: cannot be exported: chain.parquet: is missing" in told.err
-    assert len(told.err.splitlines()) == 1
+    shown = invoke("export", "--run", run_id, "--to", str(tmp_path / "out"), "--uri", uri(store))
+    assert shown.code == 2
+    assert f"RUN={run_id}: cannot be exported: chain.parquet: is missing" in shown.err
+    assert len(shown.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

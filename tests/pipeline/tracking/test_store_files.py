@@ -87,11 +87,11 @@ def test_file_that_is_no_store_is_refused_and_stays_as_it_is(kind: str, tmp_path
         ("report", "--run", "0" * 32, "--uri", f"sqlite:///{path}"),
     ):
         start = time.monotonic()
-        told = invoke_plainly(*command)
+        shown = invoke_plainly(*command)
         assert time.monotonic() - start < SECONDS
-        assert told[0] == 2
-        assert problem in told[1]
-        assert len(told[1].splitlines()) == 1
+        assert shown[0] == 2
+        assert problem in shown[1]
+        assert len(shown[1].splitlines()) == 1
         after = content(path.parent)
         if kind in ("half-migrated", "other version", "no version"):
             after.pop(f"{path}.lock", None)  # of a file that is MLflow's
@@ -139,16 +139,16 @@ def test_store_that_cannot_be_created_leaves_no_file(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore", fails)
-    told = invoke_plainly("run", *SMALL, f"tracking.uri=sqlite:///{tmp_path}/s.db")
-    assert told[0] in (1, 2)
-    assert "No space left on device" in told[1]
+    shown = invoke_plainly("run", *SMALL, f"tracking.uri=sqlite:///{tmp_path}/s.db")
+    assert shown[0] in (1, 2)
+    assert "No space left on device" in shown[1]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_options_in_the_address_of_a_file_are_refused(tmp_path: Path) -> None:
-    told = invoke_plainly("run", *SMALL, f"tracking.uri='sqlite:///{tmp_path}/s.db?mode=ro'")
-    assert told[0] == 2
-    assert "without options" in told[1]
+    shown = invoke_plainly("run", *SMALL, f"tracking.uri='sqlite:///{tmp_path}/s.db?mode=ro'")
+    assert shown[0] == 2
+    assert "without options" in shown[1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,9 +157,9 @@ def test_database_deleted_between_two_commands_is_not_made_again_by_reading(tmp_
     log = store.start("run", {})
     assert log.end("FINISHED")
     (tmp_path / "store.db").unlink()
-    told = invoke_plainly("report", "--run", log.run_id, "--uri", uri(tmp_path))
-    assert told[0] == 2
-    assert "no store there yet" in told[1]
+    shown = invoke_plainly("report", "--run", log.run_id, "--uri", uri(tmp_path))
+    assert shown[0] == 2
+    assert "no store there yet" in shown[1]
     assert not (tmp_path / "store.db").exists()
 
 
@@ -186,10 +186,10 @@ def test_damage_in_the_middle_of_a_database_is_reported_in_one_line(tmp_path: Pa
     with (damaged / "store.db").open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"\xa5" * size)
-    told = invoke_plainly("run", *SMALL, f"tracking.uri={uri(damaged)}")
-    assert told[0] == 2
-    assert "the database is damaged" in told[1]
-    assert len(told[1].splitlines()) == 1
+    shown = invoke_plainly("run", *SMALL, f"tracking.uri={uri(damaged)}")
+    assert shown[0] == 2
+    assert "the database is damaged" in shown[1]
+    assert len(shown[1].splitlines()) == 1
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
@@ -197,17 +197,17 @@ def test_database_server_that_does_not_answer_is_refused_at_once(scheme: str, tm
     address = f"{scheme}://me:secret@127.0.0.1:{free_port()}/runs"
     for command in (("run", *SMALL, f"tracking.uri={address}"), ("ui", "--port", str(free_port()), "--uri", address)):
         start = time.monotonic()
-        told = invoke_plainly(*command)
+        shown = invoke_plainly(*command)
         assert time.monotonic() - start < SECONDS
-        assert told[0] == 2
-        assert "cannot be opened (connection refused)" in told[1]
-        assert "secret" not in told[1]
-        assert len(told[1].splitlines()) == 1
+        assert shown[0] == 2
+        assert "cannot be opened (connection refused)" in shown[1]
+        assert "secret" not in shown[1]
+        assert len(shown[1].splitlines()) == 1
 
 
 def test_command_for_the_ui_refuses_a_file_that_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_text("notes")
-    told = invoke("ui", "--port", str(free_port()), "--uri", f"sqlite:///{tmp_path}/notes.db")
-    assert told.code == 2
-    assert "is not an SQLite database" in told.err
+    shown = invoke("ui", "--port", str(free_port()), "--uri", f"sqlite:///{tmp_path}/notes.db")
+    assert shown.code == 2
+    assert "is not an SQLite database" in shown.err
     assert [p.name for p in tmp_path.iterdir()] == ["notes.db"]
