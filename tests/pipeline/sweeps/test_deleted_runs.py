@@ -18,30 +18,27 @@ PROBE = ["+probes.own._target_=deletingprobe.deletes", "+probes.own._partial_=tr
 STACK, STACKS = "seed=1,2,3", "architecture.depth=2,3,4"
 PACKAGE = """
 import contextlib
-import os
-from pathlib import Path
 import numpy as np
 
 def deletes(layer):
-    flag = Path(os.environ["DELETING_FLAG"])
-    taken = flag.with_suffix(".taken")
-    if flag.exists() and flag.read_text().startswith("experiment"):
+    taken = FLAG.with_suffix(".taken")
+    if FLAG.exists() and FLAG.read_text().startswith("experiment"):
         with contextlib.suppress(FileNotFoundError):  # another process deletes it
-            flag.rename(taken)
+            FLAG.rename(taken)
             from mlflow.tracking import MlflowClient
 
             client = MlflowClient(taken.read_text().split()[1])
             client.delete_experiment(client.get_experiment_by_name("gradvitals").experiment_id)
-    elif flag.exists():
+    elif FLAG.exists():
         from mlflow.tracking import MlflowClient
 
-        name, uri = flag.read_text().split()
+        name, uri = FLAG.read_text().split()
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name("gradvitals").experiment_id
         query = "attributes.status = 'RUNNING'" + ("" if name == "any" else f" and attributes.run_name = '{name}'")
         runs = client.search_runs([experiment], query)
         for run in runs:
-            flag.unlink()
+            FLAG.unlink()
             client.delete_run(run.info.run_id)
     return np.ones(layer.W.shape[:-2])
 """
@@ -50,7 +47,7 @@ def deletes(layer):
 @pytest.fixture
 def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that names the run, or the experiment, that is deleted; its package is importable in all processes."""
-    with own_package(tmp_path, monkeypatch, "deletingprobe", PACKAGE, "DELETING_FLAG") as file:
+    with own_package(tmp_path, monkeypatch, "deletingprobe", PACKAGE) as file:
         yield file
 
 

@@ -37,9 +37,6 @@ TWO = "architecture.depth=2,3"
 PARTS = """
 import os, signal, time
 import numpy as np
-from pathlib import Path
-
-FLAG = Path(os.environ["OWN_FLAG"])
 
 def one(layer):
     return np.ones(layer.W.shape[:-2])
@@ -86,7 +83,7 @@ def dies_once(layer):
 @pytest.fixture
 def flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that switches the planted faults; their package is importable, here and in child processes."""
-    with own_package(tmp_path, monkeypatch, "plantedparts", PARTS, "OWN_FLAG") as file:
+    with own_package(tmp_path, monkeypatch, "plantedparts", PARTS) as file:
         yield file
 
 
