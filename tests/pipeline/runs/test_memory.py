@@ -13,20 +13,24 @@ from support.commands import NO_FIGURES
 from support.configs import raw_config
 from support.stores import empty, opened, uri
 
+from pipeline.analysis import summary
 from pipeline.paths import PROJECT
+from pipeline.runs import record_writer
 from pipeline.runs.cell import CellTask
 from pipeline.runs.execute import Execution
 from pipeline.runs.job import Attempt, CellJob, RunOptions, prepare_cell
+from pipeline.tracking import run_logger
 from pipeline.tracking.client import Client
 from pipeline.tracking.store import Store
+from pipeline.training import checkpoints
 from pipeline.training.records import Record
 
-LIMITS = {
-    "pipeline.analysis.summary.MOST_SAMPLES": 20,
-    "pipeline.runs.record_writer.ROWS": 200,
-    "pipeline.training.checkpoints.SEGMENT_VALUES": 200,
-    "pipeline.tracking.run_logger.QUEUE": 200,
-}
+LIMITS = (
+    (summary, "MOST_SAMPLES", 20),
+    (record_writer, "ROWS", 200),
+    (checkpoints, "SEGMENT_VALUES", 200),
+    (run_logger, "QUEUE", 200),
+)
 PROBES = ("gradient_norm", "delta_rms", "dead_fraction", "saturated_fraction", "update_to_weight")
 
 
@@ -53,8 +57,8 @@ def execution_peak(job: CellJob, store: Store, measurements: int) -> int:
 def test_memory_of_a_run_does_not_grow_with_its_measurements(
     seconds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in LIMITS.items():
-        monkeypatch.setattr(name, value)
+    for module, name, value in LIMITS:
+        monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(Client, "log", lambda *arguments: None)  # writing rows takes longest
     raw = raw_config("data=iris", "architecture.hidden=[4,4]", f"checkpoints.seconds={seconds}")
     job = prepare_cell(raw, "long", {}, {})
