@@ -10,7 +10,7 @@ first one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,8 @@ class Callbacks:
         checkpointer: Receives the state of training at the steps it chooses, after all records of earlier steps. In a
             stack, the state of all cells with a checkpointer is saved when one is due, so that they resume together.
         is_stopped: Called before each step: whether the training of the cell is to end here.
+        on_end: Called with the trained network [R] when the training of the cell has ended, after its last record. The
+            network is overwritten afterwards.
     """
 
     on_step: Callable[[int], None] = _ignore
@@ -78,6 +80,7 @@ class Callbacks:
     observer: TrajectoryObserver | None = None
     checkpointer: Checkpointer | None = None
     is_stopped: Callable[[], bool] = _never
+    on_end: Callable[[Network], None] | None = None
 
 
 NO_CALLBACKS = Callbacks()
@@ -132,6 +135,8 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
     timer.mark("initialise")
     for step in range(trainer.step, length.last_step + 1):
         kept = [place for place, member in enumerate(members) if not member.has_ended()]
+        if len(kept) < len(members):
+            _end(trainer, members, sorted(set(range(len(members))) - set(kept)))
         if not kept:
             return
         if len(kept) < len(members):
@@ -167,6 +172,7 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
                 yield member.number, record
         if step < length.last_step:
             trainer.apply()
+    _end(trainer, members, range(len(members)))
 
 
 class _Member:
@@ -181,6 +187,13 @@ class _Member:
     def has_ended(self) -> bool:
         """Return whether the training of the cell is to end before the next step."""
         return (self._stops and not self.monitor.active) or self.callbacks.is_stopped()
+
+
+def _end(trainer: Trainer, members: Sequence[_Member], ended: Iterable[int]) -> None:
+    """Pass on the trained networks of the members whose training has ended, by their places."""
+    for place in ended:
+        if (on_end := members[place].callbacks.on_end) is not None:
+            on_end(trainer.cell_network(place))
 
 
 def _start(cells: Sequence[StackCell]) -> tuple[Trainer, Array | None]:
