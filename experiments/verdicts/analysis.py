@@ -12,11 +12,7 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from experiments.verdicts.planted import CYCLE, Planted, generate
-from pipeline.analysis.comparisons import wilson
-from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.expectation import expect
-from pipeline.analysis.summary import Summary
-from pipeline.analysis.verdict import (
+from pipeline.analysis.classes import (
     DEATH,
     DIVERGED,
     EXPLODING,
@@ -26,9 +22,12 @@ from pipeline.analysis.verdict import (
     TOO_LOW,
     UNSURE,
     VANISHING,
-    Verdict,
-    judge,
 )
+from pipeline.analysis.comparisons import wilson
+from pipeline.analysis.estimates import Estimate
+from pipeline.analysis.expectation import expect
+from pipeline.analysis.summary import Summary
+from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import build
 from pipeline.progress import bars
@@ -124,7 +123,7 @@ def verdict_of(overrides: Sequence[str]) -> Verdict | None:
     divergences: list[Divergence] = []
     for record in train(run, Callbacks(on_divergence=divergences.append)):
         summary.add(record)
-    return judge(summary, config, len(divergences), expect(run), run.sizes)
+    return judge(summary, config, len(divergences), expect(run), run.sizes, run.facts)
 
 
 def false_alarms(results: Sequence[Judged]) -> Rate:

@@ -18,7 +18,7 @@ from engine.arrays import Array
 from engine.initializers import Initializer, ParameterShape
 from engine.probes import Sharpness
 from experiments.verdicts.networks import FLAT, SIGMAS, DrawnNetwork, between, draw_network, pick
-from pipeline.analysis.verdict import DEATH, DIVERGED, EXPLODING, HEALTHY, SATURATION, TOO_HIGH, TOO_LOW, VANISHING
+from pipeline.analysis.classes import DEATH, DIVERGED, EXPLODING, HEALTHY, SATURATION, TOO_HIGH, TOO_LOW, VANISHING
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import build
 from pipeline.training.loop import train

@@ -7,28 +7,38 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.expectation import Expectation
-from pipeline.analysis.remedies import Remedy, chi_of
-from pipeline.analysis.verdict import (
+from pipeline.analysis.classes import (
+    AT_START,
     BLOCKED,
+    CLIPPING,
     DEATH,
+    DECAY,
     DIVERGED,
+    EQUAL_INPUTS,
+    EQUAL_TARGETS,
     EXPLODING,
+    FINITE_WIDTH,
     HEALTHY,
     IDENTICAL,
-    NOTHING,
+    IN_TRAINING,
+    LARGE_INPUTS,
+    LARGE_WEIGHTS,
+    MOMENTUM,
     SATURATION,
     SINGLE,
     TOO_HIGH,
     TOO_LOW,
     UNSURE,
     VANISHING,
-    Verdict,
+    ZERO_RATE,
 )
+from pipeline.analysis.estimates import Estimate
+from pipeline.analysis.expectation import Expectation
+from pipeline.analysis.remedies import Remedy, chi_of
+from pipeline.analysis.verdict import NOTHING, Verdict
 from pipeline.config.schema import Config
 
-FINITE_WIDTH = 0.1  # decades lost to finite width that the explanation mentions
+MENTIONED = 0.1  # decades lost to finite width that the explanation mentions
 
 
 def explain(
@@ -44,13 +54,14 @@ def explain(
         hidden: Number of hidden layers.
     """
     sentences = [_class(name, verdict, hidden) for name in verdict.classes]
+    sentences += [_cause(name, verdict, config) for name in verdict.causes]
     sentences += [
         _expected(verdict, config, expectation, hidden),
         _range(verdict, config, hidden),
         _averaging(verdict),
         _changes(verdict),
+        _advice(proposed),
     ]
-    sentences.append(_advice(proposed))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -69,14 +80,14 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
     sentences = {
         VANISHING: (
             f"Gradients vanish: {between}, δ shrinks by {_interval(d)} decades, a factor of "
-            f"{factor:.2g} a layer, so the first layers hardly learn."
+            f"{factor:.2g} a layer. The first layers hardly learn."
         ),
         EXPLODING: (
             f"Gradients explode: {between}, δ grows by {_interval(d, -1)} decades, a factor of "
-            f"{factor:.2g} a layer, so a step that suits the last layers is far too long for the first."
+            f"{factor:.2g} a layer. A step that suits the last layers is far too long for the first."
         ),
         HEALTHY: (
-            f"The gradient flow is healthy: {between}, δ {_change(d)}. One decade would let one end "
+            f"The gradient flow is healthy: {between}, δ {_change(d)}. With one decade, one end would "
             "learn ten times as fast as the other."
         ),
         UNSURE: _unsure(d, between),
@@ -88,7 +99,13 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
         ),
         IDENTICAL: (
             "The units of each hidden layer are identical: they start with equal weights and biases, "
-            "get equal gradients and stay equal. Random weights would make them differ."
+            "get equal gradients and stay equal."
+        ),
+        EQUAL_INPUTS: "All rows of the data have the same inputs, so the outputs cannot depend on them.",
+        EQUAL_TARGETS: "All rows of the data have the same targets, so the inputs have nothing to explain.",
+        DECAY: (
+            f"Weight decay is too strong: at the start it exceeds the gradient of every layer "
+            f"{_number(verdict, 'decay', '.2g')} times, and alone it takes {_share(verdict, 'decayed')} of the weights."
         ),
         DEATH: _death(verdict),
         SATURATION: (
@@ -99,6 +116,37 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
         TOO_LOW: _too_low(verdict),
     }
     return sentences[name]
+
+
+def _cause(name: str, verdict: Verdict, config: Config) -> str:
+    """Return the sentence of a cause."""
+    sentences = {
+        f"{DIVERGED} {AT_START}": "The numbers leave their range before the first step.",
+        f"{DIVERGED} {IN_TRAINING}": "The steps of the training made them so.",
+        f"{DEATH} {AT_START}": "The units are dead from the start.",
+        f"{DEATH} {IN_TRAINING}": "The units died in training.",
+        f"{SATURATION} {AT_START}": "The units are saturated from the start.",
+        f"{SATURATION} {IN_TRAINING}": "The units saturate in training.",
+        LARGE_INPUTS: (
+            f"The inputs are large: their root mean square is {_number(verdict, 'input rms', '.3g')}, "
+            "and standardised inputs have 1."
+        ),
+        LARGE_WEIGHTS: "The initial weights or biases are too large.",
+        FINITE_WIDTH: "The layers are narrow: finite width alone explains at least half of the loss.",
+        MOMENTUM: f"Momentum {float(config.optimizer.momentum):g} adds up about {_memory(config)} steps.",
+        CLIPPING: f"Clipping shortens the first gradient to {_number(verdict, 'clipped', '.1g')} of its norm.",
+        ZERO_RATE: "The rate is 0.",
+    }
+    return sentences[name]
+
+
+def _memory(config: Config) -> str:
+    return f"{1 / (1 - float(config.optimizer.momentum)):.2g}"
+
+
+def _number(verdict: Verdict, name: str, digits: str) -> str:
+    e = verdict.numbers.get(name)
+    return "many" if e is None or not np.isfinite(e.mean) else f"{float(e.mean):{digits}}"
 
 
 def _change(d: Estimate) -> str:
@@ -149,11 +197,11 @@ def _expected(verdict: Verdict, config: Config, expectation: Expectation | None,
     least, most, std = expectation.decades(hidden)
     if not math.isfinite(least) or not math.isfinite(most) or not math.isfinite(std):
         return ""
-    expected = f"{most + 0.0:.2g}" if most - least < FINITE_WIDTH else f"{least + 0.0:.2g} to {most:.2g}"
+    expected = f"{most + 0.0:.2g}" if most - least < MENTIONED else f"{least + 0.0:.2g} to {most:.2g}"
     low, high = least - 1.96 * std, most + 1.96 * std
     how = "as measured" if low - 0.1 <= measured <= high + 0.1 else f"but {measured:.2g} were measured"
     variances = expectation.weight_variances
-    finite = f" Finite width costs up to {most - least:.2g} decades." if most - least >= FINITE_WIDTH else ""
+    finite = f" Finite width costs up to {most - least:.2g} decades." if most - least >= MENTIONED else ""
     return (
         f"Mean-field theory expects {expected} decades at the start (single networks: {low:.2g} to {high:.2g}), "
         f"{how}. With {type(config.activation).__name__} and σ_w² = {variances[len(variances) // 2]:.3g}, "
@@ -206,5 +254,6 @@ def _changes(verdict: Verdict) -> str:
 def _advice(proposed: Sequence[Remedy]) -> str:
     if not proposed:
         return ""
-    listed = "; ".join(f"{r.name} (`{r.overrides}`: {r.reason})" for r in proposed)
-    return f"What to change: {listed}. `make prescribe RUN=...` tries them."
+    starts = ["What to change:", *["Or:"] * (len(proposed) - 1)]
+    sentences = [f"{start} {r.name}, `{r.overrides}` ({r.reason})." for start, r in zip(starts, proposed, strict=True)]
+    return " ".join([*sentences, "`make prescribe RUN=...` tries them."])

@@ -11,22 +11,32 @@ from typing import Any
 
 from engine.activations import Elementwise, Relu, Tanh
 from engine.theory import MeanField, critical_weight_variance
-from pipeline.analysis.expectation import Expectation
-from pipeline.analysis.verdict import (
+from pipeline.analysis.classes import (
+    AT_START,
     BLOCKED,
+    CLIPPING,
     DEATH,
+    DECAY,
     DIVERGED,
+    EQUAL_INPUTS,
+    EQUAL_TARGETS,
     EXPLODING,
+    FINITE_WIDTH,
     IDENTICAL,
+    IN_TRAINING,
+    LARGE_INPUTS,
+    MOMENTUM,
     SATURATION,
     TOO_HIGH,
     TOO_LOW,
     VANISHING,
-    Verdict,
 )
+from pipeline.analysis.expectation import Expectation
+from pipeline.analysis.verdict import Verdict
 from pipeline.config.architecture import Deep
 from pipeline.config.schema import Config
 
+USUAL_MOMENTUM = 0.9
 USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ of a step in trainings that go well
 WIDER = 4  # times the width
 
@@ -61,27 +71,37 @@ class Remedy:
 
 def remedies(verdict: Verdict, config: Config, expectation: Expectation | None) -> list[Remedy]:
     """Return the remedies to try, the most promising first; empty for a healthy run."""
-    proposed: list[Remedy] = []
-    classes = set(verdict.classes)
+    classes, causes = set(verdict.classes), set(verdict.causes)
+    if classes & {EQUAL_INPUTS, EQUAL_TARGETS}:
+        return []  # no config makes up for such data
     if classes & {BLOCKED, IDENTICAL}:
         return [_random_weights()]
-    if classes & {VANISHING, EXPLODING, SATURATION} or (DIVERGED in classes and verdict.start == EXPLODING):
+    proposed: list[Remedy] = []
+    if LARGE_INPUTS in causes:
+        proposed.append(_standardised())
+    if FINITE_WIDTH in causes:
+        proposed += _wider(config, expectation)
+    if DECAY in classes:
+        proposed.append(_less_decay(config, float(verdict.numbers["decay"].mean)))
+    if MOMENTUM in causes:
+        proposed.append(_less_momentum())
+    if CLIPPING in causes:
+        proposed.append(_no_clipping())
+    overflows = f"{DIVERGED} {AT_START}" in causes
+    diverges, died = f"{DIVERGED} {IN_TRAINING}" in causes, f"{DEATH} {IN_TRAINING}" in causes
+    if diverges or died or TOO_HIGH in classes:
+        proposed.append(_rate(config, 0.1, "steps overshoot: make them ten times smaller"))
+    if classes & {VANISHING, EXPLODING, SATURATION} or overflows:
         proposed += _critical(config, expectation)
         proposed += _rectifier(config, expectation)
         if type(config.activation).__name__ == "Sigmoid":
             proposed += _tanh(expectation)
-        proposed += _wider(verdict, config, expectation)
     if DEATH in classes:
         proposed += _rectifier(config, expectation)
         proposed.append(_leaky())
-    is_trained = config.steps if config.steps is not None else config.epochs
-    dead_at_start = verdict.numbers.get("cut off at start")
-    died = DEATH in classes and (dead_at_start is None or float(dead_at_start.mean) < 0.5)
-    if (classes & {DIVERGED, TOO_HIGH} or died) and is_trained:
-        proposed.append(_rate(config, 0.1, "steps overshoot: make them ten times smaller"))
-    if classes & {DIVERGED, EXPLODING} and is_trained:
+    if diverges or (EXPLODING in classes and config.length(1).last_step):
         proposed.append(_clip())
-    if TOO_LOW in classes:
+    if TOO_LOW in classes and CLIPPING not in causes:
         proposed += _faster(verdict, config)
     return list({remedy.name: remedy for remedy in proposed}.values())
 
@@ -165,18 +185,39 @@ def _random_weights() -> Remedy:
     return Remedy("random weights", "init=matched", {"init": init}, "random weights differ from unit to unit")
 
 
-def _wider(verdict: Verdict, config: Config, expectation: Expectation | None) -> list[Remedy]:
-    """Return four times the width, if finite width causes at least half of the decades."""
-    if VANISHING not in verdict.classes or expectation is None or not isinstance(config.architecture, Deep):
+def _standardised() -> Remedy:
+    return Remedy(
+        "standardised inputs",
+        "data.standardise=true",
+        {"data.standardise": True},
+        "inputs then have mean 0, variance 1",
+    )
+
+
+def _wider(config: Config, expectation: Expectation | None) -> list[Remedy]:
+    if expectation is None or not isinstance(config.architecture, Deep):
         return []
-    hidden = config.architecture.depth
-    least, most, _ = expectation.decades(hidden)
-    by_width = most - least
-    if not by_width > 0.5 * float(verdict.start_decades.mean):
-        return []
+    least, most, _ = expectation.decades(config.architecture.depth)
     width = WIDER * config.architecture.width
-    reason = f"finite width alone costs {by_width:.2g} decades, {WIDER} times the width a {WIDER}th of them"
+    reason = f"finite width alone costs {most - least:.2g} decades, {WIDER} times the width a {WIDER}th of them"
     return [Remedy("more width", f"architecture.width={width}", {"architecture.width": width}, reason)]
+
+
+def _less_decay(config: Config, ratio: float) -> Remedy:
+    """Return a weight decay that is a tenth of the gradient at the start."""
+    decay = float(f"{0.1 * float(config.optimizer.weight_decay) / ratio:.2g}")
+    reason = "decay is then a tenth of the gradient at the start"
+    return Remedy("less weight decay", f"optimizer.weight_decay={decay:g}", {"optimizer.weight_decay": decay}, reason)
+
+
+def _less_momentum() -> Remedy:
+    shown, patch = f"optimizer.momentum={USUAL_MOMENTUM:g}", {"optimizer.momentum": USUAL_MOMENTUM}
+    return Remedy("less momentum", shown, patch, "momentum then adds up ten steps")
+
+
+def _no_clipping() -> Remedy:
+    patch = {"optimizer.clipping": None}
+    return Remedy("no clipping", "optimizer.clipping=null", patch, "the gradient then keeps its norm")
 
 
 def _faster(verdict: Verdict, config: Config) -> list[Remedy]:

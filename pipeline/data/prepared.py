@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from engine.arrays import Array
+from engine.arrays import Array, norm
 from pipeline.data.description import DataDescription
 
 
@@ -24,6 +24,9 @@ class DataFacts:
         lowest_target: The smallest target.
         highest_target: The largest target.
         is_finite: Whether all inputs and targets are finite.
+        input_rms: √⟨x²⟩ over all inputs and rows.
+        has_equal_inputs: Whether all rows have the same inputs.
+        has_equal_targets: Whether all rows have the same targets.
         digest: SHA-256 of the source's tables.
         description: What was read.
     """
@@ -35,6 +38,9 @@ class DataFacts:
     lowest_target: float
     highest_target: float
     is_finite: bool
+    input_rms: float
+    has_equal_inputs: bool
+    has_equal_targets: bool
     digest: str
     description: DataDescription | None
 
@@ -69,7 +75,19 @@ class Data:
     @cached_property
     def facts(self) -> DataFacts:
         """The facts about these data."""
-        low, high = float(self.y.min()), float(self.y.max())
-        is_finite = math.isfinite(low + high) and bool(np.isfinite(self.x).all())
-        inputs, targets, examples = self.x.shape[1], self.y.shape[1], self.train.shape[1]
-        return DataFacts(inputs, targets, examples, self.classes, low, high, is_finite, self.digest, self.description)
+        x, y = self.x, self.y
+        low, high = float(y.min()), float(y.max())
+        return DataFacts(
+            inputs=x.shape[1],
+            targets=y.shape[1],
+            train_examples=self.train.shape[1],
+            classes=self.classes,
+            lowest_target=low,
+            highest_target=high,
+            is_finite=math.isfinite(low + high) and bool(np.isfinite(x).all()),
+            input_rms=float(norm(x, axes=2)) * x.size**-0.5,
+            has_equal_inputs=bool((x.min(axis=0) == x.max(axis=0)).all()),
+            has_equal_targets=bool((y.min(axis=0) == y.max(axis=0)).all()),
+            digest=self.digest,
+            description=self.description,
+        )

@@ -10,8 +10,10 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.analysis.classes import DEATH
+from pipeline.analysis.flow import DECADES
 from pipeline.analysis.summary import RunningSummary
-from pipeline.analysis.verdict import DEATH, DECADES, Verdict
+from pipeline.analysis.verdict import Verdict
 from pipeline.training.records import Record
 
 Judge = Callable[[RunningSummary], Verdict | None]

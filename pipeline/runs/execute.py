@@ -209,7 +209,8 @@ class Execution:
             self.metrics.diverged(divergence)
 
     def _judge(self, summary: RunningSummary, diverged: int) -> Verdict | None:
-        return judge(summary, self.run.config, diverged, self.expectation, self.run.sizes)
+        run = self.run
+        return judge(summary, run.config, diverged, self.expectation, run.sizes, run.facts)
 
     def finish(self, seconds: Mapping[str, float]) -> RunResult:
         """Log the final numbers, the verdict and the files; close the run and return the result.

@@ -18,9 +18,10 @@ from experiments.verdicts.analysis import (
     pages,
 )
 from experiments.verdicts.planted import CYCLE, Planted
+from pipeline.analysis.classes import DIVERGED, EXPLODING, HEALTHY, TOO_HIGH, TOO_LOW, UNSURE, VANISHING
 from pipeline.analysis.comparisons import wilson
 from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.verdict import DIVERGED, EXPLODING, HEALTHY, TOO_HIGH, TOO_LOW, UNSURE, VANISHING, Verdict
+from pipeline.analysis.verdict import Verdict
 
 
 def judged(kind: str, *classes: str) -> Judged:

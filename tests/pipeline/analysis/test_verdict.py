@@ -21,13 +21,7 @@ from engine.arrays import Array
 from engine.costs import Cost, HalfSquaredError
 from experiments.verdicts.analysis import FAULTS, judge_planted, markdown
 from experiments.verdicts.planted import plant
-from pipeline.analysis.comparisons import wilson
-from pipeline.analysis.estimates import Estimate, estimate
-from pipeline.analysis.expectation import Expectation, expect
-from pipeline.analysis.explanation import explain, learning_sentence
-from pipeline.analysis.remedies import remedies
-from pipeline.analysis.summary import Summary
-from pipeline.analysis.verdict import (
+from pipeline.analysis.classes import (
     BLOCKED,
     DEATH,
     DIVERGED,
@@ -40,11 +34,15 @@ from pipeline.analysis.verdict import (
     TOO_LOW,
     UNSURE,
     VANISHING,
-    Verdict,
-    decades,
-    flow_class,
-    judge,
 )
+from pipeline.analysis.comparisons import wilson
+from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.analysis.expectation import Expectation, expect
+from pipeline.analysis.explanation import explain, learning_sentence
+from pipeline.analysis.flow import decades, flow_class
+from pipeline.analysis.remedies import remedies
+from pipeline.analysis.summary import Summary
+from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import Config, build
 from pipeline.training.divergence import Divergence

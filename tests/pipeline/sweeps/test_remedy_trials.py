@@ -12,10 +12,11 @@ from support.commands import run_command, shown
 from support.configs import config
 
 from engine.arrays import Array
+from pipeline.analysis.classes import DEATH, DIVERGED, EXPLODING, SATURATION, TOO_HIGH, TOO_LOW, VANISHING
 from pipeline.analysis.estimates import Estimate
 from pipeline.analysis.expectation import expect
 from pipeline.analysis.remedies import Remedy, remedies
-from pipeline.analysis.verdict import DEATH, DIVERGED, EXPLODING, SATURATION, TOO_HIGH, TOO_LOW, VANISHING, Verdict
+from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
 from pipeline.config.compose import compose_run
 from pipeline.errors import ConfigError
