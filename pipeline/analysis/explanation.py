@@ -39,6 +39,7 @@ from pipeline.analysis.verdict import NOTHING, Verdict
 from pipeline.config.schema import Config
 
 MENTIONED = 0.1  # decades lost to finite width that the explanation mentions
+TRIALS = " `make prescribe RUN=...` tries them."  # the end of the advice; the caller writes the run id
 
 
 def explain(
@@ -256,4 +257,4 @@ def _advice(proposed: Sequence[Remedy]) -> str:
         return ""
     starts = ["What to change:", *["Or:"] * (len(proposed) - 1)]
     sentences = [f"{start} {r.name}, `{r.overrides}` ({r.reason})." for start, r in zip(starts, proposed, strict=True)]
-    return " ".join([*sentences, "`make prescribe RUN=...` tries them."])
+    return " ".join(sentences) + TRIALS

@@ -14,8 +14,6 @@ from types import TracebackType
 
 from pipeline import signals
 from pipeline.analysis.expectation import expect
-from pipeline.analysis.explanation import explain, learning_sentence
-from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
@@ -26,6 +24,7 @@ from pipeline.reproducibility.fingerprint import cell_key, fingerprint
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.runs import artifacts
 from pipeline.runs.cell import CellTask
+from pipeline.runs.conclusion import conclude
 from pipeline.runs.early_stopping import EarlyStopping
 from pipeline.runs.job import CellJob, RunOptions
 from pipeline.runs.limits import enforce_limits
@@ -137,7 +136,7 @@ class Execution:
             self.expectation = expect(self.run)
         self.metrics = MetricLogger(self.run_logger, self.run, self.divergences, self.expectation, self.options.metrics)
         hidden_layers = self.summary.hidden_layers
-        self.early_stopping = EarlyStopping(self.pruning, lambda newest: self._judge(newest, 0), hidden_layers)
+        self.early_stopping = EarlyStopping(self.pruning, self._judge_newest, hidden_layers)
         folder = artifacts.checkpoint_folder(self.store, self.run_logger.run_id)
         config = checkpoint_config(self.job.raw_config)
         self.checkpoints = Checkpoints(folder, self.job.cell_id, config, time.monotonic)
@@ -208,9 +207,8 @@ class Execution:
         with self._as_current():
             self.metrics.diverged(divergence)
 
-    def _judge(self, summary: RunningSummary, diverged: int) -> Verdict | None:
-        run = self.run
-        return judge(summary, run.config, diverged, self.expectation, run.sizes, run.facts)
+    def _judge_newest(self, newest: RunningSummary) -> Verdict | None:
+        return judge(newest, self.run.config, 0, self.expectation, self.run.sizes, self.run.facts)
 
     def finish(self, seconds: Mapping[str, float]) -> RunResult:
         """Log the final numbers, the verdict and the files; close the run and return the result.
@@ -293,30 +291,12 @@ class Execution:
 
     def _result(self) -> RunResult:
         """Return the result, and log the verdict."""
-        config = self.run.config
         status = "KILLED" if self.pruned else "FINISHED"
         result = RunResult(self.job.name, self.run_logger.run_id, self.job.swept, status, pruned=self.pruned)
-        self.summary.has_diverged = len(self.divergences) == config.replicates
-        result = result.with_records(self.summary).with_divergences(self.divergences, config.replicates)
-        if isinstance(self.summary, Summary):
-            result = replace(result, summary=self.summary)
-        verdict = self._judge(self.summary, len(self.divergences))
-        if verdict is None:
-            return result
-        proposed = remedies(verdict, config, self.expectation)
-        text = explain(verdict, config, self.expectation, proposed, self.summary.hidden_layers)
-        text = text.replace("RUN=...", f"RUN={result.run_id}")
-        text = " ".join(sentence for sentence in (text, self._learning(result)) if sentence)
-        artifacts.log_verdict(self.run_logger, verdict, text)
-        return replace(result, verdict=verdict, verdict_words=verdict.words, explanation=text)
-
-    def _learning(self, result: RunResult) -> str:
-        """Return a sentence if the network was trained and does no better than a guess."""
-        data, accuracy = self.run.facts.description, result.headline.get("final_accuracy_test")
-        if data is None or data.baseline is None or accuracy is None or not self.run.length.last_step:
-            return ""
-        examples = data.test_examples * self.run.config.replicates
-        return learning_sentence(float(accuracy.mean), data.baseline, examples)
+        result = conclude(result, self.run, self.summary, self.divergences, self.expectation)
+        if result.verdict is not None:
+            artifacts.log_verdict(self.run_logger, result.verdict, result.explanation)
+        return result
 
 
 def _hash_chain(job: CellJob, saved: Checkpoint | None) -> HashChain | None:
