@@ -187,6 +187,7 @@ def _run_jobs(
             force=True,
             metrics=tracking.metrics,
             figures=tracking.draws_figures(cells),
+            parameters=tracking.parameters,
             keeps_records=True,
         )
         stacks = plan_stacks([job for _, job in jobs], processes)

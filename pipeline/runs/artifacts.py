@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from engine.network import Network
 from pipeline.analysis.summary import PROFILED, RunningSummary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
@@ -26,6 +27,7 @@ from pipeline.tracking.metrics import MetricLogger
 from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import CONFIG_FILE, DATA_FILE, DIVERGENCE_FILE, FIGURE_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.tracking.uri import redacted_config
+from pipeline.training import parameter_file
 from pipeline.training.divergence import Divergence
 from pipeline.training.records import tidy
 
@@ -90,6 +92,12 @@ def log_profiles(metrics: MetricLogger, summary: RunningSummary) -> None:
             record = summary.at(probe, index)
             if record is not None:
                 metrics.profile(record, when)
+
+
+def log_parameters(run_logger: RunLogger, network: Network) -> None:
+    """Log the parameters of a trained network [R]."""
+    with PROFILE.activity("files"):
+        parameter_file.save(run_logger.folder / parameter_file.PARAMETERS_FILE, network)
 
 
 def record_writer(run_logger: RunLogger) -> RecordWriter:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 from pipeline import signals
@@ -176,8 +177,15 @@ class Execution:
             show_step(step)
 
         checkpointer = self.checkpoints if self.checkpoints.config.seconds is not None else None
+        on_end = partial(artifacts.log_parameters, self.run_logger) if self.options.parameters else None
         return Callbacks(
-            on_step, self._add_divergence, lambda step: heartbeat(), self.chain, checkpointer, self._is_stopped
+            on_step,
+            self._add_divergence,
+            lambda step: heartbeat(),
+            self.chain,
+            checkpointer,
+            self._is_stopped,
+            on_end,
         )
 
     def _is_stopped(self) -> bool:

@@ -59,6 +59,7 @@ class RunOptions:
         origin: Code, packages and machine, as each run records them; None to find out for each process.
         metrics: The series that each run logs (``tracking.metrics``).
         figures: Whether each run logs its figure.
+        parameters: Whether each run logs its final parameters.
         keeps_records: Whether each result has all records, for an analysis of the steps in between.
     """
 
@@ -71,6 +72,7 @@ class RunOptions:
     origin: Provenance | None = None
     metrics: MetricChoice = SUMMARY
     figures: bool = True
+    parameters: bool = True
     keeps_records: bool = False
 
 

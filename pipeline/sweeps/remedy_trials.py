@@ -148,6 +148,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
             force=True,
             metrics=recorded.metrics,
             figures=recorded.draws_figures(cells=1),  # a prescription has few cells
+            parameters=recorded.parameters,
         )
         executor = SerialExecutor(store, options, progress)
         ((_, done),) = executor.map(run_stack, [[baseline_job]])

@@ -86,6 +86,7 @@ class SweepOptions:
             limits=self.limits,
             metrics=tracking.metrics,
             figures=tracking.draws_figures(cells),
+            parameters=tracking.parameters,
         )
 
 

@@ -35,12 +35,14 @@ class TrackingConfig:
         experiment: Name of the MLflow experiment.
         metrics: The series to log: "summary", "all", or names of probes whose every layer is logged as well.
         figures: Whether each run logs its figure; "auto" for runs of sweeps of at most ``MOST_FIGURES`` cells.
+        parameters: Whether each run logs its final parameters.
     """
 
     uri: str | None
     experiment: str
     metrics: Any = SUMMARY  # a text or a list; checked here, so that the message names both
     figures: Any = AUTO
+    parameters: bool = True
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():

@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError
 
 PARAMETERS_FILE = "parameters.npz"
 HEADER = 1024  # bytes; NumPy writes 128 before an array of few axes
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError)
 
 
 def parameters_of(network: Network) -> dict[str, Array]:
@@ -62,7 +63,7 @@ def load(path: Path, network: Network) -> None:
             raise ConfigError(f"{path.name}: does not have the parameters of this network")
         with np.load(path, allow_pickle=False) as file:
             saved = {name: file[name] for name in own}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError) as broken:
+    except UNREADABLE as broken:
         raise ConfigError(f"{path.name}: cannot be read ({type(broken).__name__})") from broken
     for name, array in own.items():
         if (saved[name].shape, saved[name].dtype) != (array.shape, array.dtype):
@@ -71,3 +72,24 @@ def load(path: Path, network: Network) -> None:
             )
     for name, array in own.items():
         array[...] = saved[name]
+
+
+def check(path: Path) -> None:
+    """Check that an untrusted file holds arrays of floating-point numbers, stored whole and without compression.
+
+    Args:
+        path: A file that :func:`save` may have written, for any network.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as members:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in members.infolist()):
+                raise ConfigError(f"{path.name}: must not be compressed")
+        with np.load(path, allow_pickle=False) as file:
+            kinds = {file[name].dtype.kind for name in file.files}
+    except UNREADABLE as broken:
+        raise ConfigError(f"{path.name}: cannot be read ({type(broken).__name__})") from broken
+    if kinds != {"f"}:
+        raise ConfigError(f"{path.name}: must hold floating-point numbers")

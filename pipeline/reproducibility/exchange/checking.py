@@ -33,6 +33,8 @@ from pipeline.reproducibility.exchange.stage import reason
 from pipeline.reproducibility.hash_chain import CHAIN_COLUMNS, CHAIN_FILE, HEAD_TAG
 from pipeline.tracking.safe_reading import parse_yaml, printable, read_table, read_text
 from pipeline.tracking.tags import CONFIG_FILE, LAST_STEPS_FILE, RECORDS_FILE
+from pipeline.training import parameter_file
+from pipeline.training.parameter_file import PARAMETERS_FILE
 
 REQUIRED = {"run": (RUN_FILE, METRICS_FILE), "sweep": (SWEEP_FILE,)}
 MOST_PROBLEMS = 3  # in one message
@@ -201,6 +203,8 @@ def _verify_run(folder: Path, manifest: Manifest, entries: Mapping[str, Entry]) 
     for name in (RECORDS_FILE, LAST_STEPS_FILE):
         if name in entries:
             read_table(folder / name)
+    if PARAMETERS_FILE in entries:
+        parameter_file.check(folder / PARAMETERS_FILE)
     _verify_metrics(folder)
     _verify_chain(folder, manifest, facts, CHAIN_FILE in entries)
     _verify_displayed_files(folder, entries)

@@ -33,6 +33,7 @@ from pipeline.tracking.tags import (
     RECORDS_FILE,
     THEORY_FILE,
 )
+from pipeline.training.parameter_file import PARAMETERS_FILE
 
 FORMAT = 1
 MANIFEST_FILE, RUN_FILE, SWEEP_FILE = "manifest.json", "run.json", "sweep.json"
@@ -42,7 +43,7 @@ RUN_FIGURES = (FIGURE_FILE, *OLDER_FIGURES)
 SWEEP_FIGURES = ("sweep.png", "profiles.png", "figure.png")
 TEXTS = (THEORY_FILE, DIVERGENCE_FILE, PACKAGES_FILE, PATCH_FILE)
 TABLES = (RECORDS_FILE, CHAIN_FILE, LAST_STEPS_FILE)
-ARTIFACTS = (*TEXTS, *TABLES, *RUN_FIGURES)  # copied unchanged; a run may lack some of them
+ARTIFACTS = (*TEXTS, *TABLES, PARAMETERS_FILE, *RUN_FIGURES)  # copied unchanged; a run may lack some of them
 RUN_NAMES = frozenset({RUN_FILE, CONFIG_FILE, METRICS_FILE, REPORT_FILE, MANIFEST_FILE, *ARTIFACTS})
 SWEEP_NAMES = frozenset({SWEEP_FILE, TABLE_FILE, REPORT_FILE, MANIFEST_FILE, *SWEEP_FIGURES})
 RUN_ID = re.compile(r"[0-9a-f]{32}")

@@ -117,6 +117,7 @@ def run_search(overrides: Sequence[str], options: SearchOptions, config_dir: str
             pruning=config.pruning,
             metrics=tracking.metrics,
             figures=tracking.draws_figures(config.trials),
+            parameters=tracking.parameters,
         )
         with (
             report_interruption(study.settled_count, config.trials, "trials"),

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from support.exported import OVERRIDES, change_json, content, copied, first_run, run_sweep, uri, with_new_manifest
@@ -102,7 +103,7 @@ def test_imported_run_is_marked_as_imported(sweep: tuple[Path, str, Path], desti
     assert (run.info.start_time, run.info.end_time, run.info.status) == (facts["start"], facts["end"], "FINISHED")
     assert run.data.params == facts["params"]
     artifacts = {a.path for a in store.client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "records.parquet", "chain.parquet"} <= artifacts
+    assert {"config.yaml", "records.parquet", "chain.parquet", "parameters.npz"} <= artifacts
     assert not [name for name in artifacts if name.endswith((".html", ".json.html"))]
     assert runs_of_cell(store, facts["tags"]["cell"]) == []  # never counts as a cell that was run here
 
@@ -204,6 +205,7 @@ EXPORTED = {
     "manifest.json",
     "metrics.parquet",
     "packages.txt",
+    "parameters.npz",
     "records.parquet",
     "report.html",
     "run.json",
@@ -287,6 +289,10 @@ FORGERIES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "chain.parquet").unlink(), "chain.parquet: is missing"),
     (lambda f: (f / "metrics.parquet").unlink(), "metrics.parquet: is missing"),
     (lambda f: (f / "records.parquet").write_bytes(b"PAR1"), "records.parquet: is not readable parquet"),
+    (lambda f: (f / "parameters.npz").write_bytes(b"PK"), "parameters.npz: cannot be read"),
+    (lambda f: np.savez(f / "parameters.npz", x=np.array([None])), "parameters.npz: cannot be read"),
+    (lambda f: np.savez(f / "parameters.npz", x=np.array(["a"])), "parameters.npz: must hold floating-point"),
+    (lambda f: np.savez_compressed(f / "parameters.npz", x=np.zeros(9)), "parameters.npz: must not be compressed"),
     (lambda f: (f / "config.yaml").write_text("- 1"), "config.yaml: must hold a mapping"),
     (lambda f: (f / "report.html").write_text("<script>alert(1)</script>"), "report.html: is not a page"),
     (
