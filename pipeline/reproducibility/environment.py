@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_info
 
 from pipeline.paths import PROJECT
 
-PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "hydra-core", "omegaconf", "mlflow")
+PACKAGES = ("gradvitals", "numpy", "scipy", "scikit-learn", "pandas", "pyarrow", "hydra-core", "omegaconf", "mlflow")
+NO_COMMIT = "unknown (not a git checkout)"  # code that was installed, or git is missing
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Provenance:
 
 
 def provenance() -> Provenance:
-    """Return the present state of code, packages and machine; without git, the commit is "unknown"."""
-    commit = _git("rev-parse", "HEAD").strip()
+    """Return the present state of code, packages and machine. Code that is not in a git checkout has no commit."""
+    top = _git("rev-parse", "--show-toplevel").strip()
+    is_repository = bool(top) and Path(top).resolve() == PROJECT  # not a repository that the package is installed in
+    commit = _git("rev-parse", "HEAD").strip() if is_repository else ""
     status = _git("status", "--porcelain")
     blas = _engine_blas()
     tags = {
-        "git.commit": commit or "unknown",
+        "git.commit": commit or NO_COMMIT,
         "git.dirty": "unknown" if not commit else str(bool(status.strip())).lower(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -122,8 +122,15 @@ def is_installed(package: str) -> bool:
     except (ImportError, AttributeError, ValueError):
         return True
     locations = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or [])]
-    libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return not any(location and not _is_within(Path(location), libraries) for location in locations)
+    return not any(location and not _is_within(Path(location), library_folders()) for location in locations)
+
+
+@cache
+def library_folders() -> list[Path]:
+    """Return the folders of Python's own modules, and those on the path in which packages are installed."""
+    folders = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [Path(folder) for folder in sys.path if any(Path(folder).glob("*.dist-info"))]
+    return [folder.resolve() for folder in folders]
 
 
 def _is_within(path: Path, folders: Collection[Path]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.errors import ConfigError, StoreError, did_you_mean
-from pipeline.paths import STORE
+from pipeline.paths import store_folder
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 SECRET = "***"  # noqa: S105 (shown in place of a secret)
@@ -31,7 +31,7 @@ class TrackingConfig:
     """Where and how completely runs are logged. Older configs lack the keys that have defaults here.
 
     Args:
-        uri: An MLflow tracking URI; None for the project's own SQLite store.
+        uri: An MLflow tracking URI; None for the SQLite store of :func:`pipeline.paths.store_folder`.
         experiment: Name of the MLflow experiment.
         metrics: The series to log: "summary", "all", or names of probes whose every layer is logged as well.
         figures: Whether each run logs its figure; "auto" for runs of sweeps of at most ``MOST_FIGURES`` cells.
@@ -73,7 +73,7 @@ class TrackingConfig:
             ConfigError: MLflow does not know the scheme, or the file cannot be a database.
         """
         if self.uri is None:
-            return f"sqlite:///{STORE / 'mlflow.db'}"
+            return f"sqlite:///{store_folder() / 'mlflow.db'}"
         scheme, separator, rest = self.uri.partition("://")
         dialect = scheme.partition("+")[0]
         if not separator or dialect not in SCHEMES:
@@ -159,7 +159,7 @@ def sidecar_dir(uri: str, kind: str) -> Path:
         path = path.resolve()  # the same folder for every link to the file
         folder = path.parent / f"{path.stem}-{kind}"
     else:
-        folder = STORE / "servers" / hashlib.sha256(without_user(uri).encode()).hexdigest()[:16] / kind
+        folder = store_folder() / "servers" / hashlib.sha256(without_user(uri).encode()).hexdigest()[:16] / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

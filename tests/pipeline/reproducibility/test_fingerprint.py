@@ -94,3 +94,23 @@ def test_code_digest_includes_neighbouring_modules_but_not_installed_ones(
     before = digest(probes)
     (tmp_path / "myhelpers.py").write_text("FACTOR = 3\n")
     assert digest(probes) != before
+
+
+def test_packages_of_every_folder_with_distributions_count_as_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: a folder that pip filled, such as the site-packages of the user or of the system."""
+    own, libraries = tmp_path / "own", tmp_path / "libraries"
+    (libraries / "somelibrary-1.0.dist-info").mkdir(parents=True)
+    own.mkdir()
+    (own / "myprobes.py").write_text("import somelibrary\n")
+    (libraries / "somelibrary.py").write_text("")
+    for folder in (own, libraries):
+        monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    fingerprint.is_installed.cache_clear()
+    fingerprint.library_folders.cache_clear()
+    try:
+        assert set(fingerprint.modules(["myprobes"])) == {"myprobes"}
+    finally:
+        fingerprint.library_folders.cache_clear()

@@ -258,7 +258,7 @@ def test_addresses_of_files_become_absolute(tmp_path: Path, monkeypatch: pytest.
 def test_sidecar_dir_is_next_to_the_database_or_one_for_each_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.tracking.uri.STORE", tmp_path / "own")
+    monkeypatch.setattr("pipeline.tracking.uri.store_folder", lambda: tmp_path / "own")
     assert sidecar_dir(f"sqlite:///{tmp_path}/x/a.db", "locks") == tmp_path / "x" / "a-locks"
     mine, yours = sidecar_dir("http://me:pw@h:1", "locks"), sidecar_dir("http://you:wp@h:1/", "locks")
     assert mine == yours
