@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    # Before NumPy is imported. One thread is reproducible, and fastest for small networks.
-    os.environ.setdefault(_name, "1")
+from pipeline.threads import choose_one_thread
+
+choose_one_thread()  # before NumPy is imported
 
 import click  # noqa: E402
 from click.shell_completion import CompletionItem  # noqa: E402

@@ -10,6 +10,10 @@ class ConfigError(Exception):
     """A wrong input in one line: key, value and what is allowed. The command prints it and exits with 2."""
 
 
+class RunError(Exception):
+    """A run failed while it trained; the message names the run and its last error."""
+
+
 class StoreError(ConfigError):
     """The store refuses a request or does not respond, explained in one line."""
 

@@ -24,6 +24,7 @@ PICTURE = PROJECT / "docs" / "import_graph.svg"
 HOUSE = {  # from the top down: each imports only what stands below it
     "experiments": "published results and their runner",
     "cli": "one click command each; prints",
+    "api": "the functions of the commands, for Python",
     "sweeps": "many runs: plan, executor, search",
     "runs": "one logged run: resume, limits",
     "reproducibility": "fingerprint, hash chain, replay, export",
@@ -37,13 +38,14 @@ HOUSE = {  # from the top down: each imports only what stands below it
     "engine": "the mathematics: NumPy only",
 }
 ROW = {name: row for row, name in enumerate(HOUSE)}
-SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams"}
+SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams", "threads"}
 FOUNDATION = ("shared", "engine")  # imported by almost all: their arrows run on the left
 
 WIDTH, HEIGHT, PITCH = 4.4, 0.7, 1.0
 COLOURS = (
     "#8c564b",
     "#444444",
+    "#7f6000",
     "#c0392b",
     "#d35400",
     "#b7950b",

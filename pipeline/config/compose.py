@@ -70,7 +70,7 @@ def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict
     """
     check_overrides(overrides)
     with _hydra():
-        requested = _with_directory(overrides, config_dir)
+        requested = _with_directory(_with_depth(overrides), config_dir)
         _forget_changed_folders(requested)
         return _resolve(_compose(requested).config)
 
@@ -90,7 +90,7 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
     """
     check_overrides(overrides)
     with _hydra():
-        requested = _with_directory(overrides, config_dir)
+        requested = _with_directory(_with_depth(overrides), config_dir)
         _forget_changed_folders(requested)
         with in_one_line(requested):
             from_command = _parser().parse_overrides(requested)
@@ -161,6 +161,13 @@ def _values(override: Override) -> list[str]:
             raise ConfigError(f"{override.input_line}: more than {MOST_CELLS} values")
         return list(override.sweep_string_iterator())
     return [override.get_value_element_as_str()]
+
+
+def _with_depth(overrides: Sequence[str]) -> list[str]:
+    """Add ``architecture=deep`` to a depth without a choice of architecture or experiment."""
+    keys = {text.lstrip("+").partition("=")[0] for text in overrides}
+    is_implied = "architecture.depth" in keys and not keys & {"architecture", "experiment"}
+    return [*(["architecture=deep"] if is_implied else []), *overrides]
 
 
 def _with_directory(overrides: Sequence[str], config_dir: str | None) -> list[str]:

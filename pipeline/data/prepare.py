@@ -13,10 +13,10 @@ from engine.arrays import Array
 from pipeline.data.cache import TableCache
 from pipeline.data.description import DataDescription
 from pipeline.data.prepared import Data as Data
+from pipeline.data.scaling import Scaling, Standardisation
 from pipeline.data.table import Source, Table
 
 TABLES = TableCache()
-SAFE = 1e100  # the square of a larger value, or of 1/SAFE, may overflow or vanish
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
     """
     shared = None if config.source.varies else _load(config.source, rngs[0])
     pools: dict[bytes, int] = {}
+    scalings: dict[bytes, Scaling] = {}
+    scaling: list[Scaling] = []
     xs: list[Array] = []
     ys: list[Array] = []
     trains: list[Array] = []
@@ -74,7 +76,8 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
         key = hashlib.sha256(digests[-1].encode() + np.sort(train).tobytes()).digest()
         if key not in pools:
             used = np.arange(len(table.x)) if config.subset is None else np.sort(np.concatenate([train, test]))
-            x, y = _scale(table, train, used, config.standardise)
+            scalings[key] = _fit(table, train, config.standardise)
+            x, y = _scale(table, used, scalings[key])
             pools[key] = rows
             xs.append(x.astype(dtype))
             ys.append(y.astype(dtype))
@@ -82,11 +85,12 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
         if config.subset is not None:
             used = np.sort(np.concatenate([train, test]))
             train, test = np.searchsorted(used, train), np.searchsorted(used, test)
+        scaling.append(scalings[key])
         trains.append(train + pools[key])
         tests.append(test + pools[key])
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     x, y = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in (xs, ys))
-    data = Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest)
+    data = Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest, scaling=scaling)
     return replace(data, description=_describe(table, data))
 
 
@@ -119,33 +123,21 @@ def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[
     return train, test
 
 
-def _scale(table: Table, train: Array, used: Array, standardise: bool) -> tuple[Array, Array]:
-    """Return inputs and targets of the used rows, standardised if requested; classes are one-hot."""
-    x = _standardised(table.x, train, used) if standardise else table.x[used]
+def _fit(table: Table, train: Array, standardise: bool) -> Scaling:
+    """Return the scaling of inputs, and of the targets of a regression, fitted on the training rows."""
+    if not standardise:
+        return Scaling(None, None)
+    targets = None if table.classes else Standardisation.fit(table.y[train])
+    return Scaling(Standardisation.fit(table.x[train]), targets)
+
+
+def _scale(table: Table, used: Array, scaling: Scaling) -> tuple[Array, Array]:
+    """Return inputs and targets of the used rows; classes are one-hot."""
+    x, y = table.x[used], table.y[used]
+    x = x if scaling.inputs is None else scaling.inputs.apply(x)
     if table.classes:
-        return x, np.eye(table.classes)[table.y[used]]
-    return x, _standardised(table.y, train, used) if standardise else table.y[used]
-
-
-@np.errstate(over="ignore")  # a test value that is infinite in the training rows' unit is refused later
-def _standardised(values: Array, train: Array, used: Array) -> Array:
-    """Return (v − mean)/std of each column, fitted on the training rows.
-
-    A column that is constant in the training rows becomes 0. Columns whose squares would overflow or vanish are
-    divided by a power of two first, which changes no digit.
-    """
-    fitted = values[train]
-    low, high = fitted.min(axis=0), fitted.max(axis=0)
-    largest = np.maximum(np.abs(low), np.abs(high))
-    is_extreme = (low < high) & np.isfinite(largest) & ((largest > SAFE) | (largest < 1 / SAFE))
-    chosen = values[used]
-    if is_extreme.any():
-        exponents = np.where(is_extreme, np.frexp(largest)[1], 0)
-        fitted, chosen = np.ldexp(fitted, -exponents), np.ldexp(chosen, -exponents)
-    mean, std = fitted.mean(axis=0), fitted.std(axis=0)
-    scaled: Array = (chosen - mean) / np.where(std > 0, std, 1.0)
-    scaled[:, low == high] = 0.0
-    return scaled
+        return x, np.eye(table.classes)[y]
+    return x, y if scaling.targets is None else scaling.targets.apply(y)
 
 
 def _describe(table: Table, data: Data) -> DataDescription:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from engine.arrays import Array, norm
 from pipeline.data.description import DataDescription
+from pipeline.data.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Data:
         classes: Number of classes, or None for a regression.
         digest: SHA-256 of the source's tables.
         description: What was read; None for data from another process.
+        scaling: How each replicate's rows were scaled; empty for data from another process.
     """
 
     x: Array
@@ -66,6 +69,7 @@ class Data:
     classes: int | None
     digest: str
     description: DataDescription | None = None
+    scaling: Sequence[Scaling] = ()
 
     @property
     def nbytes(self) -> int:

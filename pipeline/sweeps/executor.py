@@ -11,15 +11,18 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait as wait_for_process
+from types import ModuleType
 from typing import Any, Protocol
 
 from pebble import ProcessExpired
@@ -35,6 +38,7 @@ from pipeline.runs.cell import CellResult, close_stale_runs, runs_of_cell
 from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.runs.stack import without_run
+from pipeline.threads import one_thread_in_new_processes
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.store import Store, TrackingConfig
@@ -68,7 +72,8 @@ def start_server() -> None:
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER:
         tempfile.tempdir = "/tmp"  # noqa: S108 (multiprocessing makes a folder in it that is the user's own)
     try:
-        forkserver.ensure_running()
+        with one_thread_in_new_processes():
+            forkserver.ensure_running()
     except OSError as refused:
         raise ConfigError(f"JOBS: no process can be started ({refused}); allowed: JOBS=1") from refused
     finally:
@@ -235,7 +240,8 @@ class ProcessExecutor:
         # pebble documents the argument context, but annotates mp_context.
         run_in_process = process(name=PROCESS_NAME, context=_context)(_run_in_process)  # type: ignore[call-overload]
         try:
-            future: Future[Any] = run_in_process(run, stack, self.tracking, self.options, dict(os.environ))
+            with _without_main_module():
+                future: Future[Any] = run_in_process(run, stack, self.tracking, self.options, dict(os.environ))
         except (pickle.PicklingError, AttributeError, TypeError) as unpicklable:
             raise ConfigError(
                 f"{stack[0].name}: its config cannot be sent to another process ({unpicklable}); allowed: JOBS=1"
@@ -277,6 +283,17 @@ class ProcessExecutor:
         if killed:
             with ignore_store_errors("runs of processes that were killed are closed by the next command"):
                 close_stale_runs(self.store)
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let a process start without the driver's script, which Python would run in it: the process does not need it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _ending(death: ProcessExpired) -> str:

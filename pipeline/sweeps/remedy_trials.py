@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.table import Table
 
 from engine.arrays import Array
@@ -82,11 +83,13 @@ class Prescription:
         baseline: The run without a change.
         trials: One for each remedy, and the control; empty if there is nothing to prescribe.
         links: Lines with the addresses of the charts and of the summary.
+        store: The store of the runs.
     """
 
     baseline: RunResult
     trials: Sequence[RemedyTrial]
     links: Sequence[str]
+    store: Store
 
     @property
     def exit_code(self) -> int:
@@ -161,7 +164,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
         if baseline.verdict is not None:
             proposed = remedies(baseline.verdict, baseline_job.run.config, expect(baseline_job.run))
         if not proposed:
-            return Prescription(baseline, (), ())
+            return Prescription(baseline, (), (), store)
         changes = [*proposed, control(raw_config)]
         jobs = [prepare_cell(r.applied(raw_config), r.name, {"change": r.name}, tags, trusted) for r in changes]
         with closing(executor.map(run_stack, plan_stacks(jobs))) as finished:
@@ -171,7 +174,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     everything = [baseline, *results]
     extras = Extras(texts={PAGE: markdown(baseline, trials)})
     summary_id = log_summary(store, "prescribe", sweep_id, everything, extras)
-    return Prescription(baseline, trials, summary_links(store, sweep_id, everything, summary_id, PAGE))
+    return Prescription(baseline, trials, summary_links(store, sweep_id, everything, summary_id, PAGE), store)
 
 
 def control(raw_config: Mapping[str, Any]) -> Remedy:
@@ -252,6 +255,19 @@ def _rows(baseline: RunResult, trials: Sequence[RemedyTrial]) -> list[list[str]]
             for t in trials
         ),
     ]
+
+
+def frame(trials: Sequence[RemedyTrial]) -> pd.DataFrame:
+    """Return one row for each trial: the change, its reason, its effect, and the differences with their intervals."""
+    rows = []
+    for trial in trials:
+        row: dict[str, Any] = {"change": trial.remedy.name, "overrides": trial.remedy.overrides}
+        row |= {"why": trial.remedy.reason, "verdict": verdict_of(trial.result), "effect": trial.effect()}
+        for name, d in (("decades_per_layer", trial.decades), ("score", trial.score)):
+            values = (np.nan,) * 3 if d is None else (d.mean, d.low, d.high)
+            row |= {f"{name}_difference{end}": v for end, v in zip(("", "_low", "_high"), values, strict=True)}
+        rows.append(row | {"run_id": trial.result.run_id})
+    return pd.DataFrame(rows)
 
 
 def markdown(baseline: RunResult, trials: Sequence[RemedyTrial]) -> str:

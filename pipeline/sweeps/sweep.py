@@ -98,6 +98,7 @@ class SweepResult:
         results: One for each cell, in the order of the sweep; NOT RUN for those after a failure with ``fail_fast``.
         actions: What was done about each cell that has a result.
         links: Lines with the addresses of the charts and of the summary.
+        store: The store of the runs.
         is_logged: Whether the store has the summary.
     """
 
@@ -105,6 +106,7 @@ class SweepResult:
     results: Sequence[RunResult]
     actions: Sequence[CellAction]
     links: Sequence[str]
+    store: Store
     is_logged: bool = True
 
     @property
@@ -130,11 +132,13 @@ class SingleResult:
     Attributes:
         action: What was done: "new" or "resumed".
         links: Lines with the address of the run's page.
+        store: The store of the run.
     """
 
     result: RunResult
     action: CellAction
     links: Sequence[str]
+    store: Store
 
     @property
     def exit_code(self) -> int:
@@ -198,8 +202,9 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
         links = summary_links(store, plan.sweep_id, results, summary_id, "sweep.png")
     except DeletedError as deleted:
         actions = [d.action for d in done.values()]
-        return SweepResult(plan.sweep_id, results, actions, [f"the summary is not logged: {deleted}"], is_logged=False)
-    return SweepResult(plan.sweep_id, results, [d.action for d in done.values()], links)
+        problem = [f"the summary is not logged: {deleted}"]
+        return SweepResult(plan.sweep_id, results, actions, problem, store, is_logged=False)
+    return SweepResult(plan.sweep_id, results, [d.action for d in done.values()], links, store)
 
 
 def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str | None = None) -> SingleResult:
@@ -208,18 +213,28 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
     Raises:
         ConfigError: A mistake in the config, before anything is written.
     """
-    with PROFILE.activity("compose"):
-        raw_config = compose_run(overrides, config_dir)
-    chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))
-    name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, raw_config.get("name"))
-    job = prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})
-    tracking = tracking_of(raw_config)
+    job = prepare_single(overrides, config_dir)
+    tracking = tracking_of(job.raw_config)
     store = open_store(tracking)
     _report_data([job])
     with bars(1, options.quiet) as progress:
         executor = SerialExecutor(store, options.run_options(tracking, 1, repeat=True), progress)
         ((_, done),) = executor.map(run_stack, [[job]])
-    return SingleResult(done.result, done.action, link_lines(store, store.run_link(done.result.run_id), "its page"))
+    links = link_lines(store, store.run_link(done.result.run_id), "its page")
+    return SingleResult(done.result, done.action, links, store)
+
+
+def prepare_single(overrides: Sequence[str], config_dir: str | None = None) -> CellJob:
+    """Compose, build and check one run.
+
+    Raises:
+        ConfigError: A mistake in the config.
+    """
+    with PROFILE.activity("compose"):
+        raw_config = compose_run(overrides, config_dir)
+    chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))
+    name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, raw_config.get("name"))
+    return prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})
 
 
 def open_store(tracking: TrackingConfig) -> Store:

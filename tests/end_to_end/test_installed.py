@@ -88,6 +88,17 @@ def test_installed_code_has_the_digest_of_the_checkout_and_no_commit(installed: 
     assert digest == here.stdout.splitlines()[1]
 
 
+def test_three_lines_of_python_work_outside_a_checkout(installed: Path, elsewhere: Path) -> None:
+    code = (
+        "from pipeline import load, run\n"
+        f"result = run(*{TINY!r})\n"
+        "print(load(result.run_id).predict([[0.0] * 64]).shape)\n"
+    )
+    done = execute([str(installed / "python"), "-c", code], elsewhere)
+    assert done.stdout == "(2, 1)\n", done.stderr
+    assert (elsewhere / "store" / "mlflow.db").is_file()
+
+
 def test_every_config_is_installed(installed: Path, elsewhere: Path) -> None:
     there = execute([str(installed / "python"), "-c", "from pipeline.paths import CONF; print(CONF)"], elsewhere)
     folder = Path(there.stdout.strip())

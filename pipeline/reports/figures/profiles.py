@@ -20,6 +20,7 @@ from pipeline.reports.figures.style import (
     CURVES,
     ORANGE,
     Curve,
+    NotebookFigure,
     ReportFigure,
     annotate,
     curve,
@@ -65,7 +66,7 @@ def run_plot(summary: RunningSummary, theory: Theory | None, title: str) -> Figu
     if not any(summary.at(probe, 0) for probe in PROBES):
         return None
     with matplotlib.rc_context(FIXED):
-        figure = Figure()
+        figure = NotebookFigure()
         axes = figure.add_axes((0, 0, 1, 1))
         layers = tuple[int, ...]([1])
         lines = []

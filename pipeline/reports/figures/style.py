@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate
 from pipeline.analysis.summary import RunningSummary
+from pipeline.reports.outputs import png
 from pipeline.training.records import Record
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -40,6 +41,13 @@ LAYER = "layer (1 is next to the input)"
 STEP = "step (updates made)"
 STEPS = 300  # most steps that a figure shows
 SHORT_AXIS = 2.5  # decades; a shorter axis has ticks between the powers of ten
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows as a picture. A plain figure is shown there only after an import of pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self, dots_per_inch=100)
 
 
 class ReportFigure(NamedTuple):
@@ -231,5 +239,5 @@ def annotate(axes: Axes, text: str) -> None:
 
 def panels(count: int, height: float, width: float = 9.0, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """Create a figure of panels in a row; a single panel has two thirds of the width. Sizes are in inches."""
-    figure = Figure(figsize=(width if count > 1 else 0.68 * width, height))
+    figure = NotebookFigure(figsize=(width if count > 1 else 0.68 * width, height))
     return figure, list(figure.subplots(1, count, squeeze=False, sharey=sharey)[0])

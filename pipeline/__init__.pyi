@@ -1,0 +1,10 @@
+from pipeline.api import ConfigError as ConfigError
+from pipeline.api import Prescription as Prescription
+from pipeline.api import Run as Run
+from pipeline.api import RunError as RunError
+from pipeline.api import Sweep as Sweep
+from pipeline.api import load as load
+from pipeline.api import prescribe as prescribe
+from pipeline.api import run as run
+from pipeline.api import runs as runs
+from pipeline.api import sweep as sweep
