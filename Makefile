@@ -16,7 +16,7 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
 DEPTH = $(or $(EXPERIMENT),$(if $(KEYS),--default-experiment depth,experiment=depth))
 
-TARGETS := help data sweep profile search run ui show experiment experiments prescribe compare report reproduce \
+TARGETS := help data sweep profile search run ui show experiment experiments verdicts prescribe compare report reproduce \
 	diff export verify import trace test lint bench graph clean lock
 CONFIGURED := data experiment experiments profile reproduce run search show sweep trace
 VARIABLES := A ALLOW ARGS B CI EXP FAIL_FAST FORCE FROM GRADVITALS_% HANG_LIMIT JOBS MEMORY_LIMIT MLFLOW_% NAME PORT PYTHON \
@@ -77,6 +77,9 @@ experiment: $(READY)  ## run an experiment, NAME=..., and print its claims (SLOW
 
 experiments: $(READY)  ## run all experiments and write docs/experiments (SLOW=1)
 	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS) $(WORDS)
+
+verdicts: $(READY)  ## judge 2,000 networks with planted faults and write docs/verdicts.md (half an hour)
+	@$(PY) -m experiments verdicts --slow --write $(ARGS)
 
 prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi

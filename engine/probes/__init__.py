@@ -25,8 +25,9 @@ from engine.probes.cotangent import RandomCotangent as RandomCotangent
 from engine.probes.curvature import Sharpness as Sharpness
 from engine.probes.examples import delta_cosine as delta_cosine
 from engine.probes.examples import example_gradient_rms as example_gradient_rms
-from engine.probes.examples import gradient_noise_scale as gradient_noise_scale
+from engine.probes.examples import gradient_signal as gradient_signal
 from engine.probes.examples import gradient_signal_to_noise as gradient_signal_to_noise
+from engine.probes.examples import gradient_variance as gradient_variance
 from engine.probes.examples import z_cosine as z_cosine
 from engine.probes.exponents import ExponentHistogram as ExponentHistogram
 from engine.probes.gradients import bias_gradient_norm as bias_gradient_norm

@@ -23,30 +23,45 @@ def example_gradient_rms(layer: Layer) -> Array:
     return norm(_column_norms(layer.delta) * _column_norms(layer.a_in), axes=1) * layer.batch_size**-0.5
 
 
-def _rho(layer: Layer) -> Array:
-    return np.square(example_gradient_rms(layer) / gradient_norm(layer))
-
-
 @layer_probe()
-def gradient_noise_scale(layer: Layer) -> Array | None:
-    """Return tr(Σ)/|G|² = B (ρ − 1)/(B − ρ), the batch size at which noise and signal of ∂C/∂W are equal.
+def gradient_variance(layer: Layer) -> Array | None:
+    """Return an unbiased estimate of tr(Σ), the variance of one example's gradient of W summed over the weights.
 
-    Unbiased estimates: tr(Σ) = B/(B−1) (⟨‖g_b‖²⟩ − ‖⟨g_b⟩‖²), |G|² = (B ‖⟨g_b⟩‖² − ⟨‖g_b‖²⟩)/(B−1). The ratio is ∞
-    where the batch shows no signal (ρ >= B).
-    Source: McCandlish, Kaplan & Amodei, "An Empirical Model of Large-Batch Training", 2018, A.1 (simple noise scale).
+        tr(Σ) = B/(B−1) (⟨‖g_b‖²⟩ − ‖⟨g_b⟩‖²)
+
+    Source: McCandlish, Kaplan & Amodei, "An Empirical Model of Large-Batch Training", 2018, A.1.
     """
     size = layer.batch_size
     if size < 2:
         return None
-    rho = _rho(layer)
-    return np.where(rho >= size, np.inf, size * np.maximum(rho - 1, 0) / (size - rho))
+    excess = np.square(example_gradient_rms(layer)) - np.square(gradient_norm(layer))
+    return np.asarray(np.maximum(excess, 0) * (size / (size - 1)))
+
+
+@layer_probe()
+def gradient_signal(layer: Layer) -> Array | None:
+    """Return an unbiased estimate of |G|², the square of the norm of the population's gradient of W.
+
+        |G|² = (B ‖⟨g_b⟩‖² − ⟨‖g_b‖²⟩)/(B−1)
+
+    It is negative where a batch shows less signal than noise. The noise scale tr(Σ)/|G|², the batch size at which
+    both are equal, is a ratio of means over replicates and steps (:mod:`pipeline.analysis.noise_scale`): the ratio of
+    one batch's estimates is biased, and infinite for some batches. Source: as of :func:`gradient_variance`.
+    """
+    size = layer.batch_size
+    if size < 2:
+        return None
+    return (size * np.square(gradient_norm(layer)) - np.square(example_gradient_rms(layer))) / (size - 1)
 
 
 @layer_probe(geometric=True)
 def gradient_signal_to_noise(layer: Layer) -> Array | None:
     """Return ‖⟨g_b⟩‖ / √(tr(Σ)/B) = √((B − 1)/(ρ − 1)), ∂C/∂W in standard errors; about 1 for pure noise."""
     size = layer.batch_size
-    return np.sqrt((size - 1) / np.maximum(_rho(layer) - 1, 0)) if size > 1 else None
+    if size < 2:
+        return None
+    rho = np.square(example_gradient_rms(layer) / gradient_norm(layer))
+    return np.sqrt((size - 1) / np.maximum(rho - 1, 0))
 
 
 def _mean_cosine(x: Array) -> Array | None:

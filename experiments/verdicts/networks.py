@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from scipy.special import digamma, polygamma
 
 from engine import activations, initializers
 from engine.activations import Elementwise
@@ -47,6 +49,7 @@ class DrawnNetwork:
         weights: The initialiser of the weights.
         biases: The initialiser of the biases.
         overrides: The overrides of the run's config.
+        activation: The hidden activation, if its parameters are not those of its name.
     """
 
     sigma: str
@@ -55,6 +58,7 @@ class DrawnNetwork:
     weights: Initializer
     biases: Initializer
     overrides: tuple[str, ...]
+    activation: Elementwise | None = None
 
     @property
     def hidden(self) -> int:
@@ -64,7 +68,7 @@ class DrawnNetwork:
     def profile(self, which: int = 1) -> Profile:
         """Return theory at initialisation, for a small (0), a typical (1) or a large (2) example."""
         fans = list(pairwise(self.sizes))
-        sigmas = [*[SIGMAS[self.sigma]] * self.hidden, activations.Identity()]
+        sigmas = [*[self.activation or SIGMAS[self.sigma]] * self.hidden, activations.Identity()]
         weights = [self.weights.variance(m, n) for m, n in fans]
         biases = [self.biases.variance(m, n) for m, n in fans]
         with np.errstate(all="ignore"):
@@ -73,12 +77,19 @@ class DrawnNetwork:
     def decades(self, which: int) -> tuple[float, float]:
         """Return the least and the most decades that theory expects: log10 of the last hidden δ over the first.
 
-        The mean square changes by χ a layer. The mean square of a typical network is lower by half the variance of
-        its logarithm. The whole correction holds for one example, a part of it for a batch of different examples.
+        The mean square changes by χ a layer. The logarithm of a typical network is lower by ln k − ψ(k) a layer, with
+        k one over the relative variance of the change. The whole correction holds for one example, a part of it for a
+        batch of different examples.
         """
         expected, steps = self.profile(which), self.hidden - 1
         mean = -float(np.log10(expected.chi[:steps]).sum()) / 2
-        return mean, mean + float(expected.log_variance[:steps].sum()) / (4 * math.log(10))
+        k = 1 / expected.log_variance[:steps]
+        return mean, mean + float((np.log(k) - digamma(k)).sum()) / (2 * math.log(10))
+
+    def decades_std(self) -> float:
+        """Return the standard deviation of one network's decades for one example; ψ'(k) is Var ln of a change."""
+        k = 1 / self.profile().log_variance[: self.hidden - 1]
+        return math.sqrt(float(polygamma(1, k).sum())) / (2 * math.log(10))
 
     def expected(self, low: float, high: float) -> str | None:
         """Return the expected decades in words, or None if they leave the range for an example of any size."""
@@ -120,9 +131,12 @@ def between(rng: np.random.Generator, low: float, high: float) -> float:
     return float(f"{low * (high / low) ** rng.random():.3g}")
 
 
-def _data(rng: np.random.Generator) -> tuple[int, int, tuple[float, float, float], list[str]]:
+DATA = ("digits", "gaussian_noise", "two_spirals", "iris")
+
+
+def _data(rng: np.random.Generator, names: Sequence[str]) -> tuple[int, int, tuple[float, float, float], list[str]]:
     """Return inputs, classes, ‖x‖² at its 10, 50 and 90% quantiles, and overrides."""
-    name = pick(rng, "digits", "gaussian_noise", "two_spirals", "iris")
+    name = pick(rng, *names)
     if name == "gaussian_noise":
         inputs, classes, variance = int(rng.integers(10, 101)), int(rng.integers(2, 11)), between(rng, 0.3, 3)
         keys = {"examples": 250, "inputs": inputs, "classes": classes, "variance": variance}
@@ -187,9 +201,20 @@ def _init(
     return initializers.MeanFieldWeights(variance), initializers.MeanFieldBiases(bias), keys
 
 
-def draw_network(rng: np.random.Generator, sigma: str, low: float, high: float, deepest: int = 20) -> DrawnNetwork:
-    """Return a network with this σ."""
-    inputs, outputs, squares, data_keys = _data(rng)
+def draw_network(
+    rng: np.random.Generator, sigma: str, low: float, high: float, deepest: int = 20, data: Sequence[str] = DATA
+) -> DrawnNetwork:
+    """Return a network with this σ, and σ_w² between low and high if its initialiser has a scale.
+
+    Args:
+        rng: The source of randomness.
+        sigma: Name of the hidden activation.
+        low: The smallest σ_w².
+        high: The largest.
+        deepest: The most hidden layers.
+        data: The data sets to choose from.
+    """
+    inputs, outputs, squares, data_keys = _data(rng, data)
     widths, width_keys = _widths(rng, int(rng.integers(3, deepest + 1)))
     weights, biases, init_keys = _init(rng, sigma, widths, low, high)
     kind = ["dtype=float32"] if rng.random() < 0.1 else []

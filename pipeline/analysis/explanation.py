@@ -142,7 +142,7 @@ def _cause(name: str, verdict: Verdict, config: Config) -> str:
 
 
 def _memory(config: Config) -> str:
-    return f"{1 / (1 - float(config.optimizer.momentum)):.2g}"
+    return f"{1 / (1 - float(config.optimizer.momentum)):.0f}"
 
 
 def _number(verdict: Verdict, name: str, digits: str) -> str:
@@ -167,7 +167,8 @@ def _unsure(d: Estimate, between: str) -> str:
 def _death(verdict: Verdict) -> str:
     cut_off = verdict.numbers.get("cut off")
     share = float(cut_off.mean) if cut_off is not None else 0.0
-    dead = f"in the worst layer, σ' is 0 on all examples for {_share(verdict, 'dead')} of the units"
+    when = "dead at end" if f"{DEATH} {IN_TRAINING}" in verdict.causes else "dead"
+    dead = f"in the worst layer, σ' is 0 on all examples for {_share(verdict, when)} of the units"
     if share == 0:
         return f"Units are dead: {dead}, so no gradient passes through them."
     others = " Decades are those of the others." if np.isfinite(verdict.decades.mean) and share < 1 else ""

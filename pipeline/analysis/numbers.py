@@ -14,6 +14,8 @@ from pipeline.config.schema import Config
 
 SCHEDULE_SAMPLES = 1000  # steps at which the learning-rate schedule is evaluated
 
+FIRST, LAST, ALL = slice(1), slice(-1, None), slice(None)  # measurements
+
 Numbers = dict[str, Estimate]
 
 
@@ -23,7 +25,7 @@ def measure_numbers(
     """Return the numbers that could be measured, by name.
 
     - "saturated", "dead": share of the hidden layer with the largest one, a median over measurements
-    - "saturated at start", "dead at start": the same at the first measurement
+    - "saturated at start", "dead at start": the same at the first measurement; "dead at end": at the last one
     - "saturated first layer": saturated share of the first hidden layer at the first measurement
     - "cut off", "cut off at start": share of the replicates in which no error reaches the first layer
     - "largest step": ‖ΔW‖/‖W‖ of a step in the layer where it is largest, a median over measurements
@@ -43,9 +45,10 @@ def measure_numbers(
     relative = _relative_gradient(summary, config, sizes)
     numbers = {
         "dead": _worst_layer(summary, "dead_fraction"),
-        "dead at start": _worst_layer(summary, "dead_fraction", measurements=1),
+        "dead at start": _worst_layer(summary, "dead_fraction", FIRST),
+        "dead at end": _worst_layer(summary, "dead_fraction", LAST),
         "saturated": _worst_layer(summary, "saturated_fraction") if is_bounded else None,
-        "saturated at start": _worst_layer(summary, "saturated_fraction", measurements=1) if is_bounded else None,
+        "saturated at start": _worst_layer(summary, "saturated_fraction", FIRST) if is_bounded else None,
         "saturated first layer": _first_layer(summary, "saturated_fraction") if is_bounded else None,
         "cut off": estimate(cut_off[-1].astype(np.float64)),
         "cut off at start": estimate(cut_off[0].astype(np.float64)),
@@ -71,9 +74,9 @@ def sure_above(e: Estimate | None, limit: float) -> bool:
     return e is not None and float(e.low if np.isfinite(e.low) else e.mean) > limit
 
 
-def _worst_layer(summary: RunningSummary, probe: str, measurements: int | None = None) -> Estimate | None:
+def _worst_layer(summary: RunningSummary, probe: str, measurements: slice = ALL) -> Estimate | None:
     """Return the share of the hidden layer with the largest one: mean over replicates, median over measurements."""
-    shares = [r.values[: summary.hidden_layers] for r in summary.series(probe)[:measurements]]
+    shares = [r.values[: summary.hidden_layers] for r in summary.series(probe)[measurements]]
     if not shares or len(shares[0]) < summary.hidden_layers:
         return None
     middle = np.median(np.array(shares), axis=0)

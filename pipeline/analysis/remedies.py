@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from engine.activations import Elementwise, Relu, Tanh
+from engine.activations import Activation, Elementwise, Relu, Tanh
 from engine.theory import MeanField, critical_weight_variance
 from pipeline.analysis.classes import (
     AT_START,
@@ -37,8 +37,9 @@ from pipeline.config.architecture import Deep
 from pipeline.config.schema import Config
 
 USUAL_MOMENTUM = 0.9
-USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ of a step in trainings that go well
+USUAL_STEP, LONG_STEP = 1e-3, 1e-2  # ‖ΔW‖/‖W‖ of a step in trainings that go well, and the longest in most of them
 WIDER = 4  # times the width
+_FIRST_STEP = "the first step then changes the weights of the fastest layer by {:g} of their norm"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def remedies(verdict: Verdict, config: Config, expectation: Expectation | None) 
     if classes & {EQUAL_INPUTS, EQUAL_TARGETS}:
         return []  # no config makes up for such data
     if classes & {BLOCKED, IDENTICAL}:
-        return [_random_weights()]
+        return [_random_weights(config)]
     proposed: list[Remedy] = []
     if LARGE_INPUTS in causes:
         proposed.append(_standardised())
@@ -90,7 +91,7 @@ def remedies(verdict: Verdict, config: Config, expectation: Expectation | None) 
     overflows = f"{DIVERGED} {AT_START}" in causes
     diverges, died = f"{DIVERGED} {IN_TRAINING}" in causes, f"{DEATH} {IN_TRAINING}" in causes
     if diverges or died or TOO_HIGH in classes:
-        proposed.append(_rate(config, 0.1, "steps overshoot: make them ten times smaller"))
+        proposed.append(_slower(verdict, config))
     if classes & {VANISHING, EXPLODING, SATURATION} or overflows:
         proposed += _critical(config, expectation)
         proposed += _rectifier(config, expectation)
@@ -141,19 +142,18 @@ def _critical(config: Config, expectation: Expectation | None) -> list[Remedy]:
     sigma = config.activation
     if not isinstance(sigma, Elementwise) or math.isclose(chi_of(expectation), 1, rel_tol=0.02):
         return []
-    bias_variance = 0.0 if sigma.pieces else 0.05
-    variance = _critical_variance(sigma, bias_variance)
-    if not 0 < variance < 20:  # the sigmoid's is 103, which saturates all units
-        return []
-    shown = f"init=mean_field init.weights.sigma_w2={variance:.4g} init.biases.sigma_b2={bias_variance:g}"
-    return [
-        Remedy(
-            "critical initialisation",
-            shown,
-            {"init": _mean_field_init(float(f"{variance:.6g}"), bias_variance)},
-            f"{_reason(expectation, MeanField(sigma, variance, bias_variance).chi_star())} at σ_w² = {variance:.4g}",
-        )
-    ]
+    for bias_variance in (0.0,) if sigma.pieces else (0.05, 0.0):
+        variance = _critical_variance(sigma, bias_variance)
+        if not 0 < variance < 20:  # the sigmoid's is 103, which saturates all units
+            continue
+        after = MeanField(sigma, variance, bias_variance).chi_star()
+        if not math.isclose(after, 1, rel_tol=0.02):  # χ jumps over 1 where q has several fixed points
+            continue
+        shown = f"init=mean_field init.weights.sigma_w2={variance:.4g} init.biases.sigma_b2={bias_variance:g}"
+        patch = {"init": _mean_field_init(float(f"{variance:.6g}"), bias_variance)}
+        reason = f"{_reason(expectation, after)} at σ_w² = {variance:.4g}"
+        return [Remedy("critical initialisation", shown, patch, reason)]
+    return []
 
 
 def _rectifier(config: Config, expectation: Expectation | None) -> list[Remedy]:
@@ -177,12 +177,17 @@ def _tanh(expectation: Expectation | None) -> list[Remedy]:
     return [Remedy("tanh, critical", "activation=tanh init=mean_field", patch, _reason(expectation, 1.0))]
 
 
-def _random_weights() -> Remedy:
+def _random_weights(config: Config) -> Remedy:
+    name, target = ("glorot_normal", "GlorotNormal") if _is_bounded(config.activation) else ("he_normal", "HeNormal")
     init = {
-        "weights": {"_target_": "engine.initializers.Matched"},
+        "weights": {"_target_": f"engine.initializers.{target}"},
         "biases": {"_target_": "engine.initializers.Constant", "value": 0.0},
     }
-    return Remedy("random weights", "init=matched", {"init": init}, "random weights differ from unit to unit")
+    return Remedy("random weights", f"init={name}", {"init": init}, "random weights differ from unit to unit")
+
+
+def _is_bounded(sigma: Activation) -> bool:
+    return math.isfinite(sigma.low) and math.isfinite(sigma.high)
 
 
 def _standardised() -> Remedy:
@@ -230,9 +235,8 @@ def _faster(verdict: Verdict, config: Config) -> list[Remedy]:
     else:
         return []
     rate = float(f"{rate:.2g}")
-    reason = f"a step then changes the weights of the fastest layer by {USUAL_STEP:g} of their norm"
     shown = f"optimizer.learning_rate={rate:g}"
-    return [Remedy("higher learning rate", shown, {"optimizer.learning_rate": rate}, reason)]
+    return [Remedy("higher learning rate", shown, {"optimizer.learning_rate": rate}, _FIRST_STEP.format(USUAL_STEP))]
 
 
 def _leaky() -> Remedy:
@@ -245,10 +249,14 @@ def _leaky() -> Remedy:
     )
 
 
-def _rate(config: Config, factor: float, reason: str) -> Remedy:
-    rate = float(f"{config.optimizer.learning_rate * factor:.6g}")
-    shown = f"optimizer.learning_rate={rate:g}"
-    return Remedy(f"learning rate × {factor:g}", shown, {"optimizer.learning_rate": rate}, reason)
+def _slower(verdict: Verdict, config: Config) -> Remedy:
+    """Return a tenth of the rate, or a rate at which the first step is no longer than ``LONG_STEP``."""
+    rate, reason = 0.1 * float(config.optimizer.learning_rate), "steps overshoot: make them ten times smaller"
+    relative = verdict.numbers.get("relative gradient")
+    if relative is not None and math.isfinite(relative.mean) and float(relative.mean) * rate > LONG_STEP:
+        rate, reason = LONG_STEP / float(relative.mean), _FIRST_STEP.format(LONG_STEP)
+    rate = float(f"{rate:.2g}")
+    return Remedy("lower learning rate", f"optimizer.learning_rate={rate:g}", {"optimizer.learning_rate": rate}, reason)
 
 
 def _clip() -> Remedy:

@@ -8,10 +8,12 @@ import numpy as np
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate, estimate
+from pipeline.analysis.noise_scale import noise_scale
 from pipeline.training.records import Record, non_finite
 
 PROFILED = ("delta_rms", "gradient_norm", "bias_gradient_norm")
-JUDGED = ("delta_rms", "dead_fraction", "saturated_fraction", "update_to_weight", "cost/train")  # by the verdict
+NOISE = ("gradient_variance", "gradient_signal")  # of the gradient noise scale
+JUDGED = ("delta_rms", "dead_fraction", "saturated_fraction", "update_to_weight", "cost/train", *NOISE)
 MOST_SAMPLES = 1000  # records of a judged probe; more change a median of measurements little
 
 
@@ -101,7 +103,9 @@ class RunningSummary:
 
     def headline(self) -> dict[str, Estimate]:
         """Return the final numbers by metric name, with intervals over replicates."""
-        return {name: estimate(values) for name, values in self.final_values().items()}
+        numbers = {name: estimate(values) for name, values in self.final_values().items()}
+        variances, signals = (self.series(probe) for probe in NOISE)
+        return numbers | ({"gradient_noise_scale": noise_scale(variances, signals)} if variances and signals else {})
 
     def final_values(self) -> dict[str, Array]:
         """Return the final numbers by metric name, one value for each replicate [R].

@@ -107,7 +107,7 @@ def judge(
         summary: The records of the run.
         config: Its config.
         diverged: Number of replicates that diverged.
-        expectation: Gives the spread over initialisations if there is a single replicate.
+        expectation: Gives the spread over initialisations of a run with a single replicate.
         sizes: n_0 ... n_L.
         facts: The facts about its data; without them, the data are not judged.
 
@@ -117,8 +117,10 @@ def judge(
     records, hidden = summary.series("delta_rms"), summary.hidden_layers
     if not records or hidden < 1:
         return None
-    drawn = config.init.weights.random or config.init.biases.random
-    spread = theory_spread(expectation, hidden) if drawn else 0.0
+    spread = np.nan  # of one network over initialisations, for a run of one replicate
+    if config.replicates == 1:
+        drawn = config.init.weights.random or config.init.biases.random
+        spread = theory_spread(expectation, hidden) if drawn else 0.0
     shares = {r.step: r for r in summary.series("dead_fraction")}
     cut = [cut_off_replicates(r, shares.get(r.step), hidden) for r in records]
     lines = [decades(r, hidden, c) for r, c in zip(records, cut, strict=True)]

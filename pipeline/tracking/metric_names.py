@@ -13,7 +13,7 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from engine.probes import InputOutputJacobianSpectrum, LayerJacobianSpectrum, Probe, traits_of
-from pipeline.analysis.summary import PROFILED
+from pipeline.analysis.summary import NOISE, PROFILED
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.tracking.uri import ALL, SUMMARY, MetricChoice, TrackingConfig
 from pipeline.training.prepare import PreparedRun
@@ -40,8 +40,9 @@ WORST: Mapping[str, Worst] = {
     "delta_ratio_local": "smallest",
     "example_gradient_rms": "smallest",
     "gradient_cosine": "smallest",  # the step undoes the previous one
-    "gradient_noise_scale": "largest",
+    "gradient_signal": "smallest",
     "gradient_signal_to_noise": "smallest",
+    "gradient_variance": "largest",
     "layer_jacobian_condition": "largest",
     "layer_jacobian_max": "largest",
     "layer_jacobian_mean": "smallest",
@@ -82,6 +83,8 @@ SERIES = (
     Series("verdict_decades_{bound}", SUMMARY, "its 95% interval"),
     Series("interval_{bound}/final_{quantity}_{part}", SUMMARY, "95% interval over replicates, logged once at the end"),
     Series("interval_{bound}/decades_lost_{norm}_{end}", SUMMARY, "the same"),
+    Series("gradient_noise_scale", SUMMARY, "estimate of the population's tr(Σ)/|G|², by the probes of `noise`"),
+    Series("interval_{bound}/gradient_noise_scale", SUMMARY, "95% interval over replicates, by the jackknife"),
     Series("{quantity}/{part}", SUMMARY, "cost, and accuracy or R², at every evaluation"),
     Series("{norm}/{layer}", SUMMARY, "geometric mean over replicates"),
     Series("log10_{norm}/{layer}", SUMMARY, "log₁₀ of it"),
@@ -190,6 +193,8 @@ def metric_names(run: PreparedRun, choice: MetricChoice) -> Iterator[str]:
 def _applies(pattern: str, run: PreparedRun) -> bool:
     """Return whether runs of this config can log a series."""
     if pattern.startswith("interval_") and run.config.replicates == 1:
+        return False
+    if "noise_scale" in pattern and not set(NOISE) <= set(run.config.probes):
         return False
     if "decades" in pattern and len(run.sizes) - 2 < 2:
         return False

@@ -78,9 +78,14 @@ def test_noise_probes_equal_statistics_of_single_examples(
     x, y = batch(net, examples, seed)
     step = step_of(net, x, y, cost)
     for k in np.ndindex(ensemble):
-        kinds = probes.example_gradient_rms, probes.gradient_noise_scale, probes.gradient_signal_to_noise
-        rms, scales, snr = (layer_values(probe, step, k) for probe in kinds)
-        assert list(rms) == list(scales) == list(snr) == list(range(1, len(sizes)))
+        kinds = (
+            probes.example_gradient_rms,
+            probes.gradient_variance,
+            probes.gradient_signal,
+            probes.gradient_signal_to_noise,
+        )
+        rms, variances, signals, snr = (layer_values(probe, step, k) for probe in kinds)
+        assert list(rms) == list(variances) == list(signals) == list(snr) == list(range(1, len(sizes)))
         single, rows = member(net, k), []
         for b in range(examples):
             single.forward(x[k][:, [b]])
@@ -91,24 +96,25 @@ def test_noise_probes_equal_statistics_of_single_examples(
             assert rms[i] == pytest.approx(math.sqrt(square(g.ravel().tolist()) / examples), rel=1e-10)
             mean = g.mean(axis=0)
             signal, trace = float(mean @ mean), float(np.trace(np.atleast_2d(np.cov(g.T))))
+            assert variances[i] == pytest.approx(trace, rel=1e-10, abs=1e-13 * rms[i] ** 2)
+            assert signals[i] == pytest.approx(signal - trace / examples, rel=1e-10, abs=1e-13 * rms[i] ** 2)
             if not g.any():
-                assert (scales[i], snr[i]) == near((math.nan, math.nan))
+                assert snr[i] == near(math.nan)
             elif trace > 1e-4 * signal:  # otherwise ρ − 1 has too few digits
                 assert snr[i] == pytest.approx(math.sqrt(signal / (trace / examples)), rel=1e-10, abs=1e-14)
-                if abs(unbiased := signal - trace / examples) > 1e-4 * signal:
-                    assert scales[i] == pytest.approx(trace / unbiased if unbiased > 0 else math.inf, rel=1e-10)
 
 
 def test_noise_probes_of_two_examples_equal_values_by_hand() -> None:
     """θ = 0 and y = −1, so δ = 1 and g = x: parallel, orthogonal, opposite; then a single example."""
     net, y = Network.mlp([2, 1], [act.Identity()]), np.array([[-1.0, -1.0]])
     batches = [[1, 3], [0, 0]], [[1, 0], [0, 1]], [[1, -1], [2, -2]]
-    for x, expected in zip(batches, [(2 / (4 - 1), 2.0), (math.inf, 1.0), (math.inf, 0.0)], strict=True):
+    for x, expected in zip(batches, [(2.0, 3.0, 2.0), (1.0, 0.0, 1.0), (10.0, -5.0, 0.0)], strict=True):
         step = step_of(net, np.array(x, float), y, HALF)
-        kinds = probes.gradient_noise_scale, probes.gradient_signal_to_noise
+        kinds = probes.gradient_variance, probes.gradient_signal, probes.gradient_signal_to_noise
         measured = [layer_values(probe, step)[1] for probe in kinds]
-        assert measured == near(expected, 1e-14)
-    for probe in (probes.gradient_noise_scale, probes.gradient_signal_to_noise, probes.z_cosine, probes.delta_cosine):
+        assert measured == pytest.approx(expected, rel=1e-14, abs=1e-15)
+    pairs = probes.gradient_variance, probes.gradient_signal, probes.gradient_signal_to_noise
+    for probe in (*pairs, probes.z_cosine, probes.delta_cosine):
         assert values(probe, step_of(net, np.ones((2, 1)), y[:, :1], HALF)) == {}
 
 
@@ -355,7 +361,7 @@ def test_random_cotangent_equals_loops(ensemble: Index) -> None:
 def test_every_public_probe_has_an_option_in_conf() -> None:
     public = {key for key, value in vars(probes).items() if hasattr(value, "traits")}
     assert {getattr(probe, "__name__", type(probe).__name__) for probe in map(bare, PROBES.values())} == public
-    assert len(PROBES) == 33
+    assert len(PROBES) == 34
 
 
 def bare(probe: Any) -> Any:

@@ -19,8 +19,6 @@ from threadpoolctl import threadpool_limits
 
 from engine.arrays import Array
 from engine.costs import Cost, HalfSquaredError
-from experiments.verdicts.analysis import FAULTS, judge_planted, markdown
-from experiments.verdicts.planted import plant
 from pipeline.analysis.classes import (
     BLOCKED,
     DEATH,
@@ -35,7 +33,6 @@ from pipeline.analysis.classes import (
     UNSURE,
     VANISHING,
 )
-from pipeline.analysis.comparisons import wilson
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import Expectation, expect
 from pipeline.analysis.explanation import explain, learning_sentence
@@ -43,8 +40,7 @@ from pipeline.analysis.flow import decades, flow_class
 from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.verdict import Verdict, judge
-from pipeline.config.compose import compose_run
-from pipeline.config.schema import Config, build
+from pipeline.config.schema import Config
 from pipeline.training.divergence import Divergence
 from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import prepare_run
@@ -575,47 +571,6 @@ def test_layers_below_the_range_of_float32_are_counted() -> None:
 )
 def test_network_that_only_guesses_has_not_learned(accuracy: float, examples: int, says: bool) -> None:
     assert bool(learning_sentence(accuracy, 0.1, examples)) is says
-
-
-# Planted faults
-
-
-def test_planted_networks_depend_only_on_seed_and_number() -> None:
-    assert plant(VANISHING, 7, seed=3) == plant(VANISHING, 7, seed=3)
-    assert plant(VANISHING, 7, seed=3) != plant(VANISHING, 8, seed=3)
-
-
-@pytest.mark.parametrize("kind", [HEALTHY, VANISHING, EXPLODING])
-@pytest.mark.thorough
-def test_planted_theory_agrees_with_theory_of_the_run(kind: str) -> None:
-    """The planted initialisers and sizes, built without the config, agree with the theory of the run."""
-    for number in range(2):
-        planted = plant(kind, number, seed=11)
-        run = prepare_run(build(compose_run([*planted.overrides, "epochs=0", "batching.size=16"])))
-        hidden, expectation = len(run.sizes) - 2, expect(run)
-        assert expectation is not None
-        own = -float(np.log10(expectation.profile.chi[: hidden - 1]).sum()) / 2
-        low, high = map(float, re.findall(r"(-?[\d.]+) to (-?[\d.]+) decades", planted.why)[0])
-        slack = 0.1 + 0.1 * abs(own)  # the run's data have examples of all sizes
-        assert low - slack <= own <= high + slack, planted
-
-
-@pytest.mark.thorough
-def test_verdict_is_correct_on_planted_networks() -> None:
-    """Neither rate contradicts its target. `python -m experiments.verdicts` judges enough networks to confirm both."""
-    with threadpool_limits(1):
-        results = list(judge_planted(40, seed=5))
-    healthy = [r for r in results if r.planted.kind == HEALTHY]
-    faults = [r for r in results if r.planted.kind in FAULTS]
-    alarms, missed = [r for r in healthy if r.is_false_alarm], [r for r in faults if not r.is_found]
-    assert wilson(len(alarms), len(healthy))[0] <= 0.02, alarms
-    assert wilson(len(faults) - len(missed), len(faults))[1] >= 0.98, missed
-
-    report = markdown(results, "python -m something", "2000-01-02")
-    assert "Written by `python -m something` on 2000-01-02." in report
-    assert f"| healthy | {len(healthy)} |" in report
-    for r in results:
-        assert (" ".join(r.planted.overrides) in report) == (not r.is_found)
 
 
 def test_interval_of_several_replicates_is_their_own() -> None:

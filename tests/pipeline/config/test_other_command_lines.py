@@ -67,7 +67,7 @@ def test_list_of_sets_of_probes_is_merged() -> None:
     done = invoke("show", "probes=[essential,noise]")
     assert done.code == 0
     assert "gradient_norm:" in done.out
-    assert "gradient_noise_scale:" in done.out
+    assert "gradient_signal:" in done.out
 
 
 @pytest.mark.parametrize(

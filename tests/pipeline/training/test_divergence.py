@@ -286,7 +286,7 @@ def spike(layer: Layer) -> Array:
 @pytest.mark.parametrize(
     ("harmless", "infinities"),
     [
-        (("data=iris", "batching.size=2", "epochs=1", "probes=full"), {"gradient_noise_scale"}),
+        (("data=iris", "batching.size=2", "epochs=1", "probes=full"), set()),
         (("data=iris", "init=constant", "init.weights.value=0", "activation=relu", "epochs=2"), {"update_to_weight"}),
         (("data=iris", "epochs=2", "replicates=2", "dtype=float32"), set()),
     ],
