@@ -140,7 +140,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     raw_config["replicates"] = max(raw_config["replicates"], LEAST_REPLICATES)
     recorded = tracking_of(raw_config) if "tracking" in raw_config else tracking
     store = Store.open(replace(recorded, uri=tracking.uri))
-    sweep_id = f"prescribe-{uuid.uuid4().hex[:8]}"
+    sweep_id = f"prescribe-{logged.info.run_id[:8]}"  # also for an id given in part, and when it is repeated
     tags = {SWEEP_TAG: sweep_id, "kind": "run", "prescribed_for": logged.info.run_id, **source_tags([])}
     trusted = OWN_PACKAGES | set(allowed)
     with recorded_run.file_contents_hidden(raw_config):

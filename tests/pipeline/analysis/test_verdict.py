@@ -354,7 +354,7 @@ def test_single_replicate_far_from_the_limit_is_enough_evidence() -> None:
 
 def test_theory_spread_is_unknown_without_variance_and_zero_for_given_weights() -> None:
     keys = (*deep(4), "activation=relu", "epochs=0", "replicates=1")
-    unknown = "init.biases._target_=experiments.verdicts.planted.OneLayer"
+    unknown = "init.biases._target_=experiments.verdicts.kinds.OneLayer"
     seen = judge_of(*keys, unknown, "+init.biases.layer=2", "+init.biases.share=0.1")
     assert seen.verdict.classes == (UNSURE,)
     weights = "[[[0.5],[0.7]],[[0.3,-0.7],[0.6,0.1]],[[0.2,0.4]]]"

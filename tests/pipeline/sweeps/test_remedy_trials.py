@@ -24,6 +24,7 @@ from pipeline.runs.result import RunResult
 from pipeline.sweeps.remedy_trials import DECADES, control, prescribe
 from pipeline.sweeps.remedy_trials import compare_to_baseline as trial
 from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.tracking.tags import in_sweep
 from pipeline.training.prepare import prepare_run
 
 SMALL = ("experiment=depth", "activation=sigmoid", "architecture.depth=8", "architecture.width=16", "data.subset=200")
@@ -158,3 +159,17 @@ def test_unknown_run_is_refused(tmp_path: Path) -> None:
 
 def test_configs_without_a_slope_have_no_expectation() -> None:
     assert expect(prepare_run(config("data=iris", "architecture.hidden=[4,4]", "init=gaussian"))) is not None
+
+
+@pytest.mark.thorough
+def test_prescriptions_for_a_short_and_a_full_id_are_one_sweep(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'x.db'}"
+    assert run_command(*SMALL, "epochs=0", "replicates=5", f"tracking.uri={uri}").code == 0
+    tracking = TrackingConfig(uri, "gradvitals")
+    store = Store.open(tracking)
+    (logged,) = store.client.search_runs([store.experiment_id])
+    for run_id in (logged.info.run_id[:9], logged.info.run_id):
+        assert shown(lambda given=run_id: prescribe(given, tracking, (), quiet=True)).code == 0
+        sweep_id = f"prescribe-{logged.info.run_id[:8]}"
+        in_it = [r.info.run_name for r in store.search(in_sweep(sweep_id)) if r.data.tags["kind"] == "run"]
+        assert len(in_it) == len(set(in_it)) == 4, "the runs of the second prescription replace those of the first"
