@@ -25,7 +25,17 @@ WINGS = (  # from the top down: a wing imports those below it
     "config",
     "data",
 )
-SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams", "threads"}  # below all wings
+SHARED = {
+    "caching",
+    "errors",
+    "paths",
+    "profiling",
+    "progress",
+    "signals",
+    "streams",
+    "threads",
+    "wording",
+}  # below all wings
 LIBRARY = set(sys.stdlib_module_names)
 
 

@@ -38,7 +38,7 @@ HOUSE = {  # from the top down: each imports only what stands below it
     "engine": "the mathematics: NumPy only",
 }
 ROW = {name: row for row, name in enumerate(HOUSE)}
-SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams", "threads"}
+SHARED = {"caching", "errors", "paths", "profiling", "progress", "signals", "streams", "threads", "wording"}
 FOUNDATION = ("shared", "engine")  # imported by almost all: their arrows run on the left
 
 WIDTH, HEIGHT, PITCH = 4.4, 0.7, 1.0

@@ -32,7 +32,7 @@ from pipeline.analysis.classes import (
     VANISHING,
     ZERO_RATE,
 )
-from pipeline.analysis.estimates import Estimate
+from pipeline.analysis.estimates import Estimate, last_place, rounded, with_interval
 from pipeline.analysis.expectation import Expectation
 from pipeline.analysis.remedies import Remedy, chi_of
 from pipeline.analysis.verdict import NOTHING, Verdict
@@ -66,13 +66,6 @@ def explain(
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _interval(e: Estimate, sign: int = 1) -> str:
-    """Format a mean with its interval; sign −1 negates both."""
-    text = f"{sign * float(e.mean):.3g}"
-    ends = sorted((sign * float(e.low), sign * float(e.high)))
-    return f"{text} [{ends[0]:.3g}, {ends[1]:.3g}]" if np.isfinite(e.low) else text
-
-
 def _class(name: str, verdict: Verdict, hidden: int) -> str:
     d = verdict.decades
     steps = max(hidden - 1, 1)
@@ -80,11 +73,11 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
     between = f"from the last of {hidden} hidden layers to the first"
     sentences = {
         VANISHING: (
-            f"Gradients vanish: {between}, δ shrinks by {_interval(d)} decades, a factor of "
+            f"Gradients vanish: {between}, δ shrinks by {with_interval(d)} decades, a factor of "
             f"{factor:.2g} a layer. The first layers hardly learn."
         ),
         EXPLODING: (
-            f"Gradients explode: {between}, δ grows by {_interval(d, -1)} decades, a factor of "
+            f"Gradients explode: {between}, δ grows by {with_interval(d, -1)} decades, a factor of "
             f"{factor:.2g} a layer. A step that suits the last layers is far too long for the first."
         ),
         HEALTHY: (
@@ -152,7 +145,7 @@ def _number(verdict: Verdict, name: str, digits: str) -> str:
 
 def _change(d: Estimate) -> str:
     """Return 'shrinks by 0.3 [0.2, 0.4] decades' or 'grows by ...'."""
-    return f"grows by {_interval(d, -1)} decades" if float(d.mean) < 0 else f"shrinks by {_interval(d)} decades"
+    return f"grows by {with_interval(d, -1)} decades" if float(d.mean) < 0 else f"shrinks by {with_interval(d)} decades"
 
 
 def _unsure(d: Estimate, between: str) -> str:
@@ -199,13 +192,18 @@ def _expected(verdict: Verdict, config: Config, expectation: Expectation | None,
     least, most, std = expectation.decades(hidden)
     if not math.isfinite(least) or not math.isfinite(most) or not math.isfinite(std):
         return ""
-    expected = f"{most + 0.0:.2g}" if most - least < MENTIONED else f"{least + 0.0:.2g} to {most:.2g}"
     low, high = least - 1.96 * std, most + 1.96 * std
-    how = "as measured" if low - 0.1 <= measured <= high + 0.1 else f"but {measured:.2g} were measured"
+    place = last_place(most, low, high)
+
+    def show(decades: float) -> str:
+        return rounded(decades, place)
+
+    expected = show(most) if most - least < MENTIONED else f"{show(least)} to {show(most)}"
+    how = "as measured" if low - 0.1 <= measured <= high + 0.1 else f"but {show(measured)} were measured"
     variances = expectation.weight_variances
     finite = f" Finite width costs up to {most - least:.2g} decades." if most - least >= MENTIONED else ""
     return (
-        f"Mean-field theory expects {expected} decades at the start (single networks: {low:.2g} to {high:.2g}), "
+        f"Mean-field theory expects {expected} decades at the start (single networks: {show(low)} to {show(high)}), "
         f"{how}. With {type(config.activation).__name__} and σ_w² = {variances[len(variances) // 2]:.3g}, "
         f"the mean square of δ is multiplied by χ = {chi:.3g} a layer.{finite}"
     )

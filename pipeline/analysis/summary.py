@@ -147,13 +147,3 @@ class Summary(RunningSummary):
     def steps(self, probe: str) -> list[int]:
         """Return the steps at which the probe was recorded."""
         return [r.step for r in self.records if r.probe == probe]
-
-
-def show(value: Estimate, digits: int = 3) -> str:
-    """Format an estimate: '0.912 [0.905, 0.919]', with the share of replicates that are not finite, if any."""
-    mean, lost = float(value.mean), float(value.lost)
-    if not np.isfinite(mean):
-        return "not finite"
-    low, high = float(value.low), float(value.high)
-    interval = f" [{low:.{digits}g}, {high:.{digits}g}]" if np.isfinite(low) else ""
-    return f"{mean:.{digits}g}{interval}" + (f" ({lost:.0%} not finite)" if lost else "")

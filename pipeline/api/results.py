@@ -12,8 +12,7 @@ import pandas as pd
 
 from engine.arrays import Array
 from engine.network import Network
-from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.summary import show
+from pipeline.analysis.estimates import Estimate, show
 from pipeline.api import pages
 from pipeline.api.sources import Source
 from pipeline.errors import ConfigError

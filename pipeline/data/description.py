@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.wording import counted
+
 MOST_NAMES = 12  # that a line lists
 NAME_WIDTH = 40  # characters of a name in a line
 
@@ -65,7 +67,7 @@ class DataDescription:
         split = f"{self.train_examples} for training, " + (
             f"{self.test_examples} for testing" if self.test_examples else "none for testing"
         )
-        lines = [f"data: {self.rows} rows ({split}), {_count(self.inputs, 'input')}, {self._outcome()}"]
+        lines = [f"data: {counted(self.rows, 'row')} ({split}), {counted(self.inputs, 'input')}, {self._outcome()}"]
         if self.table is not None:
             lines += _table_lines(self.table)
         if self.class_counts:
@@ -77,7 +79,7 @@ class DataDescription:
         return lines
 
     def _outcome(self) -> str:
-        return f"{len(self.class_counts)} classes" if self.class_counts else _count(self.targets, "target")
+        return f"{len(self.class_counts)} classes" if self.class_counts else counted(self.targets, "target")
 
     def _named_counts(self) -> list[tuple[str, int]]:
         names = (
@@ -101,10 +103,6 @@ def _table_lines(table: TableDescription) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     rest = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _short(name: str) -> str:

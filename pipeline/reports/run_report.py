@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.analysis.summary import Summary, show
+from pipeline.analysis.estimates import show
+from pipeline.analysis.summary import Summary
 from pipeline.errors import ConfigError
 from pipeline.reports import html
 from pipeline.reports.figures.curves import SETS, learning_figure, unit_figure
@@ -26,6 +27,7 @@ from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import RECORDS_FILE
+from pipeline.wording import counted
 
 __all__ = ["report", "report_run", "report_sweep"]
 
@@ -140,17 +142,13 @@ def _run_facts(logged: LoggedRun) -> list[str]:
         p.get("cost", "").replace("_", " "),
         p.get("optimizer", "").replace("s_g_d", "SGD").replace("_", " "),
         f"learning rate {p['optimizer.learning_rate']}" if "optimizer.learning_rate" in p else "",
-        _counted(p["steps"], "step") if "steps" in p else _counted(p["epochs"], "epoch") if "epochs" in p else "",
-        _counted(str(logged.replicates), "replicate"),
+        counted(p["steps"], "step") if "steps" in p else counted(p["epochs"], "epoch") if "epochs" in p else "",
+        counted(logged.replicates, "replicate"),
         logged.start_time,
         f"run {logged.run_id}",
         "" if logged.status == "FINISHED" else logged.status.lower(),
     ]
     return [fact for fact in facts if fact]
-
-
-def _counted(count: str, what: str) -> str:
-    return f"{count} {what}" if count == "1" else f"{count} {what}s"
 
 
 def _folded(sizes: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.summary import Summary, show
+from pipeline.analysis.estimates import Estimate, show
+from pipeline.analysis.summary import Summary
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.reports import html
 from pipeline.reports.figures.heatmaps import swept_figures
@@ -22,6 +22,7 @@ from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import in_sweep, sweeps_of
+from pipeline.wording import counted
 
 MOST_ROWS = 2000
 
@@ -57,7 +58,7 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept:
     return html.render(
         title=title,
         kind="sweep",
-        facts=[sweep_id, f"{len(logged)} runs", *([f"{failed} failed"] if failed else []), first.start_time],
+        facts=[sweep_id, counted(len(logged), "run"), *([f"{failed} failed"] if failed else []), first.start_time],
         verdict="",
         paragraph=_sweep_paragraph(cells, keys),
         tiles=[],
@@ -206,7 +207,8 @@ def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
     over = f"Swept: {', '.join(keys)}." if keys else "Nothing was swept."
     verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counts.items())
     diverged = int((cells["diverged"] > 0).sum())
-    ended = f"In {diverged} of {len(cells)} runs replicates diverged." if diverged else "No replicate diverged."
+    runs = counted(len(cells), "run")
+    ended = f"In {diverged} of {runs} replicates diverged." if diverged else "No replicate diverged."
     return " ".join([over, *([f"Verdicts: {verdicts}."] if verdicts else []), ended])
 
 

@@ -30,6 +30,7 @@ from pipeline.tracking.uri import TrackingConfig
 from pipeline.training.loop import Callbacks, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record, tidy
+from pipeline.wording import counted
 
 LONGEST_LINE = 10_000  # characters
 MESSAGES = logging.getLogger("gradvitals.user")
@@ -91,7 +92,8 @@ class ReplayResult:
         """Return the result as text."""
         errors = [f"tampered: the chain was changed after it was logged: {error}" for error in self.integrity_errors]
         if self.is_identical:
-            chain = f" and the chain at {self.logged_steps} steps" if self.logged_steps else "; it has no chain"
+            steps = counted(self.logged_steps, "step")
+            chain = f" and the chain at {steps}" if self.logged_steps else "; it has no chain"
             lines = [f"identical: all {self.records} records{chain}, run {self.run_id}"]
         else:
             lines = self._difference_lines()
@@ -115,7 +117,8 @@ class ReplayResult:
         if not self.has_same_layout:
             return ["different: the chains have different layers or numbers of replicates"]
         if self.logged_steps != self.replayed_steps:
-            return [f"different: the logged chain has {self.logged_steps} steps, the replayed {self.replayed_steps}"]
+            logged = counted(self.logged_steps, "step")
+            return [f"different: the logged chain has {logged}, the replayed {self.replayed_steps}"]
         return ["the chain is identical at all steps"] if self.logged_steps else []
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.arrays import Array
-from pipeline.analysis.estimates import Estimate
-from pipeline.analysis.summary import RunningSummary, Summary, show
+from pipeline.analysis.estimates import Estimate, show
+from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict
 from pipeline.tracking.tags import LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.training.divergence import Divergence

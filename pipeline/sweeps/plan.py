@@ -19,6 +19,7 @@ from pipeline.tracking.metric_names import check_listed_probes
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.tags import DATA_FILE, SWEEP_TAG
 from pipeline.tracking.uri import TrackingConfig, redact
+from pipeline.wording import counted
 
 MOST_DESCRIBED = 3  # tables whose description is printed
 
@@ -68,7 +69,7 @@ def data_lines(jobs: Sequence[CellJob]) -> list[str]:
     descriptions = [description for description in described.values() if description is not None]
     lines = [line for description in descriptions[:MOST_DESCRIBED] for line in description.lines()]
     more = len(descriptions) - MOST_DESCRIBED
-    return lines + ([f"and {more} more tables: see {DATA_FILE} of each run"] if more > 0 else [])
+    return lines + ([f"and {counted(more, 'more table')}: see {DATA_FILE} of each run"] if more > 0 else [])
 
 
 def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str], quiet: bool = False) -> list[CellJob]:

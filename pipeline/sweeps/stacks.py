@@ -24,6 +24,7 @@ from pipeline.data.batching import Batching
 from pipeline.runs.job import CellJob, Stack
 from pipeline.training.prepare import PreparedRun, blocks_of
 from pipeline.training.trainer import is_stackable
+from pipeline.wording import counted
 
 STACK_BYTES = 24 * 2**20  # of a training step; `python -m benchmarks.sweep --rows stack_size` measures other sizes
 MOST_CELLS = 64  # a stack that fails is repeated cell by cell
@@ -62,8 +63,7 @@ def plan_stacks(jobs: Sequence[CellJob], processes: int = 1) -> list[Stack]:
 def describe_stacks(stacks: Sequence[Stack], processes: int) -> str:
     """Return how the cells are trained, such as "256 cells in 8 stacks on 2 processes"."""
     cells, count = sum(len(stack) for stack in stacks), len(stacks)
-    text = f"{cells} cell{'s' * (cells != 1)}"
-    text += f" in {count} stack{'s' * (count != 1)}" if count < cells else ""
+    text = counted(cells, "cell") + (f" in {counted(count, 'stack')}" if count < cells else "")
     return text + (f" on {processes} processes" if processes > 1 else "")
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from pipeline.analysis.summary import show
+from pipeline.analysis.estimates import show
 from pipeline.profiling import PROFILE
 from pipeline.reports.figures import heatmaps
 from pipeline.reports.figures.profiles import RunProfile, overlay_plot
@@ -23,6 +23,7 @@ from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
 from pipeline.tracking.uri import without_user
+from pipeline.wording import counted
 
 # Headline metric, column title. A skipped cell shows it if HEADLINE_PROBES (pipeline/tracking/logged_run.py) has its
 # probe; the table of the HTML page has its own columns (pipeline/reports/sweep_report.py).
@@ -114,7 +115,8 @@ def markdown(name: str, sweep_id: str, results: Sequence[RunResult]) -> str:
     """Return the description at the top of the summary's page in MLflow."""
     columns = _present(results)
     heads = [short_key(k) for k in results[0].swept] + [title for _, title in columns] + ["gradient flow", "status"]
-    lines = [f"**Sweep {name}** ({sweep_id}): {len(results)} runs, means over replicates with 95% intervals.", ""]
+    runs = counted(len(results), "run")
+    lines = [f"**Sweep {name}** ({sweep_id}): {runs}, means over replicates with 95% intervals.", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for r in results:
         cells = [*r.swept.values(), *(_cell(r, key) for key, _ in columns), verdict_of(r), ending(r)]

@@ -13,7 +13,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from pipeline import signals
-from pipeline.analysis.summary import show
+from pipeline.analysis.estimates import show
 from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.profiling import PROFILE
@@ -30,6 +30,7 @@ from pipeline.sweeps.stacks import describe_stacks, plan_stacks
 from pipeline.sweeps.summary import link_lines, log_summary, result_table, summary_links
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.wording import counted
 
 messages = logging.getLogger("gradvitals.user")
 OUTER_OVERRIDES = ("experiment=", "hydra.", "tracking")  # not part of a run's name
@@ -188,7 +189,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
         executor = choose_executor(processes, plan.tracking, store, run_options, progress)
         with (
             closing(executor.map(run_stack, stacks)) as finished,
-            report_interruption(lambda: len(done), total, "runs"),  # before the processes end
+            report_interruption(lambda: len(done), total, "run"),  # before the processes end
         ):
             for job, outcome in finished:
                 done[numbers[id(job)]] = outcome
@@ -276,20 +277,20 @@ def _not_run(job: CellJob) -> RunResult:
 
 
 @contextmanager
-def report_interruption(count: Callable[[], int], total: int, what: str) -> Iterator[None]:
+def report_interruption(count: Callable[[], int], total: int, noun: str) -> Iterator[None]:
     """Report how many are done when the work is interrupted.
 
     Args:
         count: Returns how many are done.
         total: How many there are.
-        what: Their name in the plural.
+        noun: What one of them is.
     """
     try:
         yield
     except BaseException:
         signals.acknowledge()
         try:
-            messages.info("interrupted: %d of %d %s are done; the same command resumes", count(), total, what)
+            messages.info("interrupted: %d of %s done; the same command resumes", count(), counted(total, noun))
         except StoreError as refused:
             messages.info("interrupted: %s", refused)
         raise
@@ -301,4 +302,4 @@ def count_actions(actions: Sequence[CellAction], cells: int) -> str:
     parts = [f"{counts[action]} {text}" for action, text in ACTIONS.items() if counts[action]]
     if len(actions) < cells:
         parts.append(f"{cells - len(actions)} not run, for a cell failed")
-    return f"{cells} runs: " + ", ".join(parts)
+    return f"{counted(cells, 'run')}: " + ", ".join(parts)

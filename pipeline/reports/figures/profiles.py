@@ -37,6 +37,7 @@ from pipeline.reports.figures.style import (
 )
 from pipeline.tracking.logged_run import Theory
 from pipeline.training.records import Record
+from pipeline.wording import counted
 
 NORMS = (  # probe, label, colour, marker
     ("delta_rms", "δ of one example, √⟨‖δ‖²⟩", BLUE, "o"),
@@ -269,7 +270,7 @@ def overlay_figure(runs: Sequence[RunProfile]) -> ReportFigure | None:
     return ReportFigure(
         "All runs, layer by layer",
         figure,
-        f"δ against layer of {len(shown)} runs on a logarithmic axis, one line each.",
+        f"δ against layer of {counted(len(shown), 'run')} on a logarithmic axis, one line each.",
         f"A line that falls to the left loses the gradient on its way to the input, a level one keeps it{notes}.",
     )
 

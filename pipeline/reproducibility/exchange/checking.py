@@ -35,6 +35,7 @@ from pipeline.tracking.safe_reading import parse_yaml, printable, read_table, re
 from pipeline.tracking.tags import CONFIG_FILE, LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.training import parameter_file
 from pipeline.training.parameter_file import PARAMETERS_FILE
+from pipeline.wording import counted
 
 REQUIRED = {"run": (RUN_FILE, METRICS_FILE), "sweep": (SWEEP_FILE,)}
 MOST_PROBLEMS = 3  # in one message
@@ -73,7 +74,7 @@ class VerifiedFolder:
         comparison = "as given" if self.has_expected_seal else "compare it with the seal that export printed (SEAL=)"
         return [
             f"{manifest.kind} {printable(manifest.id)}: all {len(manifest.files) + 1} files are as exported, "
-            f"{chains} of {len(self.runs)} runs with a valid hash chain",
+            f"{chains} of {counted(len(self.runs), 'run')} with a valid hash chain",
             f"seal {manifest.manifest_digest}: {comparison}",
         ]
 

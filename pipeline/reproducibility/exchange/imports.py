@@ -45,6 +45,7 @@ from pipeline.tracking.run_logger import QUEUE, Point, RunLogger
 from pipeline.tracking.safe_reading import printable, read_text
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, join
+from pipeline.wording import counted
 
 LONGEST_NOTE = 3_000  # displayed characters of a description
 LOCK_TIMEOUT = 60  # seconds
@@ -85,7 +86,7 @@ class ImportResult:
         ]
         if self.sweep is not None:
             count = sum(run.is_new for run in self.runs)
-            lines.append(f"sweep {self.sweep}: {len(self.runs)} runs, {count} of them new")
+            lines.append(f"sweep {self.sweep}: {counted(len(self.runs), 'run')}, {count} of them new")
         return lines
 
 

@@ -37,6 +37,7 @@ from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import PRUNED_TAG, SWEEP_TAG
+from pipeline.wording import counted
 
 KEY = "search"
 TRIAL_TAG = "optuna_trial"
@@ -120,7 +121,7 @@ def run_search(overrides: Sequence[str], options: SearchOptions, config_dir: str
             parameters=tracking.parameters,
         )
         with (
-            report_interruption(study.settled_count, config.trials, "trials"),
+            report_interruption(study.settled_count, config.trials, "trial"),
             bars(config.trials - before, options.quiet) as progress,
             closing(searcher),
         ):
@@ -192,8 +193,8 @@ def cell_config(values: Mapping[str, str], overrides: Sequence[str], config_dir:
 
 def _announcement(study: Study, before: int) -> str:
     config = study.config
-    what = f"{config.trials} trials over {', '.join(config.space)} to {config.aim}"
-    return f"study {study.id}: {what}" + (f"; {before} of them are done" if before else "")
+    what = f"{counted(config.trials, 'trial')} over {', '.join(config.space)} to {config.aim}"
+    return f"study {study.id}: {what}" + (f"; {before} done before" if before else "")
 
 
 @dataclass

@@ -27,6 +27,7 @@ from pipeline.sweeps.search.space import SearchConfig
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import notify
 from pipeline.tracking.uri import engine_uri
+from pipeline.wording import counted
 
 CLAIM, RESULT = "claim", "result"  # attributes of a trial
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -122,9 +123,7 @@ class Study:
         """Report, once, that other processes work on the remaining trials."""
         if not self._waiting:
             self._waiting = True
-            notify(
-                f"other processes work on the last {self.config.trials - self.settled_count()} trials; waiting for them"
-            )
+            notify(f"waiting for other processes: {counted(self.config.trials - self.settled_count(), 'trial')} to go")
 
     def _current(self) -> list[FrozenTrial]:
         """Return all trials with a slot that are not abandoned."""

@@ -20,6 +20,7 @@ from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
+from pipeline.wording import counted
 
 SHOWN = 12  # trials in tables; the file has all
 SETTLED_TAG = "settled"
@@ -97,7 +98,7 @@ def markdown(
 ) -> str:
     """Return the description at the top of the summary's page in MLflow."""
     c, best = study.config, study.best()
-    lines = [f"**Search {name}** ({study.id}): {len(trials)} trials by {c.sampler} to {c.aim}.", ""]
+    lines = [f"**Search {name}** ({study.id}): {counted(len(trials), 'trial')} by {c.sampler} to {c.aim}.", ""]
     if best is not None and best.value is not None:
         values = ", ".join(f"{key} = {short(value)}" for key, value in best.params.items())
         lines += [f"**Best: {best.value:.6g}** with {values}.", "", f'`make run ARGS="{" ".join(again)}"`', ""]
@@ -138,7 +139,8 @@ def count_trials(study: Study) -> str:
     """Return how many trials have a value, were pruned and failed, in one line."""
     trials = study.settled()
     ends = Counter(t.state.name for t in trials)
-    return f"{len(trials)} trials: {ends['COMPLETE']} with a value, {ends['PRUNED']} pruned, {ends['FAIL']} failed"
+    ended = f"{ends['COMPLETE']} with a value, {ends['PRUNED']} pruned, {ends['FAIL']} failed"
+    return f"{counted(len(trials), 'trial')}: {ended}"
 
 
 def search_links(store: Store, study: Study, summary_id: str) -> list[str]:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.estimates import estimate, student_t
-from pipeline.analysis.summary import show
+from pipeline.analysis.estimates import Estimate, estimate, show, show_half_width, student_t
 
 T_2 = 4.302652729749464  # the 97.5% quantile of Student's t with two degrees of freedom: 0.95·√(2/(1 − 0.95²))
 
@@ -74,6 +73,29 @@ def test_finite_values_are_averaged_and_others_counted(bad: float, geometric: bo
     assert e.mean[3] == pytest.approx(3.0)
     assert math.isnan(e.low[3])
     assert "(25% not finite)" in show(estimate(np.array([1.0, 2.0, bad, 4.0]), geometric))
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "interval", "half_width"),
+    [
+        (0.663, 0.0203, "0.66 [0.64, 0.68]", "0.66 ±0.02"),
+        (11.95, 0.12, "11.95 [11.83, 12.07]", "11.95 ±0.12"),  # two digits if the first is 1
+        (-0.0004, 0.0066, "0.000 [-0.007, 0.006]", "0.000 ±0.007"),
+        (99.96, 0.096, "99.96 [99.86, 100.06]", "99.96 ±0.10"),
+        (3.27e8, 3e7, "3.3e+08 [3.0e+08, 3.6e+08]", "3.3e+08 ±3e+07"),
+        (1.2e-9, 3e-10, "1.2e-09 [9e-10, 1.5e-09]", "1.2e-09 ±3e-10"),
+        (5.65, 1e-12, "5.6500 [5.6500, 5.6500]", "5.6500 ±0"),
+        (1.0, 0.0, "1.00 [1.00, 1.00]", "1.00 ±0"),
+        (0.6741, math.nan, "0.674", "0.674"),
+        (math.nan, math.nan, "not finite", "not finite"),
+    ],
+)
+def test_number_has_the_digits_that_its_interval_allows(
+    mean: float, half: float, interval: str, half_width: str
+) -> None:
+    e = Estimate(*(np.array(x) for x in (mean, mean - half, mean + half, 0.0)))
+    assert show(e) == interval
+    assert show_half_width(e) == half_width
 
 
 def test_geometric_mean_with_a_zero_is_zero() -> None:

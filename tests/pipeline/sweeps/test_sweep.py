@@ -314,7 +314,7 @@ def test_interrupted_sweep_ends_within_5_s_and_leaves_no_process(
     printed, _ = driver.communicate(timeout=30)
     assert time.monotonic() - start < 5
     assert driver.returncode == 128 + number
-    assert "0 of 2 runs are done; the same command resumes" in printed
+    assert "0 of 2 runs done; the same command resumes" in printed
     assert "Traceback" not in printed
     assert {s for many in statuses(tmp_path).values() for s in many} == {"KILLED"}
     until = time.monotonic() + 2
