@@ -14,7 +14,7 @@ ALLOW ?=
 LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),--memory-limit "$(MEMORY_LIMIT)") \
 	$(if $(HANG_LIMIT),--hang-limit "$(HANG_LIMIT)")
 EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
-DEPTH = $(or $(EXPERIMENT),$(if $(KEYS),--default-experiment depth,experiment=depth))
+export GRADVITALS_STARTED_BY := make
 
 TARGETS := help data sweep profile search run ui show experiment experiments verdicts prescribe compare report reproduce \
 	diff export verify import trace test lint bench graph clean lock
@@ -51,14 +51,14 @@ $(READY): requirements.txt
 
 sweep: $(READY)  ## run the unfinished cells of a sweep, EXP=depth (JOBS=n STACKS=0 RETRY=1 FORCE=1 FAIL_FAST=1)
 	@$(PY) -m pipeline sweep $(if $(JOBS),--jobs "$(JOBS)") $(if $(RETRY),--retry) $(if $(FORCE),--force) \
-		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) $(DEPTH) $(ARGS) $(WORDS)
+		$(if $(FAIL_FAST),--fail-fast) $(if $(filter 0,$(STACKS)),--no-stacks) $(LIMITS) $(EXPERIMENT) $(ARGS) $(WORDS)
 
 profile: $(READY)  ## run a command and print where its time went, ARGS="sweep experiment=depth"
-	@$(PY) -m pipeline profile $(or $(ARGS),sweep $(DEPTH)) $(WORDS)
+	@$(PY) -m pipeline profile $(or $(ARGS),sweep $(EXPERIMENT)) $(WORDS)
 
 search: $(READY)  ## search with Optuna, EXP=search_tanh (TRIALS=n JOBS=n)
 	@$(PY) -m pipeline search $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS),--jobs "$(JOBS)") $(LIMITS) \
-		$(call quote,experiment=$(or $(EXP),search_tanh)) $(ARGS) $(WORDS)
+		$(EXPERIMENT) $(ARGS) $(WORDS)
 
 run: $(READY)  ## train and log one run, or resume it (FORCE=1 starts a new one)
 	@$(PY) -m pipeline run $(if $(FORCE),--force) $(LIMITS) $(EXPERIMENT) $(ARGS) $(WORDS)
@@ -73,10 +73,10 @@ data: $(READY)  ## print what would be read, ARGS="data=csv data.source.path=...
 	@$(PY) -m pipeline data $(ARGS) $(WORDS)
 
 experiment: $(READY)  ## run an experiment, NAME=..., and print its claims (SLOW=1)
-	@$(PY) -m experiments "$(NAME)" $(if $(SLOW),--slow) $(ARGS) $(WORDS)
+	@$(PY) -m pipeline experiment "$(NAME)" $(if $(SLOW),--slow) $(ARGS) $(WORDS)
 
 experiments: $(READY)  ## run all experiments and write docs/experiments (SLOW=1)
-	@$(PY) -m experiments --all $(if $(SLOW),--slow) $(ARGS) $(WORDS)
+	@$(PY) -m pipeline experiment --all $(if $(SLOW),--slow) $(ARGS) $(WORDS)
 
 verdicts: $(READY)  ## judge 2,000 networks with planted faults and write docs/verdicts.md (half an hour)
 	@$(PY) -m experiments verdicts --slow --write $(ARGS)

@@ -29,6 +29,7 @@ from click.shell_completion import CompletionItem  # noqa: E402
 from pipeline import signals, streams  # noqa: E402
 from pipeline.errors import ConfigError  # noqa: E402
 from pipeline.paths import CONF  # noqa: E402
+from pipeline.wording import command  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,16 +39,18 @@ if TYPE_CHECKING:
     from pipeline.tracking.uri import TrackingConfig
 
 HYDRA_OPTIONS = {  # of Hydra's own command line, and what to write instead
-    "-m": "a sweep is a command of its own: make sweep KEY=A,B",
-    "--multirun": "a sweep is a command of its own: make sweep KEY=A,B",
-    "-c": "make show prints the composed config, experiment=NAME chooses one",
-    **dict.fromkeys(("--cfg", "--info", "-i", "--resolve", "--package", "-p"), "make show prints the composed config"),
+    **dict.fromkeys(("-m", "--multirun"), f"a sweep is a command of its own: {command('sweep KEY=A,B')}"),
+    "-c": f"{command('show')} prints the composed config, experiment=NAME chooses one",
+    **dict.fromkeys(
+        ("--cfg", "--info", "-i", "--resolve", "--package", "-p"), f"{command('show')} prints the composed config"
+    ),
     "--config-name": "write experiment=NAME",
     "--config-path": "write --config-dir DIR",
     "--hydra-help": "write --help",
-    **dict.fromkeys(("--run", "-r"), "a run is a command of its own: make run KEY=VALUE"),
-    "--experimental-rerun": "write make reproduce RUN=<id>",
+    **dict.fromkeys(("--run", "-r"), f"a run is a command of its own: {command('run KEY=VALUE')}"),
+    "--experimental-rerun": f"write {command('reproduce', run='<id>')}",
 }
+SWEPT, SEARCHED = "depth", "search_tanh"  # the experiments of a sweep and a search that name none
 F = TypeVar("F", bound=Callable[..., Any])
 atexit.register(gc.freeze)  # or Python searches all libraries for garbage while it ends
 
@@ -178,9 +181,29 @@ def _refuse(text: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
-def commands() -> None:
+START = """\b
+Start with:
+  gradvitals run                             one network, in seconds
+  gradvitals sweep                           twelve, in about a minute
+  gradvitals sweep activation=relu,tanh optimizer.learning_rate=0.1,0.3
+
+\b
+Tab completes commands, groups and options after:
+  eval "$(_GRADVITALS_COMPLETE=bash_source gradvitals)"
+  (or zsh_source, fish_source)"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True, epilog=START)
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Measure gradient flow layer by layer, explain it, and reproduce a run bit for bit."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def usage(time: str, *examples: str) -> str:
+    """Return the end of a command's help: how long it takes, and examples."""
+    return "\n".join([f"Takes {time}.", "", "\b", "Example:", *(f"  gradvitals {example}" for example in examples)])
 
 
 def console() -> Console:
@@ -196,16 +219,38 @@ def quiet() -> bool:
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete ``group=option`` from the files in conf/."""
-    group, separator, start = incomplete.partition("=")
-    if separator:
-        return [CompletionItem(f"{group}={p.stem}") for p in sorted((CONF / group).glob(f"{start}*.yaml"))]
-    return [CompletionItem(f"{p.name}=") for p in sorted(CONF.iterdir()) if p.is_dir() and p.name.startswith(group)]
+    """Complete ``group=option`` from the files in conf/ and in the folder of ``--config-dir``.
+
+    Bash passes "activation", "=" and "si" for activation=si, and replaces the last of them.
+    """
+    given = list(context.params.get("overrides") or ())
+    own = context.params.get("config_dir")
+    folders = [CONF, *([Path(own).expanduser()] if own else [])]
+    groups = {path.name for folder in folders for path in folder.glob("*") if any(path.glob("*.yaml"))}
+    word = incomplete
+    while given and (given[-1] in ("=", "@") or word[:1] in ("=", "@")):
+        word = given.pop() + word
+    if not incomplete and given and given[-1].partition("@")[0] in groups:  # the cursor is after the "="
+        word = f"{given[-1]}="
+    done = len(word) - len(incomplete)
+    if "=" not in word:
+        names = [name for name in sorted(groups) if name.startswith(word)]
+        if len(names) != 1:
+            return [CompletionItem(f"{name}="[done:]) for name in names]
+        word = f"{names[0]}="
+    key, _, start = word.partition("=")
+    files = {path.stem for folder in folders for path in (folder / key.partition("@")[0]).glob("*.yaml")}
+    return [CompletionItem(f"{key}={name}"[done:]) for name in sorted(files) if name.startswith(start)]
+
+
+def _complete_folder(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def composes(function: F) -> F:
     """Add the arguments of a command that composes a config."""
-    function = click.option("--config-dir", metavar="DIR", help="A folder with config groups of your own.")(function)
+    text = "A folder with config groups of your own."
+    function = click.option("--config-dir", shell_complete=_complete_folder, metavar="DIR", help=text)(function)
     return click.argument("overrides", nargs=-1, shell_complete=_complete, metavar="[KEY=VALUE]...")(function)
 
 
@@ -267,7 +312,7 @@ def _tracking(uri: str | None) -> TrackingConfig:
     return TrackingConfig(uri, "gradvitals")
 
 
-@commands.command()
+@commands.command(epilog=usage("seconds", "run architecture=deep activation=relu"))
 @composes
 @click.option("--force", is_flag=True, help="Start a new run, even if one was interrupted.")
 @limits
@@ -278,29 +323,30 @@ def run(overrides: Sequence[str], config_dir: str | None, force: bool, **limit: 
     return show(run_single(overrides, SweepOptions(force=force, limits=_limits(**limit), quiet=quiet()), config_dir))
 
 
-@commands.command()
+@commands.command(epilog=usage("about a minute by default (60 networks)", "sweep activation=relu,tanh seed=0,1"))
 @composes
 @click.option("--retry", is_flag=True, help="Run failed cells again.")
 @click.option("--force", is_flag=True, help="Run all cells again.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
 @click.option("--no-stacks", is_flag=True, help="Train each cell alone, even if others have the same shapes.")
-@click.option("--default-experiment", "default", metavar="NAME", help="The experiment, unless an override sweeps.")
 @limits
 def sweep(
     overrides: Sequence[str],
     config_dir: str | None,
     jobs: int | None,
     no_stacks: bool,
-    default: str | None,
     **options: Any,
 ) -> int:
-    """Run every combination of the swept values that is not finished yet."""
+    """Run all combinations of the swept values. Finished ones are skipped.
+
+    Without swept values, and without experiment=, they are those of the experiment depth.
+    """
     from pipeline.config.compose import is_a_sweep
     from pipeline.sweeps.sweep import SweepOptions, run_sweep
 
-    if default is not None and not is_a_sweep(overrides):
-        overrides = [f"experiment={default}", *overrides]
+    if not is_a_sweep(overrides):
+        overrides = [f"experiment={SWEPT}", *overrides]
     choices = {name: options.pop(name) for name in ("retry", "force", "fail_fast")}
     limits = _limits(**options)
     jobs = cores() if jobs is None else jobs
@@ -313,19 +359,24 @@ def sweep(
     )
 
 
-@commands.command()
+@commands.command(epilog=usage("minutes", "search experiment=search_tanh --trials 20"))
 @composes
 @click.option("--trials", type=int, metavar="N", help="Number of trials in all, if not as in the config.")
 @click.option("--jobs", type=int, default=1, metavar="N", help="Trials at a time, each in its own process.")
 @limits
 def search(overrides: Sequence[str], config_dir: str | None, trials: int | None, jobs: int, **limit: Any) -> int:
-    """Let Optuna search the space that the config describes."""
+    """Let Optuna search the space of a config. Without experiment= or search= it is that of search_tanh."""
     from pipeline.sweeps.search.search import SearchOptions, run_search
 
+    if not any(text.lstrip("+").startswith(("experiment=", "search")) for text in overrides):
+        overrides = [f"experiment={SEARCHED}", *overrides]
     return show(run_search(overrides, SearchOptions(trials, jobs, _limits(**limit), quiet()), config_dir))
 
 
-@commands.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@commands.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    epilog=usage("as long as the command", "profile sweep experiment=smoke"),
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND [ARGUMENT]...")
 def profile(arguments: Sequence[str]) -> int:
     """Run a command, and print where its time went."""
@@ -342,7 +393,7 @@ def profile(arguments: Sequence[str]) -> int:
     return code
 
 
-@commands.command("show")
+@commands.command("show", epilog=usage("a second", "show experiment=depth"))
 @composes
 def show_config(overrides: Sequence[str], config_dir: str | None) -> int:
     """Print the composed config."""
@@ -357,10 +408,10 @@ def show_config(overrides: Sequence[str], config_dir: str | None) -> int:
     return 0
 
 
-@commands.command()
+@commands.command(epilog=usage("a second or two", "data data=csv data.source.path=my.csv data.source.target=species"))
 @composes
 def data(overrides: Sequence[str], config_dir: str | None) -> int:
-    """Print what a run would be trained and tested on: rows, columns and classes."""
+    """Print what a run would read: rows, columns and classes."""
     from pipeline.config.compose import compose_run
     from pipeline.config.schema import build
     from pipeline.training.prepare import load_facts
@@ -371,10 +422,10 @@ def data(overrides: Sequence[str], config_dir: str | None) -> int:
     return 0
 
 
-@commands.command()
+@commands.command(epilog=usage("a second", "trace experiment=worked_example_1"))
 @composes
 def trace(overrides: Sequence[str], config_dir: str | None) -> int:
-    """Print a forward and backward pass step by step; by default those of the worked examples."""
+    """Print a forward and backward pass step by step. By default those of the worked examples."""
     from rich.text import Text
 
     from pipeline.reports.trace import trace as trace_config
@@ -385,7 +436,7 @@ def trace(overrides: Sequence[str], config_dir: str | None) -> int:
     return 0
 
 
-@commands.command()
+@commands.command(epilog=usage("as long as the run did", "reproduce 1f3a5b7c"))
 @click.argument("run_id")
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 @stored
@@ -395,7 +446,7 @@ def trace(overrides: Sequence[str], config_dir: str | None) -> int:
 def reproduce(
     run_id: str, changes: Sequence[str], uri: str | None, allow: Sequence[str], as_it_is: bool, patch: bool
 ) -> int:
-    """Train a logged run or an exported folder again; compare its hash chain and every record."""
+    """Train a logged run or an exported folder again and compare. The hash chain and every record must be equal."""
     from pipeline.reproducibility.replay import ReplayOptions, recorded_patch
     from pipeline.reproducibility.replay import reproduce as replay
 
@@ -407,14 +458,14 @@ def reproduce(
     return show(replay(run_id, changes, _tracking(uri), ReplayOptions(allow, match_machine=not as_it_is), quiet()))
 
 
-@commands.command()
+@commands.command(epilog=usage("seconds", "diff 1f3a5b7c 2e4d6c8b --to growth.png"))
 @click.argument("a")
 @click.argument("b")
 @click.option("--to", type=click.Path(path_type=Path), help="The figure of the growth to write, .png.")
 @replacing
 @stored
 def diff(a: str, b: str, to: Path | None, force: bool, uri: str | None) -> int:
-    """Show the first difference between two logged runs, and how it grows."""
+    """Show the first difference between two logged runs. Show how it grows."""
     from pipeline.reproducibility.diff import diff as diff_runs
 
     result = diff_runs(a, b, _tracking(uri), to, force)
@@ -426,18 +477,18 @@ def diff(a: str, b: str, to: Path | None, force: bool, uri: str | None) -> int:
     return result.exit_code
 
 
-@commands.command()
+@commands.command(epilog=usage("about as long as 5 such runs for each remedy", "prescribe 1f3a5b7c"))
 @click.argument("run_id")
 @stored
 @trusting
 def prescribe(run_id: str, uri: str | None, allow: Sequence[str]) -> int:
-    """Try remedies for a logged run's verdict, paired over the same seeds."""
+    """Try remedies for a logged run's verdict. Pairs are compared over the same seeds."""
     from pipeline.sweeps.remedy_trials import prescribe as try_remedies
 
     return show(try_remedies(run_id, _tracking(uri), allow, quiet()))
 
 
-@commands.command()
+@commands.command(epilog=usage("seconds", "compare 1f3a5b7c 2e4d6c8b"))
 @click.argument("a")
 @click.argument("b")
 @click.option("--precision", type=float, help="Half width of the interval to plan replicates for.")
@@ -453,7 +504,7 @@ def compare(a: str, b: str, precision: float | None, uri: str | None) -> int:
     return 0
 
 
-@commands.command()
+@commands.command(epilog=usage("about ten seconds", "report --run 1f3a5b7c --to page.html"))
 @run_or_sweep
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write (default: report-<id>.html here).")
 @replacing
@@ -466,18 +517,18 @@ def report(run_id: str | None, sweep_id: str | None, to: Path | None, force: boo
     return 0
 
 
-@commands.command()
+@commands.command(epilog=usage("seconds", "export --run 1f3a5b7c --to folder"))
 @run_or_sweep
 @click.option("--to", required=True, help="The folder to write. It must be empty or not exist.")
 @stored
 def export(run_id: str | None, sweep_id: str | None, to: str, uri: str | None) -> int:
-    """Write a run or a sweep as a plain folder that can be verified anywhere."""
+    """Write a run or a sweep as a plain folder. It can be verified anywhere."""
     from pipeline.reproducibility.exchange.export import export as write_folder
 
     return show(write_folder(run_id, sweep_id, to, _tracking(uri)))
 
 
-@commands.command()
+@commands.command(epilog=usage("a second or two", "verify --from folder"))
 @folder
 def verify(folder: str, seal: str | None) -> int:
     """Check that an exported folder is unchanged."""
@@ -486,7 +537,7 @@ def verify(folder: str, seal: str | None) -> int:
     return show(verify_folder(folder, seal))
 
 
-@commands.command("import")
+@commands.command("import", epilog=usage("seconds", "import --from folder"))
 @folder
 @stored
 def import_(folder: str, seal: str | None, uri: str | None) -> int:
@@ -496,7 +547,7 @@ def import_(folder: str, seal: str | None, uri: str | None) -> int:
     return show(import_folder(folder, seal, _tracking(uri)))
 
 
-@commands.command()
+@commands.command(epilog=usage("seconds to start; Ctrl-C ends it", "ui --port 5001"))
 @click.option("--port", type=int, default=5000, show_default=True)
 @stored
 def ui(port: int, uri: str | None) -> int:

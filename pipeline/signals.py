@@ -26,6 +26,25 @@ _acknowledged_at = 0.0
 _replaced: dict[int, Any] = {}  # handlers by signal number
 
 
+def leave_at_once() -> None:
+    """Let a signal end this process without a traceback, until :func:`install`.
+
+    A signal that is ignored stays ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: object) -> None:
+    try:
+        sys.stdout.flush()
+        os.write(2, b"interrupted\n" if number == signal.SIGINT else b"")
+    except Exception:  # noqa: BLE001, S110 (the outputs may be closed)
+        pass
+    os._exit(128 + number)
+
+
 def install(*numbers: signal.Signals) -> None:
     """Let these signals raise SystemExit(128 + number), SIGINT KeyboardInterrupt.
 

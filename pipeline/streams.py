@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -13,6 +14,13 @@ from typing import Any, TextIO, cast
 
 REPLACEMENT = "\ufffd"
 LAYOUT = "\n\t"
+SPELLED = {  # how to write the project's signs in an encoding without them
+    **{"α": "alpha", "δ": "delta", "η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu"},
+    **{"π": "pi", "σ": "sigma", "χ": "chi", "ψ": "psi", "Δ": "Delta ", "Σ": "sum ", "∇": "grad ", "∂": "d"},
+    **{"√": "sqrt", "∞": "inf", "²": "^2", "³": "^3", "ᵀ": "^T", "₀": "0", "₁": "1", "⊙": "*", "·": "*", "×": "x"},
+    **{"±": "+-", "−": "-", "–": "-", "…": "...", "→": "->", "≥": ">=", "≤": "<=", "≠": "!=", "‖": "|"},
+    **{"⟨": "<", "⟩": ">", "█": "#"},
+}
 
 
 class Output:
@@ -63,7 +71,7 @@ def guarded() -> Iterator[Output]:
     """Let no print fail: guard standard output and error, and yield the first.
 
     A closed stream leads nowhere, or the next file that is opened, such as a database, would get its number. A
-    character that the encoding does not have is written as an escape.
+    character that the encoding does not have is spelled (δ: delta), or written as an escape.
     """
     _open_closed()
     before = sys.stdout, sys.stderr
@@ -88,11 +96,23 @@ def _is_space(character: str) -> bool:
     return unicodedata.category(character) == "Zs"
 
 
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Return the text in place of characters that an encoding does not have, as an error handler of ``codecs``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    escaped = (c.encode("ascii", "backslashreplace").decode() for c in characters)
+    return "".join(SPELLED.get(c, escape) for c, escape in zip(characters, escaped, strict=True)), error.end
+
+
+codecs.register_error(_spell.__name__, _spell)
+
+
 def _or_nowhere(stream: TextIO | None) -> TextIO:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 (open until the program ends)
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors=_spell.__name__)
     return stream
 
 

@@ -12,7 +12,7 @@ from pipeline.wording import STARTED_BY
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
-
+os.environ.pop(STARTED_BY, None)  # of ``make test``; messages are those of gradvitals
 
 SLOW = "GRADVITALS_SLOW"
 TIERS = {  # marker -> the variables that let its tests run
@@ -57,7 +57,7 @@ def module_with_shared_fixture(item: pytest.Item) -> str | None:
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide progress bars, and remove the settings of the user's environment, also those of ``make test``."""
+    """Hide progress bars, and remove the tracking settings of the user's environment."""
     monkeypatch.setenv("CI", "true")
-    for name in (STARTED_BY, "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

@@ -58,11 +58,11 @@ def test_words_are_passed_to_the_command_as_they_are_and_in_their_order(echo: Pa
     [
         ("run", (), []),
         ("run", ("EXP=smoke", "FORCE=1"), ["--force", "experiment=smoke"]),
-        ("sweep", (), ["--default-experiment", "depth"]),
+        ("sweep", (), []),
         ("sweep", ("EXP=smoke", "JOBS=2"), ["--jobs", "2", "experiment=smoke"]),
-        ("search", ("TRIALS=3",), ["--trials", "3", "experiment=search_tanh"]),
-        ("sweep", ("ARGS=--config-dir x",), ["--default-experiment", "depth", "--config-dir", "x"]),
-        ("profile", (), ["sweep", "--default-experiment", "depth"]),
+        ("search", ("TRIALS=3",), ["--trials", "3"]),
+        ("sweep", ("ARGS=--config-dir x",), ["--config-dir", "x"]),
+        ("profile", (), ["sweep"]),
         ("show", ("ARGS=--config-dir x",), ["--config-dir", "x"]),
         ("data", (), []),
         ("trace", (), []),
@@ -93,11 +93,6 @@ def test_other_words_are_refused_before_anything_runs(echo: Path, words: tuple[s
     assert done.stdout == ""
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_sweep_without_words_has_an_experiment(echo: Path) -> None:
-    assert arguments(echo, "sweep") == ["experiment=depth"]
-    assert arguments(echo, "sweep", "ARGS=activation=relu") == ["experiment=depth", "activation=relu"]
 
 
 def test_variables_of_the_environment_are_passed_on_and_are_no_keys(echo: Path) -> None:

@@ -74,7 +74,7 @@ def box_of(module: str) -> str | None:
     part = rest.partition(".")[0]
     if part in SHARED:
         return "shared"
-    return {"": None, "__main__": "cli"}.get(part, part)
+    return {"": None, "__main__": None}.get(part, part)  # the program starts in __main__, above all boxes
 
 
 def imports_of(source: str) -> Iterator[str]:

@@ -39,19 +39,15 @@ from pipeline.analysis.verdict import NOTHING, Verdict
 from pipeline.config.schema import Config
 
 MENTIONED = 0.1  # decades lost to finite width that the explanation mentions
-TRIALS = " `make prescribe RUN=...` tries them."  # the end of the advice; the caller writes the run id
 
 
-def explain(
-    verdict: Verdict, config: Config, expectation: Expectation | None, proposed: Sequence[Remedy], hidden: int
-) -> str:
+def explain(verdict: Verdict, config: Config, expectation: Expectation | None, hidden: int) -> str:
     """Explain a verdict in a few sentences.
 
     Args:
         verdict: The verdict.
         config: Config of the run.
         expectation: Mean-field prediction, if there is one.
-        proposed: The remedies to list.
         hidden: Number of hidden layers.
     """
     sentences = [_class(name, verdict, hidden) for name in verdict.classes]
@@ -61,7 +57,6 @@ def explain(
         _range(verdict, config, hidden),
         _averaging(verdict),
         _changes(verdict),
-        _advice(proposed),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -218,6 +213,13 @@ def _range(verdict: Verdict, config: Config, hidden: int) -> str:
     )
 
 
+def advice(proposed: Sequence[Remedy]) -> str:
+    """Return the proposed changes as sentences; "" without one."""
+    starts = ["What to change:", *["Or:"] * (len(proposed) - 1)]
+    sentences = [f"{start} {r.name}, `{r.overrides}` ({r.reason})." for start, r in zip(starts, proposed, strict=False)]
+    return " ".join(sentences)
+
+
 def learning_sentence(accuracy: float, baseline: float, examples: int) -> str:
     """Return a sentence if a network does no better than a guess; "" if it does.
 
@@ -249,11 +251,3 @@ def _changes(verdict: Verdict) -> str:
         return ""
     changes = ", then ".join(f"{state} from step {step}" for step, state in verdict.changes[:4])
     return f"During training: {verdict.start}, then {changes}."
-
-
-def _advice(proposed: Sequence[Remedy]) -> str:
-    if not proposed:
-        return ""
-    starts = ["What to change:", *["Or:"] * (len(proposed) - 1)]
-    sentences = [f"{start} {r.name}, `{r.overrides}` ({r.reason})." for start, r in zip(starts, proposed, strict=True)]
-    return " ".join(sentences) + TRIALS

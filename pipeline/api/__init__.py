@@ -33,8 +33,7 @@ from pipeline.profiling import OTHER, PROFILE
 from pipeline.progress import bars
 from pipeline.reports.figures.profiles import RunProfile
 from pipeline.reproducibility.run_source import find
-from pipeline.runs.conclusion import UNTRACKED
-from pipeline.runs.result import RunResult
+from pipeline.runs.result import UNTRACKED, RunResult
 from pipeline.runs.untracked import TrainedCell, train_untracked
 from pipeline.sweeps import remedy_trials
 from pipeline.sweeps.plan import plan_sweep
@@ -205,7 +204,7 @@ def _untracked_sweep(overrides: Sequence[str], config_dir: str | None, quiet: bo
 
 def _trained(cell: TrainedCell) -> Run:
     r = cell.result
-    return Run(r.name, None, r.status, r.verdict_words, r.explanation, r.swept, None, Trained(cell))
+    return Run(r.name, None, r.status, r.verdict_words, r.paragraph, r.swept, None, Trained(cell))
 
 
 def _stored(store: Store, result: RunResult, trusted: Collection[str] | None = None) -> Run:

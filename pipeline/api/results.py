@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.reports.figures.profiles import RunProfile, overlay_plot, run_plot
 from pipeline.tracking.run_names import short_key
 from pipeline.training import predict
+from pipeline.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,7 +192,7 @@ class Sweep:
 
     @property
     def _head(self) -> tuple[str, str, str]:
-        return "sweep", self.sweep_id or "not tracked", f"{len(self.results)} runs"
+        return "sweep", self.sweep_id or "not tracked", counted(len(self.results), "run")
 
     def __repr__(self) -> str:
         return "\n".join(["<{} ({}): {}>".format(*self._head), *map(repr, self.results)])

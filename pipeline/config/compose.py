@@ -28,14 +28,15 @@ from pipeline.config.hydra_errors import in_one_line, shortened
 from pipeline.config.schema import with_one_length
 from pipeline.errors import ConfigError
 from pipeline.paths import CONF
+from pipeline.wording import command, option
 
 SEARCH_PATH = "hydra.searchpath"
 SWEEP_PARAMS = "hydra.sweeper.params"
 INSTEAD = {  # settings of Hydra that have no effect, and what to write
-    SWEEP_PARAMS: "write the swept keys themselves: make sweep activation=relu,tanh",
+    SWEEP_PARAMS: f"write the swept keys themselves: {command('sweep activation=relu,tanh')}",
     "hydra.run": "runs are in the store; to choose its place write tracking.uri=sqlite:///FILE",
     "hydra.sweep": "runs are in the store; to choose its place write tracking.uri=sqlite:///FILE",
-    "hydra.launcher": "for several processes write JOBS=n with make, --jobs n without",
+    "hydra.launcher": f"for several processes write {option('jobs', 'n')}",
     "hydra": "of Hydra's settings, only hydra.searchpath has",
 }
 LONGEST_OVERRIDE = 10_000  # characters; Hydra's parser takes 10 s for that many
@@ -264,7 +265,7 @@ def _check_choices(overrides: Sequence[Override]) -> None:
         elif isinstance(value, list) and group not in MERGED_GROUPS and _options(group):
             key, names = chosen.get_key_element(), ",".join(map(str, value))
             raise ConfigError(
-                f"{chosen.input_line}: must name one option; several make a sweep: make sweep {key}={names}"
+                f"{chosen.input_line}: must name one option; several make a sweep: {command(f'sweep {key}={names}')}"
             )
     for chosen in overrides:
         value, group = chosen.value(), chosen.key_or_group

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from pipeline.config.suggestions import meant_key, similar_key
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.paths import CONF
+from pipeline.wording import command
 
 COMPLAINTS = (
     HydraException,
@@ -77,7 +78,9 @@ def explain(text: str, overrides: Sequence[str]) -> str:
     if match := re.search(r"Could not delete from config. '([^']+)'", text):
         return _unknown_key(match[1], overrides)
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=", text):
-        return f"{match[1]}: several values make a sweep, not a run (use make sweep, or quote them to make a list)"
+        return (
+            f"{match[1]}: several values make a sweep, not a run (use {command('sweep')}, or quote them to make a list)"
+        )
     if match := re.search(r"Error resolving interpolation '([^']+)'", text):
         return f"{match[1]}: cannot be resolved in the defaults list"
     if place:

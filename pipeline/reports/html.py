@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from pipeline.errors import ConfigError
 from pipeline.reports.figures.style import ReportFigure
 from pipeline.tracking.safe_reading import parse_yaml
+from pipeline.wording import command
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_CONFIG = 200_000  # characters
@@ -114,7 +115,7 @@ def foreign(tags: Mapping[str, str]) -> list[str]:
     run, seal = tags.get("imported.run_id", "")[:64], tags.get("imported.seal", "")[:64]
     return [
         f"imported from a folder (run {run}, seal {seal}): all its numbers and its verdict come from that folder and "
-        "were not measured here; `make reproduce` measures them"
+        f"were not measured here; `{command('reproduce')}` measures them"
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.wording import option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def check_output(path: Path, force: bool = False) -> None:
             kind = KINDS.get(stat.S_IFMT(mode), "a special file")
             raise ConfigError(f"TO={path}: is {kind}; allowed: a new file, or one that gradvitals wrote")
         if not force and not _is_own(path):
-            raise ConfigError(f"TO={path}: is a file that gradvitals did not write; --force (FORCE=1) replaces it")
+            raise ConfigError(f"TO={path}: is a file that gradvitals did not write; {option('force')} replaces it")
     except FileNotFoundError:
         return
     except (OSError, ValueError) as failure:

@@ -27,7 +27,7 @@ from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import RECORDS_FILE
-from pipeline.wording import counted
+from pipeline.wording import command, counted, option
 
 __all__ = ["report", "report_run", "report_sweep"]
 
@@ -51,7 +51,8 @@ def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Pat
         ConfigError: If the run or sweep does not exist, its records are not readable, or the file is not writable.
     """
     if (run is None) == (sweep is None):
-        raise ConfigError("report: exactly one of RUN=<run id> and SWEEP=<sweep id> must be given")
+        one_of = f"{option('run', '<run id>')} and {option('sweep', '<sweep id>')}"
+        raise ConfigError(f"report: exactly one of {one_of} must be given")
     tracking.existing_uri()
     store = Store.open(tracking)
     if run is not None:
@@ -88,9 +89,8 @@ def report_run(store: Store, run_id: str) -> str:
     """
     run = store.find(run_id)
     if run.data.tags.get("kind") == "sweep":
-        raise ConfigError(
-            f"RUN={run_id}: is a sweep's summary; SWEEP={run.data.tags.get('sweep_summary')} is its report"
-        )
+        its_report = option("sweep", str(run.data.tags.get("sweep_summary")))
+        raise ConfigError(f"RUN={run_id}: is a sweep's summary; {its_report} is its report")
     return page_of(LoggedRun.from_store(store, run).require(RECORDS_FILE))
 
 
@@ -108,7 +108,7 @@ def page_of(logged: LoggedRun) -> str:
         pictures=html.template_figures(run_figures(logged, summary)),
         numbers=_numbers(logged, summary),
         findings=logged.findings,
-        command=f"make reproduce RUN={logged.run_id}",
+        command=command("reproduce", run=logged.run_id),
         origin=html.origin(logged.tags),
         config=html.config_text(logged.config),
     )

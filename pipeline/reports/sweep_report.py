@@ -22,7 +22,7 @@ from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import in_sweep, sweeps_of
-from pipeline.wording import counted
+from pipeline.wording import command, counted
 
 MOST_ROWS = 2000
 
@@ -67,7 +67,7 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept:
         rows=_rows(cells, keys)[:MOST_ROWS],
         cells=len(cells),
         pictures=html.template_figures([*figures, *([overlay] if overlay else [])]),
-        command="make reproduce RUN=<run id>",
+        command=command("reproduce", run="<run id>"),
         origin=html.origin(_common([run.tags for run in logged])),
         config=html.config_text(first.config),
     )

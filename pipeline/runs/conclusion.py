@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.analysis.expectation import Expectation
-from pipeline.analysis.explanation import TRIALS, explain, learning_sentence
+from pipeline.analysis.explanation import explain, learning_sentence
 from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import judge
 from pipeline.runs.result import RunResult
 from pipeline.training.divergence import Divergence
 from pipeline.training.prepare import PreparedRun
-
-UNTRACKED = "none"  # in place of the run id of a result that no store has
 
 
 def conclude(
@@ -41,13 +39,14 @@ def conclude(
     verdict = judge(summary, config, len(divergences), expectation, run.sizes, run.facts)
     if verdict is None:
         return result
-    proposed = remedies(verdict, config, expectation)
-    text = explain(verdict, config, expectation, proposed, summary.hidden_layers)
-    if result.run_id == UNTRACKED:
-        text = text.replace(TRIALS, "")
-    text = text.replace("RUN=...", f"RUN={result.run_id}")
-    text = " ".join(sentence for sentence in (text, _learning(result, run)) if sentence)
-    return replace(result, verdict=verdict, verdict_words=verdict.words, explanation=text)
+    text = explain(verdict, config, expectation, summary.hidden_layers)
+    return replace(
+        result,
+        verdict=verdict,
+        verdict_words=verdict.words,
+        explanation=f"{text} {_learning(result, run)}".rstrip(),
+        remedies=tuple(remedies(verdict, config, expectation)),
+    )
 
 
 def _learning(result: RunResult, run: PreparedRun) -> str:

@@ -303,7 +303,7 @@ class Execution:
         result = RunResult(self.job.name, self.run_logger.run_id, self.job.swept, status, pruned=self.pruned)
         result = conclude(result, self.run, self.summary, self.divergences, self.expectation)
         if result.verdict is not None:
-            artifacts.log_verdict(self.run_logger, result.verdict, result.explanation)
+            artifacts.log_verdict(self.run_logger, result.verdict, result.paragraph)
         return result
 
 

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field, replace
 
 from engine.arrays import Array
 from pipeline.analysis.estimates import Estimate, show
+from pipeline.analysis.explanation import advice
+from pipeline.analysis.remedies import Remedy
 from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict
 from pipeline.tracking.tags import LAST_STEPS_FILE, RECORDS_FILE
 from pipeline.training.divergence import Divergence
 from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import Record
+from pipeline.wording import command, counted
 
 ERROR_TAG = "error"
+UNTRACKED = "none"  # in place of the run id of a result that no store has
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class RunResult:
         verdict: The verdict on a run that was just trained; None if it measured too little.
         verdict_words: The classes of the verdict; "" without a verdict.
         explanation: The verdict in plain words.
+        remedies: The changes that it proposes.
         divergences: Replicates that diverged in a run that was just trained. Such a run is a result, not a failure.
         diverged_fraction: Share of the replicates that diverged.
         diverged_replicates: Their number.
@@ -51,11 +56,20 @@ class RunResult:
     verdict: Verdict | None = None
     verdict_words: str = ""
     explanation: str = ""
+    remedies: Sequence[Remedy] = ()
     divergences: Sequence[Divergence] = ()
     diverged_fraction: float = 0.0
     diverged_replicates: int = 0
     diverged_at: int | None = None
     summary: Summary | None = field(default=None, repr=False)
+
+    @property
+    def paragraph(self) -> str:
+        """The verdict in plain words, the changes that it proposes, and the command that tries them."""
+        sentences = [self.explanation, advice(self.remedies)]
+        if self.remedies and self.run_id != UNTRACKED:
+            sentences.append(f"`{command('prescribe', run=self.run_id)}` tries them.")
+        return " ".join(sentence for sentence in sentences if sentence)
 
     def with_records(self, summary: RunningSummary) -> RunResult:
         """Return this result with the numbers that follow from the records."""
@@ -89,13 +103,13 @@ def to_markdown(result: RunResult, run: PreparedRun, non_finite: int) -> str:
             f"\n\n**{len(result.divergences)} of {config.replicates} replicates diverged**; means and intervals are of "
             f"the others.\n\n{findings}\n\nThe steps before it: `{LAST_STEPS_FILE}`.{warning}"
         )
-    verdict = f"**Verdict: {result.verdict_words}.** {result.explanation}\n\n" if result.verdict else ""
+    verdict = f"**Verdict: {result.verdict_words}.** {result.paragraph}\n\n" if result.verdict else ""
     pruned = f"**Pruned**, training was stopped early: {result.pruned}.\n\n" if result.pruned else ""
-    length = f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
+    length = counted(config.epochs or 0, "epoch") if config.steps is None else counted(config.steps, "step")
     return (pruned + verdict) + (
         f"**{result.name}**: layers {'-'.join(map(str, run.sizes))}, {type(config.activation).__name__} then "
         f"{type(config.output).__name__}, {type(config.cost).__name__}, {length}, "
-        f"{config.replicates} replicates from seed {config.seed}.{table}{warning}\n\n"
+        f"{counted(config.replicates, 'replicate')} from seed {config.seed}.{table}{warning}\n\n"
         "Decades lost: log₁₀ of the norm in the last hidden layer over the first; positive means that it vanishes "
-        f"towards the input.\n\nRun it again: `make reproduce RUN={result.run_id}`"
+        f"towards the input.\n\nRun it again: `{command('reproduce', run=result.run_id)}`"
     )

@@ -18,7 +18,7 @@ from pipeline.runs.cell import CellResult, CellTask, decide
 from pipeline.runs.execute import Execution
 from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.runs.limits import Limits, enforce_limits
-from pipeline.runs.result import RunResult
+from pipeline.runs.result import UNTRACKED, RunResult
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.store import Store
 from pipeline.training.loop import StackCell, train_stack
@@ -95,7 +95,7 @@ def run_stack(stack: Stack, store: Store, options: RunOptions, bars: Bars) -> Re
 
 def without_run(job: CellJob, failure: StoreError) -> CellResult:
     """Return the result of a cell that failed before it had a run."""
-    return CellResult(RunResult(job.name, "none", job.swept, "FAILED", error=str(failure)), "new")
+    return CellResult(RunResult(job.name, UNTRACKED, job.swept, "FAILED", error=str(failure)), "new")
 
 
 def _lock_and_decide(

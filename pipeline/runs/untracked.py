@@ -10,9 +10,9 @@ from engine.network import Network
 from pipeline.analysis.expectation import expect
 from pipeline.analysis.summary import Summary
 from pipeline.progress import Bars
-from pipeline.runs.conclusion import UNTRACKED, conclude
+from pipeline.runs.conclusion import conclude
 from pipeline.runs.job import CellJob, Stack
-from pipeline.runs.result import RunResult
+from pipeline.runs.result import UNTRACKED, RunResult
 from pipeline.tracking.artifact_parsers import Theory, parse_theory
 from pipeline.tracking.metrics import log10_mean
 from pipeline.training.divergence import Divergence

@@ -36,12 +36,13 @@ from pipeline.progress import Bars, bars
 from pipeline.runs.artifacts import remove_checkpoints
 from pipeline.runs.cell import CellResult, close_stale_runs, runs_of_cell
 from pipeline.runs.job import CellJob, RunOptions, Stack
-from pipeline.runs.result import ERROR_TAG, RunResult
+from pipeline.runs.result import ERROR_TAG, UNTRACKED, RunResult
 from pipeline.runs.stack import without_run
 from pipeline.threads import one_thread_in_new_processes
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.store import Store, TrackingConfig
+from pipeline.wording import option
 
 ATTEMPTS = 2  # of a cell whose process dies
 GRACE = 2.0  # seconds in which interrupted processes close their runs
@@ -75,7 +76,7 @@ def start_server() -> None:
         with one_thread_in_new_processes():
             forkserver.ensure_running()
     except OSError as refused:
-        raise ConfigError(f"JOBS: no process can be started ({refused}); allowed: JOBS=1") from refused
+        raise ConfigError(f"JOBS: no process can be started ({refused}); allowed: {option('jobs', '1')}") from refused
     finally:
         tempfile.tempdir = chosen
         signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
@@ -137,7 +138,8 @@ class _Backlog:
         """Return a job whose cell another process works on."""
         if job.cell_id not in self._reported:
             self._reported.add(job.cell_id)
-            messages.info("%s: another process works on it; waiting (if its machine is gone: FORCE=1)", job.name)
+            forced = option("force")
+            messages.info("%s: another process works on it; waiting (if its machine is gone: %s)", job.name, forced)
         self._deferred.append((time.monotonic() + PAUSE, [job]))
 
     def retry(self, jobs: Iterable[CellJob]) -> None:
@@ -244,7 +246,8 @@ class ProcessExecutor:
                 future: Future[Any] = run_in_process(run, stack, self.tracking, self.options, dict(os.environ))
         except (pickle.PicklingError, AttributeError, TypeError) as unpicklable:
             raise ConfigError(
-                f"{stack[0].name}: its config cannot be sent to another process ({unpicklable}); allowed: JOBS=1"
+                f"{stack[0].name}: its config cannot be sent to another process ({unpicklable}); "
+                f"allowed: {option('jobs', '1')}"
             ) from unpicklable
         return future
 
@@ -265,7 +268,7 @@ class ProcessExecutor:
                 note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
                 self.store.end(run.info.run_id, "FAILED", note)
                 remove_checkpoints(self.store, run.info.run_id)
-        run_id = open_runs[0].info.run_id if open_runs else "none"
+        run_id = open_runs[0].info.run_id if open_runs else UNTRACKED
         return CellResult(RunResult(job.name, run_id, job.swept, "FAILED", error=reason), "new")
 
     def _end(self, running: Iterable[Future[Any]]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from pipeline.analysis.estimates import show
+from pipeline.analysis.estimates import Estimate, show, show_half_width
 from pipeline.profiling import PROFILE
 from pipeline.reports.figures import heatmaps
 from pipeline.reports.figures.profiles import RunProfile, overlay_plot
@@ -23,14 +24,13 @@ from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
 from pipeline.tracking.uri import without_user
-from pipeline.wording import counted
+from pipeline.wording import command, counted
 
 # Headline metric, column title. A skipped cell shows it if HEADLINE_PROBES (pipeline/tracking/logged_run.py) has its
 # probe; the table of the HTML page has its own columns (pipeline/reports/sweep_report.py).
 COLUMNS = (
-    ("decades_lost_delta_rms_start", "decades lost (δ)"),
+    ("decades_lost_delta_rms_start", "decades lost"),
     ("decades_lost_per_layer_delta_rms_start", "per layer"),
-    ("decades_lost_gradient_norm_start", "decades lost (∂C/∂W)"),
     ("final_accuracy_test", "test accuracy"),
     ("final_r2_test", "test R²"),
 )
@@ -143,9 +143,9 @@ def verdict_of(result: RunResult) -> str:
     return result.verdict_words or "–"
 
 
-def _cell(result: RunResult, key: str) -> str:
+def _cell(result: RunResult, key: str, formatted: Callable[[Estimate], str] = show) -> str:
     if key in result.headline:
-        return show(result.headline[key])
+        return formatted(result.headline[key])
     return f"diverged at step {result.diverged_at}" if key in SCORES and result.diverged_fraction == 1 else "–"
 
 
@@ -187,24 +187,44 @@ def _row(result: RunResult, keys: Sequence[str]) -> str:
 
 
 def result_table(sweep_id: str, results: Sequence[RunResult]) -> Table:
-    """Return the table of a sweep for the terminal."""
+    """Return the table of a sweep for the terminal. Five numbers and a run's id fit 80 columns."""
     columns = _present(results)
-    table = Table(title=f"sweep {sweep_id}: mean [95% interval] over replicates", title_justify="left")
+    title = f"\nsweep {sweep_id}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for key in results[0].swept:
         table.add_column(short_key(key))
     for _, title in columns:
-        table.add_column(title, justify="right")
-    table.add_column("gradient flow")
-    table.add_column("run")
+        table.add_column(_folded(title), justify="right")
+    table.add_column(_folded("gradient flow"))
+    table.add_column("run", no_wrap=True)
     has_diverged = any(r.diverged_replicates for r in results)
     if has_diverged:
         table.add_column("ended")
     for r in results:
         status = r.run_id[:8] if r.status == "FINISHED" else r.status.lower()
         end = [ending(r)] if has_diverged else []
-        texts = [*r.swept.values(), *(_cell(r, key) for key, _ in columns), verdict_of(r), status, *end]
-        table.add_row(*texts)
+        numbers = (_cell(r, key, show_half_width) for key, _ in columns)
+        table.add_row(*r.swept.values(), *numbers, verdict_of(r), status, *end)
     return table
+
+
+def _folded(title: str) -> str:
+    """Return a title on two lines."""
+    return "\n".join(textwrap.wrap(title, len(title) - 1))
+
+
+def legend_lines(results: Sequence[RunResult]) -> list[str]:
+    """Return what the numbers of the table mean."""
+    replicates = max((len(values) for r in results for values in r.values.values()), default=0)
+    lines = []
+    if any("decades_lost_delta_rms_start" in r.headline for r in results):
+        lines += [
+            "decades lost: log10 of δ in the last hidden layer over δ in the first, before",
+            "  training; positive: δ shrinks towards the input, and 1 decade is tenfold",
+        ]
+    if replicates > 1:
+        lines.append(f"±: 95% interval of the mean over {replicates} networks")
+    return lines
 
 
 def summary_links(
@@ -225,6 +245,6 @@ def link_lines(store: Store, path: str, what: str) -> list[str]:
         base, hint = without_user(store.uri), ""
     else:
         is_own = store.uri == TrackingConfig(None, store.experiment).resolved_uri()
-        serve = "make ui" if is_own else f'make ui ARGS="--uri {store.uri}"'
+        serve = command("ui", options="" if is_own else f"--uri {store.uri}")
         base, hint = "http://127.0.0.1:5000", f" (after `{serve}`)"
     return [f"{what}{hint}:", f"{base}{path}"]

@@ -13,7 +13,6 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from pipeline import signals
-from pipeline.analysis.estimates import show
 from pipeline.config.compose import compose_run, compose_sweep
 from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.profiling import PROFILE
@@ -22,27 +21,29 @@ from pipeline.reproducibility.environment import provenance
 from pipeline.runs.cell import CellAction, CellResult, close_stale_runs
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
-from pipeline.runs.result import RunResult
+from pipeline.runs.result import UNTRACKED, RunResult
 from pipeline.runs.stack import run_stack
 from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor, start_server
 from pipeline.sweeps.plan import data_lines, plan_sweep, source_tags, tracking_of
+from pipeline.sweeps.run_summary import run_lines
 from pipeline.sweeps.stacks import describe_stacks, plan_stacks
-from pipeline.sweeps.summary import link_lines, log_summary, result_table, summary_links
+from pipeline.sweeps.summary import legend_lines, link_lines, log_summary, result_table, summary_links
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store, TrackingConfig
-from pipeline.wording import counted
+from pipeline.wording import command, counted, option
 
 messages = logging.getLogger("gradvitals.user")
 OUTER_OVERRIDES = ("experiment=", "hydra.", "tracking")  # not part of a run's name
 ACTIONS: dict[CellAction, str] = {
     "new": "trained",
     "resumed": "resumed",
-    "skipped": "skipped, finished before (FORCE=1 runs them again)",
-    "skipped (failed)": "skipped, failed before (RETRY=1 runs them again)",
+    "skipped": "skipped, finished before",
+    "skipped (failed)": "skipped, failed before",
     "retried": "retried",
     "rerun": "rerun",
     "rerun (unreadable)": "rerun, for their records could not be read",
 }
+AGAIN: dict[CellAction, str] = {"skipped": "force", "skipped (failed)": "retry"}  # the option that runs skipped cells
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,11 @@ class SweepResult:
         return result_table(self.sweep_id, self.results)
 
     def lines(self) -> list[str]:
-        """Return the failures, the links, and how many cells were run, resumed, skipped ..."""
-        failed = [r for r in self.results if r.status == "FAILED"]
-        lines = [f"failed: {r.name} (run {r.run_id}): {r.error}" for r in failed]
-        return [*lines, *self.links, count_actions(self.actions, len(self.results))]
+        """Return what the table's numbers mean, the failures, the links, and how many cells were run, skipped ..."""
+        failed = [f"failed: {r.name} (run {r.run_id}): {r.error}" for r in self.results if r.status == "FAILED"]
+        page = [f"one page about it: {command('report')} {option('sweep', self.sweep_id)}"] if self.is_logged else []
+        done = count_actions(self.actions, len(self.results))
+        return ["", *legend_lines(self.results), *failed, "", *page, *self.links, done]
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class SingleResult:
         store: The store of the run.
     """
 
+    job: CellJob
     result: RunResult
     action: CellAction
     links: Sequence[str]
@@ -146,22 +149,22 @@ class SingleResult:
         """1 if the run failed."""
         return int(self.result.error is not None)
 
-    def table(self) -> Table | None:
-        """Return the final numbers; None for a run that failed."""
-        if self.result.error:
-            return None
-        table = Table("quantity", "mean [95% interval] over replicates", title=self.result.name, title_justify="left")
-        for key, value in self.result.headline.items():
-            table.add_row(key, show(value))
-        return table
-
     def lines(self) -> list[str]:
-        """Return the failure or the divergences, and how to reproduce and open the run."""
-        r = self.result
-        lines = ["resumed an interrupted run (FORCE=1 starts a new one)"] if self.action == "resumed" else []
-        lines += [f"failed: {r.name} (run {r.run_id}): {r.error}"] if r.error else []
-        lines += [f"diverged: {d.finding.sentence()}" for d in r.divergences]
-        return lines if r.run_id == "none" else [*lines, f"run it again: make reproduce RUN={r.run_id}", *self.links]
+        """Return the failure, or verdict, chart and scores; and how to go on."""
+        r, run = self.result, self.job.run
+        if r.error:
+            lines = [f"failed: {r.name} (run {r.run_id}): {r.error}"]
+        else:
+            lines = run_lines(r, run.facts.description, run.length.last_step, run.config.replicates)
+        if self.action == "resumed":
+            lines.append(f"resumed an interrupted run ({option('force')} starts a new one)")
+        return lines if r.run_id == UNTRACKED else [*lines, *self._next_lines(), *self.links]
+
+    def _next_lines(self) -> list[str]:
+        """Return the commands that go on from here."""
+        short = self.result.run_id[:8]
+        trials = [f"try the changes: {command('prescribe', run=short)}"] if self.result.remedies else []
+        return [*trials, f"run it again: {command('reproduce', run=short)}"]
 
 
 def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str | None = None) -> SweepResult:
@@ -222,7 +225,7 @@ def run_single(overrides: Sequence[str], options: SweepOptions, config_dir: str 
         executor = SerialExecutor(store, options.run_options(tracking, 1, repeat=True), progress)
         ((_, done),) = executor.map(run_stack, [[job]])
     links = link_lines(store, store.run_link(done.result.run_id), "its page")
-    return SingleResult(done.result, done.action, links, store)
+    return SingleResult(job, done.result, done.action, links, store)
 
 
 def prepare_single(overrides: Sequence[str], config_dir: str | None = None) -> CellJob:
@@ -299,7 +302,12 @@ def report_interruption(count: Callable[[], int], total: int, noun: str) -> Iter
 def count_actions(actions: Sequence[CellAction], cells: int) -> str:
     """Return how many cells were run, resumed, skipped and so on, in one line."""
     counts = Counter(actions)
-    parts = [f"{counts[action]} {text}" for action, text in ACTIONS.items() if counts[action]]
+    parts = []
+    for action, text in ACTIONS.items():
+        if counts[action]:
+            them = "it" if counts[action] == 1 else "them"
+            again = f" ({option(AGAIN[action])} runs {them} again)" if action in AGAIN else ""
+            parts.append(f"{counts[action]} {text}{again}")
     if len(actions) < cells:
         parts.append(f"{cells - len(actions)} not run, for a cell failed")
     return f"{counted(cells, 'run')}: " + ", ".join(parts)

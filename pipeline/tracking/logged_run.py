@@ -30,6 +30,7 @@ from pipeline.tracking.tags import (
     THEORY_FILE,
 )
 from pipeline.training.records import COLUMNS
+from pipeline.wording import command
 
 HEADLINE_PROBES = (  # enough for the final numbers and the profiles of a sweep
     "delta_rms",
@@ -226,7 +227,8 @@ class LoggedRun:
                 raise
             raise ConfigError(
                 f"RUN={self.run_id}: its data cannot be read from {printable(files[0])}, which its config names; the "
-                "reason may quote that file and is not shown (`make data` with the same data.source keys shows it)"
+                "reason may quote that file and is not shown; the same data.source keys show it with "
+                f"`{command('data')}`"
             ) from refusal
 
     @cached_property

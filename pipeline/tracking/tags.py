@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
+from pipeline.wording import command
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -37,7 +38,7 @@ def in_sweep(sweep_id: str) -> str:
         ConfigError: The text cannot be a sweep's id.
     """
     if not re.fullmatch(r"[^'\"`\\%\s]+", sweep_id):
-        raise ConfigError(f"SWEEP={sweep_id}: must be a sweep's id, as make sweep printed it")
+        raise ConfigError(f"SWEEP={sweep_id}: must be a sweep's id, as `{command('sweep')}` printed it")
     return f"tags.{SWEEP_TAG} LIKE '%{sweep_id}%'"
 
 

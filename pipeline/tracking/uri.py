@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from pipeline.errors import ConfigError, StoreError, did_you_mean
 from pipeline.paths import store_folder
+from pipeline.wording import command
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
 SECRET = "***"  # noqa: S105 (shown in place of a secret)
@@ -106,7 +107,7 @@ class TrackingConfig:
         uri = self.resolved_uri()
         path = database_path(uri)
         if path is not None and not path.exists() and not path.is_symlink():
-            raise ConfigError(f"uri={uri}: no store there yet; `make sweep` or `make run` makes it")
+            raise ConfigError(f"uri={uri}: no store there yet; `{command('sweep')}` or `{command('run')}` makes it")
         return uri
 
 

@@ -66,6 +66,6 @@ def test_error_and_swept_value_with_square_brackets_do_not_end_the_sweep(folder:
     assert done.code == 1, done.err
     for text in (OPENING, CLOSING):
         assert f"ValueError: {text}" in done.out
-        assert f" '{text}' " in done.out, "the table has the swept value"
+        assert f"\n'{text}' " in done.out, "the table has the swept value"
     assert "━" in done.err, "bars are shown"
     assert "2 runs: 2 trained" in done.out

@@ -117,15 +117,16 @@ def test_no_file_of_a_run_gets_the_number_of_a_closed_stream(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-@pytest.mark.parametrize("argv", [("trace",), ("run", *SMOKE, 'name="\u03b4"')], ids=lambda argv: argv[0])
-def test_terminal_without_greek_letters_shows_escapes(
+@pytest.mark.parametrize("argv", [("trace",), ("run", *SMOKE, 'name="\u03b4\u2603"')], ids=lambda argv: argv[0])
+def test_terminal_without_greek_letters_spells_them(
     argv: tuple[str, ...], encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = [f"tracking.uri={empty(uri(tmp_path))}"] if argv[0] == "run" else []
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
     assert main([*argv, *store]) == 0
-    assert b"\\u03" in written.getvalue()
+    assert b"delta" in written.getvalue()
+    assert (b"\\u2603" in written.getvalue()) == (argv[0] == "run"), "a character without a spelling is an escape"
     written.getvalue().decode(encoding)
 
 

@@ -71,7 +71,7 @@ class VerifiedFolder:
         """Return the result as text."""
         manifest = self.manifest
         chains = sum(HEAD_TAG in run.facts.tags for run in self.runs)
-        comparison = "as given" if self.has_expected_seal else "compare it with the seal that export printed (SEAL=)"
+        comparison = "as given" if self.has_expected_seal else "compare it with the seal that export printed"
         return [
             f"{manifest.kind} {printable(manifest.id)}: all {len(manifest.files) + 1} files are as exported, "
             f"{chains} of {counted(len(self.runs), 'run')} with a valid hash chain",
@@ -84,7 +84,7 @@ def verify(folder: Path | str, seal: str | None = None) -> VerifiedFolder:
 
     Args:
         folder: The folder.
-        seal: The manifest's digest that ``make export`` printed, or its first 16 or more characters.
+        seal: The manifest's digest that export printed, or its first 16 or more characters.
 
     Raises:
         ConfigError: A file was changed, is missing, was added or is inconsistent.
@@ -106,7 +106,7 @@ def parse_folder(folder: Path | str) -> Path:
         ConfigError: The text is not a path.
     """
     if not str(folder) or "\0" in str(folder):
-        raise ConfigError("FROM=: is no path; allowed: a folder that `make export` wrote")
+        raise ConfigError("FROM=: is no path; allowed: a folder that export wrote")
     return Path(folder)
 
 
@@ -239,4 +239,4 @@ def _verify_displayed_files(folder: Path, entries: Mapping[str, Entry]) -> None:
         if name.endswith(".png") and "/" not in name and not is_png(folder / name):
             raise ConfigError(f"{name}: is no PNG file")
     if REPORT_FILE in entries and not html.is_inert(read_text(folder / REPORT_FILE)):
-        raise ConfigError(f"{REPORT_FILE}: is not a page that `make report` writes")
+        raise ConfigError(f"{REPORT_FILE}: is not a page that report writes")

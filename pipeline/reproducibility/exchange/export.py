@@ -45,6 +45,7 @@ from pipeline.tracking.run_logger import Point
 from pipeline.tracking.safe_reading import parse_yaml, read_text
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
+from pipeline.wording import option
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
@@ -78,7 +79,8 @@ def export(run: str | None, sweep: str | None, to: str, tracking: TrackingConfig
         ConfigError: There is no such run or sweep, it has not ended, or the folder cannot be written.
     """
     if (run is None) == (sweep is None):
-        raise ConfigError("export: exactly one of RUN=<run id> and SWEEP=<sweep id> must be given")
+        one_of = f"{option('run', '<run id>')} and {option('sweep', '<sweep id>')}"
+        raise ConfigError(f"export: exactly one of {one_of} must be given")
     target = parse_target(to)
     tracking.existing_uri()
     store = Store.open(tracking)
@@ -98,8 +100,8 @@ def export(run: str | None, sweep: str | None, to: str, tracking: TrackingConfig
 def _find_run(store: Store, run_id: str) -> Any:
     run = store.find(run_id)
     if run.data.tags.get("kind") == "sweep":
-        sweep_id = run.data.tags.get("sweep_summary")
-        raise ConfigError(f"RUN={run_id}: is the summary of a sweep; export the sweep with SWEEP={sweep_id}")
+        its_export = option("sweep", str(run.data.tags.get("sweep_summary")))
+        raise ConfigError(f"RUN={run_id}: is the summary of a sweep; export the sweep with {its_export}")
     return run
 
 

@@ -45,7 +45,7 @@ from pipeline.tracking.run_logger import QUEUE, Point, RunLogger
 from pipeline.tracking.safe_reading import printable, read_text
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, join
-from pipeline.wording import counted
+from pipeline.wording import command, counted
 
 LONGEST_NOTE = 3_000  # displayed characters of a description
 LOCK_TIMEOUT = 60  # seconds
@@ -95,7 +95,7 @@ def import_folder(folder: str, seal: str | None, tracking: TrackingConfig) -> Im
 
     Args:
         folder: The folder.
-        seal: The manifest's digest that ``make export`` printed, or its first 16 or more characters.
+        seal: The manifest's digest that export printed, or its first 16 or more characters.
         tracking: The store.
 
     Raises:
@@ -217,7 +217,7 @@ def _note(facts: RunFacts) -> str:
     original = re.sub(r"[<>&`~]", lambda match: replacements.get(match[0], "'"), original)
     text = (
         f"**Imported from a folder** (run {facts.run_id}). No value was measured by this store's owner; "
-        "`make reproduce` measures them again."
+        f"`{command('reproduce')}` measures them again."
     )
     return f"{text}\n\nOriginal description:\n\n```\n{original[:LONGEST_NOTE]}\n```" if original.strip() else text
 
@@ -228,7 +228,10 @@ def _write_run(log: RunLogger, store: Store, run: VerifiedRun) -> None:
         points.append(Point(str(key), float(value), int(timestamp), int(step)))
     for at in range(0, len(points), QUEUE):
         store.client.log(log.run_id, points[at : at + QUEUE], {}, {})
-    for name in (CONFIG_FILE, *ARTIFACTS):  # not the report: an imported page is untrusted, `make report` writes one
+    for name in (
+        CONFIG_FILE,
+        *ARTIFACTS,
+    ):  # not the report: an imported page is untrusted
         path = run.folder / name
         if path.is_file():
             log.file(path)

@@ -112,7 +112,7 @@ class Manifest:
         """
         path = folder / MANIFEST_FILE
         if path.is_symlink() or not path.is_file():
-            raise ConfigError(f"FROM={folder}: has no {MANIFEST_FILE}; is it a folder that `make export` wrote?")
+            raise ConfigError(f"FROM={folder}: has no {MANIFEST_FILE}; is it a folder that export wrote?")
         manifest = parse_json(cls, path)
         if manifest.format != FORMAT:
             raise ConfigError(f"{MANIFEST_FILE}: format={manifest.format}: unsupported; allowed: {FORMAT}")

@@ -29,7 +29,7 @@ from pipeline.runs.stack import run_stack
 from pipeline.sweeps.plan import source_tags, tracking_of
 from pipeline.sweeps.search.space import SearchConfig, short, text
 from pipeline.sweeps.search.study import Result, Study, result_of
-from pipeline.sweeps.search.summary import count_trials, log_search_summary, search_links, trial_table
+from pipeline.sweeps.search.summary import count_trials, log_search_summary, run_again, search_links, trial_table
 from pipeline.sweeps.sweep import choose_executor, open_store, report_interruption
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.metric_names import check_metric
@@ -37,7 +37,7 @@ from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import PRUNED_TAG, SWEEP_TAG
-from pipeline.wording import counted
+from pipeline.wording import command, counted
 
 KEY = "search"
 TRIAL_TAG = "optuna_trial"
@@ -91,7 +91,7 @@ class SearchResult:
 
     def lines(self) -> list[str]:
         """Return how the trials ended, how to run the best one again, and the links."""
-        best = f'the best again: make run ARGS="{" ".join(self.best)}"' if self.best else "no trial has a value"
+        best = f"the best again: {command(run_again(self.best))}" if self.best else "no trial has a value"
         return [count_trials(self.study), best, *self.links]
 
 

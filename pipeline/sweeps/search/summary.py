@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
-from pipeline.wording import counted
+from pipeline.wording import command, counted
 
 SHOWN = 12  # trials in tables; the file has all
 SETTLED_TAG = "settled"
@@ -93,6 +94,11 @@ def ending(trial: FrozenTrial) -> str:
     return f"{r.diverged} diverged" if r.diverged else "finished"
 
 
+def run_again(overrides: Sequence[str]) -> str:
+    """Return the command that runs a config again, without the program."""
+    return f"run {shlex.join(overrides)}"
+
+
 def markdown(
     name: str, study: Study, trials: Sequence[FrozenTrial], importances: dict[str, float], again: Sequence[str]
 ) -> str:
@@ -101,7 +107,7 @@ def markdown(
     lines = [f"**Search {name}** ({study.id}): {counted(len(trials), 'trial')} by {c.sampler} to {c.aim}.", ""]
     if best is not None and best.value is not None:
         values = ", ".join(f"{key} = {short(value)}" for key, value in best.params.items())
-        lines += [f"**Best: {best.value:.6g}** with {values}.", "", f'`make run ARGS="{" ".join(again)}"`', ""]
+        lines += [f"**Best: {best.value:.6g}** with {values}.", "", f"`{command(run_again(again))}`", ""]
     else:
         lines += ["No trial has a value.", ""]
     if any(importances.values()):

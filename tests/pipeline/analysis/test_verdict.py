@@ -35,7 +35,7 @@ from pipeline.analysis.classes import (
 )
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.expectation import Expectation, expect
-from pipeline.analysis.explanation import explain, learning_sentence
+from pipeline.analysis.explanation import advice, explain, learning_sentence
 from pipeline.analysis.flow import decades, flow_class
 from pipeline.analysis.remedies import remedies
 from pipeline.analysis.summary import Summary
@@ -59,7 +59,7 @@ class Seen:
     @property
     def explain(self) -> str:
         proposed = remedies(self.verdict, self.config, self.expectation)
-        return explain(self.verdict, self.config, self.expectation, proposed, self.summary.hidden_layers)
+        return f"{explain(self.verdict, self.config, self.expectation, self.summary.hidden_layers)} {advice(proposed)}"
 
 
 def judge_run(chosen: Config) -> Seen:

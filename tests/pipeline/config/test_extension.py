@@ -138,8 +138,8 @@ def test_own_parts_run_in_a_sweep_and_reproduce(
     uri = empty(f"sqlite:///{package / 'x.db'}")
     done = command(package, "sweep", *CHOICES, f"tracking.uri={uri}", *place)
     assert done.returncode == 0, done.stderr + done.stdout
-    line = next(line for line in done.stdout.splitlines() if "│ sine" in line)
-    run_id = line.split("│")[-2].strip()
+    line = next(line for line in done.stdout.splitlines() if line.startswith("sine"))
+    run_id = line.split()[-1]
     monkeypatch.syspath_prepend(str(package))
     assert main(["reproduce", run_id, "--uri", uri]) == 2
     assert "package 'mine' is not allowed" in capsys.readouterr().err

@@ -32,14 +32,14 @@ def refusal(done: Invocation) -> str:
             "hydra.run.dir=out: has no effect; runs are in the store; to choose its place write tr",
         ),
         ("hydra.sweep.dir=out", "write tracking.uri=sqlite:///FILE"),
-        ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect; for several processes write JOBS=n"),
-        ("+hydra.launcher.n_jobs=2", "write JOBS=n"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: has no effect; for several processes write --jobs n"),
+        ("+hydra.launcher.n_jobs=2", "write --jobs n"),
         ("hydra.job.chdir=true", "hydra.job.chdir=true: has no effect; of Hydra's settings, only hydra.searchpath has"),
         ("~hydra", "has no effect"),
-        ("hydra.sweeper.params={activation:[relu,tanh]}", "make sweep activation=relu,tanh"),
-        ("-m", "-m: no such option; a sweep is a command of its own: make sweep KEY=A,B"),
+        ("hydra.sweeper.params={activation:[relu,tanh]}", "gradvitals sweep activation=relu,tanh"),
+        ("-m", "-m: no such option; a sweep is a command of its own: gradvitals sweep KEY=A,B"),
         ("--multirun", "--multirun: no such option; a sweep is a command of its own"),
-        ("--cfg=job", "--cfg: no such option; make show prints the composed config"),
+        ("--cfg=job", "--cfg: no such option; gradvitals show prints the composed config"),
         ("--config-name=x", "--config-name: no such option; write experiment=NAME"),
         ("--config-path=x", "--config-path: no such option; write --config-dir DIR"),
     ],
@@ -53,9 +53,12 @@ def test_settings_of_hydras_own_command_line_name_what_to_write(command: str, ov
     [
         ("+experiment=depth", "+experiment=depth: this group is in the config already; write experiment=depth"),
         ("++data=iris", "++data=iris: this group is in the config already; write data=iris"),
-        ("activation=[relu,tanh]", "must name one option; several make a sweep: make sweep activation=relu,tanh"),
+        ("activation=[relu,tanh]", "must name one option; several make a sweep: gradvitals sweep activation=relu,tanh"),
         ("activation@output=[relu]", "must name one option"),
-        ("experiment=[depth,smoke]", "must name one option; several make a sweep: make sweep experiment=depth,smoke"),
+        (
+            "experiment=[depth,smoke]",
+            "must name one option; several make a sweep: gradvitals sweep exp",
+        ),
     ],
 )
 def test_group_gets_one_option(override: str, says: str) -> None:
@@ -204,7 +207,7 @@ def test_long_deep_and_recursive_overrides_are_refused_at_once(override: str, sa
         (("data=two_spirals", "data.source.examples=1000000000"), "data.source.examples=1000000000: must be <= 10000"),
         (("data=gaussian_noise", "data.source.inputs=1000000000"), "memory"),
         (("architecture.outputs=1000000000",), "architecture.outputs=1000000000: "),
-        (("architecture.hidden=[1000000000]",), "parameters"),
+        (("seed=0,1", "architecture.hidden=[1000000000]"), "parameters"),
         (("replicates=1000000000",), "replicates=1000000000: must be <= 100000"),
     ],
 )
@@ -219,9 +222,10 @@ def test_sizes_beyond_any_machine_are_refused_at_once(overrides: tuple[str, ...]
     [
         (("activation=relu,tanh", "seed=3,4"), "(cell activation=relu, seed=3)"),
         (("seed=3",), "(cell activation=sigmoid, architecture.depth=2)"),
+        ((), "(cell activation=sigmoid, architecture.depth=2)"),
         (("experiment=smoke",), "(cell activation=sigmoid)"),
     ],
 )
 def test_default_experiment_is_swept_unless_an_override_sweeps(overrides: tuple[str, ...], cell: str) -> None:
-    done = invoke("sweep", "--default-experiment", "depth", *overrides, "batching.size=99999")
+    done = invoke("sweep", *overrides, "batching.size=99999")
     assert refusal(done).endswith(f"{cell}\n")

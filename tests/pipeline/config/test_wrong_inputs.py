@@ -259,7 +259,7 @@ GRAMMAR = [
     )
 ]  # fmt: skip
 SWEEPS = [
-    wrong_run("activation=relu,tanh", says=("activation: several values make a sweep", "make sweep")),
+    wrong_run("activation=relu,tanh", says=("activation: several values make a sweep", "gradvitals sweep")),
     wrong_run("seed=1,2", says="seed: several values make a sweep"),
     wrong_sweep("activation=tanh,relu,rellu", says=("activation=rellu: no such option; did you mean relu?",)),
     wrong_sweep("seed=0,1,-1", says=("seed=-1: must be >= 0", "cell seed=-1")),
@@ -287,13 +287,12 @@ COMMANDS = [
     wrong_run("--config-dir", "{files}/broken", "activation=mine", says="mine.yaml"),
     wrong_run("--nope", says="No such option '--nope'"),
     Wrong(("rnu",), ("'rnu'", "'run'")),
-    Wrong((), ("Missing command",)),
     Wrong(("trace", "activation=sigmiod"), ("did you mean sigmoid?",)),
     Wrong(("trace", "data=digits"), ("architecture: ", "too large to print", "16")),
     Wrong(("show", "seed=-1"), ("seed=-1: must be >= 0",)),
     Wrong(("reproduce", "abc", "--uri", "foo"), ("tracking.uri=foo: ", "sqlite:///FILE")),
     Wrong(("reproduce", "abc", "--uri", "sqlite:///{store}/x.db"), ("x.db: no store there yet",)),
-    Wrong(("ui", "--uri", "sqlite:///{store}/x.db"), ("x.db: no store there yet", "make sweep")),
+    Wrong(("ui", "--uri", "sqlite:///{store}/x.db"), ("x.db: no store there yet", "gradvitals sweep")),
     Wrong(("ui", "--port", "99999"), ("PORT=99999: must be in 1 ... 65535",)),
     Wrong(("ui", "--port", "abc"), ("--port", "abc")),
 ]

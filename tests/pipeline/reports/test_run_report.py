@@ -186,7 +186,7 @@ def test_run_page_is_self_contained_and_complete(tracking: TrackingConfig, html:
     tags = run.data.tags
     for text in (
         tags["verdict_paragraph"].replace("`", ""),
-        f"make reproduce RUN={run.info.run_id}",
+        f"gradvitals reproduce {run.info.run_id}",
         tags["git.commit"],
         tags["config.sha256"],
         tags["data.sha256"],
@@ -279,7 +279,7 @@ def test_page_of_run_without_verdict_probes_or_training(tracking: TrackingConfig
     assert "1 replicate ·" not in page.text  # dots are CSS
     assert "1 replicate" in page.text
     assert "final_accuracy_test" in page.text
-    assert "0 epochs, 1 replicates from seed 0" in page.text, "the description replaces the verdict"
+    assert "0 epochs, 1 replicate from seed 0" in page.text, "the description replaces the verdict"
 
 
 def test_page_of_run_of_a_number_of_steps(tracking: TrackingConfig) -> None:
@@ -289,7 +289,7 @@ def test_page_of_run_of_a_number_of_steps(tracking: TrackingConfig) -> None:
     (run,) = store.client.search_runs([store.experiment_id])
     assert run.data.params["steps"] == "7"
     page = checked(report_run(open_store(tracking), run.info.run_id))
-    assert "7 steps, 1 replicates from seed 0" in page.text
+    assert "7 steps, 1 replicate from seed 0" in page.text
     assert "epoch" not in page.text.split("epochs: null")[0]
 
 

@@ -120,7 +120,7 @@ def test_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: Pa
     (logged,) = store.client.search_runs([store.experiment_id])
     assert logged.data.tags["verdict"] == "vanishing"
     assert "Gradients vanish" in logged.data.tags["mlflow.note.content"]
-    assert f"make prescribe RUN={logged.info.run_id}" in logged.data.tags["verdict_paragraph"]
+    assert f"gradvitals prescribe {logged.info.run_id}" in logged.data.tags["verdict_paragraph"]
     result = shown(lambda: prescribe(logged.info.run_id[:10], tracking, (), quiet=True))
     assert result.code == 0
     assert "flow better" in result.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import NO_FIGURES, sweep_command
+from support.commands import NO_FIGURES, invoke, sweep_command
 from support.packages import own_package
-from support.stores import assert_same, content, copied, empty, opened, uri
+from support.stores import assert_same, content, copied, empty, opened, runs, uri
 
 from pipeline.config.compose import compose_run
 from pipeline.errors import ConfigError
@@ -130,7 +131,7 @@ def test_finished_cells_are_skipped_unless_forced(original: tuple[Path, str], fi
     assert "2 runs: 2 trained" in original[1]
     code, text = swept(finished, TWO)
     assert code == 0
-    assert "2 skipped, finished before (FORCE=1 runs them again)" in text
+    assert "2 skipped, finished before (--force runs them again)" in text
     code, text = swept(finished, TWO, "tracking.experiment=gradvitals", "checkpoints.seconds=5")
     assert "2 skipped, finished before" in text
     assert statuses(finished) == {"d2": ["FINISHED"], "d3": ["FINISHED"]}
@@ -154,9 +155,9 @@ def test_larger_sweep_reuses_cells_of_a_smaller_one(finished: Path) -> None:
     small, large = (r.data.tags["sweep_summary"] for r in opened(finished).search("tags.kind = 'sweep'"))
     assert len(opened(finished).search(in_sweep(small))) == 2
     assert len(opened(finished).search(in_sweep(large))) == 3
-    rows = [line.split("│")[2:4] for line in text.splitlines() if line.startswith("│ ")]
+    rows = [line for line in text.splitlines() if re.match(r"[234] ", line)]
     assert len(rows) == 3
-    assert all("[" in row[0] for row in rows), "a cell that was finished before has its numbers in the table"
+    assert all("±" in row for row in rows), "a cell that was finished before has its numbers in the table"
 
 
 @pytest.mark.thorough
@@ -169,7 +170,7 @@ def test_failed_cells_are_retried_on_request_only(tmp_path: Path, flag: Path) ->
     code, text = swept(tmp_path, *own("fine", "fails"))
     assert code == 1
     assert "1 skipped, finished before" in text
-    assert "1 skipped, failed before (RETRY=1 runs them again)" in text
+    assert "1 skipped, failed before (--retry runs it again)" in text
     assert "boom" in text
     flag.unlink()
     code, text = swept(tmp_path, *own("fine", "fails"), retry=True)
@@ -474,3 +475,24 @@ def test_invalid_options_are_refused_in_one_line(
     assert message.startswith("error: ")
     assert "\n" not in message
     assert not (tmp_path / "store.db").exists()
+
+
+TWO_BY_TWO = [("relu", "0.1"), ("relu", "0.3"), ("tanh", "0.1"), ("tanh", "0.3")]
+
+
+@pytest.mark.parametrize(
+    ("words", "cells"),
+    [
+        (("activation=relu,tanh", "optimizer.learning_rate=0.1,0.3"), TWO_BY_TWO),
+        thorough(("activation=relu,tanh",), [("relu", "0.1"), ("tanh", "0.1")]),
+        thorough(("optimizer.learning_rate=0.1,0.3", "activation=elu"), [("elu", "0.1"), ("elu", "0.3")]),
+    ],
+)
+def test_words_sweep_exactly_their_values_over_the_defaults(
+    words: tuple[str, ...], cells: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    done = invoke("sweep", *words, "data=iris", "epochs=0", f"tracking.uri={uri(tmp_path)}")
+    assert done.code == 0, done.err
+    found = [run.data.params for run in runs(tmp_path, "tags.kind = 'run'")]
+    assert sorted((p["activation"], p["optimizer.learning_rate"]) for p in found) == cells
+    assert {p["architecture"] for p in found} == {"mlp"}, "the default, not that of the experiment depth"
