@@ -57,7 +57,8 @@ def _verdict_lines(result: RunResult, replicates: int) -> list[str]:
     lines = _wrapped(result.explanation)
     if " [" in result.explanation:
         of_mean = f"of the mean over {replicates} networks"
-        lines.append(f"[a, b]: 95% interval {'by the spread of networks in theory' if replicates == 1 else of_mean}")
+        origin = "from theory (replicates=5 measures it)" if replicates == 1 else of_mean
+        lines.append(f"[a, b]: 95% interval {origin}")
     return lines
 
 

@@ -36,9 +36,6 @@ COLUMNS = (
 )
 
 
-SCORES = ("final_accuracy_test", "final_r2_test")
-
-
 def frame(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return one row for each cell: swept values, status, and the final numbers with their intervals."""
     rows = []
@@ -144,9 +141,7 @@ def verdict_of(result: RunResult) -> str:
 
 
 def _cell(result: RunResult, key: str, formatted: Callable[[Estimate], str] = show) -> str:
-    if key in result.headline:
-        return formatted(result.headline[key])
-    return f"diverged at step {result.diverged_at}" if key in SCORES and result.diverged_fraction == 1 else "–"
+    return formatted(result.headline[key]) if key in result.headline else "–"
 
 
 def grid(name: str, results: Sequence[RunResult]) -> Figure | None:
