@@ -14,7 +14,7 @@ from experiments.verdicts.theory import Compared, compare, draw
 from experiments.verdicts.trials import train_config
 from pipeline.analysis.classes import HEALTHY, UNSURE
 from pipeline.analysis.expectation import expect
-from pipeline.analysis.explanation import explain
+from pipeline.analysis.explanation import advice, explain
 from pipeline.analysis.remedies import remedies
 from pipeline.config.compose import compose_run
 from pipeline.training.records import tidy
@@ -76,7 +76,7 @@ def judge_planted(planted: Planted) -> Judged:
     if verdict is None:
         return Judged(planted, (), "", 0)
     proposed = remedies(verdict, run.config, expectation)
-    text = explain(verdict, run.config, expectation, proposed, trained.summary.hidden_layers)
+    text = f"{explain(verdict, run.config, expectation, trained.summary.hidden_layers)} {advice(proposed)}"
     evidence = Evidence(tidy(trained.summary.records), run, expectation, text)
     with np.errstate(all="ignore"):
         return Judged(planted, verdict.classes, text, len(proposed), tuple(errors(evidence)))

@@ -439,5 +439,4 @@ RULES: tuple[tuple[str, Rule], ...] = (
         r"\([^)]+\)\.",
         _none,
     ),
-    (r"`make prescribe RUN=\S+` tries them\.", _none),
 )

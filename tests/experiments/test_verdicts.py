@@ -19,7 +19,7 @@ from experiments.verdicts.trials import FIT, Trial, train_config, try_first_reme
 from pipeline.analysis.classes import DIVERGED, EXPLODING, HEALTHY, TOO_HIGH, TOO_LOW, UNSURE, VANISHING
 from pipeline.analysis.comparisons import wilson
 from pipeline.analysis.expectation import expect
-from pipeline.analysis.explanation import explain
+from pipeline.analysis.explanation import advice, explain
 from pipeline.analysis.remedies import remedies
 from pipeline.config.compose import compose_run
 from pipeline.config.schema import build
@@ -160,11 +160,11 @@ def test_number_agrees_if_it_is_the_rounded_value(stated: str, value: float, exp
 
 
 def test_sentences_are_split_at_their_ends_only() -> None:
-    text = "δ shrinks by 0.5 [0.1, 0.9] decades. Or: x, `a=0.1` (by 2). `make prescribe RUN=...` tries them."
+    text = "δ shrinks by 0.5 [0.1, 0.9] decades. Or: x, `a=0.1` (by 2). `gradvitals prescribe 1f3a` tries them."
     assert split(text) == [
         "δ shrinks by 0.5 [0.1, 0.9] decades.",
         "Or: x, `a=0.1` (by 2).",
-        "`make prescribe RUN=...` tries them.",
+        "`gradvitals prescribe 1f3a` tries them.",
     ]
 
 
@@ -173,7 +173,8 @@ def test_wrong_long_and_unknown_sentences_are_found() -> None:
     expectation = expect(trained.run)
     assert trained.verdict is not None
     proposed = remedies(trained.verdict, trained.run.config, expectation)
-    text = explain(trained.verdict, trained.run.config, expectation, proposed, trained.summary.hidden_layers)
+    text = explain(trained.verdict, trained.run.config, expectation, trained.summary.hidden_layers)
+    text = f"{text} {advice(proposed)}"
 
     def wrong(changed: str) -> list[str]:
         return errors(Evidence(tidy(trained.summary.records), trained.run, expectation, changed))
