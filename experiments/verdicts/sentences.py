@@ -19,6 +19,7 @@ from scipy import stats
 from scipy.special import polygamma, psi
 
 from engine.arrays import Array
+from engine.optimizers import SGD, Adam
 from engine.theory import Profile
 from pipeline.analysis.expectation import Expectation
 from pipeline.training.prepare import PreparedRun
@@ -244,8 +245,22 @@ def _below_range(match: re.Match[str], evidence: Evidence) -> Pairs:
     yield match["hidden"], evidence.hidden
 
 
+def _sgd(evidence: Evidence) -> SGD:
+    optimizer = evidence.run.config.optimizer
+    if not isinstance(optimizer, SGD):
+        raise LookupError("the sentence is about SGD")
+    return optimizer
+
+
+def _adam(match: re.Match[str], evidence: Evidence) -> Pairs:
+    optimizer = evidence.run.config.optimizer
+    if not isinstance(optimizer, Adam):
+        raise LookupError("the sentence is about Adam")
+    yield match["epsilon"], optimizer.epsilon
+
+
 def _decay(match: re.Match[str], evidence: Evidence) -> Pairs:
-    sgd, steps = evidence.run.config.optimizer, max(evidence.frame["step"])
+    sgd, steps = _sgd(evidence), max(evidence.frame["step"])
     yield match["times"], float(sgd.weight_decay) / evidence.relative_gradient
     rate = float(sgd.learning_rate) / (1 - float(sgd.momentum))
     yield match["share"], 1 - math.exp(-rate * float(sgd.weight_decay) * steps)
@@ -269,7 +284,7 @@ def _large_inputs(match: re.Match[str], evidence: Evidence) -> Pairs:
 
 
 def _momentum(match: re.Match[str], evidence: Evidence) -> Pairs:
-    momentum = float(evidence.run.config.optimizer.momentum)
+    momentum = float(_sgd(evidence).momentum)
     yield match["momentum"], momentum
     yield match["steps"], 1 / (1 - momentum)
 
@@ -352,6 +367,11 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"The first layers hardly learn\.", _none),
     (r"A step that suits the last layers is far too long for the first\.", _none),
     (r"With one decade, one end would learn ten times as fast as the other\.", _none),
+    (
+        r"Adam divides each step by the size of its gradient: layers learn at similar speeds while gradients are well "
+        rf"above ε = (?P<epsilon>{_N})\.",
+        _adam,
+    ),
     (r"With one hidden layer, there is no flow between hidden layers to judge\.", _none),
     (r"Training diverged: some numbers are not finite\.", _none),
     (r"The numbers leave their range before the first step\.", _none),

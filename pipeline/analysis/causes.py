@@ -21,7 +21,7 @@ from pipeline.analysis.classes import (
     ZERO_RATE,
 )
 from pipeline.analysis.expectation import Expectation
-from pipeline.analysis.numbers import Numbers
+from pipeline.analysis.numbers import Numbers, momentum_of
 from pipeline.config.schema import Config
 from pipeline.data.prepared import DataFacts
 
@@ -62,7 +62,7 @@ def find_causes(
         causes.append(LARGE_WEIGHTS)
     if VANISHING in classes and by_width:
         causes.append(FINITE_WIDTH)
-    if steps_are_too_long and 1 / (1 - float(np.max(config.optimizer.momentum))) >= LONG_MEMORY:
+    if steps_are_too_long and 1 / (1 - momentum_of(config.optimizer)) >= LONG_MEMORY:
         causes.append(MOMENTUM)
     if TOO_LOW in classes:
         if not np.any(config.optimizer.learning_rate):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engine.optimizers import Adam, Optimizer
 from pipeline.analysis.classes import (
     AT_START,
     BLOCKED,
@@ -34,6 +35,7 @@ from pipeline.analysis.classes import (
 )
 from pipeline.analysis.estimates import Estimate, last_place, rounded, with_interval
 from pipeline.analysis.expectation import Expectation
+from pipeline.analysis.numbers import momentum_of
 from pipeline.analysis.remedies import Remedy, chi_of
 from pipeline.analysis.verdict import NOTHING, Verdict
 from pipeline.config.schema import Config
@@ -50,7 +52,7 @@ def explain(verdict: Verdict, config: Config, expectation: Expectation | None, h
         expectation: Mean-field prediction, if there is one.
         hidden: Number of hidden layers.
     """
-    sentences = [_class(name, verdict, hidden) for name in verdict.classes]
+    sentences = [_class(name, verdict, hidden, config.optimizer) for name in verdict.classes]
     sentences += [_cause(name, verdict, config) for name in verdict.causes]
     sentences += [
         _expected(verdict, config, expectation, hidden),
@@ -61,7 +63,7 @@ def explain(verdict: Verdict, config: Config, expectation: Expectation | None, h
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _class(name: str, verdict: Verdict, hidden: int) -> str:
+def _class(name: str, verdict: Verdict, hidden: int, optimizer: Optimizer) -> str:
     d = verdict.decades
     steps = max(hidden - 1, 1)
     factor = 10 ** (abs(float(d.mean)) / steps) if np.isfinite(d.mean) else math.nan
@@ -69,16 +71,13 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
     sentences = {
         VANISHING: (
             f"Gradients vanish: {between}, δ shrinks by {with_interval(d)} decades, a factor of "
-            f"{factor:.2g} a layer. The first layers hardly learn."
+            f"{factor:.2g} a layer. {_consequence(VANISHING, optimizer)}"
         ),
         EXPLODING: (
             f"Gradients explode: {between}, δ grows by {with_interval(d, -1)} decades, a factor of "
-            f"{factor:.2g} a layer. A step that suits the last layers is far too long for the first."
+            f"{factor:.2g} a layer. {_consequence(EXPLODING, optimizer)}"
         ),
-        HEALTHY: (
-            f"The gradient flow is healthy: {between}, δ {_change(d)}. With one decade, one end would "
-            "learn ten times as fast as the other."
-        ),
+        HEALTHY: (f"The gradient flow is healthy: {between}, δ {_change(d)}. {_consequence(HEALTHY, optimizer)}"),
         UNSURE: _unsure(d, between),
         SINGLE: "With one hidden layer, there is no flow between hidden layers to judge.",
         DIVERGED: "Training diverged: some numbers are not finite.",
@@ -107,8 +106,23 @@ def _class(name: str, verdict: Verdict, hidden: int) -> str:
     return sentences[name]
 
 
+def _consequence(flow: str, optimizer: Optimizer) -> str:
+    """Return what the gradient flow means for the speeds at which layers learn."""
+    if isinstance(optimizer, Adam):
+        return (
+            "Adam divides each step by the size of its gradient: layers learn at similar speeds while gradients are "
+            f"well above ε = {optimizer.epsilon:g}."
+        )
+    return {
+        VANISHING: "The first layers hardly learn.",
+        EXPLODING: "A step that suits the last layers is far too long for the first.",
+        HEALTHY: "With one decade, one end would learn ten times as fast as the other.",
+    }[flow]
+
+
 def _cause(name: str, verdict: Verdict, config: Config) -> str:
     """Return the sentence of a cause."""
+    momentum = momentum_of(config.optimizer)
     sentences = {
         f"{DIVERGED} {AT_START}": "The numbers leave their range before the first step.",
         f"{DIVERGED} {IN_TRAINING}": "The steps of the training made them so.",
@@ -122,15 +136,11 @@ def _cause(name: str, verdict: Verdict, config: Config) -> str:
         ),
         LARGE_WEIGHTS: "The initial weights or biases are too large.",
         FINITE_WIDTH: "The layers are narrow: finite width alone explains at least half of the loss.",
-        MOMENTUM: f"Momentum {float(config.optimizer.momentum):g} adds up about {_memory(config)} steps.",
+        MOMENTUM: f"Momentum {momentum:g} adds up about {1 / (1 - momentum):.0f} steps.",
         CLIPPING: f"Clipping shortens the first gradient to {_number(verdict, 'clipped', '.1g')} of its norm.",
         ZERO_RATE: "The rate is 0.",
     }
     return sentences[name]
-
-
-def _memory(config: Config) -> str:
-    return f"{1 / (1 - float(config.optimizer.momentum)):.0f}"
 
 
 def _number(verdict: Verdict, name: str, digits: str) -> str:

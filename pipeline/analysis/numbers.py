@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from engine.arrays import Array
+from engine.optimizers import SGD, Optimizer
 from pipeline.analysis.estimates import Estimate, estimate
 from pipeline.analysis.summary import RunningSummary
 from pipeline.config.schema import Config
@@ -30,9 +31,11 @@ def measure_numbers(
     - "cut off", "cut off at start": share of the replicates in which no error reaches the first layer
     - "largest step": ‖ΔW‖/‖W‖ of a step in the layer where it is largest, a median over measurements
     - "relative gradient": ‖∂C/∂W‖/‖W‖ at the start in the layer where it is largest
-    - "clipped": max_norm/‖∇C‖ at the start, if clipping is on
-    - "decay": λ‖W‖/‖∂C/∂W‖ at the start in the layer where it is smallest, with weight decay
+    - "clipped": max_norm/‖∇C‖ at the start, if SGD clips
+    - "decay": λ‖W‖/‖∂C/∂W‖ at the start in the layer where it is smallest, for SGD with weight decay
     - "decayed": 1 − exp(−Σ ηλ/(1 − μ)), the share of the weights that weight decay alone would take in the training
+
+    The last three compare terms of SGD's step. Adam divides the gradient by its size, so they are not measured for it.
 
     Args:
         summary: The records of the run.
@@ -57,7 +60,8 @@ def measure_numbers(
         "clipped": _clipped(summary, config),
     }
     decay = config.optimizer.weight_decay
-    if np.ndim(decay) == 0 and decay > 0 and relative is not None and float(relative.mean) > 0:
+    is_judged = isinstance(config.optimizer, SGD) and np.ndim(decay) == 0 and decay > 0
+    if is_judged and relative is not None and float(relative.mean) > 0:
         numbers["decay"] = exact(float(decay) / float(relative.mean))
         numbers["decayed"] = exact(_decayed(config, float(decay), last_step))
     return {name: number for name, number in numbers.items() if number is not None}
@@ -108,7 +112,7 @@ def _clipped(summary: RunningSummary, config: Config) -> Estimate | None:
     clipping = config.optimizer.clipping
     norms = [summary.at(probe, 0) for probe in ("gradient_norm", "bias_gradient_norm")]
     found = [record.values for record in norms if record is not None]
-    if clipping is None or np.ndim(clipping.max_norm) or not found:
+    if not isinstance(config.optimizer, SGD) or clipping is None or np.ndim(clipping.max_norm) or not found:
         return None
     with np.errstate(all="ignore"):
         length = np.sqrt(np.square(np.concatenate(found)).sum(axis=0))
@@ -116,8 +120,14 @@ def _clipped(summary: RunningSummary, config: Config) -> Estimate | None:
 
 
 def _decayed(config: Config, decay: float, last_step: int) -> float:
-    sgd = config.optimizer
+    optimizer = config.optimizer
     steps = np.unique(np.linspace(0, max(last_step - 1, 0), min(max(last_step, 1), SCHEDULE_SAMPLES)).astype(int))
-    factors = [float(sgd.learning_rate_schedule.factor(int(step), last_step)) for step in steps] if last_step else [0.0]
-    total = float(sgd.learning_rate) * decay * last_step * float(np.mean(factors)) / (1 - float(sgd.momentum))
+    schedule = optimizer.learning_rate_schedule
+    factors = [float(schedule.factor(int(step), last_step)) for step in steps] if last_step else [0.0]
+    total = float(optimizer.learning_rate) * decay * last_step * float(np.mean(factors)) / (1 - momentum_of(optimizer))
     return float(-np.expm1(-total))
+
+
+def momentum_of(optimizer: Optimizer) -> float:
+    """Return μ of SGD, by which a step is 1/(1 − μ) times as long; 0 for another optimizer."""
+    return float(np.max(optimizer.momentum)) if isinstance(optimizer, SGD) else 0.0

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from engine.activations import Activation, Elementwise, Relu, Tanh
+from engine.optimizers import SGD
 from engine.theory import MeanField, critical_weight_variance
 from pipeline.analysis.classes import (
     AT_START,
@@ -100,8 +101,8 @@ def remedies(verdict: Verdict, config: Config, expectation: Expectation | None) 
     if DEATH in classes:
         proposed += _rectifier(config, expectation)
         proposed.append(_leaky())
-    if diverges or (EXPLODING in classes and config.length(1).last_step):
-        proposed.append(_clip())
+    if (diverges or (EXPLODING in classes and config.length(1).last_step)) and isinstance(config.optimizer, SGD):
+        proposed.append(_clip())  # Adam's steps do not grow with the gradient
     if TOO_LOW in classes and CLIPPING not in causes:
         proposed += _faster(verdict, config)
     return list({remedy.name: remedy for remedy in proposed}.values())
@@ -226,11 +227,14 @@ def _no_clipping() -> Remedy:
 
 
 def _faster(verdict: Verdict, config: Config) -> list[Remedy]:
-    """Return a rate at which the first step changes the weights of one layer by a thousandth of their norm."""
+    """Return a rate at which the first step changes the weights of one layer by a thousandth of their norm.
+
+    Steps are proportional to the rate. That they are proportional to the gradient, too, holds for SGD only.
+    """
     relative, step = verdict.numbers.get("relative gradient"), verdict.numbers.get("largest step")
     if step is not None and float(step.mean) > 0:
         rate = config.optimizer.learning_rate * USUAL_STEP / float(step.mean)
-    elif relative is not None and float(relative.mean) > 0:
+    elif relative is not None and float(relative.mean) > 0 and isinstance(config.optimizer, SGD):
         rate = USUAL_STEP / float(relative.mean)
     else:
         return []
@@ -252,7 +256,7 @@ def _leaky() -> Remedy:
 def _slower(verdict: Verdict, config: Config) -> Remedy:
     """Return a tenth of the rate, or a rate at which the first step is no longer than ``LONG_STEP``."""
     rate, reason = 0.1 * float(config.optimizer.learning_rate), "steps overshoot: make them ten times smaller"
-    relative = verdict.numbers.get("relative gradient")
+    relative = verdict.numbers.get("relative gradient") if isinstance(config.optimizer, SGD) else None
     if relative is not None and math.isfinite(relative.mean) and float(relative.mean) * rate > LONG_STEP:
         rate, reason = LONG_STEP / float(relative.mean), _FIRST_STEP.format(LONG_STEP)
     rate = float(f"{rate:.2g}")

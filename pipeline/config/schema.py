@@ -11,7 +11,7 @@ from typing import Any, Literal
 from engine.activations import Activation
 from engine.costs import Cost
 from engine.initializers import Initializer
-from engine.optimizers import SGD
+from engine.optimizers import Optimizer
 from engine.probes import Probe
 from pipeline.config.architecture import Architecture
 from pipeline.config.instantiate import OWN_PACKAGES as OWN_PACKAGES
@@ -73,7 +73,7 @@ class Config:
         cost: The cost.
         init: Initialisers of weights and biases.
         batching: How each epoch is split into batches.
-        optimizer: SGD with its options.
+        optimizer: SGD or Adam with its options.
         data: The source and its split.
         probes: Probes by name.
         schedule: When to measure every probe without an entry in ``probe_schedules``.
@@ -94,7 +94,7 @@ class Config:
     cost: Cost
     init: Init
     batching: Batching
-    optimizer: SGD
+    optimizer: Optimizer
     data: DataConfig
     probes: Mapping[str, Probe]
     schedule: Schedule

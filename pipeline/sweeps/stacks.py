@@ -2,7 +2,8 @@
 
 Cells share a stack if they have the same shapes: architecture, activations, cost, batch sizes, number of steps, probes,
 measured steps, and the same terms of the optimizer. Seed, learning rate, momentum, weight decay, clipping bound,
-initialisation and data may differ. A stack changes no number: see :func:`pipeline.training.loop.train_stack`.
+initialisation and data may differ; β₁, β₂ and ε of Adam may not. A stack changes no number: see
+:func:`pipeline.training.loop.train_stack`.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _optimizer_terms(config: Config, raw_optimizer: Mapping[str, Any]) -> Any:
     if not is_stackable(optimizer):
         return raw_optimizer
     terms = {**raw_optimizer, "learning_rate": None}
-    terms |= {"momentum": bool(optimizer.momentum), "weight_decay": bool(optimizer.weight_decay)}
+    terms |= {name: bool(getattr(optimizer, name)) for name in optimizer.per_member_names if name != "learning_rate"}
     if optimizer.clipping is not None:
         terms["clipping"] = type(optimizer.clipping).__name__
     return terms

@@ -169,7 +169,7 @@ class Checkpoints:
     def _write_state(self, state: TrainingState) -> None:
         arrays: dict[str, Array] = {}
         for i, snapshot in enumerate([state.now, *state.recent]):
-            arrays |= {f"theta_{i}": snapshot.theta, f"velocity_{i}": snapshot.velocity}
+            arrays |= {f"theta_{i}": snapshot.theta, f"optimizer_state_{i}": snapshot.optimizer_state}
             arrays |= {f"state_{i}_{name}": array for name, array in snapshot.state.items()}
         if state.previous is not None:
             arrays["previous"] = state.previous
@@ -243,4 +243,4 @@ def _read_segment(path: Path) -> list[Record]:
 def _snapshot(arrays: Mapping[str, Array], i: int, step: int) -> TrainerState:
     prefix = f"state_{i}_"
     state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return TrainerState(step, arrays[f"theta_{i}"], arrays[f"velocity_{i}"], state)
+    return TrainerState(step, arrays[f"theta_{i}"], arrays[f"optimizer_state_{i}"], state)

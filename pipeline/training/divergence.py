@@ -187,7 +187,7 @@ class DivergenceMonitor:
             x, y = trainer.next_batch()
             trainer.network.forward(x)
             trainer.network.backward(y, config.cost)
-            trainer.optimizer.propose(trainer.network, trainer.velocity, trainer.step, trainer.total_steps)
+            trainer.optimizer.propose(trainer.network, trainer.optimizer_state, trainer.step, trainer.total_steps)
             computed = trainer.computed(y, previous)
             previous = trainer.network.grad.copy()
             last.append(measure(computed, probes, trainer.step)[0])

@@ -154,7 +154,7 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
         x, y = trainer.next_batch()
         trainer.network.forward(x)
         trainer.network.backward(y, config.cost)
-        trainer.optimizer.propose(trainer.network, trainer.velocity, step, trainer.total_steps)
+        trainer.optimizer.propose(trainer.network, trainer.optimizer_state, step, trainer.total_steps)
         computed = trainer.computed(y, previous)
         previous = trainer.network.grad.copy() if comparing.next_step == step + 1 else None
         timer.mark("step")

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from engine.arrays import Array
 from engine.network import Network
-from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer
+from engine.optimizers import SGD, Adam, ClipGlobalNorm, ClipPerLayer, Optimizer
 from engine.probes import Step
 from pipeline.data.prepare import Data
 from pipeline.training.prepare import PreparedRun, blocks_of, build_network
@@ -31,13 +32,13 @@ class TrainerState:
     Attributes:
         step: Number of updates made.
         theta: Parameters [R, P].
-        velocity: The optimizer's memory [R, P]; empty without momentum.
+        optimizer_state: The optimizer's state [R, ...], such as the velocity [R, P]; empty if it has none.
         state: Arrays of the network's blocks that are not parameters, such as running statistics, by name.
     """
 
     step: int
     theta: Array
-    velocity: Array
+    optimizer_state: Array
     state: Mapping[str, Array]
 
 
@@ -46,7 +47,7 @@ class TrainingState:
     """Everything that the rest of a cell's run depends on, before a step.
 
     Attributes:
-        now: Step, θ and the optimizer's memory.
+        now: Step, θ and the optimizer's state.
         previous: ∇C of the step before [R, P], if a probe compares with it at this step.
         active: Replicates that have not diverged.
         known_harmless, recent: The state of the :class:`DivergenceMonitor`.
@@ -121,8 +122,8 @@ class Trainer:
         runs: The runs of the cells that are in training.
         data: The rows of all cells.
         network: The stack [C, R].
-        optimizer: SGD with the hyperparameters of all cells.
-        velocity: The optimizer's memory [C, R, P]; empty without momentum.
+        optimizer: The optimizer with the hyperparameters of all cells.
+        optimizer_state: Its state [C, R, ...]; empty if it has none.
         step: Number of the next step.
         rows: Row numbers of the last drawn batch, [R, B] for each data set.
     """
@@ -134,7 +135,7 @@ class Trainer:
         first = self.runs[0].config
         self.network = Network(blocks_of(self.runs[0]), (len(runs), first.replicates), first.dtype)
         self.optimizer = stacked_optimizer([run.config.optimizer for run in runs])
-        self.velocity = self.optimizer.start(self.network)
+        self.optimizer_state = self.optimizer.start(self.network)
         self.step = 0
         if start is None:
             for cell, run in enumerate(runs):
@@ -143,8 +144,8 @@ class Trainer:
             self.step = start[0].step
             for cell, saved in enumerate(start):
                 self.network.theta[cell] = saved.theta
-                if self.velocity.size:
-                    self.velocity[cell] = saved.velocity
+                if self.optimizer_state.size:
+                    self.optimizer_state[cell] = saved.optimizer_state
                 for name, array in self.network.state().items():
                     array[cell] = saved.state[name]
         self.data = StackData(self.runs, self.step)
@@ -190,13 +191,13 @@ class Trainer:
 
     def snapshot(self) -> list[TrainerState]:
         """Return a copy of the state of each cell."""
-        theta, velocity = self.network.theta.copy(), self.velocity.copy()
+        theta, optimizer_state = self.network.theta.copy(), self.optimizer_state.copy()
         state = {name: array.copy() for name, array in self.network.state().items()}
         return [
             TrainerState(
                 self.step,
                 theta[cell],
-                velocity[cell] if velocity.size else velocity,
+                optimizer_state[cell] if optimizer_state.size else optimizer_state,
                 {name: array[cell] for name, array in state.items()},
             )
             for cell in range(len(self.runs))
@@ -224,17 +225,17 @@ class Trainer:
         for name, array in self.network.state().items():
             array[...] = state[name][kept]
         self.optimizer = stacked_optimizer([run.config.optimizer for run in self.runs])
-        if self.velocity.size:
-            self.velocity = self.velocity[kept]
+        if self.optimizer_state.size:
+            self.optimizer_state = self.optimizer_state[kept]
         self.data.keep(kept)
 
 
-def is_stackable(optimizer: SGD) -> bool:
+def is_stackable(optimizer: Optimizer) -> bool:
     """Return whether the optimizer's classes take one number per cell. A class of the user's own may not."""
-    return type(optimizer) is SGD and type(optimizer.clipping) in (type(None), ClipGlobalNorm, ClipPerLayer)
+    return type(optimizer) in (SGD, Adam) and type(optimizer.clipping) in (type(None), ClipGlobalNorm, ClipPerLayer)
 
 
-def stacked_optimizer(optimizers: Sequence[SGD]) -> SGD:
+def stacked_optimizer(optimizers: Sequence[Optimizer]) -> Optimizer:
     """Return one optimizer with the hyperparameters [C, 1] of all cells.
 
     The same terms are on in all of them. Optimizers that are not stackable are equal.
@@ -246,16 +247,14 @@ def stacked_optimizer(optimizers: Sequence[SGD]) -> SGD:
     def column(values: Sequence[object]) -> Array:
         return np.array(values, dtype=np.float64)[:, None]
 
-    clipping = first.clipping
-    if clipping is not None:
-        clipping = replace(clipping, max_norm=column([o.clipping.max_norm for o in optimizers if o.clipping]))
-    return replace(
-        first,
-        learning_rate=column([o.learning_rate for o in optimizers]),
-        momentum=column([o.momentum for o in optimizers]),
-        weight_decay=column([o.weight_decay for o in optimizers]),
-        clipping=clipping,
-    )
+    columns: dict[str, Any] = {
+        name: column([getattr(optimizer, name) for optimizer in optimizers]) for name in first.per_member_names
+    }
+    if first.clipping is not None:
+        bounds = column([optimizer.clipping.max_norm for optimizer in optimizers if optimizer.clipping])
+        columns["clipping"] = replace(first.clipping, max_norm=bounds)
+    stacked: Optimizer = replace(first, **columns)  # type: ignore[type-var]  # SGD or Adam, which are dataclasses
+    return stacked
 
 
 def _batches(run: PreparedRun, data: Data) -> Iterator[Array]:

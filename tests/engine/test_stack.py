@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ from engine.initializers import Constant as ConstantWeights
 from engine.initializers import Gaussian, GaussianFanIn, Orthogonal, initialize
 from engine.learning_rates import Constant, Cosine
 from engine.network import Dense, Network
-from engine.optimizers import SGD, ClipGlobalNorm, ClipPerLayer, Clipping
+from engine.optimizers import SGD, Adam, ClipGlobalNorm, ClipPerLayer, Clipping, Optimizer
 from engine.probes import traits_of
 
 FAST = {key: probe for key, probe in PROBES.items() if not traits_of(probe).costly}
@@ -48,23 +50,23 @@ def each(values: PerMember, k: int) -> PerMember:
     return values if isinstance(values, float) else float(values.reshape(-1)[k])
 
 
-def optimizer_of(optimizer: SGD, k: int) -> SGD:
+def optimizer_of(optimizer: SGD | Adam, k: int) -> Optimizer:
     """Return the optimizer of member k alone."""
     clipping = optimizer.clipping
     if isinstance(clipping, ClipGlobalNorm | ClipPerLayer):
         clipping = type(clipping)(each(clipping.max_norm, k))
-    rate, momentum, decay = (each(v, k) for v in (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay))
-    return SGD(rate, momentum, optimizer.nesterov, decay, clipping, optimizer.learning_rate_schedule)
+    own: dict[str, Any] = {name: each(getattr(optimizer, name), k) for name in optimizer.per_member_names}
+    return replace(optimizer, clipping=clipping, **own)
 
 
 @np.errstate(all="ignore")
-def trained(net: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD) -> Iterator[Array]:
+def trained(net: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: Optimizer) -> Iterator[Array]:
     """Yield all arrays of a few steps of training and of a final evaluation."""
-    velocity = optimizer.start(net)
+    state = optimizer.start(net)
     for step, (x, y) in enumerate(batches):
         net.forward(x)
         net.backward(y, cost)
-        optimizer.propose(net, velocity, step, len(batches))
+        optimizer.propose(net, state, step, len(batches))
         for layer in net.layers:
             yield from (layer.z, layer.a, layer.delta)
         yield from (net.cost(y, cost), net.grad, net.update)
@@ -81,7 +83,7 @@ def same(stacked: Array, index: tuple[int, ...], alone: Array) -> bool:
 
 
 def assert_stack_equals_loop(
-    stack: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD, shared: bool = False
+    stack: Network, batches: list[tuple[Array, Array]], cost: Cost, optimizer: SGD | Adam, shared: bool = False
 ) -> None:
     """Train a stack and each of its members alone, and compare the bytes of all arrays."""
     members = [(k, index, member(stack, index)) for k, index in enumerate(np.ndindex(stack.ensemble))]
@@ -93,7 +95,7 @@ def assert_stack_equals_loop(
 
 
 @st.composite
-def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD:
+def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD | Adam:
     """Draw an optimizer whose hyperparameters are one number or one per member."""
 
     def value(low: float, high: float) -> PerMember:
@@ -102,13 +104,17 @@ def optimizers(draw: st.DrawFn, ensemble: tuple[int, ...]) -> SGD:
         count = int(np.prod(ensemble))
         return np.array(draw(st.lists(st.floats(low, high), min_size=count, max_size=count))).reshape(ensemble)
 
-    momentum = value(0.1, 0.95) if draw(st.booleans()) else 0.0
     decay = value(0.001, 0.1) if draw(st.booleans()) else 0.0
     clipping: Clipping | None = None
     if (kind := draw(st.sampled_from([None, ClipGlobalNorm, ClipPerLayer]))) is not None:
         clipping = kind(value(0.01, 2.0))
+    rate, schedule = value(0.0, 0.5), draw(st.sampled_from([Constant(), Cosine(0.1)]))
+    if draw(st.booleans()):
+        beta1, beta2 = draw(st.sampled_from([(0.9, 0.999), (0.0, 0.5), (0.7, 0.0)]))
+        return Adam(rate, beta1, beta2, draw(st.sampled_from([1e-8, 1e-30, 0.1])), decay, clipping, schedule)
+    momentum = value(0.1, 0.95) if draw(st.booleans()) else 0.0
     nesterov = bool(np.any(momentum)) and draw(st.booleans())
-    return SGD(value(0.0, 0.5), momentum, nesterov, decay, clipping, draw(st.sampled_from([Constant(), Cosine(0.1)])))
+    return SGD(rate, momentum, nesterov, decay, clipping, schedule)
 
 
 @settings(max_examples=examples(90), deadline=None)
@@ -291,9 +297,16 @@ def test_values_do_not_depend_on_the_memory_layout_of_the_input(layout: str, uni
     assert same(stacked, (1,), gradient(member(net, (1,)), x[1], y[1], costs.HalfSquaredError()))
 
 
-@pytest.mark.parametrize("clipping", [ClipGlobalNorm(1e-3), ClipPerLayer(1e-3)], ids=["global", "per_layer"])
-def test_diverged_members_do_not_change_other_members(clipping: Clipping) -> None:
-    optimizer = SGD(0.1, 0.9, False, 0.01, clipping, Constant())
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(0.1, 0.9, False, 0.01, ClipGlobalNorm(1e-3), Constant()),
+        SGD(0.1, 0.9, False, 0.01, ClipPerLayer(1e-3), Constant()),
+        Adam(0.1, 0.9, 0.999, 1e-8, 0.01, ClipPerLayer(1e-3), Constant()),
+    ],
+    ids=["global", "per_layer", "Adam"],
+)
+def test_diverged_members_do_not_change_other_members(optimizer: Optimizer) -> None:
     stack = network([4, 6, 3], [act.Relu(), act.Identity()], (3,))
     alone = member(stack, (2,))
     stack.theta[0] = np.inf
@@ -312,6 +325,9 @@ def test_optimizer_terms_on_for_some_members_only_are_refused(sgd: str) -> None:
     values: dict[str, PerMember] = {"momentum": 0.0, "weight_decay": 0.0, sgd: np.array([0.0, 0.1])}
     with pytest.raises(ValueError, match=rf"^{sgd}=.*: must be 0 for all members or for none"):
         SGD(0.1, values["momentum"], False, values["weight_decay"], None, Constant())
+    if sgd == "weight_decay":
+        with pytest.raises(ValueError, match=r"^weight_decay=.*: must be 0 for all members or for none"):
+            Adam(0.1, 0.9, 0.999, 1e-8, values["weight_decay"], None, Constant())
 
 
 PASSES = ["network", "residual", "normalisation", "costs", "optimizers", "probes/*"]

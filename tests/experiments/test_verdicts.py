@@ -168,8 +168,10 @@ def test_sentences_are_split_at_their_ends_only() -> None:
     ]
 
 
-def test_wrong_long_and_unknown_sentences_are_found() -> None:
-    trained = train_config(compose_run(["data=iris", "architecture=deep", "epochs=0", "replicates=3"]))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_wrong_long_and_unknown_sentences_are_found(optimizer: str) -> None:
+    keys = ["data=iris", "architecture=deep", "epochs=0", "replicates=3", f"optimizer={optimizer}"]
+    trained = train_config(compose_run(keys))
     expectation = expect(trained.run)
     assert trained.verdict is not None
     proposed = remedies(trained.verdict, trained.run.config, expectation)

@@ -100,6 +100,7 @@ def prepared(
 RESUMED = {
     "plain": [],
     "momentum and comparing probes": ["optimizer=momentum", "probes=full", "schedule=every", "data.subset=100"],
+    "Adam": ["optimizer=adam", "optimizer.weight_decay=0.01", "data.subset=100"],
     "with replacement, float32": ["batching=with_replacement", "dtype=float32", "optimizer=nesterov"],
     "diverges": ["init=gaussian", "init.weights.std=1e60", "activation=relu", "optimizer.learning_rate=1e80"],
     "trains on after diverging": [
@@ -115,5 +116,5 @@ def first_step(run: PreparedRun) -> Trainer:
     x, y = trainer.next_batch()
     trainer.network.forward(x)
     trainer.network.backward(y, run.config.cost)
-    trainer.optimizer.propose(trainer.network, trainer.velocity, 0, trainer.total_steps)
+    trainer.optimizer.propose(trainer.network, trainer.optimizer_state, 0, trainer.total_steps)
     return trainer

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from engine.arrays import Array
 from engine.costs import Cost, HalfSquaredError
+from engine.optimizers import SGD
 from pipeline.analysis.classes import (
     BLOCKED,
     DEATH,
@@ -26,6 +27,7 @@ from pipeline.analysis.classes import (
     EXPLODING,
     HEALTHY,
     IDENTICAL,
+    MOMENTUM,
     SATURATION,
     SINGLE,
     TOO_HIGH,
@@ -248,6 +250,7 @@ def test_verdict_is_independent_of_cost_scale(activation: str) -> None:
     )  # fmt: skip
     one = judge_run(chosen).verdict
     factor = 2.0**20  # the same units for the rate: a power of two, so not a bit changes
+    assert isinstance(chosen.optimizer, SGD)
     rate = chosen.optimizer.learning_rate / factor
     optimizer = dataclasses.replace(chosen.optimizer, learning_rate=rate)
     other = judge_run(dataclasses.replace(chosen, cost=TimesCost(factor), optimizer=optimizer)).verdict
@@ -524,6 +527,47 @@ def test_steps_that_change_nothing_are_seen_at_once_and_the_rate_follows_from_th
     first = tried.summary.at("update_to_weight", 0)
     assert first is not None
     assert float(first.values.max(axis=0).mean()) == pytest.approx(1e-3, rel=0.15)
+
+
+def test_rate_proposed_for_adam_follows_from_its_measured_steps_only() -> None:
+    """Its steps are not the gradient times a rate: without a measured step there is no rate to propose."""
+    keys = (*deep(3), "activation=tanh", "init=lecun_normal", "steps=2", "epochs=null", "optimizer=adam")
+    seen = judge_of(*keys, "optimizer.learning_rate=1e-12")
+    assert seen.verdict.classes == (TOO_LOW,)
+    (proposed,) = remedies(seen.verdict, seen.config, seen.expectation)
+    first = judge_of(*keys, "probes=standard", proposed.overrides).summary.at("update_to_weight", 0)
+    assert first is not None
+    assert 0.5e-3 < float(first.values.max(axis=0).mean()) < 2e-3
+    still = judge_of(*keys, "optimizer.learning_rate=0")
+    assert still.verdict.classes == (TOO_LOW,)
+    assert remedies(still.verdict, still.config, still.expectation) == []
+
+
+@pytest.mark.parametrize("name", [VANISHING, EXPLODING, HEALTHY])
+def test_explanation_says_that_steps_of_adam_do_not_follow_the_size_of_gradients(name: str) -> None:
+    sgd, adam = judge_of(*EXAMPLES[name]), judge_of(*EXAMPLES[name], "optimizer=adam")
+    assert adam.verdict.classes == sgd.verdict.classes
+    assert "Adam" not in sgd.explain
+    assert "layers learn at similar speeds while gradients are well above ε = 1e-08" in adam.explain
+    assert not re.search("hardly learn|far too long|ten times as fast", adam.explain)
+
+
+def test_momentum_clipping_and_decay_are_judged_for_sgd_only() -> None:
+    """Adam divides by the size of the gradient, so these numbers do not describe its steps."""
+    keys = (*deep(3), *UNTRAINED, "clipping@optimizer.clipping=global_norm", "optimizer.weight_decay=0.1")
+    numbers = {"clipped", "decay", "decayed"}
+    assert numbers <= set(judge_of(*keys).verdict.numbers)
+    assert not numbers & set(judge_of(*keys, "optimizer=adam").verdict.numbers)
+    overshoot = judge_of(*deep(5), *TRAINED, "optimizer=adam", "optimizer.learning_rate=30.0")
+    assert TOO_HIGH in overshoot.verdict.classes
+    assert MOMENTUM not in overshoot.verdict.causes
+
+
+def test_clipping_is_proposed_for_sgd_only() -> None:
+    """Adam's steps are about η long in any case."""
+    keys = (*(key for key in EXAMPLES[EXPLODING] if key not in UNTRAINED), "epochs=1", "replicates=3")
+    assert "clipping" in judge_of(*keys).explain
+    assert "clipping" not in judge_of(*keys, "optimizer=adam").explain
 
 
 def test_expected_decades_are_means_of_logarithms_with_their_finite_width_term() -> None:

@@ -297,4 +297,4 @@ def test_chosen_clipping_is_built(name: str) -> None:
     """A clipping group in the wrong place would compose to null silently."""
     built = build(compose_run([f"clipping@optimizer.clipping={name}", "optimizer.clipping.max_norm=0.5"]))
     assert built.optimizer.clipping is not None
-    assert dataclasses.asdict(built.optimizer)["clipping"] == {"max_norm": 0.5}
+    assert built.optimizer.clipping.max_norm == 0.5

@@ -53,6 +53,9 @@ OPTIMIZERS = [
     ("optimizer=nesterov", "optimizer.weight_decay=0.01"),
     ("optimizer=sgd", f"{CLIPPING}=global_norm", "optimizer.clipping.max_norm=0.1"),
     ("optimizer=momentum", f"{CLIPPING}=per_layer", "optimizer.clipping.max_norm=0.1"),
+    ("optimizer=adam",),
+    ("optimizer=adam", "optimizer.weight_decay=0.01", "optimizer.beta1=0"),
+    ("optimizer=adam", f"{CLIPPING}=global_norm", "optimizer.clipping.max_norm=0.1"),
 ]
 INITIALISERS = [
     ("init=he_normal",),
@@ -98,11 +101,11 @@ def sweeps(draw: st.DrawFn) -> list[tuple[str, ...]]:
     for _ in range(draw(st.integers(2, 4))):
         own = [f"seed={draw(st.integers(0, 3))}", *draw(st.sampled_from(INITIALISERS))]
         own.append(f"optimizer.learning_rate={draw(st.sampled_from([0.0, 0.01, 0.3, 1e30]))}")
-        if "optimizer=sgd" not in optimizer:
+        if optimizer[0] in ("optimizer=momentum", "optimizer=nesterov"):
             own.append(f"optimizer.momentum={draw(st.sampled_from([0.5, 0.9]))}")
         if "optimizer.weight_decay=0.01" in optimizer:
             own.append(f"optimizer.weight_decay={draw(st.sampled_from([0.1, 0.001]))}")
-        if len(optimizer) == 3:
+        if "optimizer.clipping.max_norm=0.1" in optimizer:
             own.append(f"optimizer.clipping.max_norm={draw(st.sampled_from([1e-3, 1.0]))}")
         own.append(f"data.standardise={draw(st.booleans())}")
         cells.append((*shared, *own))
@@ -137,6 +140,11 @@ SMALL = ("data=iris", "architecture.hidden=[5,4]", "epochs=1", "batching.size=20
         ("probes=none", "probes=essential"),
         ("optimizer=sgd", "optimizer=momentum"),
         ("optimizer=momentum", "optimizer=nesterov"),
+        ("optimizer=momentum", "optimizer=adam"),
+        ("optimizer=adam optimizer.beta1=0.9", "optimizer=adam optimizer.beta1=0.8"),
+        ("optimizer=adam optimizer.beta2=0.9", "optimizer=adam optimizer.beta2=0.8"),
+        ("optimizer=adam optimizer.epsilon=1e-8", "optimizer=adam optimizer.epsilon=1e-7"),
+        ("optimizer=adam optimizer.weight_decay=0", "optimizer=adam optimizer.weight_decay=0.1"),
         ("optimizer.weight_decay=0", "optimizer.weight_decay=0.1"),
         ("optimizer=sgd", f"{CLIPPING}=global_norm optimizer.clipping.max_norm=1"),
         ("divergence.stop=true", "divergence.stop=false"),
@@ -279,7 +287,7 @@ def test_optimizer_of_the_users_own_keeps_its_numbers() -> None:
 
     @dataclass(frozen=True)
     class Signs(SGD):
-        def propose(self, network: Network, velocity: Array, step: int, total_steps: int) -> Array:
+        def propose(self, network: Network, state: Array, step: int, total_steps: int) -> Array:
             return np.multiply(np.sign(network.grad), -self.learning_rate, out=network.update)
 
     runs = []

@@ -19,6 +19,7 @@ from support.configs import REGRESSION, Table, config, records, table
 from support.stores import empty, opened, runs, uri
 
 from engine.arrays import Array
+from engine.optimizers import SGD
 from engine.probes import Layer, traits_of
 from pipeline.config.schedules import Every, FirstAndLast, Schedule
 from pipeline.config.schema import Config, DivergenceConfig
@@ -85,6 +86,7 @@ def test_replayed_steps_are_reported() -> None:
 @np.errstate(all="ignore")
 def first_by_hand(c: Config) -> tuple[int, int | None, str, int]:
     """Return step, layer, quantity and count for one replicate: equations (1) to (6) and momentum in plain loops."""
+    assert isinstance(c.optimizer, SGD)
     prepared = prepare_run(c)
     start, top = build_network(prepared).layers, len(prepared.sizes) - 1
     W, b = [x.W[0].copy() for x in start], [x.b[0].copy() for x in start]
