@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import product
 
 import numpy as np
 
@@ -121,10 +122,10 @@ class RunningSummary:
                     values[f"decades_lost_per_layer_{probe}_{when}"] = lost / (self.hidden_layers - 1)
         if self.has_diverged:
             return values
-        for quantity in ("cost/train", "cost/test", "accuracy/train", "accuracy/test", "r2/train", "r2/test"):
-            record = self.at(quantity, -1)
+        for quantity, part in product(("cost", "accuracy", "r2"), ("train", "validation", "test")):
+            record = self.at(f"{quantity}/{part}", -1)
             if record is not None:
-                values[f"final_{quantity.replace('/', '_')}"] = record.values[0]
+                values[f"final_{quantity}_{part}"] = record.values[0]
         return values
 
 

@@ -38,7 +38,7 @@ class Evaluation:
     """When and on how many examples to compute cost and accuracy (R² for a regression).
 
     Args:
-        schedule: The steps.
+        schedule: The steps. The validation set is used whole at each of them.
         train_examples: Largest number of training examples, the first of each replicate.
         intermediate_test_examples: Largest number of test examples at every evaluation but the last, which uses the
             whole test set; None for no such limit. The training examples are the same in all, so that costs compare.
@@ -209,11 +209,15 @@ OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search")
 def scientific(raw_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that a run's numbers depend on.
 
-    ``steps=null`` is left out, so that the config equals that of an older run without the key.
+    ``steps=null`` and ``data.validation_fraction=0`` are left out, so that the config equals that of an older run
+    without the keys.
     """
     plain = {key: value for key, value in raw_config.items() if key not in OUTER_KEYS}
     if plain.get("steps", 0) is None:
         del plain["steps"]
+    data = plain.get("data")
+    if isinstance(data, Mapping) and data.get("validation_fraction") == 0:
+        plain["data"] = {key: value for key, value in data.items() if key != "validation_fraction"}
     return plain
 
 

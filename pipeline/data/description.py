@@ -35,13 +35,14 @@ class TableDescription:
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a run is trained and tested on.
+    """What a run is trained, validated and tested on.
 
     Attributes:
         rows: Number of rows of the table.
         inputs: Number of inputs n_0.
         targets: Number of targets.
         train_examples: Training examples of each replicate.
+        validation_examples: Validation examples of each replicate.
         test_examples: Test examples of each replicate.
         class_counts: Rows of each class; empty for a regression.
         baseline: Share of test examples (training examples if there are none) that belong to the class that is the
@@ -53,6 +54,7 @@ class DataDescription:
     inputs: int
     targets: int
     train_examples: int
+    validation_examples: int
     test_examples: int
     class_counts: Sequence[int] = ()
     baseline: float | None = None
@@ -64,10 +66,11 @@ class DataDescription:
 
     def lines(self) -> list[str]:
         """Return the description as lines of text."""
-        split = f"{self.train_examples} for training, " + (
-            f"{self.test_examples} for testing" if self.test_examples else "none for testing"
-        )
-        lines = [f"data: {counted(self.rows, 'row')} ({split}), {counted(self.inputs, 'input')}, {self._outcome()}"]
+        split = [f"{self.train_examples} for training"]
+        split += [f"{self.validation_examples} for validation"] if self.validation_examples else []
+        split.append(f"{self.test_examples or 'none'} for testing")
+        rows = f"{counted(self.rows, 'row')} ({', '.join(split)})"
+        lines = [f"data: {rows}, {counted(self.inputs, 'input')}, {self._outcome()}"]
         if self.table is not None:
             lines += _table_lines(self.table)
         if self.class_counts:

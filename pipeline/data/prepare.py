@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -21,13 +22,15 @@ TABLES = TableCache()
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a source is split into a training and a test set.
+    """How a source is split into a training set, a validation set and a test set.
 
     Args:
         source: The source of the table.
         test_fraction: Share of rows held out at random, in [0, 1); 0 for no test set, None for the source's own.
-        subset: Number of training rows, chosen at random; None for all. The test set stays whole.
+        subset: Number of training rows, chosen at random; None for all. The other sets stay whole.
         standardise: Whether inputs and regression targets get mean 0 and variance 1, fitted on the training rows.
+        validation_fraction: Share of the rows outside the test set that are held out at random for validation, in
+            [0, 1); 0 for no validation set.
 
     Raises:
         ValueError: A value is outside its range.
@@ -37,12 +40,15 @@ class DataConfig:
     test_fraction: float | None
     subset: int | None
     standardise: bool
+    validation_fraction: float = 0.0  # absent from configs that older versions logged
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None and not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction={self.test_fraction}: must be in [0, 1), or null for the source's own")
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"subset={self.subset}: must be >= 1, or null for all")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction={self.validation_fraction}: must be in [0, 1)")
 
 
 def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTypeLike) -> Data:
@@ -64,33 +70,29 @@ def prepare(config: DataConfig, rngs: Sequence[np.random.Generator], dtype: DTyp
     scaling: list[Scaling] = []
     xs: list[Array] = []
     ys: list[Array] = []
-    trains: list[Array] = []
-    tests: list[Array] = []
+    splits: list[Split] = []
     digests: list[str] = []
     rows = 0
     for rng in rngs:
         table = _load(config.source, rng) if shared is None else shared
         if shared is None or not digests:
             digests.append(table.digest())
-        train, test = _split(table, config, rng)
-        key = hashlib.sha256(digests[-1].encode() + np.sort(train).tobytes()).digest()
+        split = _split(table, config, rng)
+        used = np.arange(len(table.x)) if config.subset is None else np.sort(np.concatenate(split))
+        key = hashlib.sha256(digests[-1].encode() + np.sort(split.train).tobytes() + used.tobytes()).digest()
         if key not in pools:
-            used = np.arange(len(table.x)) if config.subset is None else np.sort(np.concatenate([train, test]))
-            scalings[key] = _fit(table, train, config.standardise)
+            scalings[key] = _fit(table, split.train, config.standardise)
             x, y = _scale(table, used, scalings[key])
             pools[key] = rows
             xs.append(x.astype(dtype))
             ys.append(y.astype(dtype))
             rows += len(used)
-        if config.subset is not None:
-            used = np.sort(np.concatenate([train, test]))
-            train, test = np.searchsorted(used, train), np.searchsorted(used, test)
         scaling.append(scalings[key])
-        trains.append(train + pools[key])
-        tests.append(test + pools[key])
+        splits.append(Split(*(np.searchsorted(used, part) + pools[key] for part in split)))
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     x, y = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in (xs, ys))
-    data = Data(x, y, np.stack(trains), np.stack(tests), table.classes, digest, scaling=scaling)
+    train, validation, test = (np.stack(parts) for parts in zip(*splits, strict=True))
+    data = Data(x, y, train, validation, test, table.classes, digest, scaling=scaling)
     return replace(data, description=_describe(table, data))
 
 
@@ -103,8 +105,19 @@ def _load(source: Source, rng: np.random.Generator) -> Table:
         raise ValueError(f"source: does not fit into memory: {wrong}") from wrong
 
 
-def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return the row numbers of the training set and of the test set."""
+class Split(NamedTuple):
+    """Row numbers of the three sets of a replicate. No row is in two of them."""
+
+    train: Array
+    validation: Array
+    test: Array
+
+
+def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> Split:
+    """Draw the test set, then the validation set from the other rows, then the subset from the rest.
+
+    A set that takes all or none of the rows draws nothing, so that another one has the same rows as without it.
+    """
     count = len(table.x)
     if config.test_fraction is None:
         if not table.test:
@@ -116,11 +129,19 @@ def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> tuple[
             raise ValueError(f"test_fraction={config.test_fraction}: leaves one of the sets of {count} rows empty")
         order = rng.permutation(count)
         train, test = order[held_out:], order[:held_out]
+    validation = train[:0]
+    if config.validation_fraction:
+        held_out = round(config.validation_fraction * len(train))
+        if not 0 < held_out < len(train):
+            share = f"validation_fraction={config.validation_fraction}"
+            raise ValueError(f"{share}: leaves one of the sets of {len(train)} rows empty")
+        order = rng.permutation(train)
+        train, validation = order[held_out:], order[:held_out]
     if config.subset is not None:
         if config.subset > len(train):
             raise ValueError(f"subset={config.subset}: there are only {len(train)} training rows")
         train = rng.permutation(train)[: config.subset]
-    return train, test
+    return Split(train, validation, test)
 
 
 def _fit(table: Table, train: Array, standardise: bool) -> Scaling:
@@ -152,5 +173,14 @@ def _describe(table: Table, data: Data) -> DataDescription:
             for rows, train in zip(judged, data.train, strict=True)
         ]
         baseline = float(np.mean(shares))
-    examples = (len(table.x), data.x.shape[1], data.y.shape[1], data.train.shape[1], data.test.shape[1])
-    return DataDescription(*examples, counts, baseline, table.description)
+    return DataDescription(
+        rows=len(table.x),
+        inputs=data.x.shape[1],
+        targets=data.y.shape[1],
+        train_examples=data.train.shape[1],
+        validation_examples=data.validation.shape[1],
+        test_examples=data.test.shape[1],
+        class_counts=counts,
+        baseline=baseline,
+        table=table.description,
+    )

@@ -49,12 +49,13 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Data:
-    """The rows of all replicates, and the row numbers of each replicate's training and test set.
+    """The rows of all replicates, and the row numbers of each replicate's sets.
 
     Attributes:
         x: Inputs [rows, n_0] in the run's type.
         y: Targets [rows, outputs] in the run's type; classes are one-hot.
         train: Row numbers [R, N_train].
+        validation: Row numbers [R, N_validation].
         test: Row numbers [R, N_test].
         classes: Number of classes, or None for a regression.
         digest: SHA-256 of the source's tables.
@@ -65,6 +66,7 @@ class Data:
     x: Array
     y: Array
     train: Array
+    validation: Array
     test: Array
     classes: int | None
     digest: str
@@ -74,7 +76,7 @@ class Data:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return self.x.nbytes + self.y.nbytes + self.train.nbytes + self.test.nbytes
+        return sum(array.nbytes for array in (self.x, self.y, self.train, self.validation, self.test))
 
     @cached_property
     def facts(self) -> DataFacts:

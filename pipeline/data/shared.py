@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.data.prepared import Data
 
 MOST_BYTES = 4 * 2**30  # of all files of a command
-ARRAYS = ("x", "y", "train", "test")
+ARRAYS = ("x", "y", "train", "validation", "test")
 log = logging.getLogger("gradvitals")
 
 
@@ -36,13 +36,11 @@ class DataFiles:
     def open(self) -> Data | None:
         """Map the arrays into memory, read-only; None if the files are gone or damaged."""
         try:
-            x, y, train, test = (
-                np.load(self.folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ARRAYS
-            )
+            arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ARRAYS}
         except (OSError, ValueError, EOFError) as unreadable:
             log.info("prepared data are read from their source: %s", unreadable)
             return None
-        return Data(x, y, train, test, self.classes, self.digest)
+        return Data(**arrays, classes=self.classes, digest=self.digest)
 
     def remove(self) -> None:
         """Remove these files and all others of the same command. Arrays that are mapped stay readable."""

@@ -205,7 +205,7 @@ def _in_words(key: str, summary: Summary) -> str:
     if match:
         name = NAMES.get(match[2], match[2])
         return f"decades of {name} lost{' per layer' if match[1] else ''}, {match[3]} of training"
-    match = re.fullmatch(r"final_(.*)_(train|test)", key)
+    match = re.fullmatch(rf"final_(.*)_({'|'.join(SETS)})", key)
     if match:
         return f"{NAMES.get(match[1], match[1])}, {SETS[match[2]]} set, {_evaluated(summary, f'{match[1]}/{match[2]}')}"
     return key.replace("_", " ")

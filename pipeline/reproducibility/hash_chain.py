@@ -105,7 +105,9 @@ class HashChain:
         self.layout = ChainLayout(tuple(run.sizes), np.dtype(run.config.dtype).str, others)
         self._replicates = run.config.replicates
         # A stack holds the rows of all replicates' data; subtracting the first makes them those of the run alone.
-        self._first_row = np.minimum(run.data.train.min(axis=1), run.data.test.min(axis=1, initial=len(run.data.x)))
+        data = run.data
+        sets = [rows.min(axis=1, initial=len(data.x)) for rows in (data.train, data.validation, data.test)]
+        self._first_row = np.min(sets, axis=0)
         self._quantities = len(self.layout.names())
         self._scheduler = _scheduler(schedule, run.length, ends, start)
         self._steps: list[int] = []

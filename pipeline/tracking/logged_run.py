@@ -35,7 +35,7 @@ from pipeline.wording import command
 HEADLINE_PROBES = (  # enough for the final numbers and the profiles of a sweep
     "delta_rms",
     "gradient_norm",
-    *(f"{quantity}/{part}" for quantity in ("cost", "accuracy", "r2") for part in ("train", "test")),
+    *(f"{quantity}/{part}" for quantity in ("cost", "accuracy", "r2") for part in ("train", "validation", "test")),
 )
 
 

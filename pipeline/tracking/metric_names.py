@@ -225,9 +225,10 @@ def _fields(run: PreparedRun) -> dict[str, list[str]]:
     of_step = {name for name, probe in probes.items() if traits_of(probe).of_step}
     whole = [name for name in measured if owner(name, tuple(probes)) in of_step]
     quantities = ["cost", "r2" if run.data.classes is None else "accuracy"]
+    parts = ["train", *["validation"] * bool(run.config.data.validation_fraction), "test"]
     return {
         "quantity": quantities,
-        "part": ["train", "test"],
+        "part": parts,
         "end": ["start", "end"],
         "bound": ["low", "high"],
         "layer": [f"layer_{number:02d}" for number in range(1, len(run.sizes))],
@@ -237,6 +238,6 @@ def _fields(run: PreparedRun) -> dict[str, list[str]]:
         "measured": measured,
         "measurement": list(probes),
         "whole": whole,
-        "record": [*(f"{quantity}/{part}" for quantity in quantities for part in ("train", "test")), *measured],
+        "record": [*(f"{quantity}/{part}" for quantity in quantities for part in parts), *measured],
         "activity": list(ACTIVITIES),
     }

@@ -1,4 +1,4 @@
-"""Cost and accuracy (R² for a regression) of a stack on training and test sets."""
+"""Cost and accuracy (R² for a regression) of a stack on training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pipeline.data.prepare import Data
 from pipeline.training.records import Record
 from pipeline.training.trainer import CHUNK, Trainer
 
+PARTS = ("train", "validation", "test")
+
 
 def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]]:
-    """Return for each cell the records ``cost/train``, ``cost/test`` and ``accuracy/...`` (or ``r2/...``), each [1, R].
+    """Return for each cell the records ``cost/PART`` and ``accuracy/PART`` (or ``r2/PART``), each [1, R].
 
-    Data without a test set have no test scores.
+    PART is train, validation and test. Data without one of these sets have no scores on it.
 
     Cells pass one after another: batches are large, so a pass of the whole stack would gain no time and need C times
     the memory.
@@ -25,14 +27,16 @@ def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]
         cells: The cells to evaluate.
     """
     records: dict[int, list[Record]] = {cell: [] for cell in cells}
-    for part in ("train", "test"):
+    for part in PARTS:
         for number, data in enumerate(trainer.data.sets):
             own = [cell for cell in trainer.data.cells_of(number) if cell in records]
             if not own:
                 continue
             run = trainer.runs[own[0]]
             evaluation = run.config.evaluation
-            rows = data.train[:, : evaluation.train_examples] if part == "train" else data.test
+            rows: Array = getattr(data, part)
+            if part == "train":
+                rows = rows[:, : evaluation.train_examples]
             if part == "test" and trainer.step < run.length.last_step:
                 rows = rows[:, : evaluation.intermediate_test_examples]
             if not rows.shape[1]:

@@ -90,9 +90,10 @@ def prepared(
     test_fraction: float | None = 0.25,
     subset: int | None = None,
     standardise: bool = False,
+    validation_fraction: float = 0.0,
 ) -> Data:
     """Return a source's data, split with the random streams of a run with this seed."""
-    chosen = DataConfig(source, test_fraction, subset, standardise)
+    chosen = DataConfig(source, test_fraction, subset, standardise, validation_fraction)
     return prepare(chosen, RandomStreams.of(seed, replicates).data, np.float64)
 
 
@@ -101,6 +102,7 @@ RESUMED = {
     "plain": [],
     "momentum and comparing probes": ["optimizer=momentum", "probes=full", "schedule=every", "data.subset=100"],
     "Adam": ["optimizer=adam", "optimizer.weight_decay=0.01", "data.subset=100"],
+    "validation": ["data.validation_fraction=0.2", "data.subset=100", "replicates=2"],
     "with replacement, float32": ["batching=with_replacement", "dtype=float32", "optimizer=nesterov"],
     "diverges": ["init=gaussian", "init.weights.std=1e60", "activation=relu", "optimizer.learning_rate=1e80"],
     "trains on after diverging": [

@@ -40,7 +40,9 @@ from pipeline.tracking.logged_run import Theory
 from pipeline.tracking.run_names import short_key
 from pipeline.training.records import Record
 
-SETS = {"train": "training", "test": "test"}
+SETS = {"train": "training", "validation": "validation", "test": "test"}
+SET_STYLES = {"train": (BLUE, "-", "o"), "validation": (GREEN, "-.", "^"), "test": (RED, "--", "s")}
+LINES = {"-": "solid", "-.": "dash-dotted", "--": "dashed"}
 SCORES = {"cost": "cost", "accuracy": "accuracy", "r2": "R²"}
 
 
@@ -161,7 +163,7 @@ def _unit_alt(summary: Summary) -> str:
 
 
 def learning_figure(summary: Summary) -> ReportFigure | None:
-    """Draw cost and score on training and test set against step, with 95% intervals over replicates."""
+    """Draw cost and score on each set against step, with 95% intervals over replicates."""
     series = {q: [(p, subsample([r for r in summary.records if r.probe == f"{q}/{p}"])) for p in SETS] for q in SCORES}
     shown = {q: [(p, r) for p, r in parts if len(r) > 1] for q, parts in series.items()}
     shown = {q: parts for q, parts in shown.items() if parts}
@@ -173,12 +175,14 @@ def learning_figure(summary: Summary) -> ReportFigure | None:
             _learning_panel(axes, quantity, parts)
         legend_below(figure, panel_axes[0])
     changes = [f"{SCORES[q]} on the {SETS[p]} set {_change(r)}" for q, parts in shown.items() for p, r in parts]
+    sets = list(dict.fromkeys(p for parts in shown.values() for p, _ in parts))
+    styles = ", ".join(f"{SETS[p]} set {LINES[SET_STYLES[p][1]]}" for p in sets)
     clipped = " (values of R² below −1 lie outside)" if "r2" in shown else ""
     return ReportFigure(
         "What was learned",
         figure,
         f"Learning curves: {'; '.join(changes)}.",
-        f"Training set solid, test set dashed, with the replicates' 95% intervals{clipped}: where the two part, the "
+        f"{styles.capitalize()}, with the replicates' 95% intervals{clipped}: where training and other sets part, the "
         "network fits what it was shown better than what it was not.",
     )
 
@@ -189,7 +193,8 @@ def _learning_panel(axes: Axes, quantity: str, parts: Sequence[tuple[str, Sequen
     means = means[np.isfinite(means)]
     is_logarithmic = quantity == "cost" and bool(means.size and means.min() > 0 and means.max() > 10 * means.min())
     lines = []
-    for (part, steps, e), (colour, style, marker) in zip(series, ((BLUE, "-", "o"), (RED, "--", "s")), strict=False):
+    for part, steps, e in series:
+        colour, style, marker = SET_STYLES[part]
         lines.append(draw(axes, curve(steps, e, is_logarithmic), colour, f"{SETS[part]} set", style, marker))
     ends = limits(lines, least=1e-9)
     if is_logarithmic:

@@ -209,6 +209,65 @@ def test_split_follows_from_the_seed() -> None:
     assert set(a.test[0].tolist()) != set(different.test[0].tolist())
 
 
+@given(st.integers(3, 80), st.floats(0.01, 0.99), st.integers(0, 2**32))
+def test_validation_rows_are_training_rows_of_the_run_without_them(count: int, fraction: float, seed: int) -> None:
+    without = prepared(Rows(count), seed, test_fraction=0.3)
+    rows = without.train.shape[1]
+    held_out = round(fraction * rows)
+    if not 0 < held_out < rows:
+        with pytest.raises(ValueError, match=rf"^validation_fraction=.*: leaves one of the sets of {rows} rows empty$"):
+            prepared(Rows(count), seed, test_fraction=0.3, validation_fraction=fraction)
+        return
+    data = prepared(Rows(count), seed, test_fraction=0.3, validation_fraction=fraction)
+    np.testing.assert_array_equal(data.test, without.test)
+    assert data.validation.shape == (1, held_out)
+    assert sorted([*data.train[0], *data.validation[0]]) == sorted(without.train[0])
+    assert data.description is not None
+    assert data.description.as_json()["validation_examples"] == held_out
+
+
+def test_validation_rows_follow_from_the_seed_of_the_replicate() -> None:
+    data = prepared(Rows(100), 3, replicates=2, validation_fraction=0.2)
+    again = prepared(Rows(100), 4, validation_fraction=0.2)
+    first, second = (data.x[rows, 0].tolist() for rows in data.validation)
+    assert second == again.x[again.validation[0], 0].tolist()
+    assert set(first) != set(second)
+
+
+@given(st.integers(2, 60), st.integers(0, 1000))
+def test_split_without_validation_is_drawn_as_before_there_was_one(count: int, seed: int) -> None:
+    """One permutation for the test set, one for the subset; the order of the training rows matters, too."""
+    data = prepared(Rows(count), seed, test_fraction=0.4, subset=1)
+    rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[0])
+    order = rng.permutation(count)
+    held_out = round(0.4 * count)
+    assert data.x[data.test[0], 0].tolist() == order[:held_out].tolist()
+    assert data.x[data.train[0], 0].tolist() == rng.permutation(order[held_out:])[:1].tolist()
+    assert data.validation.shape == (1, 0)
+    whole = prepared(Rows(count), seed, test_fraction=0.4)
+    assert whole.train[0].tolist() == order[held_out:].tolist()
+
+
+def test_validation_set_stays_whole_beside_a_subset() -> None:
+    whole, part = (prepared(Rows(80), 5, subset=s, validation_fraction=0.3) for s in (None, 10))
+    np.testing.assert_array_equal(part.x[part.validation[0]], whole.x[whole.validation[0]])
+    np.testing.assert_array_equal(part.x[part.test[0]], whole.x[whole.test[0]])
+    assert set(part.x[part.train[0], 0]) < set(whole.x[whole.train[0], 0])
+    assert part.train.shape == (1, 10)
+    with pytest.raises(ValueError, match=r"^subset=43: there are only 42 training rows$"):
+        prepared(Rows(80), 5, subset=43, validation_fraction=0.3)
+
+
+def test_replicates_with_equal_training_rows_keep_their_own_other_sets() -> None:
+    """With 4 rows and a subset of 1, two replicates often train on the same row and test on different ones."""
+    stack = prepared(Rows(4), replicates=40, subset=1, validation_fraction=0.3)
+    for k in range(40):
+        alone = prepared(Rows(4), k, subset=1, validation_fraction=0.3)
+        for part in ("train", "validation", "test"):
+            rows, own = getattr(stack, part)[k], getattr(alone, part)[0]
+            assert stack.x[rows, 0].tolist() == alone.x[own, 0].tolist()
+
+
 @given(st.integers(1, 60), st.integers(0, 1000))
 def test_subset_contains_training_rows_only(subset: int, seed: int) -> None:
     whole, part = (prepared(Rows(80), seed, subset=s) for s in (None, subset))
@@ -227,12 +286,12 @@ def test_subset_is_random_for_a_source_with_its_own_test_set() -> None:
 
 @pytest.mark.parametrize("subset", [None, 7])
 def test_scaling_is_fitted_on_the_training_rows(subset: int | None) -> None:
-    raw, scaled = (prepared(Rows(20), subset=subset, standardise=s) for s in (False, True))
+    raw, scaled = (prepared(Rows(20), subset=subset, standardise=s, validation_fraction=0.3) for s in (False, True))
     for before, after in ((raw.x, scaled.x), (raw.y, scaled.y)):
         for column in range(before.shape[1]):
             training = before[raw.train[0], column].tolist()
             mean, std = statistics.fmean(training), statistics.pstdev(training)
-            for rows in (raw.train[0], raw.test[0]):
+            for rows in (raw.train[0], raw.validation[0], raw.test[0]):
                 expected = [(v - mean) / std for v in before[rows, column].tolist()]
                 np.testing.assert_allclose(after[rows, column], expected, rtol=1e-12, atol=1e-13)
 
@@ -312,12 +371,19 @@ SOURCES = [
 
 
 @pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("validation", [0.0, 0.2])
 @pytest.mark.parametrize(("source", "subset"), SOURCES, ids=str)
-def test_replicate_k_has_the_data_of_seed_plus_k(source: Source, subset: int | None, standardise: bool) -> None:
-    stack = prepared(source, seed=5, replicates=3, subset=subset, standardise=standardise)
+def test_replicate_k_has_the_data_of_seed_plus_k(
+    source: Source, subset: int | None, validation: float, standardise: bool
+) -> None:
+    chosen: dict[str, Any] = {"subset": subset, "standardise": standardise, "validation_fraction": validation}
+    if subset == 50 and validation:
+        chosen["subset"] = 40
+    stack = prepared(source, seed=5, replicates=3, **chosen)
     for k in range(3):
-        alone = prepared(source, seed=5 + k, subset=subset, standardise=standardise)
-        for rows, own in ((stack.train[k], alone.train[0]), (stack.test[k], alone.test[0])):
+        alone = prepared(source, seed=5 + k, **chosen)
+        for part in ("train", "validation", "test"):
+            rows, own = getattr(stack, part)[k], getattr(alone, part)[0]
             np.testing.assert_array_equal(stack.x[rows].view(np.int64), alone.x[own].view(np.int64))
             np.testing.assert_array_equal(stack.y[rows].view(np.int64), alone.y[own].view(np.int64))
 

@@ -378,6 +378,15 @@ def test_data_command_prints_what_was_read_and_stops(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_data_command_prints_the_size_of_the_validation_set(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("a,y\n" + "".join(f"{n},{n % 2}\n" for n in range(50)))
+    shown = invoke("data", *keys(path, "data.validation_fraction=0.25"))
+    assert shown.out.startswith(
+        "data: 50 rows (30 for training, 10 for validation, 10 for testing), 1 input, 2 classes\n"
+    )
+
+
 def test_data_command_refuses_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("a,y\n1,0\n2,0\n")

@@ -39,6 +39,7 @@ SMALL = ("architecture.hidden=[4,3]", "data=iris", "epochs=1", "batching.size=20
 KINDS = {
     "rows shared": SMALL,
     "rows of their own": (*SMALL, "data.standardise=true", "data.subset=60"),
+    "validation": (*SMALL, "data.validation_fraction=0.2", "data.subset=60"),
     "data of their own": (
         "data=gaussian_noise", "data.source.examples=60", "data.source.inputs=3", "architecture.hidden=[5]",
         "epochs=1", "probes=none", "dtype=float32",

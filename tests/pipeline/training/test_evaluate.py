@@ -27,22 +27,36 @@ def test_last_evaluation_uses_the_whole_test_set_and_others_a_part() -> None:
     assert float(accuracy * 7) == pytest.approx(round(accuracy * 7))
 
 
+def test_every_evaluation_uses_the_whole_validation_set() -> None:
+    keys = (*BASE, "data.validation_fraction=0.25")
+    few = records(*keys, "evaluation.intermediate_test_examples=7")
+    whole = records(*keys, "evaluation.intermediate_test_examples=null")
+    steps = [step for step, name in whole if name == "accuracy/validation"]
+    assert len(steps) == 3
+    for step in steps:
+        value = few[step, "accuracy/validation"][1]
+        assert value.tobytes() == whole[step, "accuracy/validation"][1].tobytes()
+        assert float(value[0, 0] * 30) == pytest.approx(round(float(value[0, 0] * 30)))
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize("overrides", [(), (*REGRESSION, "data=diabetes")], ids=["classes", "regression"])
-def test_cost_and_score_match_the_definition(overrides: tuple[str, ...]) -> None:
-    run = prepare_run(config(*(o for o in BASE if not (overrides and o.startswith("data"))), *overrides, "epochs=0"))
+def test_cost_and_score_match_the_definition(overrides: tuple[str, ...], part: str) -> None:
+    keys = (*(o for o in BASE if not (overrides and o.startswith("data"))), *overrides, "epochs=0")
+    run = prepare_run(config(*keys, "data.validation_fraction=0.2"))
     trainer = first_step(run)
     measured = {record.probe: record.values[0, 0] for record in evaluate(trainer, [0])[0]}
     data, network = run.data, trainer.cell_network(0)
-    rows = data.test[0]
+    rows = getattr(data, part)[0]
     y = data.y[rows].T
     a = network.forward(data.x[rows].T, training=False)[0]
     cost = np.mean(network.cost(y[None], run.config.cost))
     if data.classes is None:
         score = 1 - np.sum((a - y) ** 2) / np.sum((y - y.mean(axis=1, keepdims=True)) ** 2)
-        assert measured["r2/test"] == pytest.approx(score)
+        assert measured[f"r2/{part}"] == pytest.approx(score)
     else:
-        assert measured["accuracy/test"] == pytest.approx(np.mean(a.argmax(axis=0) == y.argmax(axis=0)))
-    assert measured["cost/test"] == pytest.approx(cost)
+        assert measured[f"accuracy/{part}"] == pytest.approx(np.mean(a.argmax(axis=0) == y.argmax(axis=0)))
+    assert measured[f"cost/{part}"] == pytest.approx(cost)
 
 
 @pytest.mark.parametrize("value", ["0", "-3"])
