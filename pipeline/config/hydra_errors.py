@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.config.suggestions import meant_key, similar_key
+from pipeline.config.suggestions import NEEDED, meant_key, similar_key
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.paths import CONF
 from pipeline.wording import command
@@ -138,7 +138,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     if part == place:
         siblings |= {p.name for p in CONF.iterdir() if p.is_dir()}
     allowed = siblings - {"_target_"}
-    meant = meant_key(place, whole) if place.endswith(part) else None
+    meant = meant_key(place, whole) if place.endswith(part) or place in NEEDED else None
     hint = did_you_mean(part, allowed, meant)
     if "did you mean" not in hint:
         hint = did_you_mean(part, allowed, similar_key(place, whole))

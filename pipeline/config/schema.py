@@ -14,6 +14,7 @@ from engine.initializers import Initializer
 from engine.optimizers import Optimizer
 from engine.probes import Probe
 from pipeline.config.architecture import Architecture
+from pipeline.config.early_stopping import ValidationCost
 from pipeline.config.instantiate import OWN_PACKAGES as OWN_PACKAGES
 from pipeline.config.instantiate import instantiate
 from pipeline.config.schedules import Schedule, TrainingLength
@@ -80,6 +81,7 @@ class Config:
         probe_schedules: Schedules of single probes.
         evaluation: When to compute cost and accuracy.
         divergence: What to do when a replicate diverges.
+        early_stopping: When to end the training before its last step, or None for never.
         steps: Number of updates, or None. Either ``epochs`` or ``steps`` is given.
     """
 
@@ -102,6 +104,7 @@ class Config:
     evaluation: Evaluation
     divergence: DivergenceConfig
     steps: int | None = None  # absent from configs that older versions logged
+    early_stopping: ValidationCost | None = None  # absent unless the group is chosen
 
     def __post_init__(self) -> None:
         for name, lowest in (("seed", 0), ("replicates", 1), ("epochs", 0), ("steps", 0)):
@@ -113,6 +116,9 @@ class Config:
             raise ValueError(f"epochs={epochs}, steps={steps}: give one of them; the other must be null")
         if self.replicates > MOST_REPLICATES:
             raise ValueError(f"replicates={self.replicates}: must be <= {MOST_REPLICATES}")
+        if self.early_stopping is not None and not self.data.validation_fraction:
+            fraction = f"data.validation_fraction={self.data.validation_fraction}"
+            raise ValueError(f"{fraction}: early_stopping needs a validation set; must be above 0, such as 0.2")
         for name in self.layer_activations:
             if not (name.startswith("layer_") and name[6:].isdigit() and int(name[6:]) >= 1):
                 raise ValueError(f"layer_activations.{name}: must be layer_01, layer_02, ...")
@@ -209,12 +215,13 @@ OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search")
 def scientific(raw_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved config that a run's numbers depend on.
 
-    ``steps=null`` and ``data.validation_fraction=0`` are left out, so that the config equals that of an older run
-    without the keys.
+    ``steps=null``, ``early_stopping=null`` and ``data.validation_fraction=0`` are left out, so that the config equals
+    that of an older run without the keys.
     """
     plain = {key: value for key, value in raw_config.items() if key not in OUTER_KEYS}
-    if plain.get("steps", 0) is None:
-        del plain["steps"]
+    for key in ("steps", "early_stopping"):
+        if plain.get(key, 0) is None:
+            del plain[key]
     data = plain.get("data")
     if isinstance(data, Mapping) and data.get("validation_fraction") == 0:
         plain["data"] = {key: value for key, value in data.items() if key != "validation_fraction"}

@@ -148,13 +148,14 @@ def read_result(store: Store, run: Any, job: CellJob) -> RunResult:
     if status != "FINISHED" and not result.pruned:
         return replace(result, error=run_tags.get(ERROR_TAG, "failed"))
     logged = LoggedRun.from_store(store, run, HEADLINE_PROBES).require(tags.RECORDS_FILE)
-    step = run_tags.get("diverged_at_step", "")
+    step, stop = run_tags.get("diverged_at_step", ""), run_tags.get(tags.STOPPED_STEP_TAG, "")
     result = replace(
         result,
         verdict_words=run_tags.get("verdict", ""),
         diverged_fraction=float(run.data.metrics.get("diverged_fraction", 0.0)),
         diverged_replicates=round(run.data.metrics.get("diverged_fraction", 0.0) * job.run.config.replicates),
         diverged_at=int(step) if step.isdigit() else None,
+        stopped_at=int(stop) if stop.isdigit() else None,
     )
     return result.with_records(logged.summary())
 

@@ -13,6 +13,7 @@ from pipeline.analysis.verdict import judge
 from pipeline.runs.result import RunResult
 from pipeline.training.divergence import Divergence
 from pipeline.training.prepare import PreparedRun
+from pipeline.wording import counted
 
 
 def conclude(
@@ -36,16 +37,33 @@ def conclude(
     result = result.with_records(summary).with_divergences(divergences, config.replicates)
     if isinstance(summary, Summary):
         result = replace(result, summary=summary)
+    if (
+        config.early_stopping
+        and not (result.pruned or summary.has_diverged)
+        and summary.last_step < run.length.last_step
+    ):
+        result = replace(result, stopped_at=summary.last_step)
     verdict = judge(summary, config, len(divergences), expectation, run.sizes, run.facts)
     if verdict is None:
         return result
     text = explain(verdict, config, expectation, summary.hidden_layers)
+    sentences = [text, _learning(result, run), _stop(result, run)]
     return replace(
         result,
         verdict=verdict,
         verdict_words=verdict.words,
-        explanation=f"{text} {_learning(result, run)}".rstrip(),
+        explanation=" ".join(sentence for sentence in sentences if sentence),
         remedies=tuple(remedies(verdict, config, expectation)),
+    )
+
+
+def _stop(result: RunResult, run: PreparedRun) -> str:
+    """Return a sentence if the training was stopped early."""
+    if result.stopped_at is None or run.config.early_stopping is None:
+        return ""
+    return (
+        f"Training stopped early at step {result.stopped_at} of {run.length.last_step}: the validation cost had not "
+        f"fallen for {counted(run.config.early_stopping.patience, 'evaluation')}."
     )
 
 

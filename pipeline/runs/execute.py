@@ -32,7 +32,7 @@ from pipeline.runs.limits import enforce_limits
 from pipeline.runs.result import ERROR_TAG, RunResult, to_markdown
 from pipeline.tracking.metrics import MetricLogger, log10_mean
 from pipeline.tracking.store import RunLogger, Store
-from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, THEORY_FILE
+from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, STOPPED_STEP_TAG, THEORY_FILE
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.divergence import Divergence
 from pipeline.training.loop import Callbacks
@@ -302,6 +302,9 @@ class Execution:
         status = "KILLED" if self.pruned else "FINISHED"
         result = RunResult(self.job.name, self.run_logger.run_id, self.job.swept, status, pruned=self.pruned)
         result = conclude(result, self.run, self.summary, self.divergences, self.expectation)
+        if result.stopped_at is not None:
+            self.run_logger.tags({STOPPED_STEP_TAG: str(result.stopped_at)})
+            log.info("stopped early at step %d", result.stopped_at)
         if result.verdict is not None:
             artifacts.log_verdict(self.run_logger, result.verdict, result.paragraph)
         return result

@@ -41,6 +41,7 @@ class RunResult:
         diverged_fraction: Share of the replicates that diverged.
         diverged_replicates: Their number.
         diverged_at: The first step at which a value of one of them was not finite.
+        stopped_at: The step at which early stopping ended the training; None if it did not.
         summary: All records of a run that was just trained, if the options keep them.
     """
 
@@ -61,6 +62,7 @@ class RunResult:
     diverged_fraction: float = 0.0
     diverged_replicates: int = 0
     diverged_at: int | None = None
+    stopped_at: int | None = None
     summary: Summary | None = field(default=None, repr=False)
 
     @property

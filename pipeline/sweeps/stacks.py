@@ -2,7 +2,7 @@
 
 Cells share a stack if they have the same shapes: architecture, activations, cost, batch sizes, number of steps, probes,
 measured steps, and the same terms of the optimizer. Seed, learning rate, momentum, weight decay, clipping bound,
-initialisation and data may differ; β₁, β₂ and ε of Adam may not. A stack changes no number: see
+initialisation, data and early stopping may differ; β₁, β₂ and ε of Adam may not. A stack changes no number: see
 :func:`pipeline.training.loop.train_stack`.
 """
 
@@ -29,7 +29,10 @@ from pipeline.wording import counted
 
 STACK_BYTES = 24 * 2**20  # of a training step; `python -m benchmarks.sweep --rows stack_size` measures other sizes
 MOST_CELLS = 64  # a stack that fails is repeated cell by cell
-FREE_KEYS = ("seed", "init", "data", "optimizer", "schedule", "probe_schedules", "evaluation", "epochs", "steps")
+FREE_KEYS = (
+    *("seed", "init", "data", "optimizer", "schedule", "probe_schedules", "evaluation", "early_stopping"),
+    *("epochs", "steps"),
+)
 
 
 def plan_stacks(jobs: Sequence[CellJob], processes: int = 1) -> list[Stack]:

@@ -31,6 +31,8 @@ from pipeline.wording import command, counted
 COLUMNS = (
     ("decades_lost_delta_rms_start", "decades lost"),
     ("decades_lost_per_layer_delta_rms_start", "per layer"),
+    ("final_accuracy_validation", "validation accuracy"),
+    ("final_r2_validation", "validation R²"),
     ("final_accuracy_test", "test accuracy"),
     ("final_r2_test", "test R²"),
 )
@@ -43,6 +45,8 @@ def frame(results: Sequence[RunResult]) -> pd.DataFrame:
         row: dict[str, Any] = {**r.swept, "status": r.status, "run_id": r.run_id}
         row["diverged_fraction"] = r.diverged_fraction
         row["verdict"] = verdict_of(r)
+        if r.stopped_at is not None:
+            row["stopped_early_at_step"] = r.stopped_at
         for key, value in r.headline.items():
             row |= {key: float(value.mean), f"{key}_low": float(value.low), f"{key}_high": float(value.high)}
         rows.append(row)
@@ -127,12 +131,15 @@ def _present(results: Sequence[RunResult]) -> list[tuple[str, str]]:
 
 
 def ending(result: RunResult) -> str:
-    """Return how a cell ended: its error, the number of diverged replicates, or its status."""
+    """Return how a cell ended: its error, the number of diverged replicates and its early stop, or its status."""
     if result.error:
         return result.error
+    ends = []
     if result.diverged_replicates:
-        return f"{result.diverged_replicates} diverged, first at step {result.diverged_at}"
-    return result.status.lower()
+        ends.append(f"{result.diverged_replicates} diverged, first at step {result.diverged_at}")
+    if result.stopped_at is not None:
+        ends.append(f"stopped early at step {result.stopped_at}")
+    return "; ".join(ends) or result.status.lower()
 
 
 def verdict_of(result: RunResult) -> str:
@@ -192,12 +199,12 @@ def result_table(sweep_id: str, results: Sequence[RunResult]) -> Table:
         table.add_column(_folded(title), justify="right")
     table.add_column(_folded("gradient flow"))
     table.add_column("run", no_wrap=True)
-    has_diverged = any(r.diverged_replicates for r in results)
-    if has_diverged:
+    shows_ends = any(r.diverged_replicates or r.stopped_at is not None for r in results)
+    if shows_ends:
         table.add_column("ended")
     for r in results:
         status = r.run_id[:8] if r.status == "FINISHED" else r.status.lower()
-        end = [ending(r)] if has_diverged else []
+        end = [ending(r)] if shows_ends else []
         numbers = (_cell(r, key, show_half_width) for key, _ in columns)
         table.add_row(*r.swept.values(), *numbers, verdict_of(r), status, *end)
     return table

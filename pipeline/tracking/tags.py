@@ -20,6 +20,7 @@ FIGURE_FILE = "gradient_norm_by_layer.png"
 DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
 PACKAGES_FILE, PATCH_FILE = "packages.txt", "uncommitted.patch"
 PRUNED_TAG, PRUNED_STEP_TAG = "pruned", "pruned_at_step"
+STOPPED_STEP_TAG = "stopped_early_at_step"
 SWEEP_TAG, COMMAND_TAG, ATTEMPTS_TAG = "sweep", "command", "attempts"
 
 

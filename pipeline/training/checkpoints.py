@@ -173,6 +173,8 @@ class Checkpoints:
             arrays |= {f"state_{i}_{name}": array for name, array in snapshot.state.items()}
         if state.previous is not None:
             arrays["previous"] = state.previous
+        if state.patience is not None:
+            arrays["patience"] = state.patience
         divergences = []
         for i, (count, divergence) in enumerate(self._divergences):
             arrays[f"last_steps_{i}"], heads = array_files.pack(divergence.last_steps)
@@ -225,7 +227,14 @@ class Checkpoints:
 def _checkpoint(folder: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Checkpoint:
     now, *recent = [_snapshot(arrays, i, step) for i, step in enumerate(about["steps"])]
     known_harmless = tuple((str(probe), int(k)) for probe, k in about["known_harmless"])
-    state = TrainingState(now, arrays.get("previous"), tuple(about["active"]), known_harmless, tuple(recent))
+    state = TrainingState(
+        now,
+        arrays.get("previous"),
+        tuple(about["active"]),
+        known_harmless,
+        tuple(recent),
+        arrays.get("patience"),
+    )
     segments = tuple(folder / Path(str(name)).name for name in about["segments"])
     record_count = sum(len(_read_segment(path)) for path in segments)
     divergences = [

@@ -14,7 +14,9 @@ from pipeline.training.trainer import CHUNK, Trainer
 PARTS = ("train", "validation", "test")
 
 
-def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]]:
+def evaluate(
+    trainer: Trainer, cells: Collection[int], parts: Collection[str] = PARTS, is_last: bool = False
+) -> dict[int, list[Record]]:
     """Return for each cell the records ``cost/PART`` and ``accuracy/PART`` (or ``r2/PART``), each [1, R].
 
     PART is train, validation and test. Data without one of these sets have no scores on it.
@@ -25,19 +27,20 @@ def evaluate(trainer: Trainer, cells: Collection[int]) -> dict[int, list[Record]
     Args:
         trainer: The stack; θ is only read.
         cells: The cells to evaluate.
+        parts: The sets to evaluate on.
+        is_last: Whether this is the cells' last evaluation, which uses the whole test set.
     """
     records: dict[int, list[Record]] = {cell: [] for cell in cells}
-    for part in PARTS:
+    for part in parts:
         for number, data in enumerate(trainer.data.sets):
             own = [cell for cell in trainer.data.cells_of(number) if cell in records]
             if not own:
                 continue
-            run = trainer.runs[own[0]]
-            evaluation = run.config.evaluation
+            evaluation = trainer.runs[own[0]].config.evaluation
             rows: Array = getattr(data, part)
             if part == "train":
                 rows = rows[:, : evaluation.train_examples]
-            if part == "test" and trainer.step < run.length.last_step:
+            if part == "test" and not is_last:
                 rows = rows[:, : evaluation.intermediate_test_examples]
             if not rows.shape[1]:
                 continue

@@ -1,7 +1,8 @@
 """run(config) -> records: mini-batch SGD on a stack of cells. A pure function: no files and no clock.
 
 Step t comes after t updates. Each step draws a batch, passes it forward and backward, takes the scheduled measurements
-and adds the update. The last step only measures, on the batch that would come next.
+and adds the update. The last step only measures, on the batch that would come next. Early stopping makes another step
+the last one.
 
 A replicate with a value that is not finite has diverged. θ is checked every ``keep_steps`` steps and every record when
 it is taken. When either is not finite, the last steps are replayed with all intermediate values checked, to locate the
@@ -10,7 +11,7 @@ first one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,20 +19,21 @@ import numpy as np
 
 from engine.arrays import Array
 from engine.network import Network
-from engine.probes import traits_of
-from pipeline.config.schedules import ProbeScheduler
+from engine.probes import Probe, traits_of
+from pipeline.config.schedules import ProbeScheduler, Schedule
 from pipeline.config.schema import Config
 from pipeline.training.divergence import Divergence, DivergenceMonitor
 from pipeline.training.evaluate import evaluate
 from pipeline.training.measure import measure
+from pipeline.training.patience import Patience
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import Record
 from pipeline.training.timing import Timer
-from pipeline.training.trainer import Trainer, TrainingState
+from pipeline.training.trainer import Trainer, TrainerState, TrainingState
 
 
 class TrajectoryObserver(Protocol):
-    """Reads the trajectory at the steps it chooses and changes nothing."""
+    """Reads the trajectory at the steps it chooses, and where training stops early, and changes nothing."""
 
     def due(self, step: int) -> bool:
         """Return whether to observe this step. Steps come in ascending order."""
@@ -69,8 +71,8 @@ class Callbacks:
         observer: Receives θ, ∇C and the batch at the steps it chooses.
         checkpointer: Receives the state of training at the steps it chooses, after all records of earlier steps. In a
             stack, the state of all cells with a checkpointer is saved when one is due, so that they resume together.
-        is_stopped: Called before each step: whether the training of the cell is to end here.
-        on_end: Called with the trained network [R] when the training of the cell has ended, after its last record. The
+        is_stopped: Called after the records of each step but the last: whether the training of the cell ends here.
+        on_end: Called with the network [R] that the last records describe, when the training of the cell has ended. The
             network is overwritten afterwards.
     """
 
@@ -134,15 +136,6 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
     probes, comparing = _schedulers(cells[0].run, trainer.step)
     timer.mark("initialise")
     for step in range(trainer.step, length.last_step + 1):
-        kept = [place for place, member in enumerate(members) if not member.has_ended()]
-        if len(kept) < len(members):
-            _end(trainer, members, sorted(set(range(len(members))) - set(kept)))
-        if not kept:
-            return
-        if len(kept) < len(members):
-            trainer.keep(kept)
-            members = [members[place] for place in kept]
-            previous = None if previous is None else previous[kept]
         if _save_checkpoints(step, members, trainer, previous):
             timer.mark("checkpoints")
         for member in members:
@@ -158,21 +151,30 @@ def train_stack(cells: Sequence[StackCell], timer: Timer | None = None) -> Itera
         computed = trainer.computed(y, previous)
         previous = trainer.network.grad.copy() if comparing.next_step == step + 1 else None
         timer.mark("step")
-        records = measure(computed, {name: config.probes[name] for name in probes.due(step)}, step, timer)
-        if _observe(step, members, trainer):
+        due = probes.due(step)
+        records = measure(computed, {name: config.probes[name] for name in due}, step, timer)
+        stopping = _evaluate(step, members, trainer, records, timer)
+        if stopping:
+            others = {name: probe for name, probe in _probes_at_end(cells[0].run).items() if name not in due}
+            more = measure(computed, others, step, timer)
+            for cell in stopping:
+                records[cell] += more[cell]
+        if _observe(step, members, trainer, stopping):
             timer.mark("chain")
-        if evaluated := [cell for cell, member in enumerate(members) if member.evaluations.due(step)]:
-            for cell, more in evaluate(trainer, evaluated).items():
-                records[cell] += more
-            timer.mark("evaluation")
         _check(step, members, trainer, records)
         timer.mark("watch")
         for member, own in zip(members, records, strict=True):
             for record in own:
                 yield member.number, record
-        if step < length.last_step:
-            trainer.apply()
-    _end(trainer, members, range(len(members)))
+        kept = [place for place, member in enumerate(members) if not (step == length.last_step or member.has_ended())]
+        _end(trainer, members, sorted(set(range(len(members))) - set(kept)))
+        if not kept:
+            return
+        trainer.apply()
+        if len(kept) < len(members):
+            trainer.keep(kept)
+            members = [members[place] for place in kept]
+            previous = None if previous is None else previous[kept]
 
 
 class _Member:
@@ -182,15 +184,32 @@ class _Member:
         self.number, self.callbacks = number, cell.callbacks
         self.evaluations = ProbeScheduler({"evaluation": cell.run.config.evaluation.schedule}, cell.run.length, step)
         self.monitor = DivergenceMonitor(cell.run, cell.start, cell.callbacks.on_trace)
+        self.patience = _patience(cell)
         self._stops = cell.run.config.divergence.stop
 
     def has_ended(self) -> bool:
-        """Return whether the training of the cell is to end before the next step."""
-        return (self._stops and not self.monitor.active) or self.callbacks.is_stopped()
+        """Return whether the training of the cell ends at this step."""
+        return (self._stops and not self.monitor.active) or self.stops_early() or self.callbacks.is_stopped()
+
+    def stops_early(self) -> bool:
+        """Return whether the validation cost no longer falls."""
+        return self.patience is not None and self.patience.is_over()
+
+    def state(self, now: TrainerState, previous: Array | None) -> TrainingState:
+        """Return the state of the cell's training before a step."""
+        patience = None if self.patience is None else self.patience.state()
+        return TrainingState(now, previous, *self.monitor.state(), patience)
+
+
+def _patience(cell: StackCell) -> Patience | None:
+    config, start = cell.run.config, cell.start
+    if config.early_stopping is None:
+        return None
+    return Patience(config.early_stopping, config.replicates, None if start is None else start.patience)
 
 
 def _end(trainer: Trainer, members: Sequence[_Member], ended: Iterable[int]) -> None:
-    """Pass on the trained networks of the members whose training has ended, by their places."""
+    """Pass on the networks of the members whose training has ended, by their places, before the update is added."""
     for place in ended:
         if (on_end := members[place].callbacks.on_end) is not None:
             on_end(trainer.cell_network(place))
@@ -211,17 +230,50 @@ def _save_checkpoints(step: int, members: Sequence[_Member], trainer: Trainer, p
     states = zip(members, checkpointers, trainer.snapshot(), strict=True)
     for cell, (member, checkpointer, now) in enumerate(states):
         if checkpointer is not None:
-            before = None if previous is None else previous[cell]
-            checkpointer.save(TrainingState(now, before, *member.monitor.state()))
+            checkpointer.save(member.state(now, None if previous is None else previous[cell]))
     return True
 
 
-def _observe(step: int, members: Sequence[_Member], trainer: Trainer) -> bool:
-    """Call the observers that are due. Return whether one was."""
+def _evaluate(
+    step: int, members: Sequence[_Member], trainer: Trainer, records: Sequence[list[Record]], timer: Timer
+) -> list[int]:
+    """Add the evaluations that are due to the records.
+
+    Returns:
+        The cells that stop early at this step. It is the last one for them, so they are tested on the whole test set.
+    """
+    due = [cell for cell, member in enumerate(members) if member.evaluations.due(step)]
+    if not due:
+        return []
+
+    def add(evaluated: Mapping[int, Sequence[Record]]) -> None:
+        for cell, more in evaluated.items():
+            records[cell].extend(more)
+
+    add(evaluate(trainer, due, ("train", "validation")))
+    is_last = step == trainer.runs[0].length.last_step
+    stopping = [] if is_last else [cell for cell in due if _has_waited(members[cell], records[cell])]
+    for cells, is_their_last in ((stopping, True), ([cell for cell in due if cell not in stopping], is_last)):
+        add(evaluate(trainer, cells, ("test",), is_their_last))
+    timer.mark("evaluation")
+    return stopping
+
+
+def _has_waited(member: _Member, records: Sequence[Record]) -> bool:
+    """Count an evaluation. Return whether the training of the cell stops early."""
+    if member.patience is None:
+        return False
+    (costs,) = (record.values[0] for record in records if record.probe == "cost/validation")
+    member.patience.add(costs)
+    return member.stops_early()
+
+
+def _observe(step: int, members: Sequence[_Member], trainer: Trainer, stopping: Collection[int]) -> bool:
+    """Call the observers that are due, and those of cells that stop here. Return whether there was one."""
     is_due = False
     for cell, member in enumerate(members):
         observer = member.callbacks.observer
-        if observer is not None and observer.due(step):
+        if observer is not None and (observer.due(step) or cell in stopping):
             is_due = True
             network = trainer.cell_network(cell)
             network.grad[...] = trainer.network.grad[cell]
@@ -240,9 +292,18 @@ def _check(step: int, members: Sequence[_Member], trainer: Trainer, records: Seq
             member.callbacks.on_divergence(divergence)
 
 
+def _probe_schedules(config: Config) -> dict[str, Schedule]:
+    return {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
+
+
+def _probes_at_end(run: PreparedRun) -> dict[str, Probe]:
+    """Return the probes that the run's schedules measure at its last step."""
+    schedules, length = _probe_schedules(run.config), run.length
+    return {n: run.config.probes[n] for n, schedule in schedules.items() if schedule.due(length.last_step, length)}
+
+
 def _schedulers(run: PreparedRun, start: int) -> tuple[ProbeScheduler, ProbeScheduler]:
     """Return the schedulers of all probes, and of those that compare with the step before."""
-    config = run.config
-    schedules = {name: config.probe_schedules.get(name, config.schedule) for name in config.probes}
+    config, schedules = run.config, _probe_schedules(run.config)
     comparing = {name: s for name, s in schedules.items() if traits_of(config.probes[name]).needs_previous}
     return ProbeScheduler(schedules, run.length, start), ProbeScheduler(comparing, run.length, start)

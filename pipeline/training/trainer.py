@@ -51,6 +51,7 @@ class TrainingState:
         previous: ∇C of the step before [R, P], if a probe compares with it at this step.
         active: Replicates that have not diverged.
         known_harmless, recent: The state of the :class:`DivergenceMonitor`.
+        patience: The state of :class:`pipeline.training.patience.Patience` [2, R]; None without early stopping.
     """
 
     now: TrainerState
@@ -58,6 +59,7 @@ class TrainingState:
     active: tuple[int, ...]
     known_harmless: tuple[tuple[str, int], ...]
     recent: tuple[TrainerState, ...]
+    patience: Array | None = None
 
 
 class StackData:

@@ -102,7 +102,11 @@ RESUMED = {
     "plain": [],
     "momentum and comparing probes": ["optimizer=momentum", "probes=full", "schedule=every", "data.subset=100"],
     "Adam": ["optimizer=adam", "optimizer.weight_decay=0.01", "data.subset=100"],
-    "validation": ["data.validation_fraction=0.2", "data.subset=100", "replicates=2"],
+    "validation": ["data.validation_fraction=0.2", "data.subset=90", "replicates=2"],
+    "early stopping": [
+        "data.validation_fraction=0.2", "early_stopping=validation", "early_stopping.patience=3",
+        "schedule@evaluation.schedule=every", "optimizer=adam", "optimizer.learning_rate=0.2",
+    ],
     "with replacement, float32": ["batching=with_replacement", "dtype=float32", "optimizer=nesterov"],
     "diverges": ["init=gaussian", "init.weights.std=1e60", "activation=relu", "optimizer.learning_rate=1e80"],
     "trains on after diverging": [

@@ -60,6 +60,7 @@ NEEDS = {  # what an option needs in addition for a sensible run
     "data/parquet": ("data.source.path={files}/table.parquet", "data.source.target=kind"),
     "data/point": CHAIN,
     "data/teacher": (*REGRESSION, "data.source.examples=100"),
+    "early_stopping/validation": ("data.validation_fraction=0.2",),
     "init/given": (
         "architecture.hidden=[1]",
         "init.weights.values=[[[0.1,0.2,0.3,0.4]],[[1],[2],[3]]]",

@@ -92,11 +92,15 @@ def assert_same(alone: tuple[list[Record], Links], stacked: tuple[list[Record], 
     assert alone[1] == stacked[1]
 
 
+EARLY = ("data.validation_fraction=0.25", "schedule@evaluation.schedule=every")
+
+
 @st.composite
 def sweeps(draw: st.DrawFn) -> list[tuple[str, ...]]:
     """The overrides of cells that may share a stack: everything may differ that the shapes do not depend on."""
     optimizer = draw(st.sampled_from(OPTIMIZERS))
-    shared = (*draw(st.sampled_from(SHARED)), *draw(st.sampled_from(PROBES)), *optimizer)
+    early = draw(st.sampled_from([(), EARLY]))
+    shared = (*draw(st.sampled_from(SHARED)), *draw(st.sampled_from(PROBES)), *optimizer, *early)
     cells = []
     for _ in range(draw(st.integers(2, 4))):
         own = [f"seed={draw(st.integers(0, 3))}", *draw(st.sampled_from(INITIALISERS))]
@@ -107,6 +111,8 @@ def sweeps(draw: st.DrawFn) -> list[tuple[str, ...]]:
             own.append(f"optimizer.weight_decay={draw(st.sampled_from([0.1, 0.001]))}")
         if "optimizer.clipping.max_norm=0.1" in optimizer:
             own.append(f"optimizer.clipping.max_norm={draw(st.sampled_from([1e-3, 1.0]))}")
+        if early and draw(st.booleans()):
+            own += ["early_stopping=validation", f"early_stopping.patience={draw(st.sampled_from([1, 3]))}"]
         own.append(f"data.standardise={draw(st.booleans())}")
         cells.append((*shared, *own))
     return cells
