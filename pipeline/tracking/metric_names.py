@@ -158,6 +158,10 @@ def check_metric(metric: str, run: PreparedRun, key: str, choice: MetricChoice =
         listed = [p for p in run.config.probes if metric in metric_names(run, (p,))]
         wider = " or ".join([f"tracking.metrics={ALL}", *(f"tracking.metrics=[{p}]" for p in listed)])
         raise ConfigError(f"{key}={metric}: is logged with {wider} only")
+    if re.search(r"(cost|accuracy|r2)[/_]validation$", metric) and not run.config.data.validation_fraction:
+        raise ConfigError(
+            f"{key}={metric}: this config has no validation set; set data.validation_fraction, such as 0.2"
+        )
     series = {p: f"{p}/layer_01" if p in NORMS else f"{p}/mean" for p in run.config.probes}
     close = difflib.get_close_matches(metric, [*logged, *series], n=1, cutoff=0.6)
     hint = f"; did you mean {series.get(close[0], close[0])}?" if close else ""

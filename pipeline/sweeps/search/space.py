@@ -14,6 +14,7 @@ from pipeline.runs.early_stopping import Pruning
 
 Number = int | float
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
+TEST_SCORE = re.compile(r"(cost|accuracy|r2)[/_]test$")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SearchConfig:
     """A search.
 
     Args:
-        metric: any metric that a run logs; of a series, its last value counts.
+        metric: any metric that a run logs, except scores on the test set; of a series, its last value counts.
         direction: which way is better: up, down, or towards zero from either side.
         trials: how many in all.
         sampler: Parzen estimators that learn from the trials before (tpe), or chance (random).
@@ -96,6 +97,12 @@ class SearchConfig:
     space: Mapping[str, ParameterRange]
 
     def __post_init__(self) -> None:
+        if TEST_SCORE.search(self.metric):
+            other = TEST_SCORE.sub(lambda match: match[0].removesuffix("test") + "validation", self.metric)
+            raise ValueError(
+                f"metric={self.metric}: is a score on the test set; the best of many trials would look better than it "
+                f"is (allowed: {other} with data.validation_fraction above 0, or any metric of the training)"
+            )
         if self.trials < 1:
             raise ValueError(f"trials={self.trials}: must be >= 1")
         if self.seed < 0:

@@ -151,7 +151,7 @@ def count_trials(study: Study) -> str:
 
 def search_links(store: Store, study: Study, summary_id: str) -> list[str]:
     """Save a view of the charts; return lines with the addresses of the view and of the summary."""
-    score = "r2/test" if "r2" in study.config.metric else "accuracy/test"
+    score = "r2/validation" if "r2" in study.config.metric else "accuracy/validation"
     charts = store.save_chart_view(study.id, chart_view.sweep_view(in_sweep(study.id), score))
     return [
         *link_lines(store, charts, "charts of its runs"),

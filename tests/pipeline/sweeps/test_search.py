@@ -29,6 +29,7 @@ from pipeline.reproducibility.fingerprint import cell_key
 from pipeline.runs.early_stopping import Pruning
 from pipeline.runs.job import RunOptions, prepare_cell
 from pipeline.runs.stack import run_stack
+from pipeline.sweeps.search.search import check_space, search_of
 from pipeline.sweeps.search.space import ParameterRange, SearchConfig
 from pipeline.sweeps.search.study import Result, Study, is_abandoned, result_of, slot_of
 from pipeline.tracking.locks import RunLocks
@@ -37,8 +38,8 @@ from pipeline.training.prepare import prepare_run
 
 SMALL = (
     "architecture=deep", "architecture.depth=8", "architecture.width=30", "init=mean_field", "init.biases.sigma_b2=0",
-    "data=gaussian_noise", "data.source.examples=100", "probes=essential", "schedule=first_and_last", "epochs=0",
-    "replicates=3", "search=tpe", "search.pruning=null",
+    "data=gaussian_noise", "data.source.examples=100", "data.validation_fraction=0.2", "probes=essential",
+    "schedule=first_and_last", "epochs=0", "replicates=3", "search=tpe", "search.pruning=null",
 )  # fmt: skip
 SCALE = "+search.space={init.weights.sigma_w2:{low:0.5,high:8.0,log:true}}"
 DECADES = ("search.metric=verdict_decades", "search.direction=zero")
@@ -346,6 +347,20 @@ def test_fully_diverged_trial_is_pruned_and_one_without_the_metric_fails(place: 
     assert "failed: seed=1: its run logged no diverged_at_step" in text
 
 
+@pytest.mark.parametrize(
+    "metric", ["final_cost_test", "accuracy/test", "interval_low/final_r2_test", "interval_high/cost/test"]
+)
+def test_score_on_the_test_set_is_no_objective(metric: str) -> None:
+    with pytest.raises(ValueError, match=rf"^metric={metric}: is a score on the test set; .*validation with data"):
+        SearchConfig(metric, "maximise", 1, "random", 0, None, {"x": ParameterRange(low=0.0, high=1.0)})
+
+
+def test_search_selects_by_the_validation_set_by_default() -> None:
+    config = search_of(compose_run(["experiment=search_tanh"]), [], None)
+    assert (config.metric, config.direction) == ("final_accuracy_validation", "maximise")
+    check_space(config, ["experiment=search_tanh"], None)
+
+
 WRONG = [
     ((), "search: this config describes no search; give one: experiment=search_tanh"),
     (("search=tpe",), "search.space={}: must name at least one key"),
@@ -365,7 +380,11 @@ WRONG = [
     ((*SMALL, "+search.space={batching.size:{low:0,high:5}}"), "batching.size=0: must be >= 1"),
     ((*SMALL, "+search.space={activation:{choices:[tanh,tanhh]}}"), "activation=tanhh: no such option"),
     ((*SMALL, SCALE, "search.metric=accuracy"), "search.metric=accuracy: no run of this config logs it; did you mean"),
-    ((*SMALL, SCALE, "search.metric=final_r2_test"), "search.metric=final_r2_test: no run of this config logs it"),
+    ((*SMALL, SCALE, "search.metric=final_r2_validation"), "search.metric=final_r2_validation: no run of this config"),
+    ((*SMALL, SCALE, "search.metric=final_accuracy_test"), "search.metric=final_accuracy_test: is a score on the test"),
+    ((*SMALL, SCALE, "search.metric=r2/test"), "search.metric=r2/test: is a score on the test set"),
+    ((*SMALL, SCALE, "data.validation_fraction=0"),
+     "search.metric=final_accuracy_validation: this config has no validation set; set data.validation_fraction"),
     ((*SMALL, SCALE, "search.metric=delta_rms/layer_99"), "search.metric=delta_rms/layer_99: no run"),
     ((*SMALL, SCALE, "search.direction=up"), "search.direction=up: not an option"),
     ((*SMALL, SCALE, "search.sampler=grid"), "search.sampler=grid: not an option (allowed: random, tpe)"),

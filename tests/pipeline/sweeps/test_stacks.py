@@ -99,7 +99,7 @@ EARLY = ("data.validation_fraction=0.25", "schedule@evaluation.schedule=every")
 def sweeps(draw: st.DrawFn) -> list[tuple[str, ...]]:
     """The overrides of cells that may share a stack: everything may differ that the shapes do not depend on."""
     optimizer = draw(st.sampled_from(OPTIMIZERS))
-    early = draw(st.sampled_from([(), EARLY]))
+    early = EARLY if draw(st.booleans()) else ()
     shared = (*draw(st.sampled_from(SHARED)), *draw(st.sampled_from(PROBES)), *optimizer, *early)
     cells = []
     for _ in range(draw(st.integers(2, 4))):

@@ -125,6 +125,20 @@ def test_checkpoint_contains_the_state_of_blocks(tmp_path: Path) -> None:
     assert not same(list(saved.records()) + list(train(run, start=fresh)), whole)
 
 
+def test_checkpoint_contains_the_patience_of_early_stopping(tmp_path: Path) -> None:
+    """Without the evaluations that it has waited, the resumed run would stop later."""
+    run = prepare_run(config(*BASE, *RESUMED["early stopping"]))
+    whole = list(train(run))
+    last = whole[-1].step
+    assert last < run.length.last_step
+    interrupted(run, tmp_path, last - 1)
+    saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert same(list(saved.records()) + list(train(run, start=saved.state)), whole)
+    fresh = replace(saved.state, patience=None)
+    assert list(train(run, start=fresh))[-1].step > last
+
+
 def test_hash_chain_covers_the_parameters_of_every_block() -> None:
     run = prepare_run(replace(config(*BASE), architecture=WithBlocks(2, 6, None)))
 
@@ -319,4 +333,5 @@ def test_killed_run_resumes_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_training_state_has_the_fields_that_are_written() -> None:
     """A new field that is not written would be lost silently."""
-    assert set(TrainingState.__dataclass_fields__) == {"now", "previous", "active", "known_harmless", "recent"}
+    written = {"now", "previous", "active", "known_harmless", "recent", "patience"}
+    assert set(TrainingState.__dataclass_fields__) == written
