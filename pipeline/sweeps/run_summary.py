@@ -23,6 +23,7 @@ BAR = 56  # columns of the longest bar
 MOST_DIVERGENCES = 5  # replicates whose divergence is described
 MOST_BARS = 21  # layers in a chart: 20 hidden layers and the output
 SCORES = {"cost": "cost", "accuracy": "accuracy", "r2": "R²"}
+SETS = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def run_lines(result: RunResult, data: DataDescription | None, last_step: int, replicates: int) -> list[str]:
@@ -112,22 +113,32 @@ def bar_chart(values: Mapping[str, float]) -> list[str]:
 
 
 def _score_lines(result: RunResult, data: DataDescription | None, last_step: int) -> list[str]:
-    """Return final cost and score of the training and the test set, with the score of the simplest guess."""
-    rows = []
-    for quantity, name in SCORES.items():
-        values = [result.headline.get(f"final_{quantity}_{part}") for part in ("train", "test")]
-        if any(value is not None for value in values):
-            rows.append((name, *("" if value is None else show(value) for value in values)))
-    if not rows:
+    """Return final cost and score on each set, with the score of the simplest guess on the last one."""
+    values = {q: {part: result.headline.get(f"final_{q}_{part}") for part in SETS} for q in SCORES}
+    parts = [part for part in SETS if any(of_parts[part] is not None for of_parts in values.values())]
+    if not parts:
         return [f"no final scores: {_ending(result)}"]
-    is_tested = any(test for _, _, test in rows)
+    rows = [
+        (name, *("" if value is None else show(value) for value in (values[quantity][part] for part in parts)))
+        for quantity, name in SCORES.items()
+        if any(value is not None for value in values[quantity].values())
+    ]
     if data is not None:
+        judged = "test" if "test" in parts else "train"  # as in DataDescription.baseline
         name, score = _guess(data)
-        rows.append((name, "" if is_tested else score, score if is_tested else ""))
-    when = f"after {counted(last_step, 'step')}" if last_step else "untrained"
-    table = [(when, "training", "test" if is_tested else ""), *rows]
+        rows.append((name, *(score if part == judged else "" for part in parts)))
+    table = [(_length(result, last_step), *(SETS[part] for part in parts)), *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in table]
+    return [
+        "  ".join([f"{name:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(cells, widths[1:], strict=True))]).rstrip()
+        for name, *cells in table
+    ]
+
+
+def _length(result: RunResult, last_step: int) -> str:
+    if result.stopped_at is not None:
+        return f"stopped early at step {result.stopped_at}"
+    return f"after {counted(last_step, 'step')}" if last_step else "untrained"
 
 
 def _ending(result: RunResult) -> str:

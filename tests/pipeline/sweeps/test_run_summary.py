@@ -68,6 +68,20 @@ def test_scores_of_a_regression_stand_over_the_mean(tmp_path: Path) -> None:
     assert "[a, b]: 95% interval of the mean over 2 networks" in lines
 
 
+def test_run_that_stops_early_says_the_step_and_has_validation_scores(tmp_path: Path) -> None:
+    lines = end_of(
+        tmp_path, "data=iris", "data.validation_fraction=0.3", "early_stopping=validation", "early_stopping.patience=1",
+        "schedule@evaluation.schedule=every", "optimizer.learning_rate=5", "architecture.hidden=[4,3]",
+    )  # fmt: skip
+    (head,) = (line for line in lines if line.startswith("stopped early at step "))
+    assert head.split()[-3:] == ["training", "validation", "test"]
+    (accuracy,) = (line for line in lines if line.startswith("accuracy"))
+    assert len(accuracy.split()) == 4
+    step = head.split()[4]
+    sentence = rf"Training stopped early at step {step} of \d+: the validation cost had not fallen for 1 evaluation\."
+    assert re.search(sentence, " ".join(lines))
+
+
 def test_diverged_run_has_no_scores(tmp_path: Path) -> None:
     lines = end_of(tmp_path, *SHORT, "activation=relu", "cost=squared_error", "activation@output=identity",
                    "optimizer.learning_rate=1e30", "replicates=7")  # fmt: skip
