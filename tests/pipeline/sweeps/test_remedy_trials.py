@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_prescriptions_for_a_short_and_a_full_id_are_one_sweep(tmp_path: Path) -
     store = Store.open(tracking)
     (logged,) = store.client.search_runs([store.experiment_id])
     for run_id in (logged.info.run_id[:9], logged.info.run_id):
-        assert shown(lambda given=run_id: prescribe(given, tracking, (), quiet=True)).code == 0
+        assert shown(partial(prescribe, run_id, tracking, (), quiet=True)).code == 0
         sweep_id = f"prescribe-{logged.info.run_id[:8]}"
         in_it = [r.info.run_name for r in store.search(in_sweep(sweep_id)) if r.data.tags["kind"] == "run"]
         assert len(in_it) == len(set(in_it)) == 4, "the runs of the second prescription replace those of the first"
