@@ -103,13 +103,14 @@ def last_place(mean: float, low: float, high: float) -> int:
     """Return the power of ten of the last digit that an interval allows.
 
     It is the first digit of half of the interval's width, or the second if the first is 1. A number without an interval
-    has ``DIGITS`` digits.
+    has ``DIGITS`` digits; one with a wide interval still has its units, or ``DIGITS`` digits if it is large.
     """
     half = high / 2 - low / 2
     if not math.isfinite(half) or half == 0:
         return _exponent(mean) - DIGITS + 1
     place = _exponent(half) - (half < 2 * 10.0 ** _exponent(half))
-    return max(place, _exponent(max(abs(low), abs(high))) - MOST_DIGITS + 1)
+    first = _exponent(max(abs(low), abs(high)))
+    return min(max(place, first - MOST_DIGITS + 1), max(0, first - DIGITS + 1))
 
 
 def rounded(number: float, place: int) -> str:
