@@ -122,11 +122,11 @@ def _trained(
 def stable_rate(overrides: Sequence[str]) -> float:
     """Return the largest rate at which steps do not overshoot, the least of the replicates.
 
-    It is 2/λ_max of the Hessian of the first batch's cost.
+    It is 2/|λ| of the Hessian of the first batch's cost, with λ of the largest magnitude.
     """
     probe = Sharpness(iterations=12, tolerance=0.1, parameters=10**7)
     run = prepare_run(replace(_config(overrides), dtype="float64", epochs=0, steps=None, probes={"sharpness": probe}))
-    return 2 / float(max(r.values.max() for r in train(run) if r.probe == "sharpness"))
+    return 2 / float(max(np.abs(r.values).max() for r in train(run) if r.probe == "sharpness"))
 
 
 def _config(overrides: Sequence[str]) -> Config:
@@ -452,7 +452,7 @@ def _scaled(squares: tuple[float, float, float], scale: float) -> tuple[float, f
 
 def _long_by_inputs(rng: np.random.Generator, common: list[str]) -> Drawn:
     """Draw inputs so large that a rate that was stable is far too high."""
-    net, why = _healthy_net(rng, pick(rng, "relu", "leaky_relu", "elu", "selu"), NOISE)
+    net, why = _healthy_net(rng, pick(rng, "relu", "leaky_relu"), NOISE)  # curvature grows as the square of the inputs
     net = replace(net, overrides=tuple(_regression(net.overrides)))  # a cost whose curvature does not level off
     trained, rate = _trained(rng, net, common, int(rng.integers(4, 7)), 0.3, 0.8)
     scale = between(rng, 50, 1000)
