@@ -75,14 +75,14 @@ def show(value: Estimate) -> str:
 
 
 def show_half_width(value: Estimate) -> str:
-    """Format a scalar estimate as :func:`show` does, with half of the interval's width: "0.91 ±0.01"."""
+    """Format a scalar estimate as :func:`show` does, with half of the interval's width: "0.91±0.01"."""
     mean, low, high = map(float, (value.mean, value.low, value.high))
     half = high / 2 - low / 2
     if not math.isfinite(half):
         return show(value)
     place = last_place(mean, low, high)
     error = rounded(half, place) if half >= 10.0**place / 2 else "0"
-    return f"{rounded(mean, place)} ±{error}{_lost(value)}"
+    return f"{rounded(mean, place)}±{error}{_lost(value)}"
 
 
 def with_interval(value: Estimate, sign: int = 1) -> str:

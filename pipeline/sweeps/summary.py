@@ -196,17 +196,17 @@ def result_table(sweep_id: str, results: Sequence[RunResult]) -> Table:
     for key in results[0].swept:
         table.add_column(short_key(key))
     for _, title in columns:
-        table.add_column(_folded(title), justify="right")
+        table.add_column(_folded(title), justify="right", no_wrap=True)
     table.add_column(_folded("gradient flow"))
     table.add_column("run", no_wrap=True)
-    shows_ends = any(r.diverged_replicates or r.stopped_at is not None for r in results)
-    if shows_ends:
-        table.add_column("ended")
+    has_diverged = any(r.diverged_replicates for r in results)
+    if has_diverged:
+        table.add_column("diverged")
     for r in results:
         status = r.run_id[:8] if r.status == "FINISHED" else r.status.lower()
-        end = [ending(r)] if shows_ends else []
+        diverged = [f"{r.diverged_replicates}, from step {r.diverged_at}" if r.diverged_replicates else ""]
         numbers = (_cell(r, key, show_half_width) for key, _ in columns)
-        table.add_row(*r.swept.values(), *numbers, verdict_of(r), status, *end)
+        table.add_row(*r.swept.values(), *numbers, verdict_of(r), status, *(diverged if has_diverged else []))
     return table
 
 
@@ -224,6 +224,8 @@ def legend_lines(results: Sequence[RunResult]) -> list[str]:
             "decades lost: log10 of δ in the last hidden layer over δ in the first, before",
             "  training; positive: δ shrinks towards the input, and 1 decade is tenfold",
         ]
+    if any(r.diverged_replicates for r in results):
+        lines.append("diverged: networks with a number that is not finite, and the first such step")
     if replicates > 1:
         lines.append(f"±: 95% interval of the mean over {replicates} networks")
     return lines
