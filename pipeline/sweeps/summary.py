@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
-from pipeline.tracking.uri import without_user
+from pipeline.tracking.uri import redact, without_user
 from pipeline.wording import command, counted
 
 # Headline metric, column title. A skipped cell shows it if HEADLINE_PROBES (pipeline/tracking/logged_run.py) has its
@@ -221,8 +222,8 @@ def legend_lines(results: Sequence[RunResult]) -> list[str]:
     lines = []
     if any("decades_lost_delta_rms_start" in r.headline for r in results):
         lines += [
-            "decades lost: log10 of δ in the last hidden layer over δ in the first, before",
-            "  training; positive: δ shrinks towards the input, and 1 decade is tenfold",
+            "decades lost: log10 of δ in the last hidden layer over δ in the first,",
+            "  before training; positive: δ shrinks towards the input; 1 decade is tenfold",
         ]
     if any(r.diverged_replicates for r in results):
         lines.append("diverged: networks with a number that is not finite, and the first such step")
@@ -248,7 +249,11 @@ def link_lines(store: Store, path: str, what: str) -> list[str]:
     if store.uri.startswith("http"):
         base, hint = without_user(store.uri), ""
     else:
-        is_own = store.uri == TrackingConfig(None, store.experiment).resolved_uri()
-        serve = command("ui", options="" if is_own else f"--uri {store.uri}")
-        base, hint = "http://127.0.0.1:5000", f" (after `{serve}`)"
+        base, hint = "http://127.0.0.1:5000", f" (after `{command('ui', options=store_option(store))}`)"
     return [f"{what}{hint}:", f"{base}{path}"]
+
+
+def store_option(store: Store) -> str:
+    """Return the option of a command that chooses a store; "" for the project's own."""
+    is_own = store.uri == TrackingConfig(None, store.experiment).resolved_uri()
+    return "" if is_own else f"--uri {shlex.quote(redact(store.uri))}"

@@ -27,7 +27,7 @@ from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor, 
 from pipeline.sweeps.plan import data_lines, plan_sweep, source_tags, tracking_of
 from pipeline.sweeps.run_summary import run_lines
 from pipeline.sweeps.stacks import describe_stacks, plan_stacks
-from pipeline.sweeps.summary import legend_lines, link_lines, log_summary, result_table, summary_links
+from pipeline.sweeps.summary import legend_lines, link_lines, log_summary, result_table, store_option, summary_links
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.wording import command, counted, option
@@ -123,7 +123,8 @@ class SweepResult:
     def lines(self) -> list[str]:
         """Return what the table's numbers mean, the failures, the links, and how many cells were run, skipped ..."""
         failed = [f"failed: {r.name} (run {r.run_id}): {r.error}" for r in self.results if r.status == "FAILED"]
-        page = [f"one page about it: {command('report')} {option('sweep', self.sweep_id)}"] if self.is_logged else []
+        report = command(f"report {option('sweep', self.sweep_id)}", options=store_option(self.store))
+        page = [f"one page about it: {report}"] if self.is_logged else []
         done = count_actions(self.actions, len(self.results))
         return ["", *legend_lines(self.results), *failed, "", *page, *self.links, done]
 
@@ -162,9 +163,11 @@ class SingleResult:
 
     def _next_lines(self) -> list[str]:
         """Return the commands that go on from here."""
-        short = self.result.run_id[:8]
-        trials = [f"try the changes: {command('prescribe', run=short)}"] if self.result.remedies else []
-        return [*trials, f"run it again: {command('reproduce', run=short)}"]
+        short, options = self.result.run_id[:8], store_option(self.store)
+        lines = [f"run it again: {command('reproduce', run=short, options=options)}"]
+        if self.result.remedies:
+            lines.insert(0, f"try the changes: {command('prescribe', run=short, options=options)}")
+        return lines
 
 
 def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str | None = None) -> SweepResult:
