@@ -67,7 +67,7 @@ def test_installed_command_trains_and_replays_with_a_store_in_the_current_folder
     trained = execute([program, "run", *TINY], elsewhere)
     assert trained.returncode == 0, trained.stderr
     assert (elsewhere / "store" / "mlflow.db").is_file()
-    run_id = trained.stdout.partition("RUN=")[2].split()[0]
+    run_id = trained.stdout.partition("gradvitals reproduce ")[2].split()[0]
     replayed = execute([program, "reproduce", run_id], elsewhere)
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert "identical" in replayed.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -269,6 +270,13 @@ def test_first_record_difference() -> None:
 CODE = "return np.subtract(1, np.square(a, out=out), out=out)\n\n\n@dataclass(frozen=True)\nclass Relu"
 
 
+def run_id_in(printed: str) -> str:
+    """Return the id in the command that a run prints at its end, in whichever form."""
+    match = re.search(r"reproduce (?:RUN=)?([0-9a-f]{8,32})", printed)
+    assert match is not None, printed
+    return match[1]
+
+
 def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -282,6 +290,7 @@ def test_worktree_commands_reproduce_run_of_older_commit(logged: tuple[str, str,
     tree, uri = tmp_path / "project", logged[0]
     for name in ("engine", "pipeline", "conf"):
         shutil.copytree(PROJECT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "pyproject.toml", tree)
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 
     def git(*arguments: str) -> None:
@@ -301,7 +310,7 @@ def test_worktree_commands_reproduce_run_of_older_commit(logged: tuple[str, str,
     edit(tree / "engine" / "activations.py", CODE, CODE.replace("subtract(1,", "subtract(1 + 1e-15,"))  # the patch
     done = command("run", "experiment=smoke", "activation=tanh", f"tracking.uri={uri}")
     assert done.returncode == 0, done.stderr
-    run_id = next(w.removeprefix("RUN=") for w in done.stdout.split() if w.startswith("RUN="))
+    run_id = run_id_in(done.stdout)
     git("commit", "-qam", "two, with other code", "--allow-empty")
     edit(tree / "engine" / "activations.py", "subtract(1 + 1e-15,", "subtract(1 + 2e-15,")
     git("commit", "-qam", "three")
@@ -318,7 +327,8 @@ def test_worktree_commands_reproduce_run_of_older_commit(logged: tuple[str, str,
         shell = line.replace(".venv/bin/python", shlex.quote(sys.executable))
         subprocess.run(["bash", "-ec", shell], cwd=tree, check=True, capture_output=True, env=os.environ)
     place = tree.parent / shlex.split(commands[2])[2].removeprefix("../")
-    assert shlex.split(commands[2])[3:] == ["reproduce", f"RUN={run_id}", f"ARGS=--uri {uri}"]
+    verb, run, arguments = shlex.split(commands[2])[3:]
+    assert (verb, run[: len(run_id) + 4], arguments) == ("reproduce", f"RUN={run_id}", f"ARGS=--uri {uri}")
     done = command("reproduce", run_id, "--uri", uri, cwd=place)
     assert done.returncode == 0, done.stdout
     assert "identical: all" in done.stdout
@@ -407,7 +417,7 @@ def test_replay_restarts_with_recorded_core_type(
     overrides = ["experiment=smoke", "architecture.width=64", f"tracking.uri={uri}"]
     environment = {**os.environ, "OPENBLAS_CORETYPE": "Nehalem"}
     done = subprocess.run([*command, "run", *overrides], cwd=PROJECT, env=environment, check=True, capture_output=True)
-    run_id = next(w.removeprefix("RUN=") for w in done.stdout.decode().split() if w.startswith("RUN="))
+    run_id = run_id_in(done.stdout.decode())
     again = subprocess.run(
         [*command, "reproduce", run_id, "--uri", uri], cwd=PROJECT, capture_output=True, text=True, check=False
     )
