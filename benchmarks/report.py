@@ -78,12 +78,12 @@ class Row:
 
 def machine() -> list[str]:
     """Return lines with the processor and the versions that the numbers depend on."""
-    tags = provenance().tags
+    facts = provenance().facts
     torch = peer.version()
     return [
-        f"CPU: {tags['processor']}; one thread",
-        f"BLAS of NumPy: {tags['blas']}, kernel {tags['blas.core_type']}",
-        f"Python {tags['python']}, numpy {tags['package.numpy']}, "
+        f"CPU: {facts['processor']}; one thread",
+        f"BLAS of NumPy: {facts['blas']}, kernel {facts['blas.core_type']}",
+        f"Python {facts['python']}, numpy {facts['package.numpy']}, "
         + (f"torch {torch}" if torch else f"no torch (install it: `{peer.INSTALL}`)"),
     ]
 

@@ -30,7 +30,7 @@ from rich.markdown import Markdown
 from pipeline.reports.figures.style import BLUE, GREEN, ORANGE, RED, STYLE
 from pipeline.reports.sweep_report import find_sweep
 from pipeline.reproducibility.environment import provenance
-from pipeline.reproducibility.fingerprint import fingerprint_tags
+from pipeline.reproducibility.fingerprint import cell_key
 from pipeline.runs.cell import close_stale_runs, runs_of_cell
 from pipeline.sweeps.sweep import SweepOptions, run_sweep
 from pipeline.tracking import chart_view
@@ -73,7 +73,7 @@ class Filler:
     def fill(self, store: Store, first: int, last: int) -> None:
         """Write runs ``first`` to ``last`` − 1 with the summaries and views of their sweeps."""
         for number in range(first, last):
-            tags = {"sweep": sweep_id(number), **fingerprint_tags(cell(number))}
+            tags = {"sweep": sweep_id(number), cell_key(cell(number)): "1"}
             self._copy(self._cells[number % len(self._cells)], number, tags)
             if number % CELLS == 0:
                 self._copy(self._summary, number, {"sweep_summary": sweep_id(number)})
@@ -89,7 +89,7 @@ class Filler:
         self._rows("runs", run, {"run_uuid": run_id, "start_time": start, "end_time": start + 900})
         for table in OWN_TABLES:
             self._rows(table, run, {"run_uuid": run_id})
-        own = "key like 'mlflow.cell.%' or key like 'mlflow.attempt.%' or key in ('cell', 'sweep', 'sweep_summary')"
+        own = "key like 'mlflow.cell.%' or key like 'mlflow.attempt.%' or key in ('sweep', 'sweep_summary')"
         self.database.execute(f"delete from tags where run_uuid = ? and ({own})", (run_id,))  # noqa: S608 (a constant)
         self.database.executemany(
             "insert or replace into tags (key, value, run_uuid) values (?, ?, ?)",
@@ -243,12 +243,12 @@ def page(rows: Sequence[Row], description: str, command: str, date: str, image: 
     lines += [[f"{r.runs:,}", *(f"{1000 * r.seconds[n]:.2f}" for n in COLOURS)] for r in rows]
     grown = [growth(rows, name) for name in COLOURS]
     lines.append(["growth from 100 on", *(f"{g:.2f}×" for g, _ in grown)])
-    tags = provenance().tags
+    facts = provenance().facts
     return "\n\n".join(
         [
             "# The size of the store",
             f"Written by `{command}` on {date}. Do not edit; run it again.",
-            f"- CPU: {tags['processor']}\n- Python {tags['python']}, mlflow {tags['package.mlflow']}, sqlite "
+            f"- CPU: {facts['processor']}\n- Python {facts['python']}, mlflow {facts['package.mlflow']}, sqlite "
             f"{sqlite3.sqlite_version}\n- {description}",
             EXPLANATION,
             "\n".join(f"| {' | '.join(cells)} |" for cells in lines),

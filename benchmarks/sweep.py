@@ -112,12 +112,12 @@ def measure(rows: Mapping[str, Sequence[Part]], quick: bool, log: Callable[[str]
 
 def machine() -> list[str]:
     """Return lines with the machine, the versions and the commit that the numbers depend on."""
-    tags, jax = provenance().tags, sweep_jax.version()
-    changed = ", with uncommitted changes" if tags["git.dirty"] == "true" else ""
+    facts, jax = provenance().facts, sweep_jax.version()
+    changed = ", with uncommitted changes" if facts["git.dirty"] == "true" else ""
     return [
         *report.machine(),
         f"jax {jax}" if jax else f"no jax (install it: `{sweep_jax.INSTALL}`)",
-        f"{os.cpu_count()} cores; mlflow {tags['package.mlflow']}; commit {tags['git.commit'][:12]}{changed}",
+        f"{os.cpu_count()} cores; mlflow {facts['package.mlflow']}; commit {facts['git.commit'][:12]}{changed}",
     ]
 
 

@@ -54,7 +54,7 @@ class ComparedRun:
 
     Attributes:
         raw_config: The resolved config.
-        tags: The tags, with versions of code, packages and machine.
+        provenance: Versions of code, packages and machine, by name.
         seed: Seed of replicate 0; replicate k has seed + k.
         readings: Measurements by the name of the quantity.
     """
@@ -62,7 +62,7 @@ class ComparedRun:
     run_id: str
     name: str
     raw_config: Mapping[str, Any]
-    tags: Mapping[str, str]
+    provenance: Mapping[str, str]
     seed: int
     replicates: int
     readings: Mapping[str, Reading]
@@ -234,7 +234,7 @@ def load(store: Store, run_id: str) -> ComparedRun:
         raise ConfigError(f"{CONFIG_FILE} of run {run_id}: seed and replicates must be integers")
     if any(len(r.values) != replicates for r in measured.values()):
         raise ConfigError(f"{RECORDS_FILE} of run {run_id}: has not the {replicates} replicates of its config")
-    return ComparedRun(run.run_id, run.name, raw_config, run.tags, seed, replicates, measured)
+    return ComparedRun(run.run_id, run.name, raw_config, run.provenance, seed, replicates, measured)
 
 
 def readings(table: pd.DataFrame) -> dict[str, Reading]:
@@ -324,8 +324,9 @@ def environment_changes(a: ComparedRun, b: ComparedRun) -> list[str]:
     """Return the changes of code, packages and machine, and of the data if its config is the same."""
     same_data = a.raw_config.get("data") == b.raw_config.get("data") and a.seeds() == b.seeds()
     keys = [*ENVIRONMENT, *(["data.sha256"] if same_data else [])]
-    changed = [key for key in keys if a.tags.get(key) != b.tags.get(key)]
-    return [f"{key}: {a.tags.get(key, 'not logged')} → {b.tags.get(key, 'not logged')}" for key in changed]
+    first, second = a.provenance, b.provenance
+    changed = [key for key in keys if first.get(key) != second.get(key)]
+    return [f"{key}: {first.get(key, 'not logged')} → {second.get(key, 'not logged')}" for key in changed]
 
 
 def _mean(finite: Array) -> float:

@@ -27,7 +27,7 @@ from pipeline.wording import command
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_CONFIG = 200_000  # characters
 PIXELS_PER_INCH = 112  # of a figure on the page
-ORIGIN = (  # tag, label
+ORIGIN = (  # fact, label
     ("git.commit", "commit"),
     ("config.sha256", "config, SHA-256"),
     ("data.sha256", "data, SHA-256"),
@@ -86,14 +86,14 @@ def render(**content: Any) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")  # JSON files may hold lone surrogates
 
 
-def origin(tags: Mapping[str, str]) -> list[tuple[str, str]]:
+def origin(facts: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return label and value of everything that the numbers depend on, apart from the config."""
-    rows = [(name, tags[tag]) for tag, name in ORIGIN if tags.get(tag)]
+    rows = [(name, facts[fact]) for fact, name in ORIGIN if facts.get(fact)]
     rows = [(name, without_addresses(value) if name == "overrides" else value) for name, value in rows]
     rows = [(name, value) for name, value in rows if value]
-    if tags.get("git.dirty") == "true":
+    if facts.get("git.dirty") == "true":
         rows.insert(1, ("uncommitted changes", "yes: artifact uncommitted.patch"))
-    packages = [f"{tag[8:]} {version}" for tag, version in sorted(tags.items()) if tag.startswith("package.")]
+    packages = [f"{fact[8:]} {version}" for fact, version in sorted(facts.items()) if fact.startswith("package.")]
     return [*rows, ("packages", ", ".join(packages))] if packages else rows
 
 

@@ -101,15 +101,15 @@ def page_of(logged: LoggedRun) -> str:
         title=logged.name,
         kind="run",
         facts=_run_facts(logged),
-        verdict=logged.tags.get("verdict", ""),
-        paragraph=logged.tags.get("verdict_paragraph") or _description(logged.tags),
+        verdict=logged.verdict,
+        paragraph=logged.explanation or _description(logged.tags),
         tiles=_tiles(logged, summary),
         notes=[*html.foreign(logged.tags), *logged.notes],
         pictures=html.template_figures(run_figures(logged, summary)),
         numbers=_numbers(logged, summary),
         findings=logged.findings,
         command=command("reproduce", run=logged.run_id),
-        origin=html.origin(logged.tags),
+        origin=html.origin(logged.provenance),
         config=html.config_text(logged.config),
     )
 

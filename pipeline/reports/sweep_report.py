@@ -68,7 +68,7 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept:
         cells=len(cells),
         pictures=html.template_figures([*figures, *([overlay] if overlay else [])]),
         command=command("reproduce", run="<run id>"),
-        origin=html.origin(_common([run.tags for run in logged])),
+        origin=html.origin(_common([run.provenance for run in logged])),
         config=html.config_text(first.config),
     )
 
@@ -140,9 +140,9 @@ def _parameter(run: LoggedRun, key: str, varying: Sequence[str]) -> str:
     return " ".join(run.params[k] for k in varying if k.startswith(f"{place}.") and k in run.params) or "–"
 
 
-def _common(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the tags that all runs share."""
-    return {k: v for k, v in tags[0].items() if all(t.get(k) == v for t in tags)}
+def _common(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the facts that all runs share."""
+    return {k: v for k, v in facts[0].items() if all(f.get(k) == v for f in facts)}
 
 
 def cell_table(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:
@@ -150,7 +150,7 @@ def cell_table(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept:
     rows = []
     for (_, values), run, summary in zip(swept.iterrows(), logged, summaries, strict=True):
         row: dict[str, Any] = {str(k): str(v) for k, v in values.items()}
-        row |= {"run_id": run.run_id, "status": run.status, "verdict": run.tags.get("verdict", "–")}
+        row |= {"run_id": run.run_id, "status": run.status, "verdict": run.verdict or "–"}
         row["diverged"] = run.metrics.get("diverged_fraction", np.nan)
         headline = summary.headline()
         for column, key in (

@@ -215,7 +215,7 @@ def diff(a: str, b: str, tracking: TrackingConfig, to: Path | None, force: bool 
 def _circumstances(
     a: ReplayRun, b: ReplayRun, raw_configs: tuple[Mapping[str, Any], Mapping[str, Any]]
 ) -> tuple[str, ...]:
-    environments = [Provenance(dict(run.tags), run.patch, run.packages) for run in (a, b)]
+    environments = [Provenance(dict(run.provenance), run.patch, run.packages) for run in (a, b)]
     differences = [c for c in changes(*environments) if not c.what.startswith("config")]
     return (
         *(f"config: {line}" for line in config_changes(*raw_configs)),

@@ -26,12 +26,12 @@ class Provenance:
     """Facts about code, packages and machine.
 
     Attributes:
-        tags: Short facts by name.
+        facts: Short facts by name.
         patch: Uncommitted changes of tracked files, as ``git diff`` prints them; "" if there are none.
         packages: Every installed package, one ``name==version`` per line.
     """
 
-    tags: dict[str, str]
+    facts: dict[str, str]
     patch: str
     packages: str
 
@@ -43,7 +43,7 @@ def provenance() -> Provenance:
     commit = _git("rev-parse", "HEAD").strip() if is_repository else ""
     status = _git("status", "--porcelain")
     blas = _engine_blas()
-    tags = {
+    facts = {
         "git.commit": commit or NO_COMMIT,
         "git.dirty": "unknown" if not commit else str(bool(status.strip())).lower(),
         "python": platform.python_version(),
@@ -56,8 +56,8 @@ def provenance() -> Provenance:
         "blas.core_type": _unique(str(p.get("architecture")) for p in blas),
         "blas.threads": _unique(str(p["num_threads"]) for p in blas),
     }
-    tags |= {f"package.{name}": _version(name) for name in PACKAGES}
-    return Provenance(tags, _git("diff", "HEAD") if commit else "", _installed_packages())
+    facts |= {f"package.{name}": _version(name) for name in PACKAGES}
+    return Provenance(facts, _git("diff", "HEAD") if commit else "", _installed_packages())
 
 
 def _engine_blas() -> list[dict[str, Any]]:

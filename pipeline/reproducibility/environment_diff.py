@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.reproducibility.environment import Provenance
 
-LABELS = {  # tag -> label; these tags are compared by value
+LABELS = {  # fact -> label; these facts are compared by value
     "config.sha256": "config",
     "data.sha256": "data",
     "blas": "BLAS",
@@ -46,9 +46,9 @@ def changes(then: Provenance, now: Provenance) -> list[Change]:
         Changes of config and data, code, packages, then BLAS, CPU features, Python and machine.
     """
     facts = [
-        Change(f"{label} ({tag})" if tag.endswith("sha256") else label, was, is_)
-        for tag, label in LABELS.items()
-        if _parts(was := then.tags.get(tag, UNRECORDED)) != _parts(is_ := now.tags.get(tag, UNRECORDED))
+        Change(f"{label} ({fact})" if fact.endswith("sha256") else label, was, is_)
+        for fact, label in LABELS.items()
+        if _parts(was := then.facts.get(fact, UNRECORDED)) != _parts(is_ := now.facts.get(fact, UNRECORDED))
     ]
     first = [c for c in facts if c.what.endswith("sha256)")]
     return [*first, *_code_changes(then, now), *_package_changes(then, now), *(c for c in facts if c not in first)]
@@ -61,24 +61,24 @@ def _parts(text: str) -> set[str]:
 
 def _code_changes(then: Provenance, now: Provenance) -> Iterator[Change]:
     was, is_ = code_state(then), code_state(now)
-    is_same_code = then.tags.get("code.sha256") == now.tags.get("code.sha256")
+    is_same_code = then.facts.get("code.sha256") == now.facts.get("code.sha256")
     if was != is_ or then.patch != now.patch:
-        is_recorded = "code.sha256" in then.tags and "code.sha256" in now.tags
+        is_recorded = "code.sha256" in then.facts and "code.sha256" in now.facts
         note = " (the code that training runs is the same)" if is_recorded and is_same_code else ""
         if was == is_:
             is_ = f"{is_}, but another patch"
         yield Change("commit", was, is_ + note)
     elif not is_same_code:
-        yield Change("code (code.sha256)", *(p.tags.get("code.sha256", UNRECORDED) for p in (then, now)))
+        yield Change("code (code.sha256)", *(p.facts.get("code.sha256", UNRECORDED) for p in (then, now)))
 
 
 def code_state(environment: Provenance) -> str:
     """Return the commit, and a description of changes that were not committed."""
-    commit = environment.tags.get("git.commit", UNRECORDED)
+    commit = environment.facts.get("git.commit", UNRECORDED)
     if environment.patch:
         count = sum(bool(re.match(r"[+-](?![+-]{2})", line)) for line in environment.patch.splitlines())
         return f"{commit} with a patch of {count} changed lines"
-    return f"{commit} with untracked files" if environment.tags.get("git.dirty") == "true" else commit
+    return f"{commit} with untracked files" if environment.facts.get("git.dirty") == "true" else commit
 
 
 def _package_changes(then: Provenance, now: Provenance) -> Iterator[Change]:
@@ -91,9 +91,9 @@ def _package_changes(then: Provenance, now: Provenance) -> Iterator[Change]:
 
 
 def package_versions(environment: Provenance) -> Mapping[str, str]:
-    """Return package versions by name, from the full list if there is one, else from the tags."""
+    """Return package versions by name, from the full list if there is one, else from the facts."""
     if environment.packages:
         pairs = (line.partition("==") for line in environment.packages.splitlines())
         return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in pairs if name}
-    tags = environment.tags
-    return {key.removeprefix("package."): value for key, value in tags.items() if key.startswith("package.")}
+    facts = environment.facts
+    return {key.removeprefix("package."): value for key, value in facts.items() if key.startswith("package.")}

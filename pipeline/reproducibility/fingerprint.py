@@ -35,11 +35,6 @@ def fingerprint(raw_config: Mapping[str, Any], data_digest: str, code: str | Non
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint_tags(cell_id: str) -> dict[str, str]:
-    """Return the tags that mark a run as one of this cell."""
-    return {"cell": cell_id, cell_key(cell_id): "1"}
-
-
 def cell_key(cell_id: str) -> str:
     """Return a tag key that only runs of this cell have.
 

@@ -51,13 +51,13 @@ def match_machine(then: Mapping[str, str], now: Mapping[str, str], flags: frozen
     """Compute the settings that match the recording process.
 
     Args:
-        then: Tags of the recording process (:mod:`pipeline.reproducibility.environment`).
-        now: Tags of this process.
+        then: Facts of the recording process (:mod:`pipeline.reproducibility.environment`).
+        now: Facts of this process.
         flags: Flags of this CPU, as in /proc/cpuinfo.
     """
     variables: dict[str, str] = {}
     unmatched: list[str] = []
-    recorded, present = (_first_library(tags.get("blas.core_type")) for tags in (then, now))
+    recorded, present = (_first_library(facts.get("blas.core_type")) for facts in (then, now))
     if recorded and recorded != present:
         required = REQUIRED_FLAGS.get(recorded)
         missing = sorted(f for f in required or () if f not in flags and CPUINFO_NAMES.get(f, f) not in flags)
@@ -85,7 +85,7 @@ def _match_features(
     if then.get("package.numpy") != now.get("package.numpy"):
         unmatched.append("CPU features: their names depend on the version of numpy, which differs")
         return
-    recorded, present = (set(tags.get("cpu.features", "").split()) - {"none"} for tags in (then, now))
+    recorded, present = (set(facts.get("cpu.features", "").split()) - {"none"} for facts in (then, now))
     if recorded - present:
         unmatched.append(f"CPU features {' '.join(sorted(recorded - present))} are missing here")
     if present - recorded:

@@ -146,7 +146,7 @@ def reproduce(
     try:
         config = configs.build(raw_config, configs.OWN_PACKAGES | set(options.allowed))
     except ConfigError:
-        if logged.tags.get("git.commit") != provenance().tags.get("git.commit"):
+        if logged.provenance.get("git.commit") != provenance().facts.get("git.commit"):
             _report(_worktree_lines(logged, uri))  # this code may have renamed a class that the config names
         raise
     threads = _match_machine(logged) if options.match_machine else 1
@@ -189,12 +189,12 @@ def present_environment(raw_config: dict[str, Any], data_digest: str) -> Provena
         "data.sha256": data_digest,
         "code.sha256": code_digest(raw_config),
     }
-    return Provenance(now.tags | digests, now.patch, now.packages)
+    return Provenance(now.facts | digests, now.patch, now.packages)
 
 
 def _match_machine(logged: ReplayRun) -> int:
     """Restart the process if core type or CPU features must change; return the number of BLAS threads to use."""
-    match = match_machine(logged.tags, provenance().tags, cpu_flags())
+    match = match_machine(logged.provenance, provenance().facts, cpu_flags())
     if match.variables and can_restart_process():
         settings = ", ".join(f"{name}={value}" for name, value in match.variables.items())
         _report([f"restarting with {settings}, as the run was recorded (--as-it-is keeps this machine's settings)"])
@@ -208,7 +208,7 @@ def _match_machine(logged: ReplayRun) -> int:
 
 
 def _environment_lines(logged: ReplayRun, present: Provenance, uri: str | None) -> list[str]:
-    differences = changes(Provenance(dict(logged.tags), logged.patch, logged.packages), present)
+    differences = changes(Provenance(dict(logged.provenance), logged.patch, logged.packages), present)
     lines = [f"differs: {difference}" for difference in differences]
     if any(difference.what in ("commit", "code (code.sha256)") for difference in differences):
         lines += _worktree_lines(logged, uri)
@@ -217,7 +217,7 @@ def _environment_lines(logged: ReplayRun, present: Provenance, uri: str | None) 
 
 def _worktree_lines(logged: ReplayRun, uri: str | None) -> list[str]:
     run = worktree.absolute_name(logged.run_id, logged.folder)
-    commands = worktree.commands(logged.tags, logged.patch, run, uri)
+    commands = worktree.commands(logged.provenance, logged.patch, run, uri)
     return (
         ["to run the code that recorded it, in a separate worktree:", *(f"  {c}" for c in commands)] if commands else []
     )

@@ -14,11 +14,11 @@ from pipeline.tracking.uri import redact
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def commands(tags: Mapping[str, str], patch: str, run: str, uri: str | None) -> list[str]:
+def commands(facts: Mapping[str, str], patch: str, run: str, uri: str | None) -> list[str]:
     """Return shell commands that check out a run's commit and reproduce the run there.
 
     Args:
-        tags: The run's tags.
+        facts: The facts about the code that recorded the run.
         patch: The changes that were not committed.
         run: The run's id, or the folder it was exported to.
         uri: The store's URI; None for a folder.
@@ -26,8 +26,8 @@ def commands(tags: Mapping[str, str], patch: str, run: str, uri: str | None) -> 
     Returns:
         Commands, and comments for steps to do by hand; empty if the commit is unknown.
     """
-    commit = tags.get("git.commit", "")
-    if not COMMIT.fullmatch(commit):  # a tag is untrusted, and this one becomes part of a command line
+    commit = facts.get("git.commit", "")
+    if not COMMIT.fullmatch(commit):  # a fact is untrusted, and this one becomes part of a command line
         return []
     tree = f"../gradvitals-{commit[:8]}"
     lines = [] if has_commit(commit) else ["# this repository does not have the commit: git fetch it first"]
@@ -36,7 +36,7 @@ def commands(tags: Mapping[str, str], patch: str, run: str, uri: str | None) -> 
         store = f" --uri {shlex.quote(redact(uri))}" if uri else ""
         read_patch = f".venv/bin/python -m pipeline reproduce {shlex.quote(run)}{store} --patch"
         lines.append(f"{read_patch} | git -C {shlex.quote(tree)} apply  # the patch is code: read it first")
-    elif tags.get("git.dirty") == "true":
+    elif facts.get("git.dirty") == "true":
         lines.append("# the run was recorded with untracked files, whose content was not logged")
     arguments = f" ARGS={_quote('--uri ' + shlex.quote(redact(uri)))}" if uri else ""
     lines.append(f"make -C {shlex.quote(tree)} reproduce RUN={_quote(run)}{arguments}")

@@ -13,19 +13,30 @@ from typing import Any
 import yaml
 
 from engine.network import Network
-from pipeline.analysis.summary import PROFILED, RunningSummary
+from pipeline.analysis.summary import PROFILED, RunningSummary, show
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
 from pipeline.profiling import PROFILE
 from pipeline.reports.figures.profiles import run_plot
-from pipeline.reproducibility.environment import Provenance
+from pipeline.reproducibility.environment import NO_COMMIT, Provenance
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HashChain
 from pipeline.runs.job import CellJob
 from pipeline.runs.record_writer import RecordWriter
 from pipeline.tracking.artifact_parsers import parse_theory
 from pipeline.tracking.metrics import MetricLogger
 from pipeline.tracking.store import RunLogger, Store
-from pipeline.tracking.tags import CONFIG_FILE, DATA_FILE, DIVERGENCE_FILE, FIGURE_FILE, LAST_STEPS_FILE, RECORDS_FILE
+from pipeline.tracking.tags import (
+    CONFIG_FILE,
+    DATA_FILE,
+    DECADES_TAG,
+    DIVERGENCE_FILE,
+    FIGURE_FILE,
+    LAST_STEPS_FILE,
+    PROVENANCE_FILE,
+    RECORDS_FILE,
+    VERDICT_FILE,
+    VERDICT_TAG,
+)
 from pipeline.tracking.uri import redacted_config
 from pipeline.training import parameter_file
 from pipeline.training.divergence import Divergence
@@ -36,13 +47,16 @@ def log_origin(run_logger: RunLogger, job: CellJob, origin: Provenance) -> None:
     """Log config, code, data, packages and machine: all that a reproduction needs."""
     raw_config, run = job.raw_config, job.run
     run_logger.params(flat_params(raw_config) | {"layer_sizes": "-".join(map(str, run.sizes))})
-    digests = {
+    facts = origin.facts | {
+        "cell": job.cell_id,
         "config.sha256": configs.digest(raw_config),
         "data.sha256": run.facts.digest,
         "code.sha256": job.code,
         "seed": str(run.config.seed),
     }
-    run_logger.tags(origin.tags | digests)
+    run_logger.text(json.dumps(facts, indent=1, ensure_ascii=False), PROVENANCE_FILE)
+    if facts["git.commit"] != NO_COMMIT:
+        run_logger.tags({"mlflow.source.git.commit": facts["git.commit"]})
     run_logger.text(yaml.safe_dump(redacted_config(raw_config), sort_keys=False), CONFIG_FILE)
     run_logger.text(origin.packages, "packages.txt")
     if run.facts.description is not None:
@@ -57,10 +71,11 @@ def log_chain(run_logger: RunLogger, chain: HashChain) -> None:
 
 
 def log_verdict(run_logger: RunLogger, verdict: Verdict, text: str) -> None:
-    """Log the verdict as tags and its decades as metrics."""
-    tags = {"verdict": verdict.words, "verdict_at_start": verdict.start, "verdict_at_end": verdict.end}
-    run_logger.tags(tags | {"verdict_paragraph": text})
+    """Log the verdict as tags, its decades as a tag and metrics, and its explanation as a text."""
     d = verdict.decades
+    tags = {"verdict_at_start": verdict.start, "verdict_at_end": verdict.end}
+    run_logger.tags({VERDICT_TAG: verdict.words, DECADES_TAG: show(d)} | tags)
+    run_logger.text(text, VERDICT_FILE)
     for name, value in (("", d.mean), ("_low", d.low), ("_high", d.high)):
         run_logger.metric(f"verdict_decades{name}", float(value))
 
@@ -75,7 +90,6 @@ def log_divergences(run_logger: RunLogger, divergences: list[Divergence]) -> Non
         {
             "diverged_at_step": str(findings[0].step),
             "diverged_replicates": ",".join(str(f.replicate) for f in sorted(findings, key=lambda f: f.replicate)),
-            "diverged_first": findings[0].sentence(),
         }
     )
     run_logger.metric("diverged_at_step", findings[0].step, findings[0].step)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.reproducibility.fingerprint import cell_key, digest_of_files, fingerprint_tags
+from pipeline.reproducibility.fingerprint import cell_key, digest_of_files
 from pipeline.runs.artifacts import remove_checkpoints
 from pipeline.runs.job import Attempt, CellJob, RunOptions
 from pipeline.runs.result import ERROR_TAG, RunResult
 from pipeline.tracking import tags
-from pipeline.tracking.locks import HOST_TAG, LEASE_TAG, RunLocks, is_name
+from pipeline.tracking.locks import RunLocks, host_of, is_name, lease_of
 from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.store import Store
 
@@ -80,13 +80,13 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
     if run is not None:
         store.tag(run.info.run_id, {tags.ATTEMPTS_TAG: str(attempt.number), **locks.tags(job.cell_id)})
     tags.replace(store, runs, run, sweep_id)
-    own_tags = {**locks.tags(job.cell_id), **fingerprint_tags(job.cell_id), tags.COMMAND_TAG: options.command}
-    return CellTask(job, action, attempt, {**job.tags, **own_tags})
+    own_tags = {**locks.tags(job.cell_id), cell_key(job.cell_id): "1", tags.COMMAND_TAG: options.command}
+    return CellTask(job, action, attempt, {**tags.FIRST_TAGS, **job.tags, **own_tags})
 
 
 def _attempt(runs: Sequence[Any], resumed: Any | None) -> Attempt:
     if resumed is not None:
-        return Attempt(resumed.info.run_id, int(resumed.data.tags.get(tags.ATTEMPTS_TAG, "0")) + 1)
+        return Attempt(resumed.info.run_id, tags.attempts_of(resumed.data.tags) + 1)
     # Newer runs start later, even if the machine's clock was set back.
     return Attempt(not_before=runs[0].info.start_time + 1 if runs else None)
 
@@ -123,12 +123,12 @@ def choose_action(runs: Sequence[Any], options: RunOptions) -> tuple[CellAction,
 
 def is_remote(run: Any, locks: RunLocks) -> bool:
     """Return whether a run is RUNNING under a lock of another machine."""
-    return bool(run.info.status == "RUNNING" and run.data.tags.get(HOST_TAG, locks.host) != locks.host)
+    return bool(run.info.status == "RUNNING" and host_of(run.data.tags, locks.host) != locks.host)
 
 
 def is_locked_elsewhere(run: Any, locks: RunLocks, cell_id: str) -> bool:
     """Return whether a run is RUNNING under a lock that is not the cell's and is held by a process."""
-    own = run.data.tags.get(LEASE_TAG, "")
+    own = lease_of(run.data.tags)
     return bool(run.info.status == "RUNNING" and own != cell_id and is_name(own) and locks.is_held(own))
 
 
@@ -151,7 +151,7 @@ def read_result(store: Store, run: Any, job: CellJob) -> RunResult:
     step, stop = run_tags.get("diverged_at_step", ""), run_tags.get(tags.STOPPED_STEP_TAG, "")
     result = replace(
         result,
-        verdict_words=run_tags.get("verdict", ""),
+        verdict_words=tags.verdict_of(run_tags),
         diverged_fraction=float(run.data.metrics.get("diverged_fraction", 0.0)),
         diverged_replicates=round(run.data.metrics.get("diverged_fraction", 0.0) * job.run.config.replicates),
         diverged_at=int(step) if step.isdigit() else None,
@@ -165,7 +165,7 @@ def close_stale_runs(store: Store) -> list[Any]:
     locks = RunLocks.of(store)
     closed = []
     for run in store.search("attributes.status = 'RUNNING'"):
-        lock = run.data.tags.get(LEASE_TAG, "")
+        lock = lease_of(run.data.tags)
         if not is_name(lock) or is_remote(run, locks):
             continue
         with locks.acquire(lock) as acquired:

@@ -23,7 +23,7 @@ from pipeline.tracking import chart_view
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store, TrackingConfig
-from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
+from pipeline.tracking.tags import ATTEMPTS_TAG, attempts_of, in_sweep
 from pipeline.tracking.uri import redact, without_user
 from pipeline.wording import command, counted
 
@@ -87,7 +87,7 @@ def log_summary(
     with locks.acquire(lock, timeout=-1):
         existing = store.search(f"tags.sweep_summary = '{sweep_id}'")
         tags = {"sweep_summary": sweep_id, "kind": "sweep", **locks.tags(lock)}
-        attempt = int(existing[0].data.tags.get(ATTEMPTS_TAG, "0")) + 1 if existing else 0
+        attempt = attempts_of(existing[0].data.tags) + 1 if existing else 0
         summary = store.resume(existing[0].info.run_id) if existing else store.start(f"sweep {name}", tags)
         with summary:
             summary.tags({ATTEMPTS_TAG: str(attempt), **locks.tags(lock)})

@@ -56,6 +56,11 @@ def parse_theory(artifact: Mapping[str, Any]) -> Theory:
     return Theory(layers, delta, *columns)
 
 
+def parse_provenance(artifact: Mapping[str, Any]) -> dict[str, str]:
+    """Return the facts in the artifact ``provenance.json``, as text."""
+    return {str(name): str(fact) for name, fact in artifact.items()}
+
+
 def parse_findings(artifact: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the findings in the artifact ``divergence.json``, as text."""
     findings = []

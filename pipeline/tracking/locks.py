@@ -10,7 +10,7 @@ import hashlib
 import platform
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,17 @@ from filelock import FileLock, Timeout
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
-HOST_TAG, LEASE_TAG = "lease.host", "lease"
+HOST_TAG, LEASE_TAG = "mlflow.lease.host", "mlflow.lease"
+
+
+def lease_of(tags: Mapping[str, str]) -> str:
+    """Return the name of a run's lock, "" if it has none. Runs of older versions have another tag."""
+    return tags.get(LEASE_TAG, tags.get("lease", ""))
+
+
+def host_of(tags: Mapping[str, str], default: str) -> str:
+    """Return where a run's lock is visible. Runs of older versions have another tag."""
+    return tags.get(HOST_TAG, tags.get("lease.host", default))
 
 
 def is_name(text: str) -> bool:

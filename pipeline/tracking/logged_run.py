@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.analysis.summary import PROFILED, Summary
 from pipeline.errors import ConfigError
 from pipeline.tracking.artifact_parsers import Theory as Theory
-from pipeline.tracking.artifact_parsers import parse_config, parse_findings, parse_theory, records_of
+from pipeline.tracking.artifact_parsers import parse_config, parse_findings, parse_provenance, parse_theory, records_of
 from pipeline.tracking.metric_names import DIVERGED
 from pipeline.tracking.safe_reading import LONGEST_TEXT, printable, read_table, read_text
 from pipeline.tracking.store import Store, download
@@ -26,8 +26,11 @@ from pipeline.tracking.tags import (
     DIVERGENCE_FILE,
     PACKAGES_FILE,
     PATCH_FILE,
+    PROVENANCE_FILE,
     RECORDS_FILE,
     THEORY_FILE,
+    VERDICT_FILE,
+    verdict_of,
 )
 from pipeline.training.records import COLUMNS
 from pipeline.wording import command
@@ -232,6 +235,26 @@ class LoggedRun:
             ) from refusal
 
     @cached_property
+    def provenance(self) -> Mapping[str, str]:
+        """The facts about code, packages and machine: its tags, and its provenance.json, which older runs lack."""
+        return {**self.tags, **(self._facts or {})}
+
+    @cached_property
+    def _facts(self) -> dict[str, str] | None:
+        facts: dict[str, str] | None = self._parsed(PROVENANCE_FILE, parse_provenance)
+        return facts
+
+    @property
+    def verdict(self) -> str:
+        """The words of its verdict, "" if it has none."""
+        return verdict_of(self.tags)
+
+    @property
+    def explanation(self) -> str:
+        """The explanation of its verdict, "" if there is none. Runs of older versions have it in a tag."""
+        return self._text_to_show(VERDICT_FILE) or self.tags.get("verdict_paragraph", "")
+
+    @cached_property
     def theory(self) -> Theory | None:
         """The theoretical prediction, None if there is none that is readable."""
         theory: Theory | None = self._parsed(THEORY_FILE, parse_theory)
@@ -250,7 +273,7 @@ class LoggedRun:
     @property
     def notes(self) -> list[str]:
         """One line for each artifact that is not readable."""
-        parts = {THEORY_FILE: self.theory, DIVERGENCE_FILE: self._parsed_findings}
+        parts = {THEORY_FILE: self.theory, DIVERGENCE_FILE: self._parsed_findings, PROVENANCE_FILE: self._facts}
         return [
             f"{name} is there, but cannot be read"
             for name, part in parts.items()

@@ -1,4 +1,8 @@
-"""Names of the tags and artifacts of a run, and its membership in sweeps."""
+"""Names of the tags and artifacts of a run, its verdict in tags, and its membership in sweeps.
+
+MLflow's run page shows the tags above the description, in the order in which the store got them. So a run is created
+with the tags of its verdict, without a value at first. Tags whose name starts with "mlflow." are not shown.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,29 @@ CONFIG_FILE, RECORDS_FILE, THEORY_FILE = "config.yaml", "records.parquet", "theo
 DATA_FILE = "data.json"
 FIGURE_FILE = "gradient_norm_by_layer.png"
 DIVERGENCE_FILE, LAST_STEPS_FILE = "divergence.json", "last_steps.parquet"
-PACKAGES_FILE, PATCH_FILE = "packages.txt", "uncommitted.patch"
+PACKAGES_FILE, PATCH_FILE, PROVENANCE_FILE = "packages.txt", "uncommitted.patch", "provenance.json"
 PRUNED_TAG, PRUNED_STEP_TAG = "pruned", "pruned_at_step"
 STOPPED_STEP_TAG = "stopped_early_at_step"
-SWEEP_TAG, COMMAND_TAG, ATTEMPTS_TAG = "sweep", "command", "attempts"
+SWEEP_TAG, COMMAND_TAG, ATTEMPTS_TAG = "sweep", "mlflow.command", "mlflow.attempts"
+VERDICT_TAG, DECADES_TAG, VERDICT_FILE = "verdict", "decades", "verdict.txt"
+NO_VERDICT = "–"
+FIRST_TAGS = {VERDICT_TAG: NO_VERDICT, DECADES_TAG: NO_VERDICT}  # of a new run
+
+
+def verdict_of(tags: Mapping[str, str]) -> str:
+    """Return the words of a run's verdict, "" if it has none."""
+    words = tags.get(VERDICT_TAG, "")
+    return "" if words == NO_VERDICT else words
+
+
+def verdict_first(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags in the order in which MLflow's run page is to show them."""
+    return {name: tags[name] for name in FIRST_TAGS if name in tags} | dict(tags)
+
+
+def attempts_of(tags: Mapping[str, str]) -> int:
+    """Return how many times a run was resumed. Runs of older versions have another tag."""
+    return int(tags.get(ATTEMPTS_TAG, tags.get("attempts", "0")))
 
 
 def sweeps_of(tags: Mapping[str, str]) -> list[str]:

@@ -222,7 +222,7 @@ def test_consistent_forgery_has_no_effect_in_store(
         "mlflow.note.content": evil,
         "mlflow.user": "root",
         "mlflow.parentRunId": "0" * 32,
-        f"mlflow.cell.{facts['tags']['cell'][:32]}": "1",
+        f"mlflow.cell.{json.loads((folder / 'provenance.json').read_text())['cell'][:32]}": "1",
         "sweep": "mine-12345678",
         "kind": "sweep",
         "sweep_summary": "mine-12345678",

@@ -14,11 +14,12 @@ import pandas as pd
 from rich.console import Console
 
 from pipeline.progress import plain_console
+from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.tracking.uri import database_path
 
-SAME = ("sweep", "cell", "verdict", "config.sha256", "data.sha256", "chain.head")
+SAME = ("sweep", "cell", "verdict", "decades", "config.sha256", "data.sha256", "chain.head")
 
 
 def uri(folder: Path) -> str:
@@ -87,8 +88,9 @@ def content(folder: Path, address: str | None = None) -> dict[str, Any]:
         records = pd.read_parquet(download(store, run_id, "records.parquet", folder / "artifacts"))
         files = {a.path for a in store.client.list_artifacts(run_id) if not a.path.endswith(".log")}
         artifacts = files - {"uncommitted.patch"}  # the working tree may change while the tests run
-        tags = {k: run.data.tags[k] for k in SAME if k in run.data.tags}
-        contents[name] = (run.info.status, sorted(points), records, artifacts, tags, run.data.params)
+        facts = LoggedRun.from_store(store, run).provenance
+        same = {k: facts[k] for k in SAME if k in facts}
+        contents[name] = (run.info.status, sorted(points), records, artifacts, same, run.data.params)
     return contents
 
 

@@ -44,7 +44,7 @@ from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_logger import QUEUE, Point, RunLogger
 from pipeline.tracking.safe_reading import printable, read_text
 from pipeline.tracking.store import Store, TrackingConfig
-from pipeline.tracking.tags import CONFIG_FILE, join
+from pipeline.tracking.tags import CONFIG_FILE, join, verdict_first
 from pipeline.wording import command, counted
 
 LONGEST_NOTE = 3_000  # displayed characters of a description
@@ -185,7 +185,7 @@ def _create_once(
             return run_id, False
         for run in store.runs_with(incomplete_key):
             store.client.delete_run(run.info.run_id)
-        run_tags = {**tags, ORIGIN_DIGEST: manifest_digest, incomplete_key: "1", **locks.tags(lock)}
+        run_tags = {**verdict_first(tags), ORIGIN_DIGEST: manifest_digest, incomplete_key: "1", **locks.tags(lock)}
         log = store.start(facts.name, run_tags, start_time=facts.start)
         try:
             log.params(facts.params)

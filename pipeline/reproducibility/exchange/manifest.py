@@ -30,8 +30,10 @@ from pipeline.tracking.tags import (
     LAST_STEPS_FILE,
     PACKAGES_FILE,
     PATCH_FILE,
+    PROVENANCE_FILE,
     RECORDS_FILE,
     THEORY_FILE,
+    VERDICT_FILE,
 )
 from pipeline.training.parameter_file import PARAMETERS_FILE
 
@@ -41,7 +43,7 @@ METRICS_FILE, TABLE_FILE, REPORT_FILE, RUNS = "metrics.parquet", "sweep.csv", "r
 OLDER_FIGURES = ("delta_rms_layer_by_step.png", "gradient_norm_layer_by_step.png")  # of runs of older versions
 RUN_FIGURES = (FIGURE_FILE, *OLDER_FIGURES)
 SWEEP_FIGURES = ("sweep.png", "profiles.png", "figure.png")
-TEXTS = (THEORY_FILE, DIVERGENCE_FILE, PACKAGES_FILE, PATCH_FILE)
+TEXTS = (THEORY_FILE, DIVERGENCE_FILE, PACKAGES_FILE, PATCH_FILE, PROVENANCE_FILE, VERDICT_FILE)
 TABLES = (RECORDS_FILE, CHAIN_FILE, LAST_STEPS_FILE)
 ARTIFACTS = (*TEXTS, *TABLES, PARAMETERS_FILE, *RUN_FIGURES)  # copied unchanged; a run may lack some of them
 RUN_NAMES = frozenset({RUN_FILE, CONFIG_FILE, METRICS_FILE, REPORT_FILE, MANIFEST_FILE, *ARTIFACTS})

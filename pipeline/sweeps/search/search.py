@@ -36,7 +36,7 @@ from pipeline.tracking.metric_names import check_metric
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import Store
-from pipeline.tracking.tags import PRUNED_TAG, SWEEP_TAG
+from pipeline.tracking.tags import PRUNED_TAG, SWEEP_TAG, verdict_of
 from pipeline.wording import command, counted
 
 KEY = "search"
@@ -263,7 +263,7 @@ class Searcher:
             self.store.end(run_result.run_id, "KILLED")
         if tags.get(TRIAL_TAG) != str(trial.number):
             self.store.tag(run_result.run_id, {TRIAL_TAG: str(trial.number)})
-        result = Result(run_result.run_id, verdict=tags.get("verdict", ""), diverged=run_result.diverged_replicates)
+        result = Result(run_result.run_id, verdict=verdict_of(tags), diverged=run_result.diverged_replicates)
         if run_result.error:
             return replace(result, error=run_result.error)
         if run.info.status != "FINISHED":

@@ -20,7 +20,7 @@ from pipeline.tracking import chart_view
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store
-from pipeline.tracking.tags import ATTEMPTS_TAG, in_sweep
+from pipeline.tracking.tags import ATTEMPTS_TAG, attempts_of, in_sweep
 from pipeline.wording import command, counted
 
 SHOWN = 12  # trials in tables; the file has all
@@ -57,7 +57,7 @@ def log_search_summary(store: Store, name: str, study: Study, again: Sequence[st
             and existing[0].data.tags.get(SETTLED_TAG) == str(len(trials))
         ):
             return str(existing[0].info.run_id)
-        attempt = int(existing[0].data.tags.get(ATTEMPTS_TAG, "0")) + 1 if existing else 0
+        attempt = attempts_of(existing[0].data.tags) + 1 if existing else 0
         tags = {"sweep_summary": study.id, "kind": "sweep", **locks.tags(lock)}
         log = store.resume(existing[0].info.run_id) if existing else store.start(f"search {name}", tags)
         with log:

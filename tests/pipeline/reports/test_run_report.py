@@ -29,7 +29,7 @@ from pipeline.reports.figures.style import Curve, layer_ticks, limits, log_label
 from pipeline.reports.outputs import write_output
 from pipeline.reports.run_report import report, report_run, report_sweep
 from pipeline.tracking.artifact_parsers import records_of
-from pipeline.tracking.logged_run import HEADLINE_PROBES
+from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.store import RunLogger, Store, TrackingConfig
 from pipeline.training.loop import run as train
 from pipeline.training.records import Record, tidy
@@ -183,14 +183,15 @@ def test_run_page_is_self_contained_and_complete(tracking: TrackingConfig, html:
         assert len(image["alt"]) > 60
         assert drawing(image).count("<path") + drawing(image).count("<image") > 20
     assert len(re.findall("<figcaption>[^<]{60,}</figcaption>", html)) == 9
-    tags = run.data.tags
+    logged = LoggedRun.from_store(open_store(tracking), run)
+    facts = logged.provenance
     for text in (
-        tags["verdict_paragraph"].replace("`", ""),
+        logged.explanation.replace("`", ""),
         f"gradvitals reproduce {run.info.run_id}",
-        tags["git.commit"],
-        tags["config.sha256"],
-        tags["data.sha256"],
-        f"numpy {tags['package.numpy']}",
+        facts["git.commit"],
+        facts["config.sha256"],
+        facts["data.sha256"],
+        f"numpy {facts['package.numpy']}",
         "3 replicates",
         "layers 64-4×8-10",
         "_target_: engine.activations.Sigmoid",
@@ -273,7 +274,7 @@ def test_page_of_run_without_verdict_probes_or_training(tracking: TrackingConfig
     assert run_command(*overrides).code == 0
     store = Store.open(TrackingConfig(tracking.uri, "bare"))
     (run,) = store.client.search_runs([store.experiment_id])
-    assert "verdict" not in run.data.tags
+    assert (run.data.tags["verdict"], run.data.tags["decades"]) == ("–", "–")
     page = checked(report_run(open_store(tracking), run.info.run_id))
     assert page.images() == []
     assert "1 replicate ·" not in page.text  # dots are CSS
@@ -444,6 +445,7 @@ def test_markup_from_the_store_is_escaped(tracking: TrackingConfig, tmp_path: Pa
     client = open_store(tracking).client
     copy.text(f"activation: {json.dumps(EVIL)}\nprobes: [1]\n", "config.yaml")
     copy.text(json.dumps([finding(EVIL)]), "divergence.json")
+    copy.text(json.dumps({"python": EVIL, EVIL: EVIL}), "provenance.json")
     tags = (
         "verdict",
         "verdict_paragraph",

@@ -103,9 +103,10 @@ def test_imported_run_is_marked_as_imported(sweep: tuple[Path, str, Path], desti
     assert (run.info.start_time, run.info.end_time, run.info.status) == (facts["start"], facts["end"], "FINISHED")
     assert run.data.params == facts["params"]
     artifacts = {a.path for a in store.client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "records.parquet", "chain.parquet", "parameters.npz"} <= artifacts
+    assert {"config.yaml", "records.parquet", "chain.parquet", "parameters.npz", "provenance.json"} <= artifacts
     assert not [name for name in artifacts if name.endswith((".html", ".json.html"))]
-    assert runs_of_cell(store, facts["tags"]["cell"]) == []  # never counts as a cell that was run here
+    cell = json.loads((first_run(sweep[2]) / "provenance.json").read_text())["cell"]
+    assert runs_of_cell(store, cell) == []  # never counts as a cell that was run here
 
 
 def test_report_of_imported_run_states_its_origin(destination: Path, tmp_path: Path) -> None:
@@ -206,10 +207,12 @@ EXPORTED = {
     "metrics.parquet",
     "packages.txt",
     "parameters.npz",
+    "provenance.json",
     "records.parquet",
     "report.html",
     "run.json",
     "theory.json",
+    "verdict.txt",
 }
 
 

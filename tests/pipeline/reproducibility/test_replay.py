@@ -76,11 +76,11 @@ def test_config_of_older_commit_is_refused_with_worktree_commands(
     assert reproduce(logged, older) == 2
     assert "worktree" not in capsys.readouterr().out
     now = provenance()
-    older_environment = Provenance(now.tags | {"git.commit": "0" * 40}, now.patch, now.packages)
+    older_environment = Provenance(now.facts | {"git.commit": "0" * 40}, now.patch, now.packages)
     monkeypatch.setattr("pipeline.reproducibility.replay.provenance", lambda: older_environment)
     assert reproduce(logged, older) == 2
     printed = capsys.readouterr()
-    assert f"git worktree add ../gradvitals-{now.tags['git.commit'][:8]} {now.tags['git.commit']}" in printed.out
+    assert f"git worktree add ../gradvitals-{now.facts['git.commit'][:8]} {now.facts['git.commit']}" in printed.out
     assert printed.err.startswith(
         "error: probes.delta_rms._target_=engine.probes.DeltaRms: engine.probes has no DeltaRms"
     )
@@ -340,9 +340,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def test_recorded_blas_is_the_one_of_numpy() -> None:
     """SciPy, which only some runs load, has its own BLAS."""
-    before = {key: value for key, value in provenance().tags.items() if key.startswith("blas")}
+    before = {key: value for key, value in provenance().facts.items() if key.startswith("blas")}
     importlib.import_module("scipy.linalg")
-    after = {key: value for key, value in provenance().tags.items() if key.startswith("blas")}
+    after = {key: value for key, value in provenance().facts.items() if key.startswith("blas")}
     assert before == after
     assert ";" not in after["blas"]
 
@@ -407,7 +407,7 @@ def test_replay_restarts_with_recorded_core_type(
     logged: tuple[str, str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nehalem's kernels give other bits than this machine's; the command restarts with them."""
-    here = provenance().tags["blas.core_type"].partition(";")[0]
+    here = provenance().facts["blas.core_type"].partition(";")[0]
     is_newer = REQUIRED_FLAGS["Nehalem"] <= cpu_flags() | {"sse3"}
     require(
         is_newer and here in REQUIRED_FLAGS and here != "Nehalem", "an x86-64 CPU newer than Nehalem, with OpenBLAS"
@@ -432,8 +432,8 @@ def test_replay_restarts_with_recorded_core_type(
     assert "different: step 0, layer " in out
 
 
-def facts(tags: dict[str, str], patch: str = "", packages: str = "") -> Provenance:
-    return Provenance(tags, patch, packages)
+def facts(named: dict[str, str], patch: str = "", packages: str = "") -> Provenance:
+    return Provenance(named, patch, packages)
 
 
 def test_environment_changes_are_one_line_each() -> None:
@@ -455,13 +455,13 @@ def test_environment_changes_are_one_line_each() -> None:
         "Python was 3.11, is 3.12",
     ]
     assert changes(then, then) == []
-    other_patch = facts(then.tags, "+++ f\n+a\n-c\n", then.packages)
+    other_patch = facts(then.facts, "+++ f\n+a\n-c\n", then.packages)
     assert [str(c) for c in changes(then, other_patch)] == [
         "commit was a1 with a patch of 2 changed lines, is a1 with a patch of 2 changed lines, but another patch "
         "(the code that training runs is the same)"
     ]
-    tagged = facts({**then.tags, "package.numpy": "3"}, then.patch)
-    assert "package numpy was 1, is 3" in [str(c) for c in changes(then, tagged)]  # from the tags, without a full list
+    tagged = facts({**then.facts, "package.numpy": "3"}, then.patch)
+    assert "package numpy was 1, is 3" in [str(c) for c in changes(then, tagged)]  # from the facts, without a full list
 
 
 def test_pruned_run_is_replayed_up_to_its_last_step(

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.runs.result import RunResult
 from pipeline.sweeps.remedy_trials import DECADES, control, prescribe
 from pipeline.sweeps.remedy_trials import compare_to_baseline as trial
+from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import in_sweep
 from pipeline.training.prepare import prepare_run
@@ -121,7 +122,8 @@ def test_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: Pa
     (logged,) = store.client.search_runs([store.experiment_id])
     assert logged.data.tags["verdict"] == "vanishing"
     assert "Gradients vanish" in logged.data.tags["mlflow.note.content"]
-    assert f"gradvitals prescribe {logged.info.run_id}" in logged.data.tags["verdict_paragraph"]
+    explanation = LoggedRun.from_store(store, logged).explanation
+    assert f"gradvitals prescribe {logged.info.run_id}" in explanation
     result = shown(lambda: prescribe(logged.info.run_id[:10], tracking, (), quiet=True))
     assert result.code == 0
     assert "flow better" in result.text

@@ -28,7 +28,8 @@ from pipeline.runs.cell import close_stale_runs
 from pipeline.runs.job import CellJob, RunOptions, prepare_cell
 from pipeline.runs.limits import Limits
 from pipeline.runs.stack import run_stack
-from pipeline.tracking.locks import RunLocks
+from pipeline.tracking.locks import HOST_TAG, LEASE_TAG, RunLocks
+from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import in_sweep
 
@@ -144,7 +145,8 @@ def test_finished_cells_are_skipped_unless_forced(original: tuple[Path, str], fi
     sweep_id = summary.data.tags["sweep_summary"]
     again = opened(finished).search(in_sweep(sweep_id))
     assert sorted(r.info.run_name for r in again) == ["d2", "d3"]
-    assert {r.data.tags["cell"] for r in again} == {first["d2"][4]["cell"], first["d3"][4]["cell"]}
+    logged = [LoggedRun.from_store(opened(finished), run) for run in again]
+    assert {run.provenance["cell"] for run in logged} == {first["d2"][4]["cell"], first["d3"][4]["cell"]}
 
 
 @pytest.mark.thorough
@@ -377,17 +379,17 @@ def test_run_under_a_lock_of_its_own_is_not_resumed(finished: Path) -> None:
     store = opened(finished)
     run = store.search("tags.kind = 'run'")[0]
     store.client.update_run(run.info.run_id, "RUNNING")
-    store.tag(run.info.run_id, {"lease": "its-own"})
-    job = replace(prepared("d2"), cell_id=run.data.tags["cell"])
+    store.tag(run.info.run_id, {LEASE_TAG: "its-own"})
+    job = replace(prepared("d2"), cell_id=LoggedRun.from_store(store, run).provenance["cell"])
     with RunLocks(store.sidecar_dir("locks")).acquire("its-own"), bars(1, quiet=True) as shown:
         assert list(run_stack([job], store, RunOptions(command="x"), shown)) == [(job, None)]
-    assert store.find(run.info.run_id).data.tags["lease"] == "its-own"
+    assert store.find(run.info.run_id).data.tags[LEASE_TAG] == "its-own"
 
 
 def test_interrupted_rerun_is_resumed_and_counts_once(finished: Path) -> None:
     store = opened(finished)
     old = next(r for r in store.search("tags.kind = 'run'") if r.info.run_name == "d2")
-    tags = {k: v for k, v in old.data.tags.items() if k in ("sweep", "kind", "cell") or k.startswith("mlflow.cell")}
+    tags = {k: v for k, v in old.data.tags.items() if k in ("sweep", "kind") or k.startswith("mlflow.cell")}
     new = store.start("d2", tags, not_before=old.info.start_time + 1)
     new.end("KILLED")
     code, text = swept(finished, TWO)
@@ -412,12 +414,12 @@ def test_run_of_another_machine_is_not_resumed(finished: Path) -> None:
     store = opened(finished)
     run = store.search("tags.kind = 'run'")[0]
     store.client.update_run(run.info.run_id, "RUNNING")
-    store.tag(run.info.run_id, {"lease.host": "another machine"})
+    store.tag(run.info.run_id, {HOST_TAG: "another machine"})
     assert close_stale_runs(store) == []
-    job = replace(prepared("d2"), cell_id=run.data.tags["cell"])
+    job = replace(prepared("d2"), cell_id=LoggedRun.from_store(store, run).provenance["cell"])
     with bars(1, quiet=True) as shown:
         assert list(run_stack([job], store, RunOptions(command="x"), shown)) == [(job, None)]
-    store.tag(run.info.run_id, {"lease.host": run.data.tags["lease.host"]})
+    store.tag(run.info.run_id, {HOST_TAG: run.data.tags[HOST_TAG]})
     assert [r.info.run_id for r in close_stale_runs(store)] == [run.info.run_id]
     assert store.find(run.info.run_id).info.status == "KILLED"
 

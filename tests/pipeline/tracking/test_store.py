@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sqlite3
@@ -57,18 +58,32 @@ def test_sweep_logs_its_runs_and_a_summary(swept: tuple[Path, str]) -> None:
 def test_run_logs_its_origin_config_and_artifacts(swept: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = swept
     run = runs(folder, "tags.kind = 'run'")[0]
-    tags = run.data.tags
-    for name in ("git.commit", "git.dirty", "package.numpy", "blas", "blas.core_type", "data.sha256", "seed"):
-        assert tags[name]
-    assert tags["blas.threads"] == "1"
+    facts = json.loads(download(opened(folder), run.info.run_id, "provenance.json", tmp_path).read_text())
+    for name in ("cell", "git.commit", "git.dirty", "package.numpy", "blas", "blas.core_type", "data.sha256", "seed"):
+        assert facts[name]
+    assert facts["blas.threads"] == "1"
+    assert run.data.tags.get("mlflow.source.git.commit", "unknown") == facts["git.commit"]
     config = yaml.safe_load(download(opened(folder), run.info.run_id, "config.yaml", tmp_path).read_text())
-    assert tags["config.sha256"] == digest(config)
+    assert facts["config.sha256"] == digest(config)
     assert run.data.params["architecture.depth"] == "4"
     assert run.data.params["activation"] in ("sigmoid", "relu")
     assert run.data.params["optimizer.learning_rate"] == "0.1"
     names = {a.path for a in opened(folder).client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "records.parquet", "run.log", "packages.txt"} <= names
     assert {name for name in names if name.endswith(".png")} == {"gradient_norm_by_layer.png"}
+
+
+def test_run_has_at_most_twelve_shown_tags_with_its_verdict_first(swept: tuple[Path, str]) -> None:
+    """MLflow's page shows tags in the store's order, except those whose name starts with "mlflow."."""
+    for run in runs(swept[0], "tags.kind = 'run'"):
+        shown = [key for key in run.data.tags if not key.startswith("mlflow.")]
+        assert shown[:2] == ["verdict", "decades"]
+        assert len(shown) <= 12
+        assert run.data.tags["verdict"] != "–"
+        decades, _, interval = run.data.tags["decades"].partition(" ")
+        assert float(decades) == pytest.approx(run.data.metrics["verdict_decades"], rel=0.01)
+        bounds = [run.data.metrics[f"verdict_decades_{bound}"] for bound in ("low", "high")]
+        assert json.loads(interval) == pytest.approx(bounds, rel=0.01)
 
 
 def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str], tmp_path: Path) -> None:
