@@ -78,7 +78,7 @@ def test_installed_code_has_the_digest_of_the_checkout_and_no_commit(installed: 
         "from pipeline.config.compose import compose_run\n"
         "from pipeline.reproducibility.environment import provenance\n"
         "from pipeline.reproducibility.fingerprint import code_digest\n"
-        "print(provenance().tags['git.commit'], code_digest(compose_run(['activation=relu'])), sep='\\n')\n"
+        "print(provenance().facts['git.commit'], code_digest(compose_run(['activation=relu'])), sep='\\n')\n"
     )
     here = execute([sys.executable, "-c", code], PROJECT)
     there = execute([str(installed / "python"), "-c", code], elsewhere)

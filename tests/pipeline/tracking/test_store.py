@@ -20,6 +20,7 @@ from support.commands import run_command, sweep_command
 from support.stores import empty, opened, runs, uri
 
 from pipeline.config.schema import digest
+from pipeline.reproducibility.environment import NO_COMMIT
 from pipeline.runs.artifacts import flat_params
 from pipeline.tracking.run_logger import QUEUE, SHOWN_AFTER, MonotonicTimestamps, Point, RunLogger
 from pipeline.tracking.run_names import run_name
@@ -62,7 +63,7 @@ def test_run_logs_its_origin_config_and_artifacts(swept: tuple[Path, str], tmp_p
     for name in ("cell", "git.commit", "git.dirty", "package.numpy", "blas", "blas.core_type", "data.sha256", "seed"):
         assert facts[name]
     assert facts["blas.threads"] == "1"
-    assert run.data.tags.get("mlflow.source.git.commit", "unknown") == facts["git.commit"]
+    assert run.data.tags.get("mlflow.source.git.commit", NO_COMMIT) == facts["git.commit"]
     config = yaml.safe_load(download(opened(folder), run.info.run_id, "config.yaml", tmp_path).read_text())
     assert facts["config.sha256"] == digest(config)
     assert run.data.params["architecture.depth"] == "4"
