@@ -552,9 +552,8 @@ def import_(folder: str, seal: str | None, uri: str | None) -> int:
 @stored
 def ui(port: int, uri: str | None) -> int:
     """Serve the MLflow UI of the project's store on loopback."""
-    from pipeline.tracking.ui import serve, server_command
+    from pipeline.tracking.ui import prepare_server
 
-    command = server_command(uri, port)
-    line = f"http://127.0.0.1:{port} (Ctrl-C ends it)"
-    console().print(line, markup=False, highlight=False, soft_wrap=True)
-    serve(command)
+    server = prepare_server(uri, port)
+    print_lines(server.lines())
+    server.serve()

@@ -11,7 +11,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.tracking.metric_names import by_layer_name
+
 TAG = "mlflow.sharedViewState."
+
+
+def path_of(experiment_id: str, key: str) -> str:
+    """Return the path of the page that opens a shared view in any browser."""
+    page = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    return f"{page}&compareRunsMode=CHART&viewStateShareKey={key}"
 
 
 def sweep_view(run_filter: str, score: str) -> str:
@@ -22,17 +30,17 @@ def sweep_view(run_filter: str, score: str) -> str:
         score: The metric of quality, "accuracy/test" or "r2/test".
     """
     sections = {
-        "log₁₀ norm against layer": [
-            _line("log10_delta_rms_by_layer/start"),
-            _line("log10_delta_rms_by_layer/end"),
-            _line("log10_gradient_norm_by_layer/start"),
-            _line("log10_gradient_norm_by_layer/end"),
+        "log₁₀ norm, x: layer": [
+            _line("δ, start", f"{by_layer_name('delta_rms')}/start"),
+            _line("δ, end", f"{by_layer_name('delta_rms')}/end"),
+            _line("∂C/∂W, start", f"{by_layer_name('gradient_norm')}/start"),
+            _line("∂C/∂W, end", f"{by_layer_name('gradient_norm')}/end"),
         ],
-        "Learning": [
-            _line(score),
-            _line("cost/train"),
-            _line("delta_rms/layer_01", "log"),
-            _line("gradient_norm/layer_01", "log"),
+        "Learning, x: step": [
+            _line(score, score),
+            _line("cost/train", "cost/train"),
+            _line("δ layer 1", "delta_rms/layer_01", "log"),
+            _line("∂C/∂W layer 1", "gradient_norm/layer_01", "log"),
         ],
     }
     return json.dumps(
@@ -65,9 +73,16 @@ def _numbered(sections: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, An
     ]
 
 
-def _line(metric: str, scale: str = "linear") -> dict[str, Any]:
+def _line(title: str, metric: str, scale: str = "linear") -> dict[str, Any]:
+    """Return a chart of one metric.
+
+    MLflow shows about 13 characters of a title. On this page it takes the display name for the title only if a chart
+    has the key ``nodeLevelSystemMetricConfiguration``; else the title is the metric's key.
+    """
     return {
         "type": "LINE",
+        "displayName": title,
+        "nodeLevelSystemMetricConfiguration": {},
         "deleted": False,
         "isGenerated": False,
         "runsCountToCompare": 100,

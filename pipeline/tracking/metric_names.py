@@ -23,6 +23,8 @@ NORMS = ("gradient_norm", "delta_rms")  # logged for every layer
 DIVERGED = "diverged_fraction"
 RESIDUAL, THEORY_DELTA, THEORY_Z = "theory_residual", "theory_log10_delta_rms", "theory_log10_z_mean_square"
 ACTIVITIES = ("evaluation", "watch", "tracking", "files", "chain", "checkpoints")  # what a run does besides its steps
+LOG10_NAMES = {"gradient_norm": "Gradient norm log10"}  # MLflow sorts sections: this one is the first of a run's page
+BY_LAYER_NAMES = {"gradient_norm": "Gradient norm by layer log10"}
 LISTED = "listed"  # logged for the probes that ``tracking.metrics`` lists, and with ``all``
 
 Worst = Literal["smallest", "largest", "farthest from 0"]
@@ -87,8 +89,10 @@ SERIES = (
     Series("interval_{bound}/gradient_noise_scale", SUMMARY, "95% interval over replicates, by the jackknife"),
     Series("{quantity}/{part}", SUMMARY, "cost, and accuracy or R², at every evaluation"),
     Series("{norm}/{layer}", SUMMARY, "geometric mean over replicates"),
-    Series("log10_{norm}/{layer}", SUMMARY, "log₁₀ of it"),
-    Series("log10_{norm}_by_layer/{end}", SUMMARY, "the same against layer: *the step is the layer number*"),
+    Series("Gradient norm log10/{layer}", SUMMARY, "log₁₀ of `gradient_norm`"),
+    Series("Gradient norm by layer log10/{end}", SUMMARY, "the same against layer: *the step is the layer number*"),
+    Series("log10_delta_rms/{layer}", SUMMARY, "log₁₀ of `delta_rms`"),
+    Series("log10_delta_rms_by_layer/{end}", SUMMARY, "the same against layer: *the step is the layer number*"),
     Series("{probe}/mean", SUMMARY, "mean over layers of the mean over replicates; geometric for magnitudes"),
     Series("{probe}/worst", SUMMARY, "that of the worst layer"),
     Series("{whole}", SUMMARY, "mean over replicates of a probe that has no layers"),
@@ -117,6 +121,16 @@ SERIES = (
 def layer_names(name: str, layers: Sequence[int]) -> list[str]:
     """Return a series' names by layer, such as ``delta_rms/layer_01``; its own name for a value without layers."""
     return [f"{name}/layer_{number:02d}" for number in layers] or [name]
+
+
+def log10_name(probe: str) -> str:
+    """Return the name of the series of log₁₀ of a probe."""
+    return LOG10_NAMES.get(probe, f"{LOG10}{probe}")
+
+
+def by_layer_name(probe: str) -> str:
+    """Return the name of the series of log₁₀ of a norm against layer."""
+    return BY_LAYER_NAMES.get(probe, f"{LOG10}{probe}_by_layer")
 
 
 def owner(name: str, probes: Sequence[str]) -> str:
@@ -202,7 +216,8 @@ def _applies(pattern: str, run: PreparedRun) -> bool:
         return False
     if "decades" in pattern and len(run.sizes) - 2 < 2:
         return False
-    return "delta_rms" in run.config.probes or not pattern.startswith(("verdict_", "theory_"))
+    needed = {"verdict_": "delta_rms", "theory_": "delta_rms", "log10_delta": "delta_rms", "Gradient": "gradient_norm"}
+    return all(probe in run.config.probes for start, probe in needed.items() if pattern.startswith(start))
 
 
 def _expand(pattern: str, fields: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -237,7 +252,7 @@ def _fields(run: PreparedRun) -> dict[str, list[str]]:
         "bound": ["low", "high"],
         "layer": [f"layer_{number:02d}" for number in range(1, len(run.sizes))],
         "norm": [name for name in NORMS if name in probes],
-        "profiled": [name for name in PROFILED if name in probes],
+        "profiled": [name for name in PROFILED if name in probes and name not in NORMS],
         "probe": [name for name in measured if name not in NORMS],
         "measured": measured,
         "measurement": list(probes),

@@ -15,7 +15,6 @@ from pipeline.tracking.metric_names import (
     ACTIVITIES,
     DIVERGED,
     HIGH,
-    LOG10,
     LOW,
     NON_FINITE,
     NORMS,
@@ -25,7 +24,9 @@ from pipeline.tracking.metric_names import (
     THEORY_Z,
     UNKNOWN_WORST,
     WORST,
+    by_layer_name,
     layer_names,
+    log10_name,
     owner,
 )
 from pipeline.tracking.run_logger import RunLogger
@@ -173,17 +174,19 @@ class MetricLogger:
             means = estimate(record.values, record.geometric).mean
             for number, mean in zip(record.layers, means.tolist(), strict=True):
                 if mean > 0:
-                    self.metric(f"{LOG10}{record.probe}_by_layer/{end}", math.log10(mean), number)
+                    self.metric(f"{by_layer_name(record.probe)}/{end}", math.log10(mean), number)
 
     def _logs_layers(self, name: str) -> bool:
         """Return whether each layer of a record of this name is logged."""
         return self.logs_all or name in NORMS or owner(name, self._probes) in self._listed
 
     def _layers(self, record: Record, means: Sequence[float]) -> None:
-        for name, mean in zip(layer_names(record.probe, record.layers), means, strict=True):
+        names = layer_names(record.probe, record.layers)
+        log10_names = layer_names(log10_name(record.probe), record.layers)
+        for name, log10, mean in zip(names, log10_names, means, strict=True):
             self.metric(name, mean, record.step)
             if record.geometric and 0 < mean < math.inf:
-                self.metric(LOG10 + name, math.log10(mean), record.step)
+                self.metric(log10, math.log10(mean), record.step)
 
     def _interval(self, names: Sequence[str], e: Estimate, step: int) -> None:
         for name, low, high in zip(names, np.ravel(e.low).tolist(), np.ravel(e.high).tolist(), strict=True):

@@ -280,8 +280,7 @@ class Store:
             The path that opens the view in any browser.
         """
         self.client.set_experiment_tag(self.experiment_id, f"{chart_view.TAG}{key}", state)
-        page = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
-        return f"{page}&compareRunsMode=CHART&viewStateShareKey={key}"
+        return chart_view.path_of(self.experiment_id, key)
 
     def run_link(self, run_id: str, page: str = "") -> str:
         """Return the path that opens a run's page, or its artifact if ``page`` is "/artifacts/NAME"."""

@@ -6,27 +6,57 @@ import os
 import socket
 import sqlite3
 import sys
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
 
 from pipeline.errors import ConfigError
-from pipeline.tracking.client import check_reachable
+from pipeline.tracking import chart_view
+from pipeline.tracking.client import check_reachable, load_mlflow
 from pipeline.tracking.database import check_database
 from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.retry import RetryPolicy
-from pipeline.tracking.uri import TrackingConfig, engine_uri
+from pipeline.tracking.store_failure import StoreFailure
+from pipeline.tracking.uri import TrackingConfig, engine_uri, redact
 
 HOST = "127.0.0.1"
 
 
-def server_command(uri: str | None, port: int) -> list[str]:
-    """Return the command that serves a store.
+@dataclass(frozen=True)
+class Server:
+    """A server of MLflow's pages that is ready to start.
+
+    Attributes:
+        uri: The store's resolved address.
+        port: The port on loopback.
+    """
+
+    uri: str
+    port: int
+
+    def lines(self) -> list[str]:
+        """Return lines with the address of the newest sweep's charts, if there is a sweep, and of the start page."""
+        base = f"http://{HOST}:{self.port}"
+        charts = newest_charts(self.uri)
+        links = [] if charts is None else [f"charts of the newest sweep, {charts.sweep_id}:", f"{base}{charts.path}"]
+        return [*links, f"all runs: {base} (Ctrl-C ends it)"]
+
+    def serve(self) -> NoReturn:
+        """Replace this process with the server."""
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", engine_uri(self.uri)]
+        command += ["--host", HOST, "--port", str(self.port), "--workers", "1"]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        os.execve(command[0], command, environment)  # noqa: S606 (the server replaces this process)
+
+
+def prepare_server(uri: str | None, port: int) -> Server:
+    """Check a store and a port.
 
     Args:
         uri: The store's address, None for the project's own store.
         port: The port on loopback.
 
     Returns:
-        The command.
+        The server of the store.
 
     Raises:
         ConfigError: There is no store, the store is a server already, or the port is out of range or not free.
@@ -43,8 +73,37 @@ def server_command(uri: str | None, port: int) -> list[str]:
         relocate_artifacts(resolved)
     except sqlite3.Error as failure:
         raise ConfigError(f"uri={resolved}: cannot be opened ({failure})") from failure
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", engine_uri(resolved)]
-    return [*command, "--host", HOST, "--port", str(port), "--workers", "1"]
+    return Server(resolved, port)
+
+
+class Charts(NamedTuple):
+    """A sweep with a shared view of its charts, and the path that opens the view."""
+
+    sweep_id: str
+    path: str
+
+
+def newest_charts(uri: str) -> Charts | None:
+    """Return the charts of the sweep that ended last in a store; None if no sweep has a shared view.
+
+    Args:
+        uri: The store's resolved address.
+    """
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(engine_uri(uri))
+        experiments = {e.experiment_id: e for e in client.search_experiments()}
+        newest = ["attributes.end_time DESC"]
+        for run in client.search_runs(list(experiments), "tags.kind = 'sweep'", order_by=newest, max_results=10):
+            sweep_id, experiment = run.data.tags["sweep_summary"], experiments[run.info.experiment_id]
+            if f"{chart_view.TAG}{sweep_id}" in experiment.tags:
+                return Charts(sweep_id, chart_view.path_of(experiment.experiment_id, sweep_id))
+    except MlflowException as failure:
+        raise ConfigError(f"uri={redact(uri)}: cannot be opened ({StoreFailure(failure).reason})") from failure
+    return None
 
 
 def _check_port(port: int) -> None:
@@ -59,9 +118,3 @@ def _check_port(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as refused:
             raise ConfigError(f"PORT={port}: cannot be used ({refused.strerror}); give another: PORT=...") from refused
-
-
-def serve(command: list[str]) -> NoReturn:
-    """Replace this process with a server (:func:`server_command`)."""
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    os.execve(command[0], command, environment)  # noqa: S606 (the server replaces this process)

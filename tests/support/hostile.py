@@ -87,7 +87,7 @@ TARGETS = [
     "pipeline.reports.outputs.write_output",
     "pipeline.training.array_files.write",
     "pipeline.__main__.main",
-    "pipeline.tracking.ui.serve",
+    "pipeline.tracking.ui.prepare_server",
     "pipeline.reproducibility.exchange.stage.staging_dir",
     "pipeline.reproducibility.environment.provenance",
     "pipeline.data.files.Csv",

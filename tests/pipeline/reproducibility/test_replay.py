@@ -219,7 +219,7 @@ def test_exported_folder_is_replayed(
             "cannot import 'pipeline.reproducibility.environment.subprocess'",
         ),
         ("pipeline.reproducibility.environment.Path", "defined in pathlib"),
-        ("pipeline.tracking.ui.serve", "must be an Activation"),
+        ("pipeline.tracking.ui.prepare_server", "must be an Activation"),
         ("pipeline.reproducibility.record_diff.RecordDifference", "is missing|must be"),
     ],
 )

@@ -418,4 +418,4 @@ def test_values_beyond_the_range_of_the_store_are_logged(tmp_path: Path, probes:
     last = pd.read_parquet(artifact(tmp_path, of, "last_steps.parquet"))
     assert last.loc[last["probe"] == "z_mean_square", "value"].tolist() == ([] if probes == "none" else [math.inf])
     assert "gradient_norm/layer_01" not in metrics
-    assert metrics.get("log10_gradient_norm/layer_01") == (None if probes == "none" else pytest.approx(303))
+    assert metrics.get("Gradient norm log10/layer_01") == (None if probes == "none" else pytest.approx(303))

@@ -38,7 +38,7 @@ def test_gradients_of_sixty_sigmoid_layers_vanish_as_theory_predicts(tmp_path: P
     with sqlite3.connect(tmp_path / "x.db") as database:
         measured = dict(database.execute("select key, value from latest_metrics where key like 'log10_random_cot%'"))
         gradient = dict(
-            database.execute("select key, value from latest_metrics where key like 'log10_gradient_norm/%'")
+            database.execute("select key, value from latest_metrics where key like 'Gradient norm log10/%'")
         )
     logs = [measured[f"log10_random_cotangent_delta_rms/layer_{i:02d}"] for i in range(1, 61)]
     assert logs[0] < -35
