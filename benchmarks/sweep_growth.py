@@ -174,7 +174,7 @@ def _cells(count: int) -> list[str]:
 def _plan(overrides: Sequence[str]) -> float:
     """Return the processor time of planning a sweep: compose, check, fingerprint, and group into stacks."""
     start = time.process_time()
-    plan = plan_sweep(compose_sweep(overrides), overrides, quiet=True)
+    plan = plan_sweep(compose_sweep(overrides), quiet=True)
     plan_stacks(plan.jobs)
     return time.process_time() - start
 

@@ -193,7 +193,7 @@ def _tracking(uri: str | None) -> TrackingConfig:
 
 
 def _untracked_sweep(overrides: Sequence[str], config_dir: str | None, quiet: bool) -> Sweep:
-    plan = plan_sweep(compose_sweep(overrides, config_dir), overrides, quiet)
+    plan = plan_sweep(compose_sweep(overrides, config_dir), quiet)
     with bars(len(plan.jobs), quiet) as progress:
         cells = [cell for stack in plan_stacks(plan.jobs) for cell in train_untracked(stack, progress)]
     place = {id(job): number for number, job in enumerate(plan.jobs)}
@@ -215,8 +215,7 @@ def _stored(store: Store, result: RunResult, trusted: Collection[str] | None = N
 
 
 def _logged(logged: LoggedRun, trusted: Collection[str] | None, swept: Mapping[str, str] | None = None) -> Run:
-    tags = logged.tags
-    verdict, explanation = tags.get("verdict", ""), tags.get("verdict_paragraph", "")
+    verdict, explanation = logged.verdict, logged.explanation
     return Run(
         logged.name, logged.run_id, logged.status, verdict, explanation, swept or {}, None, Stored(logged, trusted)
     )

@@ -122,6 +122,6 @@ class Stored:
         run_id = self._logged.run_id
         with self._logged.file_contents_hidden(self.config):
             run = prepare_run(build(self.config, self._trusted))
-        if run.facts.digest != self._logged.tags.get("data.sha256"):
+        if run.facts.digest != self._logged.provenance.get("data.sha256"):
             raise ConfigError(f"RUN={run_id}: its data have changed since it was trained")
         return run

@@ -53,14 +53,23 @@ class Cell:
     Attributes:
         swept: The keys that differ between cells, with this cell's values as text.
         config: The resolved config, plain data.
+        choices: The chosen option of each key that has options, such as ``init`` and ``optimizer.clipping``.
+        overrides: The overrides that compose this cell alone.
     """
 
     swept: dict[str, str]
     config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: tuple[str, ...]
 
 
 def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
-    """Return the resolved config of one run.
+    """Return the resolved config of one run. The arguments are those of :func:`compose_cell`."""
+    return compose_cell(overrides, config_dir).config
+
+
+def compose_cell(overrides: Sequence[str], config_dir: str | None = None) -> Cell:
+    """Return one run as a cell without swept keys.
 
     Args:
         overrides: Overrides in Hydra's grammar.
@@ -73,7 +82,7 @@ def compose_run(overrides: Sequence[str], config_dir: str | None = None) -> dict
     with _hydra():
         requested = _with_directory(_with_depth(overrides), config_dir)
         _forget_changed_folders(requested)
-        return _resolve(_compose(requested).config)
+        return _cell({}, requested)
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> list[Cell]:
@@ -105,7 +114,13 @@ def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> li
             raise ConfigError(f"the sweep has {count} cells; at most {MOST_CELLS} are run")
         swept = [key for key, override in last.items() if override.is_sweep_override()]
         cells = [dict(cell) for cell in itertools.product(*values)]
-        return [Cell({key: cell[key] for key in swept}, _resolve(_compose(_texts(cell)).config)) for cell in cells]
+        return [_cell({key: cell[key] for key in swept}, _texts(cell)) for cell in cells]
+
+
+def _cell(swept: dict[str, str], overrides: Sequence[str]) -> Cell:
+    composed = _compose(overrides)
+    own = tuple(text for text in overrides if not text.startswith(SEARCH_PATH))
+    return Cell(swept, _resolve(composed.config), composed.choices, own)
 
 
 def is_a_sweep(overrides: Sequence[str]) -> bool:
@@ -227,10 +242,11 @@ def _parser() -> OverridesParser:
 
 @dataclass(frozen=True)
 class _Composed:
-    """A composed config as plain data, not yet resolved, and ``hydra.sweeper.params``."""
+    """A composed config as plain data, not yet resolved, ``hydra.sweeper.params``, and the chosen options."""
 
     config: dict[str, Any]
     sweep_params: dict[str, Any]
+    choices: dict[str, str]
 
 
 def _compose(overrides: Sequence[str]) -> _Composed:
@@ -308,10 +324,15 @@ def _compose_by_hydra(overrides: Sequence[str]) -> _Composed:
     _check_choices([_parse(text) for text in overrides])
     config = compose("config", overrides=list(overrides), return_hydra_config=True)
     params: Any = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
+    choices = {
+        str(group).rpartition("@")[2]: str(option)
+        for group, option in config.hydra.runtime.choices.items()
+        if option is not None and not str(group).startswith("hydra/")
+    }
     with open_dict(config):
         del config["hydra"]
     plain: Any = OmegaConf.to_container(config)
-    return _Composed(plain, params)
+    return _Composed(plain, params, choices)
 
 
 def _forget_changed_folders(overrides: Sequence[str]) -> None:

@@ -133,6 +133,9 @@ def _histograms(logged: LoggedRun) -> list[str]:
     return [str(probe) for probe in recorded if probe in named | set(QUANTITIES)]
 
 
+OPTIMIZERS = {"sgd": "SGD", "s_g_d": "SGD", "adam": "Adam"}  # the second is in runs of older versions
+
+
 def _run_facts(logged: LoggedRun) -> list[str]:
     """Return the facts below the title of the page."""
     p = logged.params
@@ -140,7 +143,7 @@ def _run_facts(logged: LoggedRun) -> list[str]:
         f"layers {_folded(p['layer_sizes'])}" if "layer_sizes" in p else "",
         f"{p['activation']}, then {p['output']}" if {"activation", "output"} <= set(p) else "",
         p.get("cost", "").replace("_", " "),
-        p.get("optimizer", "").replace("s_g_d", "SGD").replace("adam", "Adam").replace("_", " "),
+        OPTIMIZERS.get(p.get("optimizer", ""), p.get("optimizer", "")).replace("_", " "),
         f"learning rate {p['optimizer.learning_rate']}" if "optimizer.learning_rate" in p else "",
         counted(p["steps"], "step") if "steps" in p else counted(p["epochs"], "epoch") if "epochs" in p else "",
         counted(logged.replicates, "replicate"),

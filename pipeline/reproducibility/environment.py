@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import platform
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def provenance() -> Provenance:
     }
     facts |= {f"package.{name}": _version(name) for name in PACKAGES}
     return Provenance(facts, _git("diff", "HEAD") if commit else "", _installed_packages())
+
+
+def user_name() -> str:
+    """Return the name of the user who runs this process; "unknown" if the system has none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown"
 
 
 def _engine_blas() -> list[dict[str, Any]]:

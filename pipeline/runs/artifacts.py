@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from engine.network import Network
-from pipeline.analysis.summary import PROFILED, RunningSummary, show
+from pipeline.analysis.estimates import show
+from pipeline.analysis.summary import PROFILED, RunningSummary
 from pipeline.analysis.verdict import Verdict
 from pipeline.config import schema as configs
 from pipeline.profiling import PROFILE
@@ -24,6 +25,7 @@ from pipeline.runs.job import CellJob
 from pipeline.runs.record_writer import RecordWriter
 from pipeline.tracking.artifact_parsers import parse_theory
 from pipeline.tracking.metrics import MetricLogger
+from pipeline.tracking.run_logger import LoggedDataset
 from pipeline.tracking.store import RunLogger, Store
 from pipeline.tracking.tags import (
     CONFIG_FILE,
@@ -42,11 +44,14 @@ from pipeline.training import parameter_file
 from pipeline.training.divergence import Divergence
 from pipeline.training.records import tidy
 
+DIGEST = 16  # characters of the digest that identifies a data set
+WORD_START = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"  # in the name of a class: LeakyRelu, SGD
+
 
 def log_origin(run_logger: RunLogger, job: CellJob, origin: Provenance) -> None:
     """Log config, code, data, packages and machine: all that a reproduction needs."""
     raw_config, run = job.raw_config, job.run
-    run_logger.params(flat_params(raw_config) | {"layer_sizes": "-".join(map(str, run.sizes))})
+    run_logger.params(flat_params(raw_config, job.choices) | {"layer_sizes": "-".join(map(str, run.sizes))})
     facts = origin.facts | {
         "cell": job.cell_id,
         "config.sha256": configs.digest(raw_config),
@@ -59,10 +64,22 @@ def log_origin(run_logger: RunLogger, job: CellJob, origin: Provenance) -> None:
         run_logger.tags({"mlflow.source.git.commit": facts["git.commit"]})
     run_logger.text(yaml.safe_dump(redacted_config(raw_config), sort_keys=False), CONFIG_FILE)
     run_logger.text(origin.packages, "packages.txt")
+    run_logger.dataset(_dataset(job))
     if run.facts.description is not None:
         run_logger.text(json.dumps(run.facts.description.as_json(), indent=1, ensure_ascii=False), DATA_FILE)
     if origin.patch:
         run_logger.text(origin.patch, "uncommitted.patch")
+
+
+def _dataset(job: CellJob) -> LoggedDataset:
+    """Return the data of a run, with the name of the option that was chosen."""
+    config, facts = job.raw_config["data"], job.run.facts
+    name = job.choices.get("data") or str(config["source"].get("name") or config["source"]["_target_"])
+    size: dict[str, int] = {}
+    if (data := facts.description) is not None:
+        size = {"num_rows": data.rows, "num_elements": data.rows * (data.inputs + data.targets)}
+        size |= {"inputs": data.inputs, "train_examples": data.train_examples, "test_examples": data.test_examples}
+    return LoggedDataset(name, facts.digest[:DIGEST], json.dumps(config), json.dumps(size))
 
 
 def log_chain(run_logger: RunLogger, chain: HashChain) -> None:
@@ -127,17 +144,23 @@ def log_figure(run_logger: RunLogger, summary: RunningSummary, name: str, theory
             run_logger.figure(figure, FIGURE_FILE)
 
 
-def flat_params(raw_config: Mapping[str, Any]) -> dict[str, Any]:
+def flat_params(raw_config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
     """Return a resolved config as flat scalars, such as ``optimizer.learning_rate``.
 
-    A class stands for its group: ``activation = relu``.
+    A group has the name of the option that was chosen, ``init = he_normal``. Where none was, the class stands for it.
+
+    Args:
+        raw_config: The resolved config.
+        choices: The option that was chosen for a key.
     """
     params: dict[str, Any] = {}
 
     def walk(value: Any, key: str) -> None:
         if isinstance(value, Mapping):
-            if "_target_" in value:
-                params[key] = re.sub(r"(?<!^)(?=[A-Z])", "_", str(value["_target_"]).rpartition(".")[2]).lower()
+            if key in choices:
+                params[key] = choices[key]
+            elif "_target_" in value:
+                params[key] = re.sub(WORD_START, "_", str(value["_target_"]).rpartition(".")[2]).lower()
             for name, inner in value.items():
                 if name != "_target_":
                     walk(inner, f"{key}.{name}" if key else name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import schema
@@ -30,6 +30,7 @@ class CellJob:
         code: Digest of the code.
         code_files: The files of the code.
         tags: Tags of its run.
+        choices: The option that was chosen for a key of the config, where the config was composed.
     """
 
     name: str
@@ -40,6 +41,7 @@ class CellJob:
     code: str
     code_files: SourceFiles
     tags: Mapping[str, str]
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 Stack = Sequence[CellJob]  # cells that train together
@@ -97,6 +99,7 @@ def prepare_cell(
     swept: Mapping[str, str],
     run_tags: Mapping[str, str],
     trusted: Collection[str] | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> CellJob:
     """Build, check and fingerprint a cell.
 
@@ -106,6 +109,7 @@ def prepare_cell(
         swept: Value of each swept key, as text.
         run_tags: Tags of its run.
         trusted: Packages whose classes the config may name; all packages by default.
+        choices: The option that was chosen for a key of the config.
 
     Raises:
         ConfigError: An invalid key, value or combination.
@@ -117,4 +121,4 @@ def prepare_cell(
     checkpoint_config(raw_config)
     cell_id = fingerprint(raw_config, run.facts.digest)
     files = code_files(raw_config)
-    return CellJob(name, swept, raw_config, run, cell_id, digest_of_files(files), files, run_tags)
+    return CellJob(name, swept, raw_config, run, cell_id, digest_of_files(files), files, run_tags, choices or {})

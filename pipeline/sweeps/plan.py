@@ -14,6 +14,7 @@ from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
 from pipeline.progress import track
 from pipeline.reports.figures.style import run_colours
+from pipeline.reproducibility.environment import user_name
 from pipeline.runs.job import CellJob, prepare_cell
 from pipeline.tracking.metric_names import check_listed_probes
 from pipeline.tracking.run_names import run_name
@@ -39,12 +40,11 @@ class Plan:
     jobs: Sequence[CellJob]
 
 
-def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str], quiet: bool = False) -> Plan:
+def plan_sweep(cells: Sequence[Cell], quiet: bool = False) -> Plan:
     """Check all cells and return their jobs.
 
     Args:
         cells: The composed cells.
-        overrides: The overrides of the command, for the tags of the runs.
         quiet: Show no progress bar.
 
     Raises:
@@ -53,7 +53,7 @@ def plan_sweep(cells: Sequence[Cell], overrides: Sequence[str], quiet: bool = Fa
     if not cells:
         raise ConfigError("the sweep has no cells: a swept key has no values")
     name = str(cells[0].config.get("name") or "sweep")
-    jobs = prepare_cells(cells, name, {"kind": "run", **source_tags(overrides)}, quiet)
+    jobs = prepare_cells(cells, name, {"kind": "run"}, quiet)
     sweep_id = sweep_id_of(name, [job.cell_id for job in jobs])
     colours = run_colours([cell.swept for cell in cells])
     jobs = [
@@ -88,7 +88,9 @@ def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str], qui
     with track(cells, "checking cells", quiet) as tracked:
         for cell in tracked:
             try:
-                jobs.append(prepare_cell(cell.config, run_name(cell.swept, name), cell.swept, tags))
+                own_tags = {**tags, **source_tags(cell.overrides)}
+                title = run_name(cell.swept, name)
+                jobs.append(prepare_cell(cell.config, title, cell.swept, own_tags, choices=cell.choices))
                 tracking_of(cell.config)
             except ConfigError as invalid:
                 values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
@@ -117,6 +119,11 @@ def tracking_of(raw_config: Mapping[str, Any]) -> TrackingConfig:
 
 
 def source_tags(overrides: Sequence[str]) -> dict[str, str]:
-    """Return the tags by which MLflow shows where a run comes from."""
+    """Return the tags that say where a run comes from, most of which MLflow shows in columns of its own.
+
+    Args:
+        overrides: The overrides that compose the run.
+    """
+    source = {"mlflow.source.name": "gradvitals", "mlflow.source.type": "LOCAL", "mlflow.user": user_name()}
     text = redact(" ".join(overrides))[:4000]
-    return {"mlflow.source.name": "gradvitals", "mlflow.source.type": "LOCAL", "overrides": text}
+    return source | ({"overrides": text} if text else {})

@@ -118,6 +118,12 @@ class Prescription:
         return [self.baseline.explanation, *self.links]
 
 
+def _choices(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the values of overrides by the keys of the config that they set."""
+    pairs = (text.partition("=") for text in overrides)
+    return {key.rpartition("@")[2]: value for key, _, value in pairs}
+
+
 def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], quiet: bool) -> Prescription:
     """Try the remedies for a logged run's verdict.
 
@@ -144,7 +150,8 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
     tags = {SWEEP_TAG: sweep_id, "kind": "run", "prescribed_for": logged.info.run_id, **source_tags([])}
     trusted = OWN_PACKAGES | set(allowed)
     with recorded_run.file_contents_hidden(raw_config):
-        baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted)
+        choices = {key: recorded_run.params[key] for key in raw_config if key in recorded_run.params}
+        baseline_job = prepare_cell(raw_config, BASELINE, {"change": BASELINE}, tags, trusted, choices)
     with bars(2, quiet) as progress:
         options = RunOptions(
             command=uuid.uuid4().hex,
@@ -166,7 +173,13 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
         if not proposed:
             return Prescription(baseline, (), (), store)
         changes = [*proposed, control(raw_config)]
-        jobs = [prepare_cell(r.applied(raw_config), r.name, {"change": r.name}, tags, trusted) for r in changes]
+        jobs = []
+        for change in changes:
+            own = change.overrides.split()
+            own_choices = {**choices, **_choices(own)}
+            own_tags = {**tags, **source_tags(own)}
+            applied = change.applied(raw_config)
+            jobs.append(prepare_cell(applied, change.name, {"change": change.name}, own_tags, trusted, own_choices))
         with closing(executor.map(run_stack, plan_stacks(jobs))) as finished:
             by_name = {job.name: done.result for job, done in finished}
     results = [by_name[remedy.name] for remedy in changes]

@@ -13,7 +13,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from pipeline import signals
-from pipeline.config.compose import compose_run, compose_sweep
+from pipeline.config.compose import compose_cell, compose_sweep
 from pipeline.errors import ConfigError, DeletedError, StoreError
 from pipeline.profiling import PROFILE
 from pipeline.progress import Bars, bars
@@ -179,7 +179,7 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     with PROFILE.activity("compose"):
         cells = compose_sweep(overrides, config_dir)
     with PROFILE.activity("check"):
-        plan = plan_sweep(cells, overrides, options.quiet)
+        plan = plan_sweep(cells, options.quiet)
     stacks = plan_stacks(plan.jobs, options.jobs) if options.is_stacked else [[job] for job in plan.jobs]
     processes = min(options.jobs, len(stacks))
     if processes > 1:
@@ -238,10 +238,16 @@ def prepare_single(overrides: Sequence[str], config_dir: str | None = None) -> C
         ConfigError: A mistake in the config.
     """
     with PROFILE.activity("compose"):
-        raw_config = compose_run(overrides, config_dir)
-    chosen = dict(o.split("=", 1) for o in overrides if "=" in o and not o.startswith(OUTER_OVERRIDES))
-    name = run_name({k.lstrip("+"): v for k, v in chosen.items()}, raw_config.get("name"))
-    return prepare_cell(raw_config, name, {}, {"kind": "run", **source_tags(overrides)})
+        cell = compose_cell(overrides, config_dir)
+    name = run_name(_named(overrides), cell.config.get("name"))
+    tags = {"kind": "run", **source_tags(cell.overrides)}
+    return prepare_cell(cell.config, name, {}, tags, choices=cell.choices)
+
+
+def _named(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the overrides that a run's name shows, as keys and values."""
+    pairs = (text.partition("=") for text in overrides if not text.startswith(OUTER_OVERRIDES))
+    return {key: value for key, _, value in pairs}
 
 
 def open_store(tracking: TrackingConfig) -> Store:

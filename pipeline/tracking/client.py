@@ -7,19 +7,21 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 from pipeline.profiling import PROFILE
 from pipeline.tracking.retry import RetryPolicy
-from pipeline.tracking.run_logger import Point
+from pipeline.tracking.run_logger import LoggedDataset, Point
 from pipeline.tracking.store_failure import StoreFailure
-from pipeline.tracking.text_limits import storable_params, storable_tags
+from pipeline.tracking.text_limits import NAME_LENGTH, storable, storable_params, storable_tags
 from pipeline.tracking.uri import redact
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+SOURCE_LENGTH = 65_535  # characters; MLflow's limit for the source of a data set
 METRIC_BATCH, NAMED_BATCH = 1000, 100  # MLflow's limits for one log_batch call: of all, of params, of tags
 BUSY_MILLISECONDS = 500  # short, so that our retry reports the lock and Ctrl-C is heard
 SETTINGS = {
@@ -99,6 +101,35 @@ class Client:
             del metrics[: len(some_metrics)]
             for items in named:
                 del items[:NAMED_BATCH]
+
+    def log_files(self, artifact_uri: str, folder: Path) -> None:
+        """Log the files of a folder as artifacts of a run.
+
+        MLflow's client would read the run, with all its metrics, to find the place of its artifacts.
+
+        Args:
+            artifact_uri: The place of the run's artifacts.
+            folder: The folder.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with PROFILE.activity("files"):
+            artifacts = get_artifact_repository(artifact_uri, tracking_uri=self.bare.tracking_uri)
+            self.retry.call(lambda: artifacts.log_artifacts(str(folder)))
+
+    def log_dataset(self, run_id: str, dataset: LoggedDataset) -> None:
+        """Log the data of a run. MLflow keeps one data set for all runs with the same name and digest."""
+        with PROFILE.activity("store"):
+            self.retry.call(lambda: self.bare.log_inputs(run_id, [_entity(dataset)]))
+
+
+def _entity(dataset: LoggedDataset) -> Any:
+    """Return MLflow's entity of a data set."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = dataset.source if len(dataset.source) <= SOURCE_LENGTH else "{}"
+    entity = Dataset(storable(dataset.name, NAME_LENGTH), dataset.digest, "config", source, profile=dataset.profile)
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
 
 
 def check_reachable(uri: str, retry: RetryPolicy, wait: bool) -> None:

@@ -46,6 +46,23 @@ def wall_clock() -> int:
     return max(0, int(time.time() * 1000))
 
 
+@dataclass(frozen=True)
+class LoggedDataset:
+    """The data of a run, for MLflow's column "Dataset".
+
+    Args:
+        name: Its name, such as "digits".
+        digest: A digest, at most 36 characters. Runs with the same name and digest share one data set.
+        source: The config of its source, JSON.
+        profile: Its size, JSON.
+    """
+
+    name: str
+    digest: str
+    source: str
+    profile: str
+
+
 @dataclass
 class MonotonicTimestamps:
     """Timestamps that ascend even if the machine's clock is set back.
@@ -69,6 +86,7 @@ class RunLogger:
     Args:
         client: A client that retries (:class:`pipeline.tracking.client.Client`).
         run_id: The run's id.
+        artifact_uri: The place of its artifacts.
         stored_steps: Of a resumed run, the highest step that the store has of each metric.
         stored_params: Of a resumed run, the parameters that the store has.
         clock: The timestamps of the run.
@@ -76,12 +94,14 @@ class RunLogger:
 
     client: Any
     run_id: str
+    artifact_uri: str = ""
     stored_steps: Mapping[str, int] = field(default_factory=dict, repr=False)
     stored_params: Mapping[str, str] = field(default_factory=dict, repr=False)
     clock: MonotonicTimestamps = field(default_factory=MonotonicTimestamps, repr=False)
     _buffer: list[Point] = field(default_factory=list, repr=False)
     _params: dict[str, str] = field(default_factory=dict, repr=False)
     _tags: dict[str, str] = field(default_factory=dict, repr=False)
+    _dataset: LoggedDataset | None = field(default=None, repr=False)
     _last_steps: dict[str, int] = field(default_factory=dict, repr=False)
     _ended: bool = field(default=False, repr=False)
 
@@ -135,7 +155,7 @@ class RunLogger:
         return True
 
     def flush(self) -> None:
-        """Send the buffered values, parameters and tags. Only what the store accepts is removed from the buffer.
+        """Send the buffered values, parameters, tags and data set. What the store accepts leaves the buffer.
 
         Raises:
             StoreError: The store refuses, or does not answer.
@@ -146,6 +166,9 @@ class RunLogger:
             del self._buffer[: len(points)]
             self._params = {k: v for k, v in self._params.items() if k not in params}
             self._tags = {k: v for k, v in self._tags.items() if tags.get(k) != v}
+        if self._dataset is not None:
+            self.client.log_dataset(self.run_id, self._dataset)
+            self._dataset = None
 
     def discard(self) -> None:
         """Remove the run's folder. Files that were not sent are lost."""
@@ -159,11 +182,15 @@ class RunLogger:
         """
         self.flush()
         if any(self.folder.iterdir()):
-            self.client.log_artifacts(self.run_id, str(self.folder))
+            self.client.log_files(self.artifact_uri, self.folder)
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Buffer flat scalar parameters, except those already stored."""
         self._params |= {k: str(v) for k, v in params.items() if self.stored_params.get(k) != str(v)}
+
+    def dataset(self, dataset: LoggedDataset) -> None:
+        """Buffer the data set."""
+        self._dataset = dataset
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Buffer tags. The tag ``mlflow.note.content`` is the run's description, in Markdown."""

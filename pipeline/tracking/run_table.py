@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.tracking.logged_run import format_time
 from pipeline.tracking.store import Store
-from pipeline.tracking.tags import in_sweep, sweeps_of
+from pipeline.tracking.tags import in_sweep, sweeps_of, verdict_of
 
 PAGE = 1000  # runs of one call
 FINAL = "final_"  # how the metrics of final costs and scores begin
@@ -66,7 +66,7 @@ def _row(run: Any) -> dict[str, Any]:
         "status": run.info.status,
         "started": format_time(run.info.start_time),
         "sweep": tags.get("sweep", ""),
-        "verdict": tags.get("verdict", ""),
+        "verdict": verdict_of(tags),
     }
     row |= {column: metrics.get(metric) for column, metric in DECADES.items()}
     return row | {name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)}

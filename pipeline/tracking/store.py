@@ -36,6 +36,14 @@ from pipeline.tracking.uri import artifact_root, database_path, engine_uri, reda
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description
+DESCRIPTION = """Runs of gradvitals: the gradients of deep networks, measured layer by layer.
+
+- The tag `verdict` says how the gradients of a run flow, `decades` how much is lost between the hidden layers.
+- `tags.kind = 'sweep'` finds the summaries of sweeps, `tags.verdict LIKE '%vanishing%'` runs with a verdict.
+- `make reproduce RUN=<run id>` trains a run again and compares every record.
+"""
+
 
 @dataclass
 class Store:
@@ -121,21 +129,25 @@ class Store:
         clock = MonotonicTimestamps(max(wall_clock() if start_time is None else start_time, not_before or 0))
         all_tags = storable_tags(tags) | {attempt: "1"}
 
-        def create() -> str:
-            run = bare.create_run(
+        def create() -> Run:
+            return bare.create_run(
                 self.experiment_id, start_time=clock.start, run_name=storable_name(name), tags=all_tags
             )
-            return str(run.info.run_id)
 
-        def find_created() -> str | None:
+        def find_created() -> Run | None:
             runs = bare.search_runs([self.experiment_id], _has_tag(attempt))
-            first, *duplicates = sorted(run.info.run_id for run in runs) or [None]
+            first, *duplicates = sorted(runs, key=lambda run: run.info.run_id) or [None]
             for duplicate in duplicates:
-                bare.delete_run(duplicate)
+                bare.delete_run(duplicate.info.run_id)
             return first
 
-        with self._close_if_interrupted(find_created):
-            logger = RunLogger(self.client, self.client.retry.call(create, find_created), clock=clock)
+        def find_run_id() -> str | None:
+            run = find_created()
+            return None if run is None else str(run.info.run_id)
+
+        with self._close_if_interrupted(find_run_id):
+            info = self.client.retry.call(create, find_created).info
+            logger = RunLogger(self.client, str(info.run_id), str(info.artifact_uri), clock=clock)
             logger.keep_whole(tags)
             return logger
 
@@ -159,7 +171,7 @@ class Store:
             clock = MonotonicTimestamps(
                 max(wall_clock(), run.info.start_time or 0, *(int(metric.timestamp) for metric in latest))
             )
-            return RunLogger(self.client, run_id, stored_steps, run.data.params, clock)
+            return RunLogger(self.client, run_id, str(run.info.artifact_uri), stored_steps, run.data.params, clock)
 
     @contextlib.contextmanager
     def _close_if_interrupted(self, find_run_id: Callable[[], str | None]) -> Iterator[None]:
@@ -300,7 +312,7 @@ def _experiment_id(client: Client, name: str, uri: str) -> str:
         path = database_path(uri)
         artifacts = None if path is None else (artifact_root(path) / _folder_name(name)).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags={NOTE: DESCRIPTION}))
         except MlflowException:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:

@@ -20,7 +20,10 @@ PERMANENT = {  # reason -> pattern in the lower-case text
     "the database is incomplete: no such table": r"no such table: ",
     "the password is wrong": r"password authentication failed",
 }
-TRANSIENT = r"database (table )?is locked|failed with (timeout )?exception|not in a valid json format"
+TRANSIENT = (
+    r"database (table )?is locked|failed with (timeout )?exception|not in a valid json format"
+    r"|(unique constraint|duplicate (key|entry)).*\bdataset"  # another process has just logged the same data set
+)
 DELETED = r"\b(run|experiment) (?:with id=)?'?(\w+)'? (?:must be in the 'active' state|not found|exists)"
 OTHER_REASONS = {  # for messages only
     "the database is locked": r"locked",

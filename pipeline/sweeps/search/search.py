@@ -17,7 +17,7 @@ from typing import Any
 from optuna.trial import Trial
 from rich.table import Table
 
-from pipeline.config.compose import compose_run
+from pipeline.config.compose import Cell, compose_cell, compose_run
 from pipeline.config.instantiate import instantiate
 from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError, DeletedError
@@ -166,7 +166,7 @@ def check_space(config: SearchConfig, overrides: Sequence[str], config_dir: str 
     cell_ids: list[str] = []
     for corner in config.corner_points():
         try:
-            job = prepare_cell(cell_config(corner, overrides, config_dir), "", corner, {})
+            job = prepare_cell(cell_at(corner, overrides, config_dir).config, "", corner, {})
             choice = tracking_of(job.raw_config).metrics
         except ConfigError as invalid:
             point = ", ".join(f"{k}={v}" for k, v in corner.items())
@@ -184,11 +184,11 @@ def study_id(config: SearchConfig, cell_ids: Sequence[str]) -> str:
     return f"{KEY}-{digest[:8]}"
 
 
-def cell_config(values: Mapping[str, str], overrides: Sequence[str], config_dir: str | None) -> dict[str, Any]:
-    """Return the resolved config of one point of the space."""
-    raw_config = compose_run([*overrides, *(f"{key}={value}" for key, value in values.items())], config_dir)
-    raw_config.pop(KEY, None)
-    return raw_config
+def cell_at(values: Mapping[str, str], overrides: Sequence[str], config_dir: str | None) -> Cell:
+    """Return the cell of one point of the space, without the search's own config."""
+    cell = compose_cell([*overrides, *(f"{key}={value}" for key, value in values.items())], config_dir)
+    cell.config.pop(KEY, None)
+    return cell
 
 
 def _announcement(study: Study, before: int) -> str:
@@ -247,10 +247,11 @@ class Searcher:
         return {key: str(v) if space[key].choices is not None else text(v) for key, v in params.items()}
 
     def _job(self, trial: Trial) -> CellJob:
-        raw_config = cell_config(self.values(trial.params), self.overrides, self.config_dir)
+        cell = cell_at(self.values(trial.params), self.overrides, self.config_dir)
         swept = {key: short(value) for key, value in trial.params.items()}
-        tags = {SWEEP_TAG: self.study.id, "kind": "run", TRIAL_TAG: str(trial.number), **source_tags(self.overrides)}
-        return prepare_cell(raw_config, run_name(swept, raw_config.get("name")), swept, tags)
+        tags = {SWEEP_TAG: self.study.id, "kind": "run", TRIAL_TAG: str(trial.number), **source_tags(cell.overrides)}
+        name = run_name(swept, cell.config.get("name"))
+        return prepare_cell(cell.config, name, swept, tags, choices=cell.choices)
 
     def _result(self, trial: Trial, done: CellResult) -> Result:
         """Return the trial's result from what its run logged, in this command or in an earlier one."""

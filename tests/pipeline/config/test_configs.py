@@ -123,8 +123,8 @@ def check_signature(target: Any, raw_config: dict[str, Any], key: str) -> None:
         parameters.pop(next(iter(parameters)))  # the layer or step, which the caller passes
     assert set(raw_config) - {"_target_", "_partial_"} == set(parameters), key
     defaults = {p.name: p.default for p in parameters.values() if p.default is not p.empty}
-    # Logged configs of older runs lack two keys; for a new config their values are those of the YAML file.
-    expected = {k: raw_config[k] for k in ("metrics", "figures")} if target is TrackingConfig else {}
+    # Logged configs of older runs lack three keys; for a new config their values are those of the YAML file.
+    expected = {k: raw_config[k] for k in ("metrics", "figures", "parameters")} if target is TrackingConfig else {}
     assert defaults == expected, f"{key}: defaults live in YAML only"
 
 

@@ -274,6 +274,6 @@ def test_a_thousand_cells_are_composed_and_checked_in_seconds() -> None:
         ["architecture=deep", "architecture.width=10", "activation=tanh", "init=mean_field", "name=many",
          "architecture.depth=range(1,11)", "init.weights.sigma_w2=range(1,11)", "seed=range(10)"]
     )  # fmt: skip
-    plan = plan_sweep(cells, [], quiet=True)
+    plan = plan_sweep(cells, quiet=True)
     assert len({job.cell_id for job in plan.jobs}) == 1000
     assert process_time() - start < 20, "2 to 4 ms a cell on the machine where this was measured"

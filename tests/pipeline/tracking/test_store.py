@@ -19,12 +19,15 @@ import yaml
 from support.commands import run_command, sweep_command
 from support.stores import empty, opened, runs, uri
 
+from pipeline.config.compose import compose_cell, compose_run
 from pipeline.config.schema import digest
-from pipeline.reproducibility.environment import NO_COMMIT
+from pipeline.reproducibility.environment import NO_COMMIT, user_name
 from pipeline.runs.artifacts import flat_params
-from pipeline.tracking.run_logger import QUEUE, SHOWN_AFTER, MonotonicTimestamps, Point, RunLogger
+from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.run_logger import QUEUE, SHOWN_AFTER, LoggedDataset, MonotonicTimestamps, Point, RunLogger
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import TrackingConfig, download
+from pipeline.tracking.store_failure import StoreFailure
 
 SMALL = ["experiment=smoke", "architecture.depth=4", "schedule=every", "schedule.n=3"]
 PROJECT = Path(__file__).resolve().parents[3]
@@ -69,6 +72,7 @@ def test_run_logs_its_origin_config_and_artifacts(swept: tuple[Path, str], tmp_p
     assert run.data.params["architecture.depth"] == "4"
     assert run.data.params["activation"] in ("sigmoid", "relu")
     assert run.data.params["optimizer.learning_rate"] == "0.1"
+    assert (run.data.params["optimizer"], run.data.params["data"]) == ("sgd", "digits")
     names = {a.path for a in opened(folder).client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "records.parquet", "run.log", "packages.txt"} <= names
     assert {name for name in names if name.endswith(".png")} == {"gradient_norm_by_layer.png"}
@@ -81,10 +85,47 @@ def test_run_has_at_most_twelve_shown_tags_with_its_verdict_first(swept: tuple[P
         assert shown[:2] == ["verdict", "decades"]
         assert len(shown) <= 12
         assert run.data.tags["verdict"] != "–"
+        metrics = run.data.metrics
         decades, _, interval = run.data.tags["decades"].partition(" ")
-        assert float(decades) == pytest.approx(run.data.metrics["verdict_decades"], rel=0.01)
-        bounds = [run.data.metrics[f"verdict_decades_{bound}"] for bound in ("low", "high")]
-        assert json.loads(interval) == pytest.approx(bounds, rel=0.01)
+        low, high = (metrics[f"verdict_decades_{bound}"] for bound in ("low", "high"))
+        digits = (high - low) / 2  # the interval decides how many are shown
+        assert float(decades) == pytest.approx(metrics["verdict_decades"], abs=digits)
+        assert json.loads(interval) == pytest.approx([low, high], abs=digits)
+
+
+def test_columns_of_mlflows_table_are_filled(swept: tuple[Path, str]) -> None:
+    """User, source and data set; the overrides are those of the run's own cell."""
+    store = opened(swept[0])
+    assert "decades" in store.client.get_experiment(store.experiment_id).tags["mlflow.note.content"]
+    for run in runs(swept[0], "tags.kind = 'run'"):
+        assert run.data.tags["mlflow.user"] == user_name()
+        assert run.data.tags["mlflow.source.name"] == "gradvitals"
+        ((dataset, tags),) = [(d.dataset, d.tags) for d in run.inputs.dataset_inputs]
+        digest = LoggedRun.from_store(store, run).provenance["data.sha256"]
+        assert (dataset.name, dataset.digest) == ("digits", digest[: len(dataset.digest)])
+        assert json.loads(dataset.profile)["num_rows"] == 1797
+        assert [(tag.key, tag.value) for tag in tags] == [("mlflow.data.context", "training")]
+        overrides = run.data.tags["overrides"].split()
+        assert f"activation={run.info.run_name}" in overrides
+        assert [text for text in overrides if "," in text] == []
+        assert compose_run(overrides)["activation"] == compose_run([f"activation={run.info.run_name}"])["activation"]
+
+
+def test_data_set_that_another_process_has_just_logged_is_retried(tmp_path: Path) -> None:
+    """Two first runs of one data set: the database refuses the second insertion, whose retry finds the first."""
+    store = opened(tmp_path)
+    row = ("d", store.experiment_id, "digits", "1", "config", "{}")
+    columns = "dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source"
+    insert = f"insert into datasets ({columns}) values (?, ?, ?, ?, ?, ?)"
+    with sqlite3.connect(tmp_path / "store.db") as database:
+        database.execute(insert, row)
+        with pytest.raises(sqlite3.IntegrityError) as refused:
+            database.execute(insert, row)
+    assert StoreFailure(refused.value).is_transient
+    with store.start("run", {"kind": "run"}) as log:
+        log.dataset(LoggedDataset("digits", "1", "x" * 70_000, "{}"))
+        log.end("FINISHED")
+    assert store.find(log.run_id).inputs.dataset_inputs[0].dataset.name == "digits"
 
 
 def test_logged_metrics_are_the_means_of_the_raw_records(swept: tuple[Path, str], tmp_path: Path) -> None:
@@ -234,7 +275,11 @@ def test_relative_sqlite_paths_become_absolute(tmp_path: Path, monkeypatch: pyte
 def test_run_name_starts_with_the_difference() -> None:
     assert run_name({"activation": "relu", "architecture.depth": "20"}, "depth") == "relu d20"
     assert run_name({"optimizer.learning_rate": "0.1"}, "depth") == "lr0.1"
-    assert run_name({"activation@output": "tanh"}, None) == "tanh"
+    assert run_name({"activation@output": "tanh"}, None) == "output tanh"
+    assert run_name({"+activation@layer_activations.layer_03": "tanh"}, None) == "layer_03 tanh"
+    assert run_name({"probes": "[standard,weights]"}, None) == "probes standard+weights"
+    assert run_name({"+probe@probes.sharpness": "sharpness", "~probes.coherence": ""}, None) == "sharpness no coherence"
+    assert run_name({"architecture.hidden": "[30,30]", "data.source.path": "a/b.csv"}, None) == "[30,30] b.csv"
     assert run_name({}, "depth") == "depth"
 
 
@@ -246,7 +291,23 @@ def test_params_are_flat_scalars_with_stable_names() -> None:
         "layer_activations": {},
         "tracking": {"uri": None},
     }
-    assert flat_params(raw_config) == {"seed": 1, "activation": "leaky_relu", "activation.alpha": 0.1, "probes": "x"}
+    expected = {"seed": 1, "activation": "leaky_relu", "activation.alpha": 0.1, "probes": "x"}
+    assert flat_params(raw_config, {}) == expected
+
+
+def test_params_have_the_names_of_the_chosen_options() -> None:
+    """An option that only sets values of another one's class keeps its name; a class has the name of its option."""
+    chosen = ("optimizer=momentum", "init=nielsen", "data=iris", "clipping@optimizer.clipping=per_layer")
+    cell = compose_cell([*chosen, "optimizer.clipping.max_norm=1"])
+    params = flat_params(cell.config, cell.choices)
+    assert {key: params[key] for key in ("optimizer", "init", "data", "optimizer.clipping")} == {
+        "optimizer": "momentum",
+        "init": "nielsen",
+        "data": "iris",
+        "optimizer.clipping": "per_layer",
+    }
+    assert (params["output"], params["evaluation.schedule"]) == ("softmax", "each_epoch")
+    assert flat_params(cell.config, {})["optimizer"] == "sgd"
 
 
 def test_values_are_buffered_until_they_are_many_or_ten_seconds_old() -> None:
