@@ -16,11 +16,11 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
 export GRADVITALS_STARTED_BY := make
 
-TARGETS := help data sweep profile search run ui show experiment experiments verdicts prescribe compare report reproduce \
-	diff export verify import trace test lint bench graph clean lock
+TARGETS := help data sweep profile search run ui show experiment experiments verdicts prescribe diagnose compare report \
+	reproduce diff export verify import trace test lint bench graph clean lock
 CONFIGURED := data experiment experiments profile reproduce run search show sweep trace
 VARIABLES := A ALLOW ARGS B CI EXP FAIL_FAST FORCE FROM GRADVITALS_% HANG_LIMIT JOBS MEMORY_LIMIT MLFLOW_% NAME PORT PYTHON \
-	RETRY RUN SEAL SHELL SLOW STACKS SWEEP TIME_LIMIT TO TRIALS VENV
+	RETRY RUN SEAL SHELL SLOW STACKS SWEEP TABLE TIME_LIMIT TO TRIALS VENV
 # WORDS are the words key=value of the command line, quoted for the shell, in their order; MAKEOVERRIDES reverses it and
 # escapes values.
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
@@ -84,6 +84,10 @@ verdicts: $(READY)  ## judge 2,000 networks with planted faults and write docs/v
 prescribe: $(READY)  ## try remedies for the verdict of RUN=<id>
 	@if [ -z "$(RUN)" ]; then echo "error: RUN is missing; give it a run id: make prescribe RUN=..." >&2; exit 2; fi
 	@$(PY) -m pipeline prescribe $(foreach p,$(ALLOW),--allow $(p)) "$(RUN)" $(ARGS)
+
+diagnose: $(READY)  ## judge a network that was trained elsewhere, TABLE=file (ARGS="--name mine")
+	@if [ -z "$(TABLE)" ]; then echo "error: TABLE is missing; make diagnose TABLE=<parquet or .csv file>" >&2; exit 2; fi
+	@$(PY) -m pipeline diagnose "$(TABLE)" $(ARGS)
 
 compare: $(READY)  ## compare two runs, A=<id> B=<id>, with intervals
 	@if [ -z "$(A)" ] || [ -z "$(B)" ]; then echo "error: A or B is missing; make compare A=<run> B=<run>" >&2; exit 2; fi

@@ -9,7 +9,19 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["ConfigError", "Prescription", "Run", "RunError", "Sweep", "load", "prescribe", "run", "runs", "sweep"]
+__all__ = [
+    "ConfigError",
+    "Prescription",
+    "Run",
+    "RunError",
+    "Sweep",
+    "diagnose",
+    "load",
+    "prescribe",
+    "run",
+    "runs",
+    "sweep",
+]
 
 
 class _Package(ModuleType):

@@ -3,6 +3,7 @@ from pipeline.api import Prescription as Prescription
 from pipeline.api import Run as Run
 from pipeline.api import RunError as RunError
 from pipeline.api import Sweep as Sweep
+from pipeline.api import diagnose as diagnose
 from pipeline.api import load as load
 from pipeline.api import prescribe as prescribe
 from pipeline.api import run as run

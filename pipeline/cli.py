@@ -477,6 +477,19 @@ def diff(a: str, b: str, to: Path | None, force: bool, uri: str | None) -> int:
     return result.exit_code
 
 
+@commands.command(epilog=usage("seconds", "diagnose measurements.parquet --name mine"))
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="The name of the run (default: that of the file).")
+@click.option("--no-track", is_flag=True, help="Log nothing.")
+@stored
+def diagnose(table: Path, name: str, no_track: bool, uri: str | None) -> int:
+    """Judge a network that was trained elsewhere. It reads a table of δ and gradients (docs/python.md)."""
+    from pipeline.sweeps.diagnosis import diagnose as judge_table
+    from pipeline.sweeps.diagnosis import read_table
+
+    return show(judge_table(read_table(table), name or table.stem, None if no_track else _tracking(uri)))
+
+
 @commands.command(epilog=usage("about as long as 5 such runs for each remedy", "prescribe 1f3a5b7c"))
 @click.argument("run_id")
 @stored

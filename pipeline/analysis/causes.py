@@ -32,7 +32,7 @@ SHORTENED = 0.01  # factor by which clipping shortens a gradient
 
 def find_causes(
     classes: list[str],
-    config: Config,
+    config: Config | None,
     numbers: Numbers,
     starts_finite: bool,
     by_width: bool,
@@ -42,7 +42,7 @@ def find_causes(
 
     Args:
         classes: The classes.
-        config: The run's config.
+        config: The run's config; None without one. Causes that only a config shows are then left out.
         numbers: What was measured (:mod:`pipeline.analysis.numbers`).
         starts_finite: Whether all numbers of the first measurement are finite.
         by_width: Whether finite width alone causes at least half of the decades (:func:`is_by_width`).
@@ -58,10 +58,12 @@ def find_causes(
     is_first_flat = SATURATION in classes and _share(numbers, "saturated first layer") > 0.5
     if facts is not None and facts.input_rms > LARGE_RMS and (is_first_flat or steps_are_too_long):
         causes.append(LARGE_INPUTS)
-    elif any(name in classes and is_early[name] for name in (DIVERGED, SATURATION)):
+    elif config is not None and any(name in classes and is_early[name] for name in (DIVERGED, SATURATION)):
         causes.append(LARGE_WEIGHTS)
     if VANISHING in classes and by_width:
         causes.append(FINITE_WIDTH)
+    if config is None:
+        return tuple(causes)
     if steps_are_too_long and 1 / (1 - momentum_of(config.optimizer)) >= LONG_MEMORY:
         causes.append(MOMENTUM)
     if TOO_LOW in classes:

@@ -43,19 +43,20 @@ from pipeline.config.schema import Config
 MENTIONED = 0.1  # decades lost to finite width that the explanation mentions
 
 
-def explain(verdict: Verdict, config: Config, expectation: Expectation | None, hidden: int) -> str:
+def explain(verdict: Verdict, config: Config | None, expectation: Expectation | None, hidden: int) -> str:
     """Explain a verdict in a few sentences.
 
     Args:
         verdict: The verdict.
-        config: Config of the run.
+        config: Config of the run; None without one.
         expectation: Mean-field prediction, if there is one.
         hidden: Number of hidden layers.
     """
-    sentences = [_class(name, verdict, hidden, config.optimizer) for name in verdict.classes]
+    optimizer = None if config is None else config.optimizer
+    sentences = [_class(name, verdict, hidden, optimizer) for name in verdict.classes]
     sentences += [_cause(name, verdict, config) for name in verdict.causes]
     sentences += [
-        _expected(verdict, config, expectation, hidden),
+        "" if config is None else _expected(verdict, config, expectation, hidden),
         _range(verdict, config, hidden),
         _averaging(verdict),
         _changes(verdict),
@@ -63,7 +64,7 @@ def explain(verdict: Verdict, config: Config, expectation: Expectation | None, h
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _class(name: str, verdict: Verdict, hidden: int, optimizer: Optimizer) -> str:
+def _class(name: str, verdict: Verdict, hidden: int, optimizer: Optimizer | None) -> str:
     d = verdict.decades
     steps = max(hidden - 1, 1)
     factor = 10 ** (abs(float(d.mean)) / steps) if np.isfinite(d.mean) else math.nan
@@ -106,23 +107,24 @@ def _class(name: str, verdict: Verdict, hidden: int, optimizer: Optimizer) -> st
     return sentences[name]
 
 
-def _consequence(flow: str, optimizer: Optimizer) -> str:
+def _consequence(flow: str, optimizer: Optimizer | None) -> str:
     """Return what the gradient flow means for the speeds at which layers learn."""
     if isinstance(optimizer, Adam):
         return (
             "Adam divides each step by the size of its gradient: layers learn at similar speeds while gradients are "
             f"well above ε = {optimizer.epsilon:g}."
         )
-    return {
+    consequence = {
         VANISHING: "The first layers hardly learn.",
         EXPLODING: "A step that suits the last layers is far too long for the first.",
         HEALTHY: "With one decade, one end would learn ten times as fast as the other.",
     }[flow]
+    return consequence if optimizer else f"With plain gradient descent, {consequence[0].lower()}{consequence[1:]}"
 
 
-def _cause(name: str, verdict: Verdict, config: Config) -> str:
+def _cause(name: str, verdict: Verdict, config: Config | None) -> str:
     """Return the sentence of a cause."""
-    momentum = momentum_of(config.optimizer)
+    momentum = 0.0 if config is None else momentum_of(config.optimizer)
     sentences = {
         f"{DIVERGED} {AT_START}": "The numbers leave their range before the first step.",
         f"{DIVERGED} {IN_TRAINING}": "The steps of the training made them so.",
@@ -214,11 +216,12 @@ def _expected(verdict: Verdict, config: Config, expectation: Expectation | None,
     )
 
 
-def _range(verdict: Verdict, config: Config, hidden: int) -> str:
+def _range(verdict: Verdict, config: Config | None, hidden: int) -> str:
     if not verdict.below_range:
         return ""
+    of_type = "its type" if config is None else config.dtype
     return (
-        f"In {verdict.below_range} of {hidden} hidden layers, δ is below the range of {config.dtype} at the start. "
+        f"In {verdict.below_range} of {hidden} hidden layers, δ is below the range of {of_type} at the start. "
         "The decades are those of a line through the layers above, continued to the first."
     )
 

@@ -21,7 +21,7 @@ Numbers = dict[str, Estimate]
 
 
 def measure_numbers(
-    summary: RunningSummary, config: Config, sizes: Sequence[int], cut_off: Sequence[Array], last_step: int
+    summary: RunningSummary, config: Config | None, sizes: Sequence[int], cut_off: Sequence[Array], last_step: int
 ) -> Numbers:
     """Return the numbers that could be measured, by name.
 
@@ -39,32 +39,42 @@ def measure_numbers(
 
     Args:
         summary: The records of the run.
-        config: Its config.
+        config: Its config; None without one.
         sizes: n_0 ... n_L.
         cut_off: Which replicates are cut off [R], at each measurement of δ.
         last_step: Number of steps of the whole training.
     """
-    is_bounded = np.isfinite([config.activation.low, config.activation.high]).all()  # a rectifier is flat by design
-    relative = _relative_gradient(summary, config, sizes)
     numbers = {
-        "dead": _worst_layer(summary, "dead_fraction"),
-        "dead at start": _worst_layer(summary, "dead_fraction", FIRST),
-        "dead at end": _worst_layer(summary, "dead_fraction", LAST),
-        "saturated": _worst_layer(summary, "saturated_fraction") if is_bounded else None,
-        "saturated at start": _worst_layer(summary, "saturated_fraction", FIRST) if is_bounded else None,
-        "saturated first layer": _first_layer(summary, "saturated_fraction") if is_bounded else None,
         "cut off": estimate(cut_off[-1].astype(np.float64)),
         "cut off at start": estimate(cut_off[0].astype(np.float64)),
         "largest step": _largest_step(summary),
-        "relative gradient": relative,
-        "clipped": _clipped(summary, config),
+        "dead": _worst_layer(summary, "dead_fraction"),
+        "dead at start": _worst_layer(summary, "dead_fraction", FIRST),
+        "dead at end": _worst_layer(summary, "dead_fraction", LAST),
     }
+    if config is None or np.isfinite([config.activation.low, config.activation.high]).all():  # a rectifier is flat
+        numbers |= {
+            "saturated": _worst_layer(summary, "saturated_fraction"),
+            "saturated at start": _worst_layer(summary, "saturated_fraction", FIRST),
+            "saturated first layer": _first_layer(summary, "saturated_fraction"),
+        }
+    if config is not None:
+        numbers |= _of_config(summary, config, sizes, last_step)
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _of_config(
+    summary: RunningSummary, config: Config, sizes: Sequence[int], last_step: int
+) -> dict[str, Estimate | None]:
+    """Return the numbers that only a config shows."""
+    relative = _relative_gradient(summary, config, sizes)
+    numbers = {"relative gradient": relative, "clipped": _clipped(summary, config)}
     decay = config.optimizer.weight_decay
     is_judged = isinstance(config.optimizer, SGD) and np.ndim(decay) == 0 and decay > 0
     if is_judged and relative is not None and float(relative.mean) > 0:
         numbers["decay"] = exact(float(decay) / float(relative.mean))
         numbers["decayed"] = exact(_decayed(config, float(decay), last_step))
-    return {name: number for name, number in numbers.items() if number is not None}
+    return numbers
 
 
 def exact(value: float) -> Estimate:

@@ -95,7 +95,7 @@ class Verdict:
 
 def judge(
     summary: RunningSummary,
-    config: Config,
+    config: Config | None,
     diverged: int,
     expectation: Expectation | None,
     sizes: Sequence[int],
@@ -105,7 +105,8 @@ def judge(
 
     Args:
         summary: The records of the run.
-        config: Its config.
+        config: Its config; None for measurements of a network that was trained elsewhere. Then nothing is judged that
+            only a config shows, and the decades of a single replicate are those of this network, without an interval.
         diverged: Number of replicates that diverged.
         expectation: Gives the spread over initialisations of a run with a single replicate.
         sizes: n_0 ... n_L.
@@ -117,8 +118,9 @@ def judge(
     records, hidden = summary.series("delta_rms"), summary.hidden_layers
     if not records or hidden < 1:
         return None
-    spread = np.nan  # of one network over initialisations, for a run of one replicate
-    if config.replicates == 1:
+    is_alone = config is None and records[0].values.shape[1] == 1  # decades of one network, which has no interval
+    spread = 0.0 if is_alone else np.nan  # of one network over initialisations, for a run of one replicate
+    if config is not None and config.replicates == 1:
         drawn = config.init.weights.random or config.init.biases.random
         spread = theory_spread(expectation, hidden) if drawn else 0.0
     shares = {r.step: r for r in summary.series("dead_fraction")}
@@ -130,14 +132,14 @@ def judge(
     flow = SINGLE if is_single else flow_class(whole)
     states = [SINGLE] * len(records) if is_single else flow_states(estimates)
     known = [(r.step, s) for r, s in zip(records, states, strict=True) if s != UNSURE]
-    blocked = _blocked_layer(records[0], hidden, config)
+    blocked = None if config is None else _blocked_layer(records[0], hidden, config)
     numbers = measure_numbers(summary, config, sizes, cut, summary.last_step)
     if facts is not None:
         numbers["input rms"] = exact(facts.input_rms)
     dead = [] if blocked else _dead_classes(numbers)
     faults = [DIVERGED] * bool(diverged) + _data_classes(facts) + [BLOCKED] * bool(blocked) + dead
     faults += [flow] * (flow in (VANISHING, EXPLODING) and not blocked)
-    faults += [IDENTICAL] * _is_symmetric(config, sizes)
+    faults += [IDENTICAL] * (config is not None and _is_symmetric(config, sizes))
     faults += [SATURATION] * sure_above(numbers.get("saturated"), SATURATED) + _decay_classes(numbers)
     if not diverged:
         is_healthy = flow == HEALTHY and not faults
@@ -148,7 +150,7 @@ def judge(
         tuple(faults or [flow]),
         states[0],
         states[-1],
-        whole,
+        exact(float(whole.mean)) if is_alone else whole,
         estimates[0],
         tuple((step, s) for (_, before), (step, s) in pairwise(known) if s != before),
         None if is_single else averaging(summary, whole),

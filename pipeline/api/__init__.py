@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.api.results import Prescription as Prescription
 from pipeline.api.results import Run as Run
 from pipeline.api.results import Sweep as Sweep
-from pipeline.api.sources import Stored, Trained
+from pipeline.api.sources import Measured, Source, Stored, Trained
 from pipeline.config.compose import compose_sweep
 from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError as ConfigError
@@ -36,6 +36,8 @@ from pipeline.reproducibility.run_source import find
 from pipeline.runs.result import UNTRACKED, RunResult
 from pipeline.runs.untracked import TrainedCell, train_untracked
 from pipeline.sweeps import remedy_trials
+from pipeline.sweeps.diagnosis import diagnose as judge_table
+from pipeline.sweeps.diagnosis import read_table
 from pipeline.sweeps.plan import plan_sweep
 from pipeline.sweeps.stacks import plan_stacks
 from pipeline.sweeps.summary import frame
@@ -43,6 +45,7 @@ from pipeline.sweeps.sweep import SweepOptions, prepare_single, run_single, run_
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.run_table import run_table
 from pipeline.tracking.store import Store
+from pipeline.tracking.tags import RECORDS_FILE
 from pipeline.tracking.uri import TrackingConfig
 
 EXPERIMENT = "gradvitals"
@@ -120,9 +123,9 @@ def load(run_id: str | Path, *, uri: str | None = None, allow: Collection[str] =
         allow: Packages of your own that its config may name.
 
     Raises:
-        ConfigError: There is no such run, or it has no readable config and records.
+        ConfigError: There is no such run, or it has no readable records.
     """
-    logged = find(str(run_id), _tracking(uri))
+    logged = find(str(run_id), _tracking(uri), required=(RECORDS_FILE,))
     return _logged(logged, OWN_PACKAGES | set(allow))
 
 
@@ -180,6 +183,29 @@ def prescribe(run: Run | str, *, uri: str | None = None, allow: Collection[str] 
     return Prescription(_stored(done.store, done.baseline, trusted), remedy_trials.frame(done.trials), results)
 
 
+def diagnose(table: pd.DataFrame | str | Path, *, name: str = "", track: bool = True, uri: str | None = None) -> Run:
+    """Judge a network that was trained elsewhere, from a table of measurements, as ``gradvitals diagnose`` does.
+
+    Args:
+        table: One row for each step, layer and replicate, with the columns step, layer, replicate, delta_rms,
+            gradient_norm ... that ``docs/python.md`` lists; or a parquet or CSV file with such a table.
+        name: Name of the run.
+        track: Whether to log it as a run of the store.
+        uri: The store, if it is not the project's own.
+
+    Returns:
+        A run without a config and a network: records, verdict, explanation, scores and figure.
+
+    Raises:
+        ConfigError: The table cannot be judged; one line names the column, the row and what is allowed.
+    """
+    measured = read_table(Path(table)) if isinstance(table, str | Path) else table
+    done = judge_table(measured, name, _tracking(uri) if track else None)
+    if done.store is not None:
+        return _stored(done.store, done.result)
+    return _in_memory(done.result, Measured(done.result, done.summary))
+
+
 @contextmanager
 def _as_a_command() -> Iterator[bool]:
     """Compute as a command does, with one thread; yield whether progress bars are hidden."""
@@ -203,22 +229,24 @@ def _untracked_sweep(overrides: Sequence[str], config_dir: str | None, quiet: bo
 
 
 def _trained(cell: TrainedCell) -> Run:
-    r = cell.result
-    return Run(r.name, None, r.status, r.verdict_words, r.paragraph, r.swept, None, Trained(cell))
+    return _in_memory(cell.result, Trained(cell))
+
+
+def _in_memory(result: RunResult, source: Source) -> Run:
+    return Run(result.name, None, result.status, result.verdict_words, result.swept, None, source)
 
 
 def _stored(store: Store, result: RunResult, trusted: Collection[str] | None = None) -> Run:
     """Return a run whose result is known. It is read from the store, as :func:`load` reads it."""
-    if result.run_id in ("", UNTRACKED) or result.error is not None:
-        return Run(result.name, result.run_id or None, result.status, "", "", result.swept, result.error)
-    return _logged(LoggedRun.from_store(store, store.find(result.run_id)), trusted, result.swept)
+    run_id = None if result.run_id in ("", UNTRACKED) else result.run_id
+    if run_id is None or result.error is not None:
+        return Run(result.name, run_id, result.status, "", result.swept, result.error)
+    return _logged(LoggedRun.from_store(store, store.find(run_id)), trusted, result.swept)
 
 
 def _logged(logged: LoggedRun, trusted: Collection[str] | None, swept: Mapping[str, str] | None = None) -> Run:
-    verdict, explanation = logged.verdict, logged.explanation
-    return Run(
-        logged.name, logged.run_id, logged.status, verdict, explanation, swept or {}, None, Stored(logged, trusted)
-    )
+    source = Stored(logged, trusted)
+    return Run(logged.name, logged.run_id, logged.status, logged.verdict, swept or {}, None, source)
 
 
 def _profiles(results: Sequence[RunResult]) -> list[RunProfile]:

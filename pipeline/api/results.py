@@ -39,15 +39,14 @@ COLUMNS = {  # of a sweep's table in a notebook, and their titles
 class Run:
     """A run: what was measured, what it means, and the trained network.
 
-    A notebook shows the verdict, its explanation, the final numbers and the figure. Records and network are read when
-    they are first asked for.
+    A notebook shows the verdict, its explanation, the final numbers and the figure. Everything but the attributes below
+    is read when it is first asked for.
 
     Attributes:
         name: Its name.
         run_id: Its id in the store; None for a run without tracking.
         status: FINISHED, KILLED (stopped early), FAILED, or NOT RUN after a failure in its sweep.
         verdict: The classes of the verdict, such as "vanishing"; "" if it measured too little for one.
-        explanation: The verdict in plain words, with the remedies.
         swept: Values of the keys that differ in its sweep, as text.
         error: Why it failed; None if it did not.
     """
@@ -56,7 +55,6 @@ class Run:
     run_id: str | None
     status: str
     verdict: str
-    explanation: str
     swept: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
     _source: Source | None = None
@@ -67,6 +65,11 @@ class Run:
             reason = f"failed ({self.error})" if self.status == "FAILED" else f"is {self.status}"
             raise ConfigError(f"{self.name}: {reason}, so it has no result")
         return self._source
+
+    @cached_property
+    def explanation(self) -> str:
+        """The verdict in plain words, with the remedies; "" without a verdict."""
+        return "" if self._source is None else self._source.explanation
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -12,12 +12,16 @@ from engine.network import Network
 from pipeline.analysis.summary import Summary
 from pipeline.config.schema import build
 from pipeline.errors import ConfigError
+from pipeline.runs.result import RunResult
 from pipeline.runs.untracked import TrainedCell
 from pipeline.tracking.artifact_parsers import Theory
 from pipeline.tracking.logged_run import LoggedRun
+from pipeline.tracking.tags import CONFIG_FILE
 from pipeline.training import parameter_file
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.records import tidy
+
+ELSEWHERE = "was trained elsewhere, so it has records and a verdict, but no config and no network"
 
 
 class Source(Protocol):
@@ -26,6 +30,10 @@ class Source(Protocol):
     @property
     def config(self) -> Mapping[str, Any]:
         """Its resolved config."""
+
+    @property
+    def explanation(self) -> str:
+        """The explanation of its verdict."""
 
     @property
     def records(self) -> pd.DataFrame:
@@ -51,7 +59,7 @@ class Trained:
     """The parts of a run that was trained without a store."""
 
     def __init__(self, cell: TrainedCell) -> None:
-        self.config = cell.job.raw_config
+        self.config, self.explanation = cell.job.raw_config, cell.result.paragraph
         self.summary, self.theory, self.network = cell.summary, cell.theory, cell.network
         self._run = cell.job.run
 
@@ -63,6 +71,34 @@ class Trained:
     def prepare(self) -> PreparedRun:
         """Return its config as objects."""
         return self._run
+
+
+class Measured:
+    """The parts of a run that was trained elsewhere, without a store."""
+
+    theory = None
+
+    def __init__(self, result: RunResult, summary: Summary) -> None:
+        self._name, self.explanation, self.summary = result.name, result.paragraph, summary
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """Its table of records."""
+        return tidy(self.summary.records)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """It has none."""
+        raise ConfigError(f"{self._name}: {ELSEWHERE}")
+
+    @property
+    def network(self) -> Network:
+        """It has none."""
+        raise ConfigError(f"{self._name}: {ELSEWHERE}")
+
+    def prepare(self) -> PreparedRun:
+        """Raise an error: it has no config."""
+        raise ConfigError(f"{self._name}: {ELSEWHERE}")
 
 
 class Stored:
@@ -78,8 +114,19 @@ class Stored:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """Its resolved config."""
+        """Its resolved config.
+
+        Raises:
+            ConfigError: It was trained elsewhere.
+        """
+        if not self._logged.files.has(CONFIG_FILE):
+            raise ConfigError(f"RUN={self._logged.run_id}: {ELSEWHERE}")
         return self._logged.raw_config()
+
+    @property
+    def explanation(self) -> str:
+        """The explanation of its verdict."""
+        return self._logged.explanation
 
     @property
     def records(self) -> pd.DataFrame:

@@ -26,12 +26,13 @@ from pipeline.reports.sweep_report import find_sweep, report_sweep
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.safe_reading import parse_yaml
 from pipeline.tracking.store import Store, TrackingConfig
-from pipeline.tracking.tags import RECORDS_FILE
+from pipeline.tracking.tags import CONFIG_FILE, RECORDS_FILE
 from pipeline.wording import command, counted, option
 
 __all__ = ["report", "report_run", "report_sweep"]
 
 ARTIFACT = "report.html"
+ELSEWHERE = "the network was trained elsewhere: its measurements come from a table, and there is no config to run again"
 
 
 def report(run: str | None, sweep: str | None, tracking: TrackingConfig, to: Path | None, force: bool = False) -> Path:
@@ -96,7 +97,7 @@ def report_run(store: Store, run_id: str) -> str:
 
 def page_of(logged: LoggedRun) -> str:
     """Return the page of a run that was read from a store or an exported folder."""
-    summary = logged.summary()
+    summary, has_config = logged.summary(), logged.files.has(CONFIG_FILE)
     return html.render(
         title=logged.name,
         kind="run",
@@ -104,11 +105,11 @@ def page_of(logged: LoggedRun) -> str:
         verdict=logged.verdict,
         paragraph=logged.explanation or _description(logged.tags),
         tiles=_tiles(logged, summary),
-        notes=[*html.foreign(logged.tags), *logged.notes],
+        notes=[*html.foreign(logged.tags), *([] if has_config else [ELSEWHERE]), *logged.notes],
         pictures=html.template_figures(run_figures(logged, summary)),
         numbers=_numbers(logged, summary),
         findings=logged.findings,
-        command=command("reproduce", run=logged.run_id),
+        command=command("reproduce", run=logged.run_id) if has_config else "",
         origin=html.origin(logged.provenance),
         config=html.config_text(logged.config),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -38,22 +39,23 @@ class ReplayRun(LoggedRun):
         return self._chain[1]
 
 
-def find(run: str, tracking: TrackingConfig) -> ReplayRun:
+def find(run: str, tracking: TrackingConfig, required: Sequence[str] = (CONFIG_FILE, RECORDS_FILE)) -> ReplayRun:
     """Return a run by its id, or by the folder that it was exported to.
 
     Args:
         run: The id, its first 8 or more characters, or the folder.
         tracking: The store, for an id.
+        required: The artifacts that it must have.
 
     Returns:
         The run.
 
     Raises:
-        ConfigError: No such store, run or folder; a folder that is not as it was exported; no config; no readable
-            records.
+        ConfigError: No such store, run or folder; a folder that is not as it was exported; a required artifact is
+            missing; no readable records.
     """
     logged = _exported(Path(run)) if Path(run).is_dir() else _stored(run, tracking)
-    logged.require(CONFIG_FILE, RECORDS_FILE)
+    logged.require(*required)
     _ = logged.records  # unreadable records must be refused before any training
     return logged
 

@@ -135,12 +135,20 @@ class Execution:
         self.summary = self._empty_summary()
         with PROFILE.activity("theory"):
             self.expectation = expect(self.run)
-        self.metrics = MetricLogger(self.run_logger, self.run, self.divergences, self.expectation, self.options.metrics)
+        config = self.run.config
+        self.metrics = MetricLogger(
+            self.run_logger,
+            config.replicates,
+            list(config.probes),
+            self.divergences,
+            self.expectation,
+            self.options.metrics,
+        )
         hidden_layers = self.summary.hidden_layers
         self.early_stopping = EarlyStopping(self.pruning, self._judge_newest, hidden_layers)
         folder = artifacts.checkpoint_folder(self.store, self.run_logger.run_id)
-        config = checkpoint_config(self.job.raw_config)
-        self.checkpoints = Checkpoints(folder, self.job.cell_id, config, time.monotonic)
+        saving = checkpoint_config(self.job.raw_config)
+        self.checkpoints = Checkpoints(folder, self.job.cell_id, saving, time.monotonic)
         checkpoint = self.checkpoints.load() if is_resumed else None
         self.chain = _hash_chain(self.job, checkpoint)
         if self.chain is not None:

@@ -32,7 +32,6 @@ from pipeline.tracking.metric_names import (
 from pipeline.tracking.run_logger import RunLogger
 from pipeline.tracking.uri import ALL, SUMMARY, MetricChoice
 from pipeline.training.divergence import Divergence
-from pipeline.training.prepare import PreparedRun
 from pipeline.training.records import Record, non_finite
 
 LARGEST = 1e300  # larger values are not logged; their log10 is
@@ -78,7 +77,8 @@ class MetricLogger:
 
     Args:
         run_logger: The run's logger.
-        run: The run, before training.
+        replicates: Number of replicates.
+        probes: Names of the probes that are measured.
         divergences: The list to which divergences are added.
         expectation: The theoretical prediction to log with the measurements; None for none.
         choice: The series to log, ``tracking.metrics``.
@@ -87,18 +87,19 @@ class MetricLogger:
     def __init__(
         self,
         run_logger: RunLogger,
-        run: PreparedRun,
+        replicates: int,
+        probes: Sequence[str],
         divergences: list[Divergence],
         expectation: Expectation | None,
         choice: MetricChoice = SUMMARY,
     ) -> None:
         self.run_logger = run_logger
-        self.replicates = run.config.replicates
+        self.replicates = replicates
         self.divergences = divergences
         self.expectation = expectation
         self.logs_all = choice == ALL
         self._listed = () if isinstance(choice, str) else choice
-        self._probes = tuple(run.config.probes)
+        self._probes = tuple(probes)
         self._step = -1
 
     @property

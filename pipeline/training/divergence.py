@@ -26,8 +26,8 @@ class FirstNonFinite:
         step: Number of the step. The update of step t leads from θ_t to θ_{t+1}.
         layer: 1 ... L, or None for the cost.
         quantity: z, a, C, δ, ∂C/∂W, ∂C/∂b, ΔW, Δb, W or b.
-        operation: The operation that produced it.
-        operands: Largest magnitude of each operand.
+        operation: The operation that produced it; "" if it is not known.
+        operands: Largest magnitude of each operand; empty without an operation.
         count: Number of entries that are not finite.
     """
 
@@ -43,10 +43,11 @@ class FirstNonFinite:
         """Return a description in one sentence."""
         where = f" of layer {self.layer}" if self.layer else ""
         entries = "1 entry" if self.count == 1 else f"{self.count} entries"
+        made = f" = {self.operation}" if self.operation else ""
         sizes = ", ".join(f"max|{name}| = {value:.3g}" for name, value in self.operands.items())
         return (
-            f"replicate {self.replicate} diverged at step {self.step}: {self.quantity}{where} = {self.operation} "
-            f"was the first to be not finite ({entries}), with {sizes}"
+            f"replicate {self.replicate} diverged at step {self.step}: {self.quantity}{where}{made} was the first to "
+            f"be not finite ({entries})" + (f", with {sizes}" if sizes else "")
         )
 
 

@@ -57,7 +57,7 @@ class Points(RunLogger):
 def logged(run: PreparedRun, choice: MetricChoice = "summary") -> tuple[dict[str, dict[int, float]], list[Divergence]]:
     """Train a run; return the values of each metric by step, and the divergences."""
     points, divergences = Points(NullClient(), "run"), list[Divergence]()
-    logger = MetricLogger(points, run, divergences, expect(run), choice)
+    logger = MetricLogger(points, run.config.replicates, list(run.config.probes), divergences, expect(run), choice)
     for record in train(run, Callbacks(on_divergence=logger.diverged)):
         logger.record(record)
     return points.points, divergences
@@ -140,7 +140,8 @@ def test_values_that_are_not_finite_are_left_out_of_mean_and_worst() -> None:
 
 def test_dropped_values_are_counted() -> None:
     points = Points(NullClient(), "run")
-    logger = MetricLogger(points, prepare_run(config(*SMALL)), [], None)
+    run = prepare_run(config(*SMALL))
+    logger = MetricLogger(points, run.config.replicates, list(run.config.probes), [], None)
     logger.record(Record(0, "dead_fraction", (1, 2), np.array([[0.5, math.nan], [0.25, 0.25]]), geometric=False))
     assert points.points == {
         "diverged_fraction": {0: 0.0},
