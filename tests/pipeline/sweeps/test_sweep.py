@@ -157,7 +157,7 @@ def test_larger_sweep_reuses_cells_of_a_smaller_one(finished: Path) -> None:
     small, large = (r.data.tags["sweep_summary"] for r in opened(finished).search("tags.kind = 'sweep'"))
     assert len(opened(finished).search(in_sweep(small))) == 2
     assert len(opened(finished).search(in_sweep(large))) == 3
-    rows = [line for line in text.splitlines() if re.match(r"[234] ", line)]
+    rows = [line for line in text.splitlines() if re.match(r"[234]  ", line)]
     assert len(rows) == 3
     assert all("±" in row for row in rows), "a cell that was finished before has its numbers in the table"
 
