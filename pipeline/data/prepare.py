@@ -116,7 +116,7 @@ class Split(NamedTuple):
 def _split(table: Table, config: DataConfig, rng: np.random.Generator) -> Split:
     """Draw the test set, then the validation set from the other rows, then the subset from the rest.
 
-    A set that takes all or none of the rows draws nothing, so that another one has the same rows as without it.
+    The test set of a seed is therefore the same for any validation set and subset.
     """
     count = len(table.x)
     if config.test_fraction is None:
