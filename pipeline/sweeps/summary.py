@@ -203,11 +203,16 @@ def result_table(sweep_id: str, results: Sequence[RunResult]) -> Table:
     has_diverged = any(r.diverged_replicates for r in results)
     if has_diverged:
         table.add_column("diverged")
+    has_stopped = any(r.stopped_at is not None for r in results)
+    if has_stopped:
+        table.add_column(_folded("stopped early"), no_wrap=True)
     for r in results:
         status = r.run_id[:8] if r.status == "FINISHED" else r.status.lower()
         diverged = [f"{r.diverged_replicates}, from step {r.diverged_at}" if r.diverged_replicates else ""]
+        stopped = ["" if r.stopped_at is None else f"at step {r.stopped_at}"]
+        ends = [*(diverged if has_diverged else []), *(stopped if has_stopped else [])]
         numbers = (_cell(r, key, show_half_width) for key, _ in columns)
-        table.add_row(*r.swept.values(), *numbers, verdict_of(r), status, *(diverged if has_diverged else []))
+        table.add_row(*r.swept.values(), *numbers, verdict_of(r), status, *ends)
     return table
 
 
@@ -227,6 +232,8 @@ def legend_lines(results: Sequence[RunResult]) -> list[str]:
         ]
     if any(r.diverged_replicates for r in results):
         lines.append("diverged: networks with a number that is not finite, and the first such step")
+    if any(r.stopped_at is not None for r in results):
+        lines.append("stopped early: the validation cost no longer fell")
     if replicates > 1:
         lines.append(f"±: 95% interval of the mean over {replicates} networks")
     return lines
