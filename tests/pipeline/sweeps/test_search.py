@@ -203,7 +203,7 @@ def test_search_killed_many_times_equals_the_undisturbed_search(place: Path) -> 
     overrides = (
         "experiment=depth", "data=iris", "epochs=2", "architecture.depth=2", "replicates=2", "probes=essential",
         "search=random", "search.pruning=null", "checkpoints.seconds=0.02", "activation=tanh",
-        "+search.space={optimizer.learning_rate:{low:0.01,high:1.0,log:true}}",
+        "data.validation_fraction=0.2", "+search.space={optimizer.learning_rate:{low:0.01,high:1.0,log:true}}",
     )  # fmt: skip
     cut, kills = place / "cut", 60 if os.environ.get("GRADVITALS_SLOW") else 4
     assert run_search(place, *overrides, trials=3)[0] == 0
@@ -362,7 +362,7 @@ def test_search_selects_by_the_validation_set_by_default() -> None:
 
 
 WRONG = [
-    ((), "search: this config describes no search; give one: experiment=search_tanh"),
+    (("experiment=smoke",), "search: this config describes no search; give one: experiment=search_tanh"),
     (("search=tpe",), "search.space={}: must name at least one key"),
     (("search=tpi",), "search=tpi: no such option; did you mean tpe?"),
     ((*SMALL, "+search.space={nothing:{low:0,high:1}}"), "nothing: unknown key 'nothing'"),
