@@ -26,7 +26,7 @@ from pipeline.runs.stack import run_stack
 from pipeline.sweeps.plan import prepare_cells, source_tags, tracking_of
 from pipeline.sweeps.stacks import plan_stacks
 from pipeline.sweeps.summary import Extras, link_lines, log_summary, summary_links
-from pipeline.sweeps.sweep import choose_executor
+from pipeline.sweeps.sweep import choose_executor, open_store
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store
 from pipeline.tracking.tags import SWEEP_TAG
@@ -138,12 +138,12 @@ def run_experiment(
         refused = set(overrides) - set(applicable(experiment, overrides))
         if refused:
             raise ConfigError(f"{min(refused)}: {experiment.name} has its own configs; allowed: tracking.*")
-        store = Store.open(tracking_of(compose_run(overrides)))
+        store = open_store(tracking_of(compose_run(overrides)))
         runs: list[RunResult] = []
         results = experiment.collect(slow)
     else:
         jobs = _jobs(experiment, overrides, slow, tags, quiet)
-        store = Store.open(tracking_of(jobs[0][1].raw_config))
+        store = open_store(tracking_of(jobs[0][1].raw_config))
         runs, results = _run_jobs(jobs, store, quiet, processes)
     answers = answer(experiment.claims(slow), experiment.measured(results))
     figure = experiment.figure(results)

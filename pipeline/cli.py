@@ -309,7 +309,9 @@ def cores() -> int:
 def _tracking(uri: str | None) -> TrackingConfig:
     from pipeline.tracking.uri import TrackingConfig
 
-    return TrackingConfig(uri, "gradvitals")
+    tracking = TrackingConfig(uri, None)
+    print_lines(tracking.environment_lines)
+    return tracking
 
 
 @commands.command(epilog=usage("seconds", "run architecture=deep activation=relu"))
@@ -449,11 +451,12 @@ def reproduce(
     """Train a logged run or an exported folder again and compare. The hash chain and every record must be equal."""
     from pipeline.reproducibility.replay import ReplayOptions, recorded_patch
     from pipeline.reproducibility.replay import reproduce as replay
+    from pipeline.tracking.uri import TrackingConfig
 
     if patch:
         if isinstance(sys.__stdout__, io.TextIOWrapper):
             sys.__stdout__.reconfigure(encoding="utf-8")  # unchanged, for git apply
-        sys.stdout.write(recorded_patch(run_id, _tracking(uri)))
+        sys.stdout.write(recorded_patch(run_id, TrackingConfig(uri, None)))
         return 0
     return show(replay(run_id, changes, _tracking(uri), ReplayOptions(allow, match_machine=not as_it_is), quiet()))
 

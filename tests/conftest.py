@@ -14,6 +14,14 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.pop(STARTED_BY, None)  # of ``make test``; messages are those of gradvitals
 
+# Settings of the user that runs would obey. Fixtures of modules must not see them either.
+SETTINGS = (
+    "GRADVITALS_STORE_PATIENCE",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_TRACKING_URI",
+)
 SLOW = "GRADVITALS_SLOW"
 TIERS = {  # marker -> the variables that let its tests run
     "thorough": FULL_TIER,  # about a minute each: real processes, killed and restarted
@@ -26,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in SETTINGS:
+        os.environ.pop(name, None)
     if config.getoption("--slow"):
         os.environ[SLOW] = "1"
     # CI draws the same examples every time; people draw new ones.
@@ -57,7 +67,5 @@ def module_with_shared_fixture(item: pytest.Item) -> str | None:
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide progress bars, and remove the tracking settings of the user's environment."""
+    """Hide progress bars."""
     monkeypatch.setenv("CI", "true")
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)

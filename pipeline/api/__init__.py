@@ -48,8 +48,6 @@ from pipeline.tracking.store import Store
 from pipeline.tracking.tags import RECORDS_FILE
 from pipeline.tracking.uri import TrackingConfig
 
-EXPERIMENT = "gradvitals"
-
 
 def run(*overrides: str, config_dir: str | Path | None = None, force: bool = False, track: bool = True) -> Run:
     """Train one run, as ``gradvitals run`` does. Resume it if it was interrupted.
@@ -215,7 +213,7 @@ def _as_a_command() -> Iterator[bool]:
 
 
 def _tracking(uri: str | None) -> TrackingConfig:
-    return TrackingConfig(uri, EXPERIMENT)
+    return TrackingConfig(uri, None)
 
 
 def _untracked_sweep(overrides: Sequence[str], config_dir: str | None, quiet: bool) -> Sweep:

@@ -262,5 +262,5 @@ def link_lines(store: Store, path: str, what: str) -> list[str]:
 
 def store_option(store: Store) -> str:
     """Return the option of a command that chooses a store; "" for the project's own."""
-    is_own = store.uri == TrackingConfig(None, store.experiment).resolved_uri()
+    is_own = store.uri == TrackingConfig(None, None).resolved_uri()
     return "" if is_own else f"--uri {shlex.quote(redact(store.uri))}"

@@ -256,6 +256,8 @@ def open_store(tracking: TrackingConfig) -> Store:
     Raises:
         ConfigError: The store cannot be opened.
     """
+    for line in tracking.environment_lines:
+        messages.info("%s", line)
     store = Store.open(tracking)
     for run in close_stale_runs(store):
         name, run_id = run.info.run_name, run.info.run_id

@@ -92,11 +92,11 @@ class Store:
                 retry.call(lambda: check_tables(uri))
                 retry.call(lambda: relocate_artifacts(uri))
                 client = Client(retry.call(lambda: MlflowClient(engine_uri(uri))), retry)
-                experiment_id = _experiment_id(client, config.experiment, uri)
+                experiment_id = _experiment_id(client, config.experiment_name, uri)
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as failure:
             first_line = (str(failure).strip() or type(failure).__name__).splitlines()[0]
             raise ConfigError(f"tracking.uri={shown}: cannot be opened ({redact(first_line)})") from None
-        return cls(shown, config.experiment, experiment_id, client, uri)
+        return cls(shown, config.experiment_name, experiment_id, client, uri)
 
     @property
     def is_file(self) -> bool:

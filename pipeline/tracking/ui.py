@@ -26,23 +26,30 @@ class Server:
     """A server of MLflow's pages that is ready to start.
 
     Attributes:
-        uri: The store's resolved address.
+        tracking: The store.
         port: The port on loopback.
     """
 
-    uri: str
+    tracking: TrackingConfig
     port: int
 
     def lines(self) -> list[str]:
         """Return lines with the address of the newest sweep's charts, if there is a sweep, and of the start page."""
         base = f"http://{HOST}:{self.port}"
-        charts = newest_charts(self.uri)
+        charts = newest_charts(self.tracking.resolved_uri())
         links = [] if charts is None else [f"charts of the newest sweep, {charts.sweep_id}:", f"{base}{charts.path}"]
-        return [*links, f"all runs: {base} (Ctrl-C ends it)"]
+        return [*self.tracking.environment_lines, *links, f"all runs: {base} (Ctrl-C ends it)"]
 
     def serve(self) -> NoReturn:
         """Replace this process with the server."""
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", engine_uri(self.uri)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            engine_uri(self.tracking.resolved_uri()),
+        ]
         command += ["--host", HOST, "--port", str(self.port), "--workers", "1"]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         os.execve(command[0], command, environment)  # noqa: S606 (the server replaces this process)
@@ -64,7 +71,8 @@ def prepare_server(uri: str | None, port: int) -> Server:
     if not 1 <= port <= 65535:
         raise ConfigError(f"PORT={port}: must be in 1 ... 65535")
     _check_port(port)
-    resolved = TrackingConfig(uri, "gradvitals").existing_uri()
+    tracking = TrackingConfig(uri, None)
+    resolved = tracking.existing_uri()
     if resolved.startswith("http"):
         raise ConfigError(f"uri={resolved}: is a server already; open it in a browser")
     check_database(resolved)
@@ -73,7 +81,7 @@ def prepare_server(uri: str | None, port: int) -> Server:
         relocate_artifacts(resolved)
     except sqlite3.Error as failure:
         raise ConfigError(f"uri={resolved}: cannot be opened ({failure})") from failure
-    return Server(resolved, port)
+    return Server(tracking, port)
 
 
 class Charts(NamedTuple):

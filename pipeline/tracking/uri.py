@@ -18,6 +18,7 @@ from pipeline.paths import store_folder
 from pipeline.wording import command
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https")
+URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 SECRET = "***"  # noqa: S105 (shown in place of a secret)
 REFUSALS = {errno.EROFS: "the store is read-only", errno.ENOSPC: "the disk is full", errno.EACCES: "permission denied"}
 SUMMARY, ALL, AUTO = "summary", "all", "auto"
@@ -32,21 +33,22 @@ class TrackingConfig:
     """Where and how completely runs are logged. Older configs lack the keys that have defaults here.
 
     Args:
-        uri: An MLflow tracking URI; None for the SQLite store of :func:`pipeline.paths.store_folder`.
-        experiment: Name of the MLflow experiment.
+        uri: An MLflow tracking URI; None for that of MLFLOW_TRACKING_URI, or else for the SQLite store of
+            :func:`pipeline.paths.store_folder`.
+        experiment: Name of the MLflow experiment; None for that of MLFLOW_EXPERIMENT_NAME, or else "gradvitals".
         metrics: The series to log: "summary", "all", or names of probes whose every layer is logged as well.
         figures: Whether each run logs its figure; "auto" for runs of sweeps of at most ``MOST_FIGURES`` cells.
         parameters: Whether each run logs its final parameters.
     """
 
     uri: str | None
-    experiment: str
+    experiment: str | None
     metrics: Any = SUMMARY  # a text or a list; checked here, so that the message names both
     figures: Any = AUTO
     parameters: bool = True
 
     def __post_init__(self) -> None:
-        if not self.experiment.strip():
+        if self.experiment is not None and not self.experiment.strip():
             raise ValueError("experiment: must be a name")
         names = self.metrics if isinstance(self.metrics, tuple) else ()
         if self.metrics != names and self.metrics not in (SUMMARY, ALL):
@@ -67,20 +69,37 @@ class TrackingConfig:
         """
         return cells <= MOST_FIGURES if self.figures == AUTO else bool(self.figures)
 
+    @property
+    def experiment_name(self) -> str:
+        """The name of the MLflow experiment."""
+        return self.experiment or os.environ.get(EXPERIMENT_VARIABLE) or "gradvitals"
+
+    @property
+    def environment_lines(self) -> list[str]:
+        """One line that says what comes from MLflow's environment variables; empty if nothing does."""
+        parts = []
+        if self.uri is None and os.environ.get(URI_VARIABLE):
+            parts.append(f"store {redact(self.resolved_uri())} from {URI_VARIABLE}")
+        if self.experiment is None and os.environ.get(EXPERIMENT_VARIABLE):
+            parts.append(f"experiment {self.experiment_name} from {EXPERIMENT_VARIABLE}")
+        return [", ".join(parts)] if parts else []
+
     def resolved_uri(self) -> str:
         """Return the URI with an absolute path, whatever the current directory.
 
         Raises:
             ConfigError: MLflow does not know the scheme, or the file cannot be a database.
         """
-        if self.uri is None:
+        uri = os.environ.get(URI_VARIABLE) or None if self.uri is None else self.uri
+        if uri is None:
             return f"sqlite:///{store_folder() / 'mlflow.db'}"
-        scheme, separator, rest = self.uri.partition("://")
+        scheme, separator, rest = uri.partition("://")
         dialect = scheme.partition("+")[0]
         if not separator or dialect not in SCHEMES:
-            raise self._error("must be sqlite:///FILE, http(s)://HOST:PORT or a database URI, or null")
+            nothing = "not be set" if self.uri is None else "null"
+            raise self._error(f"must be sqlite:///FILE, http(s)://HOST:PORT or a database URI, or {nothing}")
         if dialect != "sqlite":
-            return self.uri
+            return uri
         name = rest.removeprefix("/")
         if name == ":memory:" or "?" in name.rpartition("/")[2] or "\0" in name:
             raise self._error("must be sqlite:///FILE, a file that stays, without options")
@@ -96,7 +115,8 @@ class TrackingConfig:
         return f"sqlite:///{path}"
 
     def _error(self, problem: str) -> ConfigError:
-        return ConfigError(f"tracking.uri={redact(str(self.uri))}: {problem}")
+        given = f"{URI_VARIABLE}={os.environ.get(URI_VARIABLE)}" if self.uri is None else f"tracking.uri={self.uri}"
+        return ConfigError(f"{redact(given)}: {problem}")
 
     def existing_uri(self) -> str:
         """Return the resolved URI of a store that must exist.
