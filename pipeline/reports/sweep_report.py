@@ -141,8 +141,10 @@ def _parameter(run: LoggedRun, key: str, varying: Sequence[str]) -> str:
 
 
 def _common(facts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Return the facts that all runs share."""
-    return {k: v for k, v in facts[0].items() if all(f.get(k) == v for f in facts)}
+    """Return the facts that all runs share, and the overrides among theirs that all share."""
+    given = [f.get("overrides", "").split(" ") for f in facts]
+    shared = " ".join(override for override in given[0] if all(override in own for own in given))
+    return {k: v for k, v in facts[0].items() if all(f.get(k) == v for f in facts)} | {"overrides": shared}
 
 
 def cell_table(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> pd.DataFrame:

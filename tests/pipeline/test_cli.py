@@ -74,10 +74,10 @@ def complete(monkeypatch: pytest.MonkeyPatch, words: str) -> list[str]:
         ("gradvitals re", ["report", "reproduce"]),
         ("gradvitals sweep --fa", ["--fail-fast"]),
         ("gradvitals run s", ["schedule=", "search="]),
-        ("gradvitals run opt", ["optimizer=momentum", "optimizer=nesterov", "optimizer=sgd"]),
+        ("gradvitals run opt", ["optimizer=adam", "optimizer=momentum", "optimizer=nesterov", "optimizer=sgd"]),
         ("gradvitals run activation=si", ["activation=sigmoid", "activation=silu"]),  # in zsh and fish
         ("gradvitals run activation = si", ["sigmoid", "silu"]),
-        ("gradvitals run optimizer =", ["momentum", "nesterov", "sgd"]),
+        ("gradvitals run optimizer =", ["adam", "momentum", "nesterov", "sgd"]),
         ("gradvitals run seed = 1 activation @ output = softp", ["softplus"]),
         ("gradvitals run nothing = x", []),
     ],
