@@ -57,7 +57,7 @@ MOST_RUNS, MOST_NAMES = 200, 24  # lines in an overlay; names in its legend
 def run_plot(summary: RunningSummary, theory: Theory | None, title: str) -> Figure | None:
     """Draw δ and the weight gradient against layer in one panel: dashed at the start, solid at the end.
 
-    The margins are fixed, so that drawing takes less than 0.1 s.
+    The margins are fixed: no layout solver draws the figure a second time.
 
     Args:
         summary: The records of the run. Without a record of either norm the result is None.

@@ -1,9 +1,10 @@
-"""The figure of a run: nothing in it is cut off, and drawing takes less than 0.1 s on an idle core."""
+"""The figure of a run: nothing in it is cut off, and no layout solver slows it down."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,18 @@ from matplotlib.text import Text
 from pipeline.analysis.summary import Summary
 from pipeline.reports.figures.profiles import run_plot
 from pipeline.tracking.artifact_parsers import Theory
+from pipeline.tracking.run_logger import RunLogger
 from pipeline.training.records import Record
 
 LONG = "weights.sigma_w2=1.7610, optimizer.learning_rate=0.001, activation=$leaky_relu$, architecture.width=256"
-REFERENCE = 0.012  # seconds that the reference loop takes on an idle core
-DRAWN, MARGIN = 0.1, 1.5  # seconds; noise of a loaded machine
+MOST_LOOPS = 10  # 6 to 8 were measured on a loaded machine of two cores
+
+
+class CopyingClient:
+    """A store that reads each file and forgets it."""
+
+    def log_artifact(self, _: str, path: str) -> None:
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 
 def norms(depth: int, scale: float = 1.0, last_step: int = 1000, replicates: int = 3) -> Summary:
@@ -65,31 +73,34 @@ def drawn_texts(figure: Figure) -> dict[str, tuple[float, float, float, float]]:
     return {t.get_text(): t.get_window_extent().extents for t in texts}
 
 
-def best_of(repeats: int, action: Callable[[], object]) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds_of(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
 
 
-def test_figure_is_drawn_in_a_tenth_of_a_second(tmp_path: pytest.TempPathFactory) -> None:
-    """The time is compared with that of a plain loop, because other processes slow both down."""
+def test_figure_takes_at_most_ten_times_as_long_as_a_plain_loop() -> None:
+    """A bound against regressions, not a time: other processes slow the loop down, too."""
     summary, predicted = norms(20), theory(20, 1.0)
 
     def drawn() -> None:
         figure = run_plot(summary, predicted, LONG)
         assert figure is not None
         assert figure.get_layout_engine() is None
-        FigureCanvasAgg(figure).print_png(f"{tmp_path}/figure.png")  # type: ignore[no-untyped-call]
+        RunLogger(CopyingClient(), "run").figure(figure, "figure.png")
 
     drawn()
-    for _ in range(3):  # a burst of other work may hit only one of the two
-        seconds, loop = best_of(8, drawn), best_of(8, lambda: sum(range(1_000_000)))
-        if seconds <= DRAWN * MARGIN * max(1.0, loop / REFERENCE):
+    ratios = []
+    for _ in range(60):
+        before, seconds, after = seconds_of(loop), seconds_of(drawn), seconds_of(loop)
+        ratios.append(2 * seconds / (before + after))
+        if ratios[-1] <= MOST_LOOPS:
             return
-    pytest.fail(f"{seconds:.3f} s, while the reference loop takes {loop:.3f} s")
+    pytest.fail(f"{min(ratios):.1f} times as long as the loop")
+
+
+def loop() -> None:
+    sum(range(1_000_000))
 
 
 def test_run_without_norms_has_no_figure() -> None:
