@@ -96,7 +96,12 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
     """Run a command line in a shell, with ``$gradvitals`` as the command."""
     known = os.environ | {"gradvitals": f"{sys.executable} -m pipeline", "PYTHONPATH": str(PROJECT), "CI": "1"}
     return subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=known | environment, capture_output=True, text=True, check=False
+        ["bash", "-c", line],
+        cwd=folder,
+        env=known | environment,
+        capture_output=True,
+        encoding=environment.get("PYTHONIOENCODING", "utf-8"),
+        check=False,
     )
 
 

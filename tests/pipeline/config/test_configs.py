@@ -170,7 +170,7 @@ def test_each_option_matches_its_signature_and_runs(group: str, name: str, files
     own = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
     if "_target_: " in own:  # the chosen option is there, not a default
         assert own.partition("_target_: ")[2].split()[0].strip(",}") in {m["_target_"] for _, m in parts}
-    assert tracking_of(raw_config).experiment == "gradvitals"
+    assert tracking_of(raw_config).experiment_name == "gradvitals"
     records = table(list(run(build(raw_config))))
     costs = [float(values[0, 0]) for (_, probe), (_, values) in records.items() if probe == "cost/train"]
     assert len(costs) == 2

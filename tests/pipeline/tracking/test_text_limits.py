@@ -78,6 +78,6 @@ def test_run_of_many_diverged_replicates_names_them_all(tmp_path: Path) -> None:
     assert run.data.tags["mlflow.note.content"].endswith(text_limits.CUT)
     assert download(store, run.info.run_id, "description.md", tmp_path).read_text().count("\n- ") == len(diverged)
     again = sweep_command(*sweep)
-    counts = [re.findall(r"(\d+) diverged, first at step", shown.text) for shown in (done, again)]
+    counts = [re.findall(r"(\d+), from step", shown.text) for shown in (done, again)]
     assert counts[0] == counts[1]
     assert str(len(diverged)) in counts[0]
