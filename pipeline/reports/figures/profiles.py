@@ -48,6 +48,7 @@ FIXED = CURVES | {"figure.constrained_layout.use": False}  # the solver takes lo
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 8.4, 1.15, 0.15, 0.4, 0.55  # inches
 PANEL, ROW, X_LABEL, Y_LABEL = 3.6, 0.24, 0.3, 0.25  # inches: height of the panel and a legend's row, place of labels
 TITLE = 90  # most characters
+THEORY = 3  # theory is drawn above the measurements, which often hide it otherwise
 MOST_RUNS, MOST_NAMES = 200, 24  # lines in an overlay; names in its legend
 
 
@@ -158,7 +159,8 @@ def _profile_panel(axes: Axes, summary: Summary, index: int, when: str) -> list[
 
 def _draw_theory(axes: Axes, theory: Theory, style: str) -> Curve:
     line = Curve(theory.layers, log10(theory.delta_rms), log10(theory.low), log10(theory.high))
-    axes.plot(line.x, line.mean, style, color="black", lw=1.2, label="theory: δ, and its 95% band for one example")
+    label = "theory: δ, and its 95% band for one example"
+    axes.plot(line.x, line.mean, style, color="black", lw=1.2, label=label, zorder=THEORY)
     axes.fill_between(line.x, line.low, line.high, color="black", alpha=0.1, lw=0)
     return line._replace(low=line.mean, high=line.mean)
 
@@ -231,7 +233,7 @@ class _Line(NamedTuple):
 
 
 def overlay_plot(runs: Sequence[RunProfile], title: str = "") -> Figure | None:
-    """Draw δ against layer of all runs at the start and, if there are records, at the end; theory is dashed.
+    """Draw δ against layer of all runs at the start and, if there are records, at the end; theory is dashed, in black.
 
     Args:
         runs: At most the first ``MOST_RUNS`` with a record at the start are drawn. Without one the result is None.
@@ -263,7 +265,7 @@ def overlay_figure(runs: Sequence[RunProfile]) -> ReportFigure | None:
     if figure is None:
         return None
     shown = [run for run in runs if run.start is not None][:MOST_RUNS]
-    notes = "; dashed lines are theory's" if any(run.theory for run in shown) else ""
+    notes = "; black dashed lines are theory's" if any(run.theory for run in shown) else ""
     ends = [run.end.values for run in shown if run.end is not None]
     if _was_trained(shown) and not all(np.isfinite(values).any(axis=1).all() for values in ends):
         notes += "; a run whose replicates have all diverged has no line at the end"
@@ -292,7 +294,7 @@ def _overlay_panel(axes: Axes, shown: Sequence[_Line], when: str) -> list[Curve]
             line = line._replace(low=np.full_like(line.mean, np.nan), high=np.full_like(line.mean, np.nan))
         lines.append(draw(axes, line, colour, run.name, marker="o" if len(shown) <= MOST_NAMES else ""))
         if when == "start" and run.theory is not None:
-            axes.plot(run.theory.layers, log10(run.theory.delta_rms), "--", color=colour, lw=1)
+            axes.plot(run.theory.layers, log10(run.theory.delta_rms), "--", color="black", lw=1, zorder=THEORY)
     axes.set_title(f"{when} of training")
     layer_axis(axes, [1, max((int(max(line.x)) for line in lines), default=1)])
     return lines
@@ -304,6 +306,8 @@ def _overlay_legend(shown: Sequence[_Line]) -> list[Line2D]:
         entries = [(line.run.name, line.colour) for line in shown]
     else:
         entries = list({line.hue: line.colour for line in shown}.items())  # the darkest colour of a hue comes last
-    return [
+    handles = [
         Line2D([], [], color=colour, marker="o", ms=4, label=plot_label(name)) for name, colour in entries[:MOST_NAMES]
     ]
+    theory = Line2D([], [], color="black", ls="--", lw=1, label="theory, at the start")
+    return [*handles, *([theory] if any(line.run.theory for line in shown) else [])]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pipeline.analysis.summary import Summary
-from pipeline.reports.figures.profiles import run_plot
+from pipeline.reports.figures.profiles import RunProfile, overlay_plot, run_plot
 from pipeline.tracking.artifact_parsers import Theory
 from pipeline.tracking.run_logger import RunLogger
 from pipeline.training.records import Record
@@ -105,3 +105,17 @@ def loop() -> None:
 
 def test_run_without_norms_has_no_figure() -> None:
     assert run_plot(Summary(3), None, "x") is None
+
+
+def test_theory_is_in_the_legend_of_an_overlay_and_above_the_measurements() -> None:
+    summary = norms(3)
+    start, end = summary.at("delta_rms", 0), summary.at("delta_rms", -1)
+    for predicted in (None, theory(3, 1.0)):
+        figure = overlay_plot([RunProfile("tanh d3", {"activation": "tanh"}, start, end, predicted)])
+        assert figure is not None
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names == ["tanh d3", *(["theory, at the start"] if predicted else [])]
+        measured, *theoretical = figure.axes[0].get_lines()
+        assert len(theoretical) == (predicted is not None)
+        assert all(line.get_linestyle() == "--" for line in theoretical)
+        assert all(line.get_zorder() > measured.get_zorder() for line in theoretical)
