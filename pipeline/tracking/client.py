@@ -46,7 +46,8 @@ def load_mlflow() -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    for name in ("alembic", "mlflow"):
+    # SQLAlchemy's pool logs a traceback for a cursor that an interruption closed first; the call itself raises.
+    for name in ("alembic", "mlflow", "sqlalchemy.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     event.listen(Engine, "before_cursor_execute", _shorten_busy_timeout, retval=True)
 
