@@ -486,7 +486,7 @@ def diff(a: str, b: str, to: Path | None, force: bool, uri: str | None) -> int:
 @click.option("--no-track", is_flag=True, help="Log nothing.")
 @stored
 def diagnose(table: Path, name: str, no_track: bool, uri: str | None) -> int:
-    """Judge a network that was trained elsewhere. It reads a table of δ and gradients (docs/python.md)."""
+    """Judge a network that was trained elsewhere. It reads a table of δ and gradients (docs/how-to/python.md)."""
     from pipeline.sweeps.diagnosis import diagnose as judge_table
     from pipeline.sweeps.diagnosis import read_table
 

@@ -1,4 +1,4 @@
-"""Tests of docs/reading.md: its files exist, its names are defined, and each function calls the next one."""
+"""Tests of docs/explanation/code.md: its files exist, its names are defined, and each function calls the next one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from support.excerpts import PROJECT
 
-TEXT = (PROJECT / "docs" / "reading.md").read_text(encoding="utf-8")
+TEXT = (PROJECT / "docs" / "explanation" / "code.md").read_text(encoding="utf-8")
 FILES = sorted(set(re.findall(r"[\w./-]+\.(?:py|md|yaml)\b|(?<=`)[\w/]+/(?=`)", TEXT)))
 NAME = r"`([\w./-]+\.py): ([\w.]+)`"
 NAMES = sorted(set(re.findall(NAME, TEXT)))

@@ -186,7 +186,7 @@ def diagnose(table: pd.DataFrame | str | Path, *, name: str = "", track: bool = 
 
     Args:
         table: One row for each step, layer and replicate, with the columns step, layer, replicate, delta_rms,
-            gradient_norm ... that ``docs/python.md`` lists; or a parquet or CSV file with such a table.
+            gradient_norm ... that ``docs/how-to/python.md`` lists; or a parquet or CSV file with such a table.
         name: Name of the run.
         track: Whether to log it as a run of the store.
         uri: The store, if it is not the project's own.

@@ -1,4 +1,4 @@
-"""Tests of docs/reading_the_engine.md: excerpts equal the source, and the example runs."""
+"""Tests of docs/explanation/engine.md: excerpts equal the source, and the example runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import numpy as np
 from support.excerpts import EXCERPT, PROJECT, refreshed
 
-PAGE = PROJECT / "docs" / "reading_the_engine.md"
+PAGE = PROJECT / "docs" / "explanation" / "engine.md"
 
 
 def test_excerpts_equal_the_source() -> None:

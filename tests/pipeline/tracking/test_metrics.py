@@ -257,9 +257,9 @@ def test_probes_of_the_project_have_a_worst_layer() -> None:
 
 
 def test_documentation_has_the_tables_of_names_and_of_worst_layers() -> None:
-    page = (PROJECT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    page = (PROJECT / "docs" / "explanation" / "measuring.md").read_text(encoding="utf-8")
     rows = "\n".join(f"| `{s.pattern}` | {s.choice} | {s.meaning} |" for s in SERIES)
-    assert rows in page, f"docs/measuring.md must have these rows:\n{rows}"
+    assert rows in page, f"docs/explanation/measuring.md must have these rows:\n{rows}"
     kinds = {kind: sorted(name for name, k in WORST.items() if k == kind) for kind in dict.fromkeys(WORST.values())}
     lines = "\n".join(f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in kinds.items())
-    assert lines in page, f"docs/measuring.md must have these rows:\n{lines}"
+    assert lines in page, f"docs/explanation/measuring.md must have these rows:\n{lines}"
