@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DOCS_VENV := $(VENV)-docs
 PORT ?= 5000
 EXP ?=
 ARGS ?=
@@ -17,7 +18,7 @@ EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
 export GRADVITALS_STARTED_BY := make
 
 TARGETS := help data sweep profile search run ui show experiment experiments verdicts prescribe diagnose compare report \
-	reproduce diff export verify import trace test lint bench graph clean lock
+	reproduce diff export verify import trace test lint bench graph docs clean lock
 CONFIGURED := data experiment experiments profile reproduce run search show sweep trace
 VARIABLES := A ALLOW ARGS B CI EXP FAIL_FAST FORCE FROM GRADVITALS_% HANG_LIMIT JOBS MEMORY_LIMIT MLFLOW_% NAME PORT PYTHON \
 	RETRY RUN SEAL SHELL SLOW STACKS SWEEP TABLE TIME_LIMIT TO TRIALS VENV
@@ -131,10 +132,23 @@ bench: $(READY)  ## time a step against PyTorch (if installed), and what measuri
 graph: $(READY)  ## draw which wing imports which, docs/import_graph.svg, and count lines
 	@$(PY) -m tools.import_graph
 
+$(DOCS_VENV)/.ready: requirements-docs.txt
+	@if [ -z "$(PYTHON)" ]; then echo "error: no Python 3.11 to 3.13 with venv found; set PYTHON=..." >&2; exit 2; fi
+	@echo "setting up $(DOCS_VENV) ..."
+	@$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-docs.txt
+	@touch $@
+
+docs: $(DOCS_VENV)/.ready  ## build the site of these pages in the folder site
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
+	@echo "built site; open site/index.html, or for its search: $(PYTHON) -m http.server --directory site --bind 127.0.0.1"
+
 lock: $(READY)  ## pin all requirements with hashes (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes --no-header \
 		--no-emit-index-url --output-file requirements.txt pyproject.toml requirements.in
+	@uv pip compile --quiet --universal --python-version 3.11 --group docs --generate-hashes --no-header \
+		--no-emit-index-url --output-file requirements-docs.txt
 
 clean:  ## remove the virtual environment and caches (not the store)
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) $(DOCS_VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

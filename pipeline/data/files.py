@@ -208,7 +208,9 @@ class _File(Source):
 
 @dataclass(frozen=True)
 class Csv(_File):
-    """A CSV file. See :class:`_File` for the first arguments, :class:`pipeline.data.csv_text.Dialect` for the others.
+    """A CSV file.
+
+    See :class:`_File` for the first arguments, :class:`pipeline.data.csv_text.Dialect` for the others.
 
     Args:
         missing_values: Texts that mean a missing value in every column, besides the empty text and those of
@@ -264,7 +266,10 @@ class Csv(_File):
 
 @dataclass(frozen=True)
 class Parquet(_File):
-    """A parquet file. See :class:`_File` for the arguments."""
+    """A parquet file.
+
+    See :class:`_File` for the arguments.
+    """
 
     path: str
     target: str

@@ -28,6 +28,18 @@ from pipeline.training.trainer import first_batch
 EXAMPLES = ("worked_example_1", "worked_example_2")
 PRINTED = PROJECT / "experiments" / "worked_examples" / "printed.yaml"
 LARGEST = 16  # units of a layer; a larger matrix does not fit on a screen
+WORLDS = """\
+The pass is computed twice, in the two notations of section 2.5.
+First world: gradients are columns, and δ = ∂C/∂a ⊙ σ'(z), unit by unit.
+Second world: gradients are rows, and δ = ∂C/∂a · ∂a/∂z, with whole Jacobians.
+"""
+DERIVATION = """\
+Followed here is the text "Backpropagation": from a chain of single neurons
+(section 1) to layers of any size (2), equations (1) to (6) together (3, 4), and
+two networks by hand (5): sigmoid everywhere, C = ½‖a − y‖². They are traced.
+Sections 1 to 2.4 have another cost, C = Σ(a − y)², and so a factor 2 in
+equation (1): cost=squared_error.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Trace:
 
 
 def trace(overrides: Sequence[str], config_dir: str | None) -> list[Trace]:
-    """Trace a config, or both worked examples if there are no overrides.
+    """Trace a config. Without overrides trace both worked examples, and list the misprints of the derivation.
 
     Args:
         overrides: Hydra overrides.
@@ -71,7 +83,12 @@ def trace(overrides: Sequence[str], config_dir: str | None) -> list[Trace]:
     if overrides:
         return [_trace(compose_run([*overrides], config_dir), None)]
     printed = yaml.safe_load(Path(PRINTED).read_text(encoding="utf-8"))
-    return [_trace(compose_run([f"experiment={name}"], config_dir), printed[name]) for name in EXAMPLES]
+    formulas = ("Misprints in the text of the derivation:", *(f"  {sentence}" for sentence in printed["formulas"]))
+    return [
+        Trace("the derivation", tuple(DERIVATION.splitlines())),
+        *(_trace(compose_run([f"experiment={name}"], config_dir), printed[name]) for name in EXAMPLES),
+        Trace("misprints", formulas),
+    ]
 
 
 def _trace(raw_config: Mapping[str, Any], printed: Mapping[str, Any] | None) -> Trace:
@@ -84,7 +101,7 @@ def _trace(raw_config: Mapping[str, Any], printed: Mapping[str, Any] | None) -> 
     network, y = _pass(run)
     title = f"{raw_config.get('name') or 'trace'}: layers {'-'.join(map(str, run.sizes))}"
     differences = comparison(network, printed) if printed is not None else ()
-    return Trace(title, (*lines(network, y, run), *differences))
+    return Trace(title, (*WORLDS.splitlines(), *lines(network, y, run), *differences))
 
 
 def _pass(run: PreparedRun) -> tuple[Network, Array]:

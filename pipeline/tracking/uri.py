@@ -30,7 +30,9 @@ _QUERY = re.compile(r"([?&](?:password|passwd|pwd|token)=)[^\s&]+", re.IGNORECAS
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where and how completely runs are logged. Older configs lack the keys that have defaults here.
+    """Where and how completely runs are logged.
+
+    Older configs lack the keys that have defaults here.
 
     Args:
         uri: An MLflow tracking URI; None for that of MLFLOW_TRACKING_URI, or else for the SQLite store of

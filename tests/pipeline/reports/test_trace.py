@@ -10,6 +10,10 @@ from pipeline.cli import main
 def test_trace_of_worked_examples_lists_wrong_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace"]) == 0
     first, second = capsys.readouterr().out.split("worked_example_2")
+    assert (
+        first.index("section 1") < first.index("First world:") < first.index("Second world:") < first.index("x = a^0")
+    )
+    assert "∂C₀/∂a^(L−1) = 2(a−y) σ'(z) w, not ∂C₀/∂b^(L)" in second
     assert "As printed in the derivation" in first
     assert "[2×1] = [2×2][2×1] + [2×1]" in first
     assert "-0.014951" in first

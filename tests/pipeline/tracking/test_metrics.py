@@ -16,11 +16,10 @@ from support.stores import empty, opened, runs, uri
 from pipeline.analysis.expectation import expect
 from pipeline.cli import main
 from pipeline.errors import ConfigError
-from pipeline.paths import PROJECT
 from pipeline.reproducibility.fingerprint import fingerprint
 from pipeline.sweeps.plan import tracking_of
 from pipeline.sweeps.sweep import SweepOptions
-from pipeline.tracking.metric_names import SERIES, WORST, check_metric, metric_names
+from pipeline.tracking.metric_names import WORST, check_metric, metric_names
 from pipeline.tracking.metrics import MetricLogger, layer_mean, worst
 from pipeline.tracking.run_logger import RunLogger
 from pipeline.tracking.uri import MOST_FIGURES, MetricChoice, TrackingConfig
@@ -254,12 +253,3 @@ def test_probes_of_the_project_have_a_worst_layer() -> None:
     names = {name.removesuffix("/worst") for name in metric_names(run, "summary") if name.endswith("/worst")}
     without_layers = re.compile(r".*_exponents|sharpness|input_output_jacobian_.*")
     assert {name for name in names if not without_layers.fullmatch(name)} == set(WORST)
-
-
-def test_documentation_has_the_tables_of_names_and_of_worst_layers() -> None:
-    page = (PROJECT / "docs" / "explanation" / "measuring.md").read_text(encoding="utf-8")
-    rows = "\n".join(f"| `{s.pattern}` | {s.choice} | {s.meaning} |" for s in SERIES)
-    assert rows in page, f"docs/explanation/measuring.md must have these rows:\n{rows}"
-    kinds = {kind: sorted(name for name, k in WORST.items() if k == kind) for kind in dict.fromkeys(WORST.values())}
-    lines = "\n".join(f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" for kind, names in kinds.items())
-    assert lines in page, f"docs/explanation/measuring.md must have these rows:\n{lines}"
