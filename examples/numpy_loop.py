@@ -1,8 +1,8 @@
 """A training loop of one's own, in plain NumPy, and the verdict on it.
 
 Twelve sigmoid layers on scikit-learn's digits, three networks that differ in the seed only. The loop keeps what
-docs/how-to/python.md lists: δ and the weight gradient of each layer, and the training cost. ``python examples/numpy_loop.py``
-prints the verdict; nothing is written.
+docs/how-to/python.md lists: δ and the weight gradient of each layer, and the training cost.
+``python examples/numpy_loop.py`` prints the verdict; nothing is written.
 """
 
 from __future__ import annotations

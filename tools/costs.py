@@ -95,10 +95,9 @@ def page(costs: Sequence[Cost]) -> str:
 *What does a command take?* Written by `python -m tools.costs` on {datetime.date.today()}. Do not edit; run it again.
 
 {platform.machine()}, {cores()} cores, Python {platform.python_version()}. Seconds are processor time in one
-process, with the start of Python and its libraries: on an idle machine the clock shows about as many, and less for a
-sweep, which uses all cores unless `--jobs` says otherwise.
-Memory is that of the largest process. Disk is what the command added: database, files of runs, and the pages that it
-wrote. The first command that opens a store creates it.
+process, with the start of Python and its libraries. On an idle machine the clock shows about as many, and fewer for a
+sweep, which uses all cores unless `--jobs` says otherwise. Memory is that of the largest process. Disk is what the
+command added: database, files of runs, and the pages that it wrote. The first command that opens a store creates it.
 
 {table(("gradvitals ...", "seconds", "memory, MiB", "disk, MiB"), rows)}
 
