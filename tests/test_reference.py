@@ -12,6 +12,7 @@ from support.stores import opened, uri
 
 from pipeline.config.schema import build
 from pipeline.errors import ConfigError
+from pipeline.paths import CONF
 from pipeline.reproducibility.exchange.manifest import ARTIFACTS, OLDER_FIGURES
 from tools import reference
 
@@ -41,7 +42,7 @@ def test_page_has_the_files_that_an_export_copies() -> None:
 
 
 @pytest.mark.thorough
-def test_page_has_the_files_that_a_run_and_a_sweep_log(tmp_path: Path) -> None:
+def test_page_has_the_files_and_tags_that_a_run_and_a_sweep_log(tmp_path: Path) -> None:
     assert invoke("sweep", "experiment=smoke", "epochs=1", "--jobs", "1", f"tracking.uri={uri(tmp_path)}").code == 0
     store = opened(tmp_path)
     listed = [{a.path for a in store.client.list_artifacts(run.info.run_id)} for run in store.search()]
@@ -51,3 +52,10 @@ def test_page_has_the_files_that_a_run_and_a_sweep_log(tmp_path: Path) -> None:
         assert "records.parquet" in files
         assert files <= set(reference.ARTIFACTS)
     assert summary <= set(reference.SWEEP_ARTIFACTS)
+    shown = {tag for run in store.search() for tag in run.data.tags if not tag.startswith("mlflow.")}
+    assert shown <= set(reference.TAGS)
+
+
+def test_page_has_the_groups_of_conf() -> None:
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "probe"}
+    assert groups == set(re.findall(r"^## (\w+)$", reference.config_page(), re.MULTILINE))

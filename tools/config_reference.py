@@ -70,6 +70,7 @@ GROUPS = {  # group -> its key in a composed config, and what it chooses
     "early_stopping": ("early_stopping", "The end of a training before its last step."),
     "tracking": ("tracking", "Where and how completely runs are logged."),
     "search": ("search", "A search."),
+    "executor": ("executor", "Where the cells of a sweep run; without one, in processes of this machine."),
 }
 
 
@@ -81,12 +82,19 @@ def config_sections() -> list[str]:
     experiments = [(f"`{name}`", _first_comment(name)) for name in options("experiment")]
     return [
         "## Top level\n\n" + table(("key", "default", "values", "meaning"), _top_rows(top)),
-        *(_group_section(group, *about, chosen.get(group)) for group, about in GROUPS.items()),
+        *(_group_section(group, *GROUPS.get(group, (group, "")), chosen.get(group)) for group in _groups()),
         "## probes\n\nSets of [probes](probes.md); `probes=[essential,noise]` joins two. Default: `standard`.\n\n"
         + table(("option", "probes"), sets),
         "## experiment\n\nChanges to the defaults; most have a sweep of their own. Default: none.\n\n"
         + table(("option", "about"), experiments),
     ]
+
+
+def _groups() -> list[str]:
+    """Return the groups that have a section of this form: those with a text first."""
+    others = {"probe", "probes", "experiment", *GROUPS}
+    present = [group for group in GROUPS if (CONF / group).is_dir()]
+    return [*present, *sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in others)]
 
 
 def options(group: str) -> list[str]:
@@ -168,9 +176,8 @@ def _group_section(group: str, place: str, about: str, default: str | None) -> s
         (f"`{row.key}`", _default(values), "" if len(values) == len(parts) else code(values), row.values, row.meaning)
         for row, values in sorted(defaults.items())
     ]
-    texts = [f"## {group}", f"{about} Default: {f'`{default}`' if default else 'none'}."]
-    if group == "learning_rate_schedule":
-        texts[1] = f"{about} Default: `constant`."
+    default = "constant" if group == "learning_rate_schedule" else default
+    texts = [f"## {group}", f"{about} Default: {f'`{default}`' if default else 'none'}.".strip()]
     texts.append(table(("option", "", "with"), named))
     return "\n\n".join([*texts, *([table(("key", "default", "of", "values", "meaning"), rows)] if rows else [])])
 

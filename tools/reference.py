@@ -19,7 +19,7 @@ from pipeline.cli import commands
 from pipeline.config.instantiate import import_target
 from pipeline.paths import CONF, PROJECT
 from pipeline.reproducibility.exchange.manifest import TABLE_FILE
-from pipeline.reproducibility.hash_chain import CHAIN_FILE
+from pipeline.reproducibility.hash_chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
 from pipeline.tracking import tags
 from pipeline.tracking.metric_names import SERIES, WORST
 from pipeline.training.parameter_file import PARAMETERS_FILE
@@ -44,6 +44,29 @@ ARTIFACTS = {  # of a run, and what they hold
     tags.LAST_STEPS_FILE: "the probes at the last steps before it; only if the run diverged",
     "run.log": "what the run did, and the time of each probe; `run.1.log` after it resumed",
     "traceback.txt": "the place of an error; only if the run failed",
+}
+TAGS = {  # of runs and summaries, as far as MLflow's pages show them
+    tags.VERDICT_TAG: "the classes of the verdict; `–` without one",
+    tags.DECADES_TAG: "decades of δ lost, with their 95% interval",
+    "verdict_at_start": "the verdict before training",
+    "verdict_at_end": "the verdict after training",
+    "kind": "`run`, or `sweep` for a summary",
+    "overrides": "the words that compose this run alone",
+    tags.SWEEP_TAG: "the ids of the sweeps and studies that the run belongs to",
+    "diverged": "whether a number of the training was not finite",
+    "diverged_at_step": "the first step with such a number",
+    "diverged_replicates": "the replicates that diverged",
+    HEAD_TAG: "the hash of the whole trajectory",
+    NORMS_TAG: "a digest of the norms in the hash chain",
+    tags.STOPPED_STEP_TAG: "the step at which early stopping ended the training",
+    tags.PRUNED_TAG: "why a search ended the trial early",
+    tags.PRUNED_STEP_TAG: "at which step",
+    "optuna_trial": "the number of the trial",
+    "error": "why the run failed",
+    "imported": "whether the run came from an export; `imported.run_id` and `imported.seal` say which",
+    "sweep_summary": "the id of the sweep that a summary is about",
+    "prescribed_for": "the run whose remedies a summary is about",
+    "claim.KEY": "whether a claim of a published result is within its tolerance",
 }
 SWEEP_ARTIFACTS = {
     "sweep.png": "scores and decades of all cells",
@@ -172,6 +195,9 @@ def metrics_page() -> str:
         table(("metric", "`tracking.metrics`", "value"), ((f"`{s.pattern}`", s.choice, s.meaning) for s in SERIES)),
         "The worst layer has this value:",
         table(("worst", "probes"), ((kind, code(names)) for kind, names in kinds.items())),
+        "## Tags",
+        "`tags.verdict LIKE '%vanishing%'` in MLflow's search box finds the runs with a tag.",
+        table(("tag", "value"), ((f"`{name}`", text) for name, text in TAGS.items())),
         "## Files of a run",
         table(("artifact", "holds"), ((f"`{name}`", text) for name, text in ARTIFACTS.items())),
         "## Files of a sweep's summary",
