@@ -240,9 +240,14 @@ def _blocked(match: re.Match[str], evidence: Evidence) -> Pairs:
 
 
 def _below_range(match: re.Match[str], evidence: Evidence) -> Pairs:
-    zero = (evidence.table("delta_rms", 0)[: evidence.hidden] == 0).any(axis=1)
+    delta = evidence.table("delta_rms", 0)
+    zero = (delta[: evidence.hidden, delta[-1] != 0] == 0).any(axis=1)
     yield match["layers"], float(zero.sum())
     yield match["hidden"], evidence.hidden
+
+
+def _without_error(match: re.Match[str], evidence: Evidence) -> Pairs:
+    yield match["networks"], float((evidence.table("delta_rms", 0)[-1] == 0).sum())
 
 
 def _sgd(evidence: Evidence) -> SGD:
@@ -298,10 +303,8 @@ def _clipping(match: re.Match[str], evidence: Evidence) -> Pairs:
 
 
 def _averaging(match: re.Match[str], evidence: Evidence) -> Pairs:
-    delta = evidence.decades("delta_rms", 0)
-    falls = [evidence.decades(probe, 0) - delta for probe in ("gradient_norm", "bias_gradient_norm")]
-    sure = [mean for mean, low, _ in map(interval, falls) if low > 0 and mean > 0.1]
-    yield match["decades"], max(sure, default=math.nan)
+    mean, low, _ = interval(evidence.decades("bias_gradient_norm", 0) - evidence.decades("delta_rms", 0))
+    yield match["decades"], mean if low > 0 and mean > 0.1 else math.nan
 
 
 def _changes(match: re.Match[str], evidence: Evidence) -> Pairs:
@@ -432,10 +435,14 @@ RULES: tuple[tuple[str, Rule], ...] = (
         r"In (?P<layers>\d+) of (?P<hidden>\d+) hidden layers, δ is below the range of float(?:32|64) at the start\.",
         _below_range,
     ),
+    (
+        r"In (?P<networks>\d+) networks?, δ is 0 already in the output layer at the start, so no error is sent back\.",
+        _without_error,
+    ),
     (r"The decades are those of a line through the layers above, continued to the first\.", _none),
     (
-        rf"Batch-averaged norms fall by (?P<decades>{_N}) decades more than δ towards the input: there the examples of "
-        r"a batch disagree and their mean is small\.",
+        rf"The norm of the mean δ falls by (?P<decades>{_N}) decades more than δ towards the input: there the examples "
+        r"of a batch disagree and their mean is small\.",
         _averaging,
     ),
     (r"That is averaging, not vanishing\.", _none),

@@ -39,6 +39,7 @@ from pipeline.analysis.numbers import momentum_of
 from pipeline.analysis.remedies import Remedy, chi_of
 from pipeline.analysis.verdict import NOTHING, Verdict
 from pipeline.config.schema import Config
+from pipeline.wording import counted
 
 MENTIONED = 0.1  # decades lost to finite width that the explanation mentions
 
@@ -58,6 +59,7 @@ def explain(verdict: Verdict, config: Config | None, expectation: Expectation | 
     sentences += [
         "" if config is None else _expected(verdict, config, expectation, hidden),
         _range(verdict, config, hidden),
+        _without_error(verdict),
         _averaging(verdict),
         _changes(verdict),
     ]
@@ -226,6 +228,15 @@ def _range(verdict: Verdict, config: Config | None, hidden: int) -> str:
     )
 
 
+def _without_error(verdict: Verdict) -> str:
+    if not verdict.without_error:
+        return ""
+    return (
+        f"In {counted(verdict.without_error, 'network')}, δ is 0 already in the output layer at the start, so no error "
+        "is sent back."
+    )
+
+
 def advice(proposed: Sequence[Remedy]) -> str:
     """Return the proposed changes as sentences; "" without one."""
     starts = ["What to change:", *["Or:"] * (len(proposed) - 1)]
@@ -254,7 +265,7 @@ def _averaging(verdict: Verdict) -> str:
     if verdict.averaging is None:
         return ""
     return (
-        f"Batch-averaged norms fall by {verdict.averaging:.2g} decades more than δ towards the input: there the "
+        f"The norm of the mean δ falls by {verdict.averaging:.2g} decades more than δ towards the input: there the "
         "examples of a batch disagree and their mean is small. That is averaging, not vanishing."
     )
 

@@ -54,10 +54,15 @@ def cut_off_replicates(record: Record, dead: Record | None, hidden: int) -> Arra
     return np.asarray(zero & (dead.values[:hidden] == 1).any(axis=0))
 
 
-def count_below_range(first: Record, cut_off: Array, hidden: int) -> int:
-    """Return in how many hidden layers δ is 0 in a replicate that is not cut off."""
+def without_error(record: Record, hidden: int) -> Array:
+    """Return in which replicates δ is 0 already in the output layer, [R], as where outputs equal the targets."""
+    return np.asarray((record.values[hidden:] == 0).all(axis=0) & (len(record.values) > hidden))
+
+
+def count_below_range(first: Record, excluded: Array, hidden: int) -> int:
+    """Return in how many hidden layers δ is 0 in a replicate that is neither cut off nor without an error."""
     zero = first.values[:hidden] == 0
-    return int(zero[:, ~cut_off].any(axis=1).sum()) if not cut_off.all() else 0
+    return int(zero[:, ~excluded].any(axis=1).sum())
 
 
 def flow_class(e: Estimate) -> str:
@@ -115,15 +120,16 @@ def with_spread(e: Estimate, spread: float) -> Estimate:
 
 
 def averaging(summary: RunningSummary, whole: Estimate) -> float | None:
-    """Return the decades by which averaged norms fall towards the input at the start, if δ does not vanish."""
-    if flow_class(whole) in (VANISHING, EXPLODING):
+    """Return the decades by which the norm of the mean δ falls more than δ towards the input at the start.
+
+    The weight gradient would not do: it falls with the activations, too.
+
+    Returns:
+        None if δ is not known to keep its size, or if the mean does not fall more.
+    """
+    deltas, means = summary.at("delta_rms", 0), summary.at("bias_gradient_norm", 0)
+    if flow_class(whole) != HEALTHY or deltas is None or means is None:
         return None
-    deltas = summary.at("delta_rms", 0)
-    excess = []
-    for probe in ("gradient_norm", "bias_gradient_norm"):
-        record = summary.at(probe, 0)
-        if record is not None and deltas is not None:
-            e = estimate(decades(record, summary.hidden_layers) - decades(deltas, summary.hidden_layers))
-            if float(e.low if np.isfinite(e.low) else e.mean) > 0 and float(e.mean) > AVERAGED:
-                excess.append(float(e.mean))
-    return max(excess, default=None)
+    e = estimate(decades(means, summary.hidden_layers) - decades(deltas, summary.hidden_layers))
+    is_sure = float(e.low if np.isfinite(e.low) else e.mean) > 0
+    return float(e.mean) if is_sure and float(e.mean) > AVERAGED else None

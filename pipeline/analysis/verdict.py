@@ -42,6 +42,7 @@ from pipeline.analysis.flow import (
     median_over_steps,
     theory_spread,
     with_spread,
+    without_error,
 )
 from pipeline.analysis.numbers import Numbers, exact, measure_numbers, sure_above
 from pipeline.analysis.summary import RunningSummary
@@ -73,6 +74,7 @@ class Verdict:
         numbers: The numbers that the explanation quotes, by name (:mod:`pipeline.analysis.numbers`).
         blocked_layer: The highest hidden layer that no gradient reaches at the start, for the weights are 0; or None.
         below_range: Number of hidden layers whose δ is 0 at the start for it is below the type's range.
+        without_error: Number of replicates whose δ is 0 already in the output layer at the start.
     """
 
     classes: tuple[str, ...]
@@ -86,6 +88,7 @@ class Verdict:
     numbers: Numbers = field(default_factory=dict)
     blocked_layer: int | None = None
     below_range: int = 0
+    without_error: int = 0
 
     @property
     def words(self) -> str:
@@ -145,6 +148,7 @@ def judge(
         is_healthy = flow == HEALTHY and not faults
         faults += _rate_classes(summary, numbers, is_healthy, passes=not blocked and not dead)
     starts_finite = bool(np.isfinite(records[0].values).all())
+    no_error = without_error(records[0], hidden)
     by_width = is_by_width(expectation, float(estimates[0].mean), hidden)
     return Verdict(
         tuple(faults or [flow]),
@@ -157,7 +161,8 @@ def judge(
         find_causes(faults, config, numbers, starts_finite, by_width, facts),
         numbers,
         blocked,
-        count_below_range(records[0], cut[0], hidden) if not blocked else 0,
+        count_below_range(records[0], cut[0] | no_error, hidden) if not blocked else 0,
+        int(no_error.sum()),
     )
 
 

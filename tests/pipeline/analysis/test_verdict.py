@@ -333,6 +333,22 @@ def test_vanishing_delta_is_not_attributed_to_averaging() -> None:
     assert seen.verdict.averaging is None
 
 
+def test_networks_without_an_error_are_not_counted_as_underflow_or_averaging() -> None:
+    """Large weights make a softmax certain; if it is right about the batch's one example, δ is exactly 0."""
+    seen = judge_of(
+        "data=two_spirals", "data.source.examples=250", "architecture=deep", "architecture.depth=7",
+        "architecture.width=28", "activation=leaky_relu", "init=orthogonal", "init.weights.gain=5.079", "seed=260212",
+        "epochs=0", "batching.size=1", "replicates=5",
+    )  # fmt: skip
+    delta = seen.summary.series("delta_rms")[0].values
+    silent = int((delta[-1] == 0).sum())
+    assert 0 < silent < 5
+    assert (delta[:, delta[-1] > 0] > 0).all()
+    assert seen.verdict.below_range == 0
+    assert seen.verdict.averaging is None
+    assert f"In {silent} networks, δ is 0 already in the output layer at the start" in seen.explain
+
+
 def test_single_replicate_has_interval_from_theory() -> None:
     keys = ("activation=relu", "epochs=0", "batching.size=16")
     single = judge_of(*deep(12, 24), *keys, "replicates=1")
