@@ -17,8 +17,8 @@ LIMITS = $(if $(TIME_LIMIT),--time-limit "$(TIME_LIMIT)") $(if $(MEMORY_LIMIT),-
 EXPERIMENT = $(if $(EXP),$(call quote,experiment=$(EXP)))
 export GRADVITALS_STARTED_BY := make
 
-TARGETS := help data sweep profile search run ui show experiment experiments verdicts prescribe diagnose compare report \
-	reproduce diff export verify import trace test lint bench graph docs clean lock
+TARGETS := help data sweep profile search run ui server show experiment experiments verdicts prescribe diagnose compare \
+	report reproduce diff export verify import trace test lint bench graph docs clean lock
 CONFIGURED := data experiment experiments profile reproduce run search show sweep trace
 VARIABLES := A ALLOW ARGS B CI EXP FAIL_FAST FORCE FROM GRADVITALS_% HANG_LIMIT JOBS MEMORY_LIMIT MLFLOW_% NAME PORT PYTHON \
 	RETRY RUN SEAL SHELL SLOW STACKS SWEEP TABLE TIME_LIMIT TO TRIALS VENV
@@ -66,6 +66,9 @@ run: $(READY)  ## train and log one run, or resume it (FORCE=1 starts a new one)
 
 ui: $(READY)  ## serve the MLflow UI on loopback (PORT=5000)
 	@exec $(PY) -m pipeline ui --port $(PORT) $(ARGS)
+
+server: $(READY)  ## start a tracking server for several machines (PORT=5000, ARGS="--host 0.0.0.0 --auth")
+	@exec $(PY) -m pipeline server --port $(PORT) $(ARGS)
 
 show: $(READY)  ## print the composed config
 	@$(PY) -m pipeline show $(EXPERIMENT) $(ARGS) $(WORDS)

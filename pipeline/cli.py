@@ -563,6 +563,27 @@ def import_(folder: str, seal: str | None, uri: str | None) -> int:
     return show(import_folder(folder, seal, _tracking(uri)))
 
 
+@commands.command(
+    epilog=usage(
+        "seconds to start; Ctrl-C ends it",
+        "server",
+        "server --host 0.0.0.0 --auth --uri postgresql+psycopg://me@db/runs",
+    )
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
+@click.option("--port", type=int, default=5000, show_default=True)
+@click.option("--auth/--no-auth", default=None, help="Ask for a user and a password; needed off loopback.")
+@click.option("--allowed-hosts", metavar="NAMES", default="", help="More names of this machine that clients use.")
+@click.option("--uri", help="The database (default: MLFLOW_BACKEND_STORE_URI, or a SQLite file of its own).")
+def server(host: str, port: int, auth: bool | None, allowed_hosts: str, uri: str | None) -> int:
+    """Start an MLflow tracking server that several machines share."""
+    from pipeline.tracking.server import prepare_tracking_server
+
+    prepared = prepare_tracking_server(uri, host, port, auth, allowed_hosts)
+    print_lines(prepared.lines())
+    prepared.serve()
+
+
 @commands.command(epilog=usage("seconds to start; Ctrl-C ends it", "ui --port 5001"))
 @click.option("--port", type=int, default=5000, show_default=True)
 @stored

@@ -50,13 +50,14 @@ def creation_lock(uri: str) -> Iterator[None]:
         lock.release()
 
 
-def create_database(uri: str) -> None:
+def create_database(uri: str, artifacts: str | None = None) -> None:
     """Create the database if it is missing. The caller must hold the creation lock.
 
     The file is written under another name and then renamed: MLflow refuses a half-made database for ever.
 
     Args:
         uri: The store's URI; a server creates its own tables.
+        artifacts: The place of all artifacts; by default a folder next to the file.
     """
     path = database_path(uri)
     if path is None or path.exists():
@@ -69,7 +70,8 @@ def create_database(uri: str) -> None:
             stale.unlink(missing_ok=True)
     new = Path(f"{path}.{os.getpid()}.new")
     try:
-        SqlAlchemyStore(engine_uri(f"sqlite:///{new}", "rwc"), artifact_root(path).as_uri()).engine.dispose()
+        root = artifacts or artifact_root(path).as_uri()
+        SqlAlchemyStore(engine_uri(f"sqlite:///{new}", "rwc"), root).engine.dispose()
         new.replace(path)
     finally:
         for part in (new, Path(f"{new}-journal")):

@@ -30,8 +30,8 @@ from pipeline.tracking.run_logger import LEAVING, MonotonicTimestamps, wall_cloc
 from pipeline.tracking.run_logger import RunLogger as RunLogger
 from pipeline.tracking.store_failure import StoreFailure
 from pipeline.tracking.text_limits import storable_name, storable_tags
+from pipeline.tracking.uri import PROXIED, artifact_root, database_path, engine_uri, redact, sidecar_dir
 from pipeline.tracking.uri import TrackingConfig as TrackingConfig
-from pipeline.tracking.uri import artifact_root, database_path, engine_uri, redact, sidecar_dir
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -317,8 +317,10 @@ def _experiment_id(client: Client, name: str, uri: str) -> str:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    shown = redact(uri)
+    if experiment.artifact_location.startswith(PROXIED) and not uri.startswith("http"):
+        raise ConfigError(f"tracking.uri={shown}: is the database of a tracking server; allowed: the server's address")
     if experiment.lifecycle_stage != "active":
-        shown = redact(uri)
         raise DeletedError(f"tracking.experiment={name}: was deleted in {shown}; restore it or choose another name")
     return str(experiment.experiment_id)
 

@@ -19,6 +19,8 @@ PERMANENT = {  # reason -> pattern in the lower-case text
     "the database is damaged": r"database disk image is malformed|file is not a database",
     "the database is incomplete: no such table": r"no such table: ",
     "the password is wrong": r"password authentication failed",
+    "needs a user and a password: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD": r"error code 401",
+    "the server does not know this name of its machine, see its --allowed-hosts": r"invalid host header",
 }
 TRANSIENT = (
     r"database (table )?is locked|failed with (timeout )?exception|not in a valid json format"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sqlite3
-import sys
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -13,12 +10,11 @@ from pipeline.errors import ConfigError
 from pipeline.tracking import chart_view
 from pipeline.tracking.client import check_reachable, load_mlflow
 from pipeline.tracking.database import check_database
+from pipeline.tracking.mlflow_server import LOOPBACK, ServerProcess, check_address
 from pipeline.tracking.relocation import relocate_artifacts
 from pipeline.tracking.retry import RetryPolicy
 from pipeline.tracking.store_failure import StoreFailure
-from pipeline.tracking.uri import TrackingConfig, engine_uri, redact
-
-HOST = "127.0.0.1"
+from pipeline.tracking.uri import TrackingConfig, engine_uri, redact, sidecar_path
 
 
 @dataclass(frozen=True)
@@ -27,32 +23,22 @@ class Server:
 
     Attributes:
         tracking: The store.
-        port: The port on loopback.
+        process: The server.
     """
 
     tracking: TrackingConfig
-    port: int
+    process: ServerProcess
 
     def lines(self) -> list[str]:
         """Return lines with the address of the newest sweep's charts, if there is a sweep, and of the start page."""
-        base = f"http://{HOST}:{self.port}"
-        charts = newest_charts(self.tracking.resolved_uri())
+        base = self.process.url
+        charts = newest_charts(self.process.uri)
         links = [] if charts is None else [f"charts of the newest sweep, {charts.sweep_id}:", f"{base}{charts.path}"]
         return [*self.tracking.environment_lines, *links, f"all runs: {base} (Ctrl-C ends it)"]
 
     def serve(self) -> NoReturn:
         """Replace this process with the server."""
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            engine_uri(self.tracking.resolved_uri()),
-        ]
-        command += ["--host", HOST, "--port", str(self.port), "--workers", "1"]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        os.execve(command[0], command, environment)  # noqa: S606 (the server replaces this process)
+        self.process.serve()
 
 
 def prepare_server(uri: str | None, port: int) -> Server:
@@ -68,9 +54,7 @@ def prepare_server(uri: str | None, port: int) -> Server:
     Raises:
         ConfigError: There is no store, the store is a server already, or the port is out of range or not free.
     """
-    if not 1 <= port <= 65535:
-        raise ConfigError(f"PORT={port}: must be in 1 ... 65535")
-    _check_port(port)
+    check_address(LOOPBACK, port)
     tracking = TrackingConfig(uri, None)
     resolved = tracking.existing_uri()
     if resolved.startswith("http"):
@@ -81,7 +65,7 @@ def prepare_server(uri: str | None, port: int) -> Server:
         relocate_artifacts(resolved)
     except sqlite3.Error as failure:
         raise ConfigError(f"uri={resolved}: cannot be opened ({failure})") from failure
-    return Server(tracking, port)
+    return Server(tracking, ServerProcess(resolved, sidecar_path(resolved, "artifacts"), port))
 
 
 class Charts(NamedTuple):
@@ -112,17 +96,3 @@ def newest_charts(uri: str) -> Charts | None:
     except MlflowException as failure:
         raise ConfigError(f"uri={redact(uri)}: cannot be opened ({StoreFailure(failure).reason})") from failure
     return None
-
-
-def _check_port(port: int) -> None:
-    """Check that a server can listen on the port.
-
-    Raises:
-        ConfigError: Another program listens on it, or the system does not allow it.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        try:
-            probe.bind((HOST, port))
-        except OSError as refused:
-            raise ConfigError(f"PORT={port}: cannot be used ({refused.strerror}); give another: PORT=...") from refused

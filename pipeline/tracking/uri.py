@@ -22,6 +22,7 @@ URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NA
 SECRET = "***"  # noqa: S105 (shown in place of a secret)
 REFUSALS = {errno.EROFS: "the store is read-only", errno.ENOSPC: "the disk is full", errno.EACCES: "permission denied"}
 SUMMARY, ALL, AUTO = "summary", "all", "auto"
+PROXIED = "mlflow-artifacts:/"  # the place of artifacts that pass through a server
 MOST_FIGURES = 32  # cells of a sweep whose runs have a figure by default
 MetricChoice = str | tuple[str, ...]  # "summary", "all", or names of probes
 _USER_INFO = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]*)@")
@@ -164,25 +165,27 @@ def artifact_root(path: Path) -> Path:
     return path.parent / f"{path.stem}-artifacts"
 
 
-def sidecar_dir(uri: str, kind: str) -> Path:
-    """Return the local folder for one kind of a store's data that MLflow does not keep. Create it if missing.
+def sidecar_path(uri: str, kind: str) -> Path:
+    """Return the local folder for one kind of a store's data that is not in its database.
 
     Args:
         uri: The store's resolved URI.
-        kind: "locks", "checkpoints" or "studies".
-
-    Returns:
-        The folder.
-
-    Raises:
-        StoreError: The folder is not writable.
+        kind: "locks", "checkpoints", "studies"; of a server's database "artifacts" or "secrets".
     """
     path = database_path(uri)
     if path is not None:
         path = path.resolve()  # the same folder for every link to the file
-        folder = path.parent / f"{path.stem}-{kind}"
-    else:
-        folder = store_folder() / "servers" / hashlib.sha256(without_user(uri).encode()).hexdigest()[:16] / kind
+        return path.parent / f"{path.stem}-{kind}"
+    return store_folder() / "servers" / hashlib.sha256(without_user(uri).encode()).hexdigest()[:16] / kind
+
+
+def sidecar_dir(uri: str, kind: str) -> Path:
+    """Return the folder of :func:`sidecar_path`. Create it if missing.
+
+    Raises:
+        StoreError: The folder is not writable.
+    """
+    folder = sidecar_path(uri, kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from pipeline.paths import PROJECT
 from support.configs import require
 
 HOST = "127.0.0.1"
@@ -53,17 +54,21 @@ def answers(port: int, path: str = "/health") -> bool:
 
 @dataclass
 class Server:
-    """An ``mlflow server`` with one worker, which can be killed and restarted.
+    """A tracking server, as ``gradvitals server`` starts it, which can be killed and restarted.
 
     Args:
         backend: URI of its database.
-        folder: Folder for its artifacts and its log.
-        port: Its port on loopback.
+        folder: Folder for its log.
+        port: Its port.
+        options: Further options of the command.
+        environment: Further environment variables.
     """
 
     backend: str
     folder: Path
     port: int = field(default_factory=free_port)
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,12 +78,15 @@ class Server:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.backend, "--host", HOST]
-        command += ["--port", str(self.port), "--workers", "1", "--artifacts-destination", str(self.folder / "files")]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [sys.executable, "-m", "pipeline", "server", "--uri", self.backend, "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self.folder, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+                [*command, *self.options],
+                cwd=PROJECT,
+                env=os.environ | self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         until(lambda: answers(self.port), f"the server (see {self.folder}/server.log)")
 
