@@ -17,10 +17,14 @@ os.environ.pop(STARTED_BY, None)  # of ``make test``; messages are those of grad
 # Settings of the user that runs would obey. Fixtures of modules must not see them either.
 SETTINGS = (
     "GRADVITALS_STORE_PATIENCE",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_BACKEND_STORE_URI",
     "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_EXPERIMENT_NAME",
     "MLFLOW_RUN_ID",
+    "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
 )
 SLOW = "GRADVITALS_SLOW"
 TIERS = {  # marker -> the variables that let its tests run

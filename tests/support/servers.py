@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -58,7 +59,7 @@ class Server:
 
     Args:
         backend: URI of its database.
-        folder: Folder for its log.
+        folder: Folder for its files and its log.
         port: Its port.
         options: Further options of the command.
         environment: Further environment variables.
@@ -79,6 +80,7 @@ class Server:
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         command = [sys.executable, "-m", "pipeline", "server", "--uri", self.backend, "--port", str(self.port)]
+        command += ["--folder", str(self.folder / "server")]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self.options],
@@ -96,6 +98,31 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def stop(self) -> None:
+        """End the server as Ctrl-C does, and wait for its first process."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(timeout=60)
+
+    def _files(self, name: str) -> list[str]:
+        """Return one file of /proc for each process of the server."""
+        assert self._process is not None
+        texts = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # the process has ended
+                group = (folder / "stat").read_text().rpartition(")")[2].split()[2]
+                if int(group) == self._process.pid:
+                    texts.append((folder / name).read_text().replace("\0", " "))
+        return texts
+
+    def processes(self) -> list[str]:
+        """Return the command lines of the server's processes."""
+        return self._files("cmdline")
+
+    def environments(self) -> list[str]:
+        """Return the environments of the server's processes."""
+        return self._files("environ")
 
 
 def postgres_binaries() -> Path | None:

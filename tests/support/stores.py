@@ -46,9 +46,9 @@ def empty(address: str) -> str:
     return address
 
 
-def opened(folder: Path, address: str | None = None) -> Store:
+def opened(folder: Path, address: str | None = None, experiment: str = "gradvitals") -> Store:
     """Open a folder's store, or the store at an address."""
-    return Store.open(TrackingConfig(address or empty(uri(folder)), "gradvitals"))
+    return Store.open(TrackingConfig(address or empty(uri(folder)), experiment))
 
 
 def runs(folder: Path, query: str = "") -> list[Any]:
@@ -72,9 +72,9 @@ def copied(folder: Path, to: Path) -> Path:
 Points = list[tuple[str, int, float]]
 
 
-def content(folder: Path, address: str | None = None) -> dict[str, Any]:
+def content(folder: Path, address: str | None = None, experiment: str = "gradvitals") -> dict[str, Any]:
     """Return all that a store holds of a sweep's runs, by run name, except times and attempts."""
-    store = opened(folder, address)
+    store = opened(folder, address, experiment)
     contents: dict[str, Any] = {}
     for run in store.search("tags.kind = 'run'"):
         if run.data.tags.get("sweep") == "replaced":
