@@ -574,12 +574,13 @@ def import_(folder: str, seal: str | None, uri: str | None) -> int:
 @click.option("--port", type=int, default=5000, show_default=True)
 @click.option("--auth/--no-auth", default=None, help="Ask for a user and a password; needed off loopback.")
 @click.option("--allowed-hosts", metavar="NAMES", default="", help="More names of this machine that clients use.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to keep artifacts, the secret and the users.")
 @click.option("--uri", help="The database (default: MLFLOW_BACKEND_STORE_URI, or a SQLite file of its own).")
-def server(host: str, port: int, auth: bool | None, allowed_hosts: str, uri: str | None) -> int:
+def server(uri: str | None, **options: Any) -> int:
     """Start an MLflow tracking server that several machines share."""
     from pipeline.tracking.server import prepare_tracking_server
 
-    prepared = prepare_tracking_server(uri, host, port, auth, allowed_hosts)
+    prepared = prepare_tracking_server(uri, **options)
     print_lines(prepared.lines())
     prepared.serve()
 

@@ -18,6 +18,10 @@ class StoreError(ConfigError):
     """The store refuses a request or does not respond, explained in one line."""
 
 
+class StoreAwayError(StoreError):
+    """The store does not answer at present, and the caller does not wait for it."""
+
+
 class DeletedError(StoreError):
     """A run or an experiment was deleted, by another process, while it was used."""
 

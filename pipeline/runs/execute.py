@@ -267,7 +267,8 @@ class Execution:
         self._open.close()
         is_complete = self.run_logger.end(result.status)
         self.is_closed = True
-        artifacts.remove_checkpoints(self.store, self.run_logger.run_id)
+        if self.run_logger.is_closed:  # otherwise the next command resumes it
+            artifacts.remove_checkpoints(self.store, self.run_logger.run_id)
         if not is_complete and result.error is None:
             return replace(result, status="FAILED", error="the store does not have all of it")
         return result

@@ -81,10 +81,18 @@ class Client:
 
         return call
 
-    def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def log(
+        self,
+        run_id: str,
+        points: Sequence[Point],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        waits: bool = True,
+    ) -> None:
         """Log metric values, all finite, parameters and tags, in as few calls as MLflow's limits allow.
 
-        A value sent twice is stored once, so a failed call may be repeated.
+        A value sent twice is stored once, so a failed call may be repeated. ``waits`` is that of
+        :meth:`pipeline.tracking.retry.RetryPolicy.call`.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -98,7 +106,7 @@ class Client:
             some_metrics = metrics[: METRIC_BATCH - len(some_params) - len(some_tags)]
             call = partial(self.bare.log_batch, run_id, metrics=some_metrics, params=some_params, tags=some_tags)
             with PROFILE.activity("metrics"):
-                self.retry.call(call)
+                self.retry.call(call, waits=waits)
             del metrics[: len(some_metrics)]
             for items in named:
                 del items[:NAMED_BATCH]
@@ -118,10 +126,10 @@ class Client:
             artifacts = get_artifact_repository(artifact_uri, tracking_uri=self.bare.tracking_uri)
             self.retry.call(lambda: artifacts.log_artifacts(str(folder)))
 
-    def log_dataset(self, run_id: str, dataset: LoggedDataset) -> None:
+    def log_dataset(self, run_id: str, dataset: LoggedDataset, waits: bool = True) -> None:
         """Log the data of a run. MLflow keeps one data set for all runs with the same name and digest."""
         with PROFILE.activity("store"):
-            self.retry.call(lambda: self.bare.log_inputs(run_id, [_entity(dataset)]))
+            self.retry.call(lambda: self.bare.log_inputs(run_id, [_entity(dataset)]), waits=waits)
 
 
 def _entity(dataset: LoggedDataset) -> Any:

@@ -14,9 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception,
+    stop_any,
+    stop_before_delay,
+    wait_exponential,
+)
 
-from pipeline.errors import ConfigError, DeletedError, StoreError
+from pipeline.errors import ConfigError, DeletedError, StoreAwayError, StoreError
 from pipeline.streams import printable
 from pipeline.tracking.store_failure import StoreFailure
 
@@ -24,6 +32,7 @@ T = TypeVar("T")
 SECONDS = 120.0  # how long to retry by default
 VARIABLE = "GRADVITALS_STORE_PATIENCE"
 QUIET_SECONDS = 2.0  # shorter trouble is not reported
+PAUSE = 10.0  # how long calls that do not wait are left out after one that failed, relative to its duration
 log = logging.getLogger("gradvitals")
 
 
@@ -40,6 +49,8 @@ class RetryPolicy:
     store: str
     _gave_up: bool = False
     _deadline: float | None = field(default=None, repr=False)
+    _away_since: float | None = field(default=None, repr=False)
+    _next_attempt: float = field(default=0.0, repr=False)
 
     def set_deadline(self, seconds: float) -> None:
         """Stop all retries in so many seconds, for a user who wants to leave. The first deadline holds."""
@@ -51,22 +62,29 @@ class RetryPolicy:
         """Whether the deadline has passed."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    def call(self, function: Callable[[], T], find_result: Callable[[], T | None] = lambda: None) -> T:
+    def call(
+        self, function: Callable[[], T], find_result: Callable[[], T | None] = lambda: None, waits: bool = True
+    ) -> T:
         """Return the function's value; retry while the store fails transiently.
 
         Args:
             function: The call.
             find_result: Called before each retry. A value other than None is the result of an earlier attempt whose
                 reply was lost.
+            waits: Whether to retry for so long. Otherwise retry for two seconds, and then not call the store for some
+                time: a training that continues must not lose much of its time.
 
         Returns:
             The value.
 
         Raises:
+            StoreAwayError: The store does not answer at present; only without ``waits``.
             StoreError: The store did not answer in time, or failed permanently.
             DeletedError: The run or the experiment does not exist, or was deleted.
         """
         start, outer, reported, result = time.monotonic(), sys.exc_info()[1], False, None
+        if not waits and start < self._next_attempt:
+            raise StoreAwayError(f"{self.store}: does not answer")
 
         def is_transient(failure: BaseException) -> bool:  # never Ctrl-C, whatever it interrupts
             return isinstance(failure, Exception) and StoreFailure(failure, outer).is_transient
@@ -74,18 +92,22 @@ class RetryPolicy:
         def report(state: RetryCallState) -> None:
             nonlocal reported
             waited = time.monotonic() - start + state.upcoming_sleep
-            if not reported and waited >= min(QUIET_SECONDS, self.seconds / 2):
+            if waits and self._away_since is None and not reported and waited >= min(QUIET_SECONDS, self.seconds / 2):
                 reported, reason = True, StoreFailure(_exception(state), outer).reason
                 notify(f"the store does not answer ({reason}); trying again for up to {self.seconds:.0f} s")
 
         retry, wait = retry_if_exception(is_transient), wait_exponential(multiplier=0.1, max=5)
+        stop = self._stop if waits else stop_any(self._stop, stop_before_delay(QUIET_SECONDS))
         try:
-            for attempt in Retrying(retry=retry, wait=wait, stop=self._stop, before_sleep=report, sleep=time.sleep):
+            for attempt in Retrying(retry=retry, wait=wait, stop=stop, before_sleep=report, sleep=time.sleep):
                 with attempt:
                     result = find_result() if attempt.retry_state.attempt_number > 1 else None
                     result = function() if result is None else result
         except RetryError as last:
             waited, reason = time.monotonic() - start, StoreFailure(_exception(last), outer).reason
+            if not waits:
+                self._note_absence(start, reason)
+                raise StoreAwayError(f"{self.store}: does not answer ({reason})") from None
             raise StoreError(f"{self.store}: did not answer for {waited:.0f} s ({reason})") from None
         except Exception as exception:
             failure = StoreFailure(exception, outer)
@@ -94,10 +116,19 @@ class RetryPolicy:
             if failure.deleted:
                 raise DeletedError(f"{self.store}: {failure.deleted}") from exception
             raise
-        self._gave_up = False
-        if reported:
-            notify(f"the store answers again, after {time.monotonic() - start:.0f} s")
+        if reported or self._away_since is not None:
+            notify(f"the store answers again, after {time.monotonic() - (self._away_since or start):.0f} s")
+        self._gave_up, self._away_since, self._next_attempt = False, None, 0.0
         return cast(T, result)
+
+    def _note_absence(self, start: float, reason: str) -> None:
+        """Report that the store is away, once, and choose the time of the next attempt."""
+        now = time.monotonic()
+        self._next_attempt = now + PAUSE * (now - start)
+        if self._away_since is None:
+            self._away_since = start
+            promise = f"trying again for up to {self.seconds:.0f} s after it"
+            notify(f"the store does not answer ({reason}); training continues, {promise}")
 
     def _stop(self, state: RetryCallState) -> bool:
         next_attempt = time.monotonic() + state.upcoming_sleep

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import signals
-from pipeline.errors import DeletedError, StoreError
+from pipeline.errors import DeletedError, StoreAwayError, StoreError
 from pipeline.tracking.retry import notify
 from pipeline.tracking.text_limits import whole_texts
 
@@ -90,6 +90,9 @@ class RunLogger:
         stored_steps: Of a resumed run, the highest step that the store has of each metric.
         stored_params: Of a resumed run, the parameters that the store has.
         clock: The timestamps of the run.
+
+    Attributes:
+        is_closed: Whether the store has the run's final status.
     """
 
     client: Any
@@ -104,6 +107,7 @@ class RunLogger:
     _dataset: LoggedDataset | None = field(default=None, repr=False)
     _last_steps: dict[str, int] = field(default_factory=dict, repr=False)
     _ended: bool = field(default=False, repr=False)
+    is_closed: bool = field(default=False, init=False)
 
     def __enter__(self) -> RunLogger:
         """Return this logger."""
@@ -151,23 +155,28 @@ class RunLogger:
         point = Point(key, float(value), self.clock.now(), step)
         self._buffer.append(point)
         if len(self._buffer) >= QUEUE or point.timestamp - self._buffer[0].timestamp >= SHOWN_AFTER:
-            self.flush()
+            with contextlib.suppress(StoreAwayError):  # training continues; the values stay in the buffer
+                self.flush(waits=False)
         return True
 
-    def flush(self) -> None:
+    def flush(self, waits: bool = True) -> None:
         """Send the buffered values, parameters, tags and data set. What the store accepts leaves the buffer.
 
+        Args:
+            waits: Whether to retry if the store does not answer.
+
         Raises:
+            StoreAwayError: The store does not answer at present; only without ``waits``.
             StoreError: The store refuses, or does not answer.
         """
         while self._buffer or self._params or self._tags:
             points, params, tags = self._buffer[:QUEUE], dict(self._params), dict(self._tags)
-            self.client.log(self.run_id, points, params, tags)
+            self.client.log(self.run_id, points, params, tags, waits)
             del self._buffer[: len(points)]
             self._params = {k: v for k, v in self._params.items() if k not in params}
             self._tags = {k: v for k, v in self._tags.items() if tags.get(k) != v}
         if self._dataset is not None:
-            self.client.log_dataset(self.run_id, self._dataset)
+            self.client.log_dataset(self.run_id, self._dataset, waits)
             self._dataset = None
 
     def discard(self) -> None:
@@ -249,6 +258,7 @@ class RunLogger:
             status = "FAILED" if status == "FINISHED" else status
         try:
             self.client.set_terminated(self.run_id, status, end_time=self.clock.now())
+            self.is_closed = True
         except DeletedError:
             raise
         except StoreError as refusal:

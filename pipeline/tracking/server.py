@@ -25,7 +25,7 @@ from pipeline.tracking.database import check_database, check_tables, create_data
 from pipeline.tracking.mlflow_server import LOCAL_NAMES, ServerProcess, check_address, is_loopback
 from pipeline.tracking.retry import RetryPolicy
 from pipeline.tracking.store_failure import StoreFailure
-from pipeline.tracking.uri import PROXIED, TrackingConfig, engine_uri, redact, sidecar_dir
+from pipeline.tracking.uri import PROXIED, TrackingConfig, engine_uri, redact, sidecar_dir, writable_folder
 
 DATABASE_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_AUTH_ADMIN_PASSWORD"
 SECRET_FILE, USERS_FILE, AUTH_FILE = "secret_key", "users.db", "basic_auth.ini"
@@ -70,7 +70,12 @@ class TrackingServer:
 
 
 def prepare_tracking_server(
-    uri: str | None, host: str, port: int, auth: bool | None = None, allowed_hosts: str = ""
+    uri: str | None,
+    host: str,
+    port: int,
+    auth: bool | None = None,
+    allowed_hosts: str = "",
+    folder: Path | None = None,
 ) -> TrackingServer:
     """Check all settings, and create the database, the secret and the file of users where they are missing.
 
@@ -80,6 +85,8 @@ def prepare_tracking_server(
         port: The port.
         auth: Whether each request needs a user and a password; None: no on loopback, and no answer elsewhere.
         allowed_hosts: More names by which clients reach this machine, separated by commas.
+        folder: The folder for artifacts, secret and users; None for folders next to a SQLite file, or else in the
+            project's store.
 
     Returns:
         The server.
@@ -98,8 +105,10 @@ def prepare_tracking_server(
     resolved = _database_uri(uri)
     check_database(resolved)
     check_reachable(resolved, RetryPolicy(0.0, resolved), wait=False)
+    if folder is not None:
+        writable_folder(folder.expanduser(), f"--folder={folder}")
     _prepare_database(resolved)
-    artifacts, private = sidecar_dir(resolved, "artifacts"), sidecar_dir(resolved, "secrets")
+    artifacts, private = (_folder(resolved, kind, folder) for kind in ("artifacts", "secrets"))
     try:
         private.chmod(0o700)
         settings = {"MLFLOW_FLASK_SERVER_SECRET_KEY": _secret_key(private)}
@@ -134,6 +143,13 @@ def _database_uri(uri: str | None) -> str:
     if resolved.startswith("http"):
         raise ConfigError(f"uri={redact(resolved)}: is a server already; allowed: a database, or sqlite:///FILE")
     return resolved
+
+
+def _folder(uri: str, kind: str, folder: Path | None) -> Path:
+    """Return the folder for one kind of the server's files. Create it if missing."""
+    if folder is None:
+        return sidecar_dir(uri, kind)
+    return writable_folder(folder.expanduser().absolute() / kind, f"--folder={folder}")
 
 
 def _prepare_database(uri: str) -> None:

@@ -185,13 +185,25 @@ def sidecar_dir(uri: str, kind: str) -> Path:
     Raises:
         StoreError: The folder is not writable.
     """
-    folder = sidecar_path(uri, kind)
+    return writable_folder(sidecar_path(uri, kind), f"tracking.uri={redact(uri)}")
+
+
+def writable_folder(folder: Path, key: str) -> Path:
+    """Return a folder. Create it if missing.
+
+    Args:
+        folder: The folder.
+        key: What the user gave, for the message.
+
+    Raises:
+        StoreError: The folder is not writable.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise OSError(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES, "")
     except OSError as refusal:
-        raise StoreError(f"tracking.uri={redact(uri)}: {REFUSALS.get(refusal.errno or 0, refusal)}") from refusal
+        raise StoreError(f"{key}: {REFUSALS.get(refusal.errno or 0, refusal)}") from refusal
     return folder
 
 

@@ -26,6 +26,7 @@ SWEEP = (
     "optimizer.learning_rate=0.01,0.03", "replicates=2", "schedule=every", "schedule.n=10", NO_FIGURES,
 )  # fmt: skip
 CELLS = 4
+RUNS = "FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = %s"
 
 
 class Shared(NamedTuple):
@@ -58,11 +59,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 def check(shared: Shared, experiment: str, folder: Path) -> None:
     """Assert that an experiment holds each cell once and complete, and equals the local sweep."""
     store = Store.open(TrackingConfig(shared.server.uri, experiment))
-    rows = query(
-        shared,
-        "SELECT status, lifecycle_stage FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = %s",
-        experiment,
-    )
+    rows = query(shared, f"SELECT status, runs.lifecycle_stage {RUNS}", experiment)
     assert Counter(rows) == {("FINISHED", "active"): CELLS + 1}  # the sweep has a run of its own
     assert query(shared, "SELECT key FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1") == []
     assert_same(content(shared.local), content(folder, shared.server.uri, experiment))
@@ -95,10 +92,9 @@ def test_sweep_survives_a_server_that_is_killed_for_20_seconds(shared: Shared, t
     Store.open(TrackingConfig(shared.server.uri, "killed"))
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            began = "SELECT 1 FROM runs JOIN experiments USING (experiment_id) WHERE experiments.name = 'killed'"
-            until(lambda: query(shared, f"{began} AND status = 'RUNNING'") != [], "a run")
+            until(lambda: query(shared, f"SELECT 1 {RUNS} AND status = 'RUNNING'", "killed") != [], "a run")
             shared.server.kill()
-            assert len(query(shared, f"{began} AND status = 'FINISHED'")) < CELLS
+            assert len(query(shared, f"SELECT 1 {RUNS} AND status = 'FINISHED'", "killed")) < CELLS
             time.sleep(20)
             shared.server.start()
             output, _ = process.communicate(timeout=200)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from support.stores import empty
 
 from pipeline.cli import main
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreAwayError, StoreError
 from pipeline.sweeps.plan import source_tags
 from pipeline.sweeps.summary import link_lines
 from pipeline.tracking.retry import VARIABLE, RetryPolicy, seconds
@@ -353,3 +353,50 @@ def test_metric_has_one_value_a_step(store: Store) -> None:
         (1, 1.5),
         (2, 2.5),
     ]
+
+
+def test_training_continues_while_the_store_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first attempt lasts two seconds, the next values do not wait, and the end sends every value once."""
+    monkeypatch.setattr("pipeline.tracking.run_logger.QUEUE", 3)
+    real, calls = store.client.bare.log_batch, []
+
+    def away(*arguments: Any, **keywords: Any) -> None:
+        calls.append(1)
+        raise ConnectionRefusedError("Connection refused")
+
+    log = store.start("away", {})
+    monkeypatch.setattr(store.client.bare, "log_batch", away)
+    start = time.monotonic()
+    for step in range(100):
+        assert log.metric("m", step, step)
+    assert time.monotonic() - start < 4
+    assert 2 <= len(calls) <= 6
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message == (
+        "gradvitals: the store does not answer (connection refused); "
+        "training continues, trying again for up to 120 s after it"
+    )
+    monkeypatch.setattr(store.client.bare, "log_batch", real)
+    assert log.end("FINISHED")
+    assert [(m.step, m.value) for m in store.client.get_metric_history(log.run_id, "m")] == [
+        (step, float(step)) for step in range(100)
+    ]
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("gradvitals: the store answers again, after ")
+
+
+def test_short_trouble_in_training_is_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    function, _ = flaky(3)
+    assert RetryPolicy(60, "x").call(function, waits=False) == 7
+    assert capsys.readouterr().err == ""
+
+
+def test_permanent_trouble_in_training_is_raised() -> None:
+    def refuse() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreError, match="the disk is full") as caught:
+        RetryPolicy(60, "x").call(refuse, waits=False)
+    assert not isinstance(caught.value, StoreAwayError)
