@@ -326,7 +326,7 @@ def test_every_request_needs_the_password(closed: Server) -> None:
             assert status(closed, path, auth=("admin", wrong)) == 401
     assert status(closed, CREATE, "POST", json={"name": "x"}) == 401
     assert status(closed, paths[0], auth=("admin", PASSWORD)) == 200
-    assert status(closed, "/health") == 200
+    assert [status(closed, path) for path in ("/health", "/api/3.0/mlflow/server-info")] == [200, 200]
 
 
 @pytest.mark.thorough
@@ -367,7 +367,9 @@ def test_users_see_each_others_runs_and_cannot_delete_them(closed: Server) -> No
     admin, other = ("admin", PASSWORD), ("student", "a student's password")
     assert api("users/create", admin, username=other[0], password=other[1]).status_code == 200
     created = json.loads(api("experiments/create", admin, name="shared").text)["experiment_id"]
-    assert api("runs/create", other, experiment_id=created).status_code == 200
+    run = json.loads(api("runs/create", other, experiment_id=created).text)["run"]["info"]["run_id"]
+    assert api("runs/log-metric", other, run_id=run, key="m", value="1", timestamp="1").status_code == 200
+    assert api("runs/delete", other, run_id=run).status_code == 403
     assert api("experiments/delete", other, experiment_id=created).status_code == 403
     assert api("users/create", other, username="third", password="another long one").status_code == 403
 
