@@ -14,15 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from tenacity import (
-    RetryCallState,
-    RetryError,
-    Retrying,
-    retry_if_exception,
-    stop_any,
-    stop_before_delay,
-    wait_exponential,
-)
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, wait_exponential
 
 from pipeline.errors import ConfigError, DeletedError, StoreAwayError, StoreError
 from pipeline.streams import printable
@@ -97,7 +89,7 @@ class RetryPolicy:
                 notify(f"the store does not answer ({reason}); trying again for up to {self.seconds:.0f} s")
 
         retry, wait = retry_if_exception(is_transient), wait_exponential(multiplier=0.1, max=5)
-        stop = self._stop if waits else stop_any(self._stop, stop_before_delay(QUIET_SECONDS))
+        stop = self._stop if waits else self._stop_soon
         try:
             for attempt in Retrying(retry=retry, wait=wait, stop=stop, before_sleep=report, sleep=time.sleep):
                 with attempt:
@@ -136,6 +128,9 @@ class RetryPolicy:
             return True
         self._gave_up = self._gave_up or next_attempt - state.start_time > self.seconds
         return self._gave_up
+
+    def _stop_soon(self, state: RetryCallState) -> bool:
+        return self._stop(state) or time.monotonic() + state.upcoming_sleep - state.start_time > QUIET_SECONDS
 
 
 def _exception(source: RetryCallState | RetryError) -> BaseException:
