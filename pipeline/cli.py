@@ -567,7 +567,7 @@ def import_(folder: str, seal: str | None, uri: str | None) -> int:
     epilog=usage(
         "seconds to start; Ctrl-C ends it",
         "server",
-        "server --host 0.0.0.0 --auth --uri postgresql+psycopg://me@db/runs",
+        "server --host 0.0.0.0 --auth --uri postgresql+psycopg://me@db/run",
     )
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
