@@ -23,7 +23,7 @@ from pipeline.paths import PROJECT
 from support.configs import require
 
 HOST = "127.0.0.1"
-START = 180.0  # seconds for a server to start, on a busy machine
+START = 300.0  # seconds for a server to start, on a busy machine
 
 
 def free_port() -> int:
