@@ -374,6 +374,7 @@ def test_users_see_each_others_runs_and_cannot_delete_them(closed: Server) -> No
     assert api("users/create", other, username="third", password="another long one").status_code == 403
 
 
+@pytest.mark.thorough
 def test_stopped_server_frees_its_port(place: Path) -> None:
     server = Server(f"sqlite:///{place}/server.db", place)
     server.start()
