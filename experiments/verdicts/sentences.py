@@ -186,17 +186,17 @@ def _flow(match: re.Match[str], evidence: Evidence) -> Pairs:
 
 
 def _expected(match: re.Match[str], evidence: Evidence) -> Pairs:
+    sign = -1 if match["direction"] == "grow" else 1
     least, most, std = evidence.theory
+    ends = sorted((sign * (least - 1.96 * std), sign * (most + 1.96 * std)))
     if match["most"]:
-        yield match["least"], least
-        yield match["most"], most
+        yield from zip((match["least"], match["most"]), sorted((sign * least, sign * most)), strict=True)
     else:
-        yield match["least"], most
-    yield match["low"], least - 1.96 * std
-    yield match["high"], most + 1.96 * std
-    measured = interval(evidence.by_step[0])[0]
-    is_inside = least - 1.96 * std - 0.1 <= measured <= most + 1.96 * std + 0.1
-    yield "1", float(is_inside == (match["measured"] is None))
+        yield match["least"], sign * most
+    yield from zip((match["low"], match["high"]), ends, strict=True)
+    yield "1", float((sign < 0) == (least + most < 0))
+    measured = sign * interval(evidence.by_step[0])[0]
+    yield "1", float((ends[0] - 0.1 <= measured <= ends[1] + 0.1) == (match["measured"] is None))
     if match["measured"]:
         yield match["measured"], measured
 
@@ -422,8 +422,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ),
     (r"The layers are narrow: finite width alone explains at least half of the loss\.", _none),
     (
-        rf"Mean-field theory expects (?P<least>{_N})(?: to (?P<most>{_N}))? decades at the start \(single networks: "
-        rf"(?P<low>{_N}) to (?P<high>{_N})\), (?:as measured|but (?P<measured>{_N}) were measured)\.",
+        r"At the start, mean-field theory expects δ to (?P<direction>grow|shrink) by "
+        rf"(?P<least>{_N})(?: to (?P<most>{_N}))? decades \(single networks: (?P<low>{_N}) "
+        rf"to (?P<high>{_N})\), (?:as measured|but (?P<measured>{_N}) were measured)\.",
         _expected,
     ),
     (

@@ -203,17 +203,22 @@ def _expected(verdict: Verdict, config: Config, expectation: Expectation | None,
         return ""
     low, high = least - 1.96 * std, most + 1.96 * std
     place = last_place(most, low, high)
+    grows = least + most < 0
 
     def show(decades: float) -> str:
-        return rounded(decades, place)
+        return rounded(-decades if grows else decades, place)
 
-    expected = show(most) if most - least < MENTIONED else f"{show(least)} to {show(most)}"
+    def between(lower: float, upper: float) -> str:
+        return f"{show(upper)} to {show(lower)}" if grows else f"{show(lower)} to {show(upper)}"
+
+    expected = show(most) if most - least < MENTIONED else between(least, most)
     how = "as measured" if low - 0.1 <= measured <= high + 0.1 else f"but {show(measured)} were measured"
     variances = expectation.weight_variances
     finite = f" Finite width costs up to {most - least:.2g} decades." if most - least >= MENTIONED else ""
     return (
-        f"Mean-field theory expects {expected} decades at the start (single networks: {show(low)} to {show(high)}), "
-        f"{how}. With {type(config.activation).__name__} and σ_w² = {variances[len(variances) // 2]:.3g}, "
+        f"At the start, mean-field theory expects δ to {'grow' if grows else 'shrink'} by {expected} decades "
+        f"(single networks: {between(low, high)}), {how}. "
+        f"With {type(config.activation).__name__} and σ_w² = {variances[len(variances) // 2]:.3g}, "
         f"the mean square of δ is multiplied by χ = {chi:.3g} a layer.{finite}"
     )
 

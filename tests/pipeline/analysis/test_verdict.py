@@ -305,8 +305,11 @@ def test_tenfold_change_per_layer_has_correct_class_and_sign(
     )
     assert seen.verdict.classes == (expected,)
     assert float(seen.verdict.decades.mean) == pytest.approx(sign * 9, abs=1)
-    sentence = "Gradients vanish" if sign > 0 else "Gradients explode"
+    sentence, direction = ("Gradients vanish", "shrink") if sign > 0 else ("Gradients explode", "grow")
     assert sentence in seen.explain
+    theory = re.search(rf"At the start, mean-field theory expects δ to {direction} by (\d[\d.]*)", seen.explain)
+    assert theory is not None
+    assert float(theory[1]) == pytest.approx(9, abs=1)
     factor = re.search(r"a factor of ([\d.]+) a layer", seen.explain)
     assert factor is not None
     assert float(factor[1]) == pytest.approx(10, rel=0.3)
