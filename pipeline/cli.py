@@ -332,12 +332,16 @@ def run(overrides: Sequence[str], config_dir: str | None, force: bool, **limit: 
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @click.option("--jobs", type=int, metavar="N", help="Processes at a time; by default the number of cores.")
 @click.option("--no-stacks", is_flag=True, help="Train each cell alone, even if others have the same shapes.")
+@click.option("--detach", is_flag=True, help="executor=slurm: Ctrl-C lets the tasks go on, without asking.")
+@click.option("--cancel", is_flag=True, help="executor=slurm: Ctrl-C and SIGTERM cancel the tasks, without asking.")
 @limits
 def sweep(
     overrides: Sequence[str],
     config_dir: str | None,
     jobs: int | None,
     no_stacks: bool,
+    detach: bool,
+    cancel: bool,
     **options: Any,
 ) -> int:
     """Run all combinations of the swept values. Finished ones are skipped.
@@ -345,20 +349,35 @@ def sweep(
     Without swept values, and without experiment=, they are those of the experiment depth.
     """
     from pipeline.config.compose import is_a_sweep
+    from pipeline.sweeps.slurm.executor import Leaving
     from pipeline.sweeps.sweep import SweepOptions, run_sweep
 
+    if detach and cancel:
+        raise ConfigError("--detach --cancel: give one of them")
     if not is_a_sweep(overrides):
         overrides = [f"experiment={SWEPT}", *overrides]
     choices = {name: options.pop(name) for name in ("retry", "force", "fail_fast")}
     limits = _limits(**options)
-    jobs = cores() if jobs is None else jobs
-    return show(
-        run_sweep(
-            overrides,
-            SweepOptions(**choices, jobs=jobs, is_stacked=not no_stacks, limits=limits, quiet=quiet()),
-            config_dir,
-        )
+    leaving = Leaving(cancel if detach or cancel else None, _asks_whether_to_cancel)
+    chosen = SweepOptions(
+        **choices,
+        jobs=cores() if jobs is None else jobs,
+        is_stacked=not no_stacks,
+        limits=limits,
+        quiet=quiet(),
+        leaving=leaving,
     )
+    return show(run_sweep(overrides, chosen, config_dir))
+
+
+def _asks_whether_to_cancel() -> bool:
+    """Ask after Ctrl-C whether Slurm's tasks are cancelled. Without a terminal, or without an answer, they go on."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return click.confirm("\nCancel the tasks in Slurm's queue? Otherwise they go on", default=False, err=True)
+    except click.Abort:
+        return False
 
 
 @commands.command(epilog=usage("minutes", "search experiment=search_tanh --trials 20"))

@@ -26,6 +26,10 @@ class DeletedError(StoreError):
     """A run or an experiment was deleted, by another process, while it was used."""
 
 
+class SupersededError(SystemExit):
+    """A later attempt works on a run. The process of the earlier one writes nothing more to it and ends."""
+
+
 def did_you_mean(wrong: str, allowed: Iterable[str], meant: str | None = None) -> str:
     """Return '; did you mean X?' if a name is known or an allowed one is similar, followed by the allowed names.
 

@@ -21,6 +21,7 @@ DUPLICATE = 1.0  # seconds after acknowledge() in which a signal counts as sent 
 SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 
 _acknowledged = threading.Event()
+_is_leaving = threading.Event()
 _last_raised = -AGAIN  # seconds, of the monotonic clock
 _acknowledged_at = 0.0
 _replaced: dict[int, Any] = {}  # handlers by signal number
@@ -57,6 +58,17 @@ def install(*numbers: signal.Signals) -> None:
     for number in numbers:
         if signal.getsignal(number) not in (signal.SIG_IGN, _raise):
             _replaced[number] = signal.signal(number, _raise)
+
+
+def leave_after_checkpoint(number: signal.Signals) -> None:
+    """Let a signal ask for a checkpoint of what trains, after which the training raises SystemExit."""
+    _is_leaving.clear()
+    signal.signal(number, lambda *_: _is_leaving.set())
+
+
+def is_leaving() -> bool:
+    """Return whether a signal has asked for a checkpoint and the end of the training."""
+    return _is_leaving.is_set()
 
 
 def restore() -> None:

@@ -209,7 +209,7 @@ def chain_config(raw_config: Mapping[str, Any], trusted: Collection[str] | None 
     return config
 
 
-OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search")
+OUTER_KEYS = ("tracking", "name", "checkpoints", "chain", "search", "executor")
 
 
 def scientific(raw_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def origin(facts: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def without_addresses(overrides: str) -> str:
-    """Remove the store from a run's overrides, since its address may hold a password."""
-    return " ".join(o for o in overrides.split(" ") if not o.lstrip("+").startswith("tracking"))
+    """Remove the store, whose address may hold a password, and the executor from a run's overrides."""
+    return " ".join(o for o in overrides.split(" ") if not o.lstrip("+").startswith(("tracking", "executor")))
 
 
 def is_inert(html: str) -> bool:

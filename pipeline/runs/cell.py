@@ -57,7 +57,7 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
         raise ConfigError("the code has changed since the sweep began; start it again")
     runs = runs_of_cell(store, job.cell_id)
     action, run = choose_action(runs, options)
-    if action == "resumed" and (is_remote(run, locks) or is_locked_elsewhere(run, locks, job.cell_id)):
+    if action == "resumed" and is_busy(run, locks, job.cell_id):
         return None
     sweep_id = job.tags.get(tags.SWEEP_TAG)
     if action == "new" and options.pruning is not None:
@@ -78,9 +78,15 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
             return CellResult(result, action)
     attempt = _attempt(runs, run)
     if run is not None:
-        store.tag(run.info.run_id, {tags.ATTEMPTS_TAG: str(attempt.number), **locks.tags(job.cell_id)})
+        owner = {tags.ATTEMPTS_TAG: str(attempt.number), **locks.tags(job.cell_id), **options.task}
+        store.tag(run.info.run_id, owner)
     tags.replace(store, runs, run, sweep_id)
-    own_tags = {**locks.tags(job.cell_id), cell_key(job.cell_id): "1", tags.COMMAND_TAG: options.command}
+    own_tags = {
+        **locks.tags(job.cell_id),
+        cell_key(job.cell_id): "1",
+        tags.COMMAND_TAG: options.command,
+        **options.task,
+    }
     return CellTask(job, action, attempt, {**tags.FIRST_TAGS, **job.tags, **own_tags})
 
 
@@ -119,6 +125,11 @@ def choose_action(runs: Sequence[Any], options: RunOptions) -> tuple[CellAction,
     if options.retry and newest.data.tags.get(tags.COMMAND_TAG) != options.command:
         return "retried", None
     return "skipped (failed)", newest
+
+
+def is_busy(run: Any, locks: RunLocks, cell_id: str) -> bool:
+    """Return whether a run is RUNNING under a lock of another machine, or under another lock than the cell's."""
+    return is_remote(run, locks) or is_locked_elsewhere(run, locks, cell_id)
 
 
 def is_remote(run: Any, locks: RunLocks) -> bool:

@@ -18,7 +18,7 @@ from pipeline.analysis.expectation import expect
 from pipeline.analysis.summary import RunningSummary, Summary
 from pipeline.analysis.verdict import Verdict, judge
 from pipeline.config.schema import chain_config, checkpoint_config
-from pipeline.errors import DeletedError, StoreError
+from pipeline.errors import DeletedError, StoreError, SupersededError
 from pipeline.profiling import PROFILE
 from pipeline.reproducibility.environment import provenance
 from pipeline.reproducibility.fingerprint import cell_key, fingerprint
@@ -32,7 +32,7 @@ from pipeline.runs.limits import enforce_limits
 from pipeline.runs.result import ERROR_TAG, RunResult, to_markdown
 from pipeline.tracking.metrics import MetricLogger, log10_mean
 from pipeline.tracking.store import RunLogger, Store
-from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, STOPPED_STEP_TAG, THEORY_FILE
+from pipeline.tracking.tags import PRUNED_STEP_TAG, PRUNED_TAG, STOPPED_STEP_TAG, THEORY_FILE, attempts_of
 from pipeline.training.checkpoints import Checkpoint, Checkpoints
 from pipeline.training.divergence import Divergence
 from pipeline.training.loop import Callbacks
@@ -79,6 +79,8 @@ class Execution:
             self.run_logger = self.store.start(job.name, self.task.tags, attempt.not_before)
         else:
             self.run_logger = self.store.resume(attempt.run_id)
+        if self.options.task:
+            self.run_logger.check_owner = self._check_owner
         self._open = contextlib.ExitStack()
         self._open.enter_context(_log_file(self.run_logger, attempt.number))
         self.writer = self._open.enter_context(artifacts.record_writer(self.run_logger))
@@ -106,7 +108,7 @@ class Execution:
         self._open.close()
         self.is_closed = True
         # A call that was cut short may spoil the next one, but not a second.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SupersededError):
             self.run_logger.end("KILLED", hurry=hurry)
 
     def prepare(self) -> None:
@@ -130,6 +132,17 @@ class Execution:
             )
             self._load_checkpoint(is_resumed)
 
+    def _check_owner(self) -> None:
+        """Check that no later attempt has resumed the run.
+
+        Raises:
+            SupersededError: One has: it is the run's only writer.
+        """
+        run_id, own = self.run_logger.run_id, self.attempt.number
+        latest = attempts_of(self.store.client.get_run(run_id).data.tags)
+        if latest > own:
+            raise SupersededError(f"run {run_id} was resumed by attempt {latest}; this one, {own}, leaves it alone")
+
     def _load_checkpoint(self, is_resumed: bool) -> None:
         self.divergences: list[Divergence] = []
         self.summary = self._empty_summary()
@@ -148,7 +161,14 @@ class Execution:
         self.early_stopping = EarlyStopping(self.pruning, self._judge_newest, hidden_layers)
         folder = artifacts.checkpoint_folder(self.store, self.run_logger.run_id)
         saving = checkpoint_config(self.job.raw_config)
-        self.checkpoints = Checkpoints(folder, self.job.cell_id, saving, time.monotonic)
+        self.checkpoints = Checkpoints(
+            folder,
+            self.job.cell_id,
+            saving,
+            time.monotonic,
+            is_urgent=signals.is_leaving,
+            check_owner=self.run_logger.check_owner,
+        )
         checkpoint = self.checkpoints.load() if is_resumed else None
         self.chain = _hash_chain(self.job, checkpoint)
         if self.chain is not None:
@@ -183,6 +203,8 @@ class Execution:
         def on_step(step: int) -> None:
             heartbeat()
             show_step(step)
+            if signals.is_leaving() and self.checkpoints.is_current(step):
+                raise SystemExit(f"left at step {step}, after a checkpoint")
 
         checkpointer = self.checkpoints if self.checkpoints.config.seconds is not None else None
         on_end = partial(artifacts.log_parameters, self.run_logger) if self.options.parameters else None

@@ -63,6 +63,8 @@ class RunOptions:
         figures: Whether each run logs its figure.
         parameters: Whether each run logs its final parameters.
         keeps_records: Whether each result has all records, for an analysis of the steps in between.
+        task: Tags that name the scheduler's task which works on the runs. Such runs are fenced: a task that the
+            scheduler has given up, but that still lives, cannot write to a run that a later attempt has resumed.
     """
 
     command: str
@@ -76,6 +78,7 @@ class RunOptions:
     figures: bool = True
     parameters: bool = True
     keeps_records: bool = False
+    task: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,8 @@ class ProcessExecutor:
             if reason is None and (len(stack) > 1 or deaths[stack[0].cell_id] < ATTEMPTS):
                 backlog.retry(stack)
                 return
-            results = [self._fail(stack[0], reason or f"its process ended {ATTEMPTS} times ({_ending(death)})")]
+            reason = reason or f"its process ended {ATTEMPTS} times ({_ending(death)})"
+            results = [fail_cell(self.store, stack[0], reason)]
         for job, result in zip(stack, results, strict=True):
             if result is None:
                 backlog.defer(job)
@@ -258,19 +259,6 @@ class ProcessExecutor:
         elapsed = time.monotonic() - start_time
         return self.options.limits.exceeded(elapsed, elapsed)
 
-    def _fail(self, job: CellJob, reason: str) -> CellResult | None:
-        """Close the cell's run, if it has one, as FAILED; None if another process works on the cell."""
-        with RunLocks.of(self.store).acquire(job.cell_id) as acquired:
-            if not acquired:
-                return None
-            open_runs = [r for r in runs_of_cell(self.store, job.cell_id) if r.info.status == "RUNNING"]
-            for run in open_runs:
-                note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
-                self.store.end(run.info.run_id, "FAILED", note)
-                remove_checkpoints(self.store, run.info.run_id)
-        run_id = open_runs[0].info.run_id if open_runs else UNTRACKED
-        return CellResult(RunResult(job.name, run_id, job.swept, "FAILED", error=reason), "new")
-
     def _end(self, running: Iterable[Future[Any]]) -> None:
         """End all processes: they close their runs as KILLED, or are killed and their runs closed here."""
         for future in running:
@@ -286,6 +274,23 @@ class ProcessExecutor:
         if killed:
             with ignore_store_errors("runs of processes that were killed are closed by the next command"):
                 close_stale_runs(self.store)
+
+
+def fail_cell(store: Store, job: CellJob, reason: str) -> CellResult | None:
+    """Close the run of a cell whose process died, if it has one, as FAILED; None if another process works on it."""
+    with RunLocks.of(store).acquire(job.cell_id) as acquired:
+        if not acquired:
+            return None
+        newest, *older = runs_of_cell(store, job.cell_id) or [None]
+        open_runs = [r for r in older if r.info.status == "RUNNING"]
+        if newest is not None and newest.info.status in ("RUNNING", "KILLED"):  # others closed it as KILLED, perhaps
+            open_runs.insert(0, newest)
+        for run in open_runs:
+            note = {ERROR_TAG: reason, "mlflow.note.content": f"**Failed:** {reason}."}
+            store.end(run.info.run_id, "FAILED", note)
+            remove_checkpoints(store, run.info.run_id)
+    run_id = open_runs[0].info.run_id if open_runs else UNTRACKED
+    return CellResult(RunResult(job.name, run_id, job.swept, "FAILED", error=reason), "new")
 
 
 @contextmanager

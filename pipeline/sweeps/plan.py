@@ -16,6 +16,7 @@ from pipeline.progress import track
 from pipeline.reports.figures.style import run_colours
 from pipeline.reproducibility.environment import user_name
 from pipeline.runs.job import CellJob, prepare_cell
+from pipeline.sweeps.slurm.config import KEY as EXECUTOR
 from pipeline.tracking.metric_names import check_listed_probes
 from pipeline.tracking.run_names import run_name
 from pipeline.tracking.tags import DATA_FILE, SWEEP_TAG
@@ -90,13 +91,15 @@ def prepare_cells(cells: Sequence[Cell], name: str, tags: Mapping[str, str], qui
             try:
                 own_tags = {**tags, **source_tags(cell.overrides)}
                 title = run_name(cell.swept, name)
-                jobs.append(prepare_cell(cell.config, title, cell.swept, own_tags, choices=cell.choices))
+                own_config = {key: value for key, value in cell.config.items() if key != EXECUTOR}
+                jobs.append(prepare_cell(own_config, title, cell.swept, own_tags, choices=cell.choices))
                 tracking_of(cell.config)
             except ConfigError as invalid:
                 values = ", ".join(f"{k}={v}" for k, v in cell.swept.items())
                 raise ConfigError(f"{invalid} (cell {values})" if values else str(invalid)) from invalid
-            if cell.config["tracking"] != cells[0].config["tracking"]:
-                raise ConfigError("tracking: must be the same in every cell of a sweep")
+            for key in ("tracking", EXECUTOR):
+                if cell.config.get(key) != cells[0].config.get(key):
+                    raise ConfigError(f"{key}: must be the same in every cell of a sweep")
     return jobs
 
 

@@ -26,6 +26,9 @@ from pipeline.runs.stack import run_stack
 from pipeline.sweeps.executor import Executor, ProcessExecutor, SerialExecutor, start_server
 from pipeline.sweeps.plan import data_lines, plan_sweep, source_tags, tracking_of
 from pipeline.sweeps.run_summary import run_lines
+from pipeline.sweeps.slurm.config import refuse_executor, slurm_of
+from pipeline.sweeps.slurm.executor import Leaving, SlurmExecutor
+from pipeline.sweeps.slurm.queue import Queue, check_cluster
 from pipeline.sweeps.stacks import describe_stacks, plan_stacks
 from pipeline.sweeps.summary import legend_lines, link_lines, log_summary, result_table, store_option, summary_links
 from pipeline.tracking.run_names import run_name
@@ -58,6 +61,7 @@ class SweepOptions:
         is_stacked: Train cells that share shapes together (:mod:`pipeline.sweeps.stacks`).
         limits: Limits of each run.
         quiet: Show no progress bars.
+        leaving: What becomes of Slurm's tasks when the command is interrupted.
     """
 
     retry: bool = False
@@ -67,6 +71,7 @@ class SweepOptions:
     is_stacked: bool = True
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
     quiet: bool = False
+    leaving: Leaving = Leaving()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -180,8 +185,12 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
         cells = compose_sweep(overrides, config_dir)
     with PROFILE.activity("check"):
         plan = plan_sweep(cells, options.quiet)
-    stacks = plan_stacks(plan.jobs, options.jobs) if options.is_stacked else [[job] for job in plan.jobs]
-    processes = min(options.jobs, len(stacks))
+    slurm = slurm_of(cells[0].config)
+    if slurm is not None:
+        check_cluster(plan.tracking)
+    at_a_time = options.jobs if slurm is None else slurm.array_parallelism
+    stacks = plan_stacks(plan.jobs, at_a_time) if options.is_stacked else [[job] for job in plan.jobs]
+    processes = min(options.jobs, len(stacks)) if slurm is None else 1
     if processes > 1:
         start_server()
     store = open_store(plan.tracking)
@@ -192,7 +201,14 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     total = len(plan.jobs)
     with bars(total, options.quiet) as progress:
         run_options = options.run_options(plan.tracking, total)
-        executor = choose_executor(processes, plan.tracking, store, run_options, progress)
+        executor: Executor
+        if slurm is None:
+            executor = choose_executor(processes, plan.tracking, store, run_options, progress)
+        else:
+            queue = Queue.of_sweep(plan.sweep_id, slurm, store)
+            executor = SlurmExecutor(
+                queue, plan.tracking.absolute(), store, run_options, progress, options.fail_fast, options.leaving
+            )
         with (
             closing(executor.map(run_stack, stacks)) as finished,
             report_interruption(lambda: len(done), total, "run"),  # before the processes end
@@ -239,6 +255,7 @@ def prepare_single(overrides: Sequence[str], config_dir: str | None = None) -> C
     """
     with PROFILE.activity("compose"):
         cell = compose_cell(overrides, config_dir)
+    refuse_executor(cell.config)
     name = run_name(_named(overrides), cell.config.get("name"))
     tags = {"kind": "run", **source_tags(cell.overrides)}
     return prepare_cell(cell.config, name, {}, tags, choices=cell.choices)

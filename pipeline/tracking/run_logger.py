@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +90,7 @@ class RunLogger:
         stored_steps: Of a resumed run, the highest step that the store has of each metric.
         stored_params: Of a resumed run, the parameters that the store has.
         clock: The timestamps of the run.
+        check_owner: Called before each write. It raises SupersededError if another process has taken the run over.
 
     Attributes:
         is_closed: Whether the store has the run's final status.
@@ -101,6 +102,7 @@ class RunLogger:
     stored_steps: Mapping[str, int] = field(default_factory=dict, repr=False)
     stored_params: Mapping[str, str] = field(default_factory=dict, repr=False)
     clock: MonotonicTimestamps = field(default_factory=MonotonicTimestamps, repr=False)
+    check_owner: Callable[[], None] = field(default=lambda: None, repr=False)
     _buffer: list[Point] = field(default_factory=list, repr=False)
     _params: dict[str, str] = field(default_factory=dict, repr=False)
     _tags: dict[str, str] = field(default_factory=dict, repr=False)
@@ -168,7 +170,9 @@ class RunLogger:
         Raises:
             StoreAwayError: The store does not answer at present; only without ``waits``.
             StoreError: The store refuses, or does not answer.
+            SupersededError: Another process has resumed the run.
         """
+        self.check_owner()
         while self._buffer or self._params or self._tags:
             points, params, tags = self._buffer[:QUEUE], dict(self._params), dict(self._tags)
             self.client.log(self.run_id, points, params, tags, waits)
@@ -241,9 +245,11 @@ class RunLogger:
 
         Raises:
             DeletedError: The run or its experiment was deleted.
+            SupersededError: Another process has resumed the run.
         """
         if hurry:
             self.client.retry.set_deadline(LEAVING)
+        self.check_owner()
         complete = True
         try:
             if self.client.retry.is_past_deadline:

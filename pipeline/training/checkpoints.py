@@ -84,6 +84,8 @@ class Checkpoints:
         clock: Returns ascending seconds.
         extra: Returns other data to save with each checkpoint, JSON.
         cells: Number of cells whose states are saved together.
+        is_urgent: Returns whether the training is about to be interrupted, so that a state is due at once.
+        check_owner: Called before files are written. It raises if another process has taken the run over.
     """
 
     folder: Path
@@ -92,6 +94,8 @@ class Checkpoints:
     clock: Callable[[], float]
     extra: Callable[[], Any] = lambda: None
     cells: int = 1
+    is_urgent: Callable[[], bool] = lambda: False
+    check_owner: Callable[[], None] = lambda: None
     _new_records: list[Record] = field(default_factory=list)
     _new_values: int = 0
     _record_count: int = 0
@@ -102,6 +106,7 @@ class Checkpoints:
     _last_end: float = field(init=False)
     _last_duration: float = 0.0
     _has_warned: bool = False
+    _saved_step: int = 0
 
     def __post_init__(self) -> None:
         self._last_end = self.clock()
@@ -127,6 +132,7 @@ class Checkpoints:
 
     def _write_segment(self) -> None:
         """Write the new records. The next state syncs the file."""
+        self.check_owner()
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"records-{self._record_count:012d}.npz"
         values, about = array_files.pack(self._new_records)
@@ -143,14 +149,22 @@ class Checkpoints:
         """Return whether the interval since the last checkpoint has passed."""
         if self._is_off or self.config.seconds is None or step == 0:
             return False
+        if self.is_urgent():
+            return True
         interval = max(self.config.seconds, INTERVAL_PER_DURATION * self.cells * self._last_duration)
         return self.clock() - self._last_end >= interval
+
+    def is_current(self, step: int) -> bool:
+        """Return whether a checkpoint before this step would keep nothing more: it was saved, or there are none."""
+        return self._is_off or step in (0, self._saved_step)
 
     def save(self, state: TrainingState) -> None:
         """Write the new records, then the state. If the disk fails, the run continues without this checkpoint."""
         if self._is_off:  # in a stack, the checkpoint of another cell may be due
             return
         start_time = self.clock()
+        self.check_owner()
+        self._saved_step = state.now.step
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._new_records:
@@ -213,6 +227,7 @@ class Checkpoints:
                 continue
             self._segments = [segment.name for segment in checkpoint.segments]
             self._record_count, self._divergences = checkpoint.record_count, list(checkpoint.divergences)
+            self._saved_step = checkpoint.state.now.step
             for newer in [*visited[:-1], *set(self.folder.glob("records-*.npz")).difference(checkpoint.segments)]:
                 newer.unlink()
             return checkpoint

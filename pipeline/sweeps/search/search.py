@@ -30,6 +30,7 @@ from pipeline.sweeps.plan import source_tags, tracking_of
 from pipeline.sweeps.search.space import SearchConfig, short, text
 from pipeline.sweeps.search.study import Result, Study, result_of
 from pipeline.sweeps.search.summary import count_trials, log_search_summary, run_again, search_links, trial_table
+from pipeline.sweeps.slurm.config import refuse_executor
 from pipeline.sweeps.sweep import choose_executor, open_store, report_interruption
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.metric_names import check_metric
@@ -102,6 +103,7 @@ def run_search(overrides: Sequence[str], options: SearchOptions, config_dir: str
         ConfigError: A mistake in the search or at the corners of its space, before the first trial runs.
     """
     raw_config = compose_run(overrides, config_dir)
+    refuse_executor(raw_config)
     config = search_of(raw_config, overrides, options.trials)
     study_id = check_space(config, overrides, config_dir)
     tracking = tracking_of(raw_config)

@@ -1,0 +1,1 @@
+"""Run the stacks of a sweep as tasks of a Slurm cluster."""
