@@ -81,13 +81,8 @@ def decide(job: CellJob, store: Store, options: RunOptions, locks: RunLocks) -> 
         owner = {tags.ATTEMPTS_TAG: str(attempt.number), **locks.tags(job.cell_id), **options.task}
         store.tag(run.info.run_id, owner)
     tags.replace(store, runs, run, sweep_id)
-    own_tags = {
-        **locks.tags(job.cell_id),
-        cell_key(job.cell_id): "1",
-        tags.COMMAND_TAG: options.command,
-        **options.task,
-    }
-    return CellTask(job, action, attempt, {**tags.FIRST_TAGS, **job.tags, **own_tags})
+    own_tags = {**locks.tags(job.cell_id), cell_key(job.cell_id): "1", tags.COMMAND_TAG: options.command}
+    return CellTask(job, action, attempt, {**tags.FIRST_TAGS, **job.tags, **own_tags, **options.task})
 
 
 def _attempt(runs: Sequence[Any], resumed: Any | None) -> Attempt:

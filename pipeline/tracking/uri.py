@@ -239,10 +239,9 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
         rows = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return ""
-    found = [
-        (len(row[1]), row[2]) for row in rows if len(row) > 2 and path.is_relative_to(row[1].replace("\\040", " "))
-    ]
-    return max(found, default=(0, ""), key=lambda pair: pair[0])[1]
+    mounted = [(row[1].replace("\\040", " "), row[2]) for row in rows if len(row) > 2]
+    holding = [(len(folder), kind) for folder, kind in reversed(mounted) if path.is_relative_to(folder)]
+    return max(holding, default=(0, ""), key=lambda pair: pair[0])[1]
 
 
 def redact(text: str) -> str:

@@ -17,17 +17,7 @@ from pathlib import Path
 
 from support.servers import HOST, free_port, until
 
-PROGRAMS = (
-    "munged",
-    "mariadbd",
-    "mariadb-install-db",
-    "slurmdbd",
-    "slurmctld",
-    "slurmd",
-    "sbatch",
-    "sacct",
-    "sacctmgr",
-)
+PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
 PACKAGES = "munge mariadb-server slurmdbd slurmctld slurmd slurm-client"
 FOLDERS = "/usr/sbin:/usr/bin:/sbin:/bin"
 START = 60.0  # seconds
@@ -168,10 +158,8 @@ class Slurm:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
-        options = [
-            f"--{name}={self.folder}/munge.{name.split('-')[0]}" for name in ("key-file", "pid-file", "log-file")
-        ]
-        options += [f"--socket={self.folder}/munge.socket", f"--seed-file={self.folder}/munge.seed"]
+        kinds = {"key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed", "socket": "socket"}
+        options = [f"--{option}={self.folder}/munge.{kind}" for option, kind in kinds.items()]
         self._start("munged", "munged", "--foreground", "--force", *options)
         until((self.folder / "munge.socket").exists, "munge", START)
 

@@ -4,9 +4,9 @@ The driver submits, waits and concludes. The tasks write to the store themselves
 however it ends. The same command finds the tasks that live by the name of their jobs, and waits for them. What a task
 has finished is in the store; its result file only saves the driver from reading it there.
 
-A task that ends without results costs each of its cells one attempt. They are submitted again, together at first, since
-most deaths come from outside, then one by one, so that only the cell at fault fails. A node that fails, and a time limit, return the task to the queue:
-Slurm starts it again, under its old id, and its runs resume from their checkpoints.
+A task that ends without results costs each of its cells one attempt. They are submitted again: together at first, since
+most deaths come from outside, then one by one, so that only the cell at fault fails. A node that fails, and a time
+limit, return the task to the queue: Slurm starts it again under its old id, and its runs resume from their checkpoints.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class _Work:
         found = {id(job) for stack in self.tasks.values() for job in stack}
         seen = {job.cell_id for stack in self.tasks.values() for job in stack}
         for stack in stacks:
-            fresh = []
+            fresh: list[CellJob] = []
             for job in stack:
                 if id(job) in found:
                     continue

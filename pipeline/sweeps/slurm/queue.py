@@ -112,7 +112,7 @@ class Queue:
 
     def with_result(self) -> set[str]:
         """Return the tasks that have written a result."""
-        names = (re.fullmatch(r"(\d+(?:_\d+)?)_0_result\.pkl", name) for name in os.listdir(self.folder))
+        names = (re.fullmatch(r"(\d+(?:_\d+)?)_0_result\.pkl", path.name) for path in self.folder.iterdir())
         return {name[1] for name in names if name is not None}
 
     def result(self, task_id: str) -> list[CellResult | None] | str:
