@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from pipeline.tracking.file_systems import is_on_network
+
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
 
@@ -44,26 +46,32 @@ class RunLocks:
     Args:
         folder: The folder of the lock files.
         in_store: Whether the folder belongs to the store's own file, so that every user of the store sees the locks.
+        is_shared: Whether several machines share the folder, so that a checkout's locks are visible on all of them.
     """
 
-    def __init__(self, folder: Path, in_store: bool = False) -> None:
+    def __init__(self, folder: Path, in_store: bool = False, is_shared: bool = False) -> None:
         self._folder = folder
         self._in_store = in_store
+        self._is_shared = is_shared
 
     @classmethod
     def of(cls, store: Store) -> RunLocks:
         """Return the locks of a store."""
-        return cls(store.sidecar_dir("locks"), store.is_file)
+        folder = store.sidecar_dir("locks")
+        return cls(folder, store.is_file, is_on_network(folder))
 
     @cached_property
     def host(self) -> str:
         """The place where these locks are visible.
 
         Locks of a store that is a file are visible wherever the folder is, whatever the machine, container or path is
-        called. Locks of a server are visible to this checkout on this machine.
+        called. Locks of a server are visible to this checkout on this machine, or on every machine that shares it.
+        A copy of a shared folder has another inode.
         """
         if self._in_store:
             return f"next to the store {self._folder_name()}"
+        if self._is_shared:
+            return f"in the shared folder {self._folder_name()} {(self._folder / 'name').stat().st_ino}"
         return f"{platform.node()} {hashlib.sha256(str(self._folder.absolute()).encode()).hexdigest()[:8]}"
 
     def _folder_name(self) -> str:

@@ -25,10 +25,6 @@ SUMMARY, ALL, AUTO = "summary", "all", "auto"
 PROXIED = "mlflow-artifacts:/"  # the place of artifacts that pass through a server
 MOST_FIGURES = 32  # cells of a sweep whose runs have a figure by default
 MetricChoice = str | tuple[str, ...]  # "summary", "all", or names of probes
-NETWORK_FILE_SYSTEMS = {
-    *("nfs", "nfs4", "lustre", "gpfs", "beegfs", "cifs", "smb3", "ceph", "glusterfs", "orangefs", "afs", "9p", "panfs"),
-    *("wekafs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs"),
-}
 _USER_INFO = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]*)@")
 _QUERY = re.compile(r"([?&](?:password|passwd|pwd|token)=)[^\s&]+", re.IGNORECASE)
 
@@ -213,35 +209,6 @@ def writable_folder(folder: Path, key: str) -> Path:
     except OSError as refusal:
         raise StoreError(f"{key}: {REFUSALS.get(refusal.errno or 0, refusal)}") from refusal
     return folder
-
-
-def check_shareable(uri: str, mounts: Path = Path("/proc/self/mounts")) -> None:
-    """Check that several machines can write to a store at the same time.
-
-    Args:
-        uri: The store's resolved URI.
-        mounts: The system's table of mounted file systems.
-
-    Raises:
-        ConfigError: The store is an SQLite file on a network file system, whose locks SQLite cannot rely on.
-    """
-    path = database_path(uri)
-    if path is not None and (kind := file_system(path.resolve(), mounts)) in NETWORK_FILE_SYSTEMS:
-        raise ConfigError(
-            f"tracking.uri={uri}: an SQLite file on {kind} is not safe for several machines; allowed: the address of a "
-            f"tracking server (tracking=server tracking.uri=http://HOST:PORT)"
-        )
-
-
-def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """Return the type of the file system that holds an absolute path, "" where the system does not say."""
-    try:
-        rows = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
-    except OSError:
-        return ""
-    mounted = [(row[1].replace("\\040", " "), row[2]) for row in rows if len(row) > 2]
-    holding = [(len(folder), kind) for folder, kind in reversed(mounted) if path.is_relative_to(folder)]
-    return max(holding, default=(0, ""), key=lambda pair: pair[0])[1]
 
 
 def redact(text: str) -> str:

@@ -17,16 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from threadpoolctl import threadpool_limits
-
 from pipeline import signals
 from pipeline.errors import StoreError
 from pipeline.profiling import PROFILE, WAITING
 from pipeline.progress import Bars
+from pipeline.reproducibility.environment import Provenance
 from pipeline.runs.cell import CellResult, choose_action, close_stale_runs, decide, is_busy, runs_of_cell
 from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.sweeps.executor import ATTEMPTS, Results, RunStack, fail_cell
-from pipeline.sweeps.slurm.environment import check_environment, own_environment, task_variables
 from pipeline.sweeps.slurm.queue import PENDING, Queue
 from pipeline.sweeps.slurm.task import StackTask
 from pipeline.tracking.locks import RunLocks
@@ -131,7 +129,8 @@ class _Work:
         self._started: set[str] = set()
         self._held: set[str] = set()
         self._next_question = 0.0
-        self._most_tasks: int | None = None
+        self._most_tasks = 0
+        self._environment: Provenance | None = None
 
     def results(self, stacks: Sequence[Stack]) -> Iterator[tuple[CellJob, CellResult]]:
         """Yield each cell with its result."""
@@ -200,13 +199,10 @@ class _Work:
         """Submit what waits as one array, unless Slurm has no room for so many tasks yet."""
         if not self._unsubmitted:
             return
-        if self._most_tasks is None:
+        if self._environment is None:
+            with PROFILE.activity("check"):
+                self._environment = self._queue.check_environment(self._unsubmitted[0][0].code_files)
             self._most_tasks = self._queue.most_tasks()
-            self._variables = task_variables()
-            files = self._unsubmitted[0][0].code_files
-            with PROFILE.activity("check"), threadpool_limits(1):
-                self._environment = own_environment(files)
-                check_environment(self._environment, files, self._variables)
         room = self._most_tasks - len(self.tasks)
         if self.tasks and len(self._unsubmitted) > room:
             return
@@ -217,7 +213,7 @@ class _Work:
         ]
         at_a_time = max(1, config.array_parallelism - len(self.tasks))
         with PROFILE.activity("start processes"):
-            ids = self._queue.submit(tasks, at_a_time, self._variables)
+            ids = self._queue.submit(tasks, at_a_time)
         self.tasks |= dict(zip(ids, now, strict=True))
         self._unsubmitted = self._unsubmitted[room:]
         self._next_question = time.monotonic() + SHORTEST

@@ -6,17 +6,22 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from pipeline.errors import ConfigError
+from pipeline.reproducibility.environment import Provenance
+from pipeline.reproducibility.fingerprint import SourceFiles
 from pipeline.runs.cell import CellResult
 from pipeline.sweeps.slurm.config import SlurmConfig
+from pipeline.sweeps.slurm.environment import check_environment, own_environment, task_variables
 from pipeline.sweeps.slurm.task import StackTask
+from pipeline.tracking.file_systems import check_shareable
 from pipeline.tracking.store import Store, TrackingConfig
-from pipeline.tracking.uri import check_shareable
 
 COMMAND_SECONDS = 60.0  # for a command of Slurm to answer
 MOST_TASKS = 1000  # of an array, where Slurm does not say
@@ -59,13 +64,26 @@ class Queue:
         folder.mkdir(mode=0o700, exist_ok=True)  # a task's file holds the store's address, with its password
         return cls(folder, f"gradvitals-{sweep_id}", config)
 
-    def submit(self, tasks: Sequence[StackTask], at_a_time: int, variables: Mapping[str, str]) -> list[str]:
+    def check_environment(self, files: SourceFiles) -> Provenance:
+        """Check that the tasks will have the code and the packages of this process, and return its environment.
+
+        Args:
+            files: The files of the code.
+
+        Raises:
+            ConfigError: They differ, or a task's Python does not start.
+        """
+        with threadpool_limits(1):
+            here = own_environment(files)
+        check_environment(here, files, task_variables())
+        return here
+
+    def submit(self, tasks: Sequence[StackTask], at_a_time: int) -> list[str]:
         """Submit an array of tasks and return their ids.
 
         Args:
             tasks: The tasks.
             at_a_time: The most tasks of the array that run at the same time.
-            variables: Variables of each task.
 
         Raises:
             ConfigError: Slurm refuses.
@@ -78,7 +96,7 @@ class Queue:
             **self.config.sbatch_options(),
             job_name=self.name,
             array_parallelism=at_a_time,
-            setup=[f"export {name}={shlex.quote(value)}" for name, value in variables.items()],
+            setup=[f"export {name}={shlex.quote(value)}" for name, value in task_variables().items()],
         )
         try:
             jobs = executor.submit_array(tasks)

@@ -1,0 +1,185 @@
+"""Sweeps on a private Slurm: tasks, nodes, the controller and the driver are killed, and every cell is run once.
+
+The cells are small, and train for some seconds as a stack. A task needs most of its time to import MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import NO_FIGURES, sweep_command
+from support.configs import require
+from support.pause import PAUSE
+from support.servers import until
+from support.slurm import PACKAGES, Slurm, missing_programs
+from support.stores import assert_same, content, empty, opened, uri
+
+from pipeline.paths import PROJECT
+
+pytestmark = pytest.mark.thorough
+PROBE = "+probes.pause={_target_: support.pause.pause, _partial_: true}"
+CELLS = (
+    "experiment=smoke", "activation=relu,tanh", "epochs=null", "steps=60", "replicates=1", "probes=none", PROBE,
+    "schedule=every", "schedule@chain.schedule=every", "schedule@evaluation.schedule=first_and_last",
+    "checkpoints.seconds=0.2", NO_FIGURES,
+)  # fmt: skip
+SIXTY, FOUR = (*CELLS, f"seed={','.join(map(str, range(30)))}"), (*CELLS, "seed=0,1")
+PATIENCE = 240.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    missing = missing_programs()
+    require(not missing, f"Slurm is not installed ({', '.join(missing)} of {PACKAGES})")
+    cluster = Slurm()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def local_content(factory: pytest.TempPathFactory, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Run a sweep in this process and return the content of its store."""
+    folder = factory.mktemp("local")
+    assert sweep_command(*overrides, f"tracking.uri={empty(uri(folder))}").code == 0
+    return content(folder)
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the content of the store of the local sweep of 60 cells."""
+    return local_content(tmp_path_factory, SIXTY)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the content of the store of the local sweep of 4 cells."""
+    return local_content(tmp_path_factory, FOUR)
+
+
+@dataclass
+class Driver:
+    """A sweep on the cluster, whose driver can be killed and started again."""
+
+    slurm: Slurm
+    folder: Path
+    overrides: tuple[str, ...]
+    pause: float = 0.0  # seconds at each step
+    _process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    def start(self, *options: str) -> None:
+        """Start the driver, with options of the command and overrides."""
+        empty(uri(self.folder))
+        command = [sys.executable, "-m", "pipeline", "sweep", "executor=slurm", *self.overrides, *options]
+        command += ["executor.array_parallelism=3", f"tracking.uri={uri(self.folder)}"]
+        folders = [str(PROJECT), str(PROJECT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {**self.slurm.environment, "PYTHONPATH": os.pathsep.join(folders), "CI": "1"}
+        variables[PAUSE] = str(self.pause)
+        with (self.folder / "output").open("a") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=PROJECT,
+                env=os.environ | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
+
+    def signal(self, number: signal.Signals) -> int:
+        """Send a signal to the driver, wait until it ends, and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(timeout=PATIENCE)
+
+    def finish(self) -> str:
+        """Wait until the driver succeeds; return all that it printed."""
+        assert self._process is not None
+        code = self._process.wait(timeout=PATIENCE)
+        assert code == 0, self.output()
+        return self.output()
+
+    def output(self) -> str:
+        """Return what the driver printed."""
+        return (self.folder / "output").read_text()
+
+    def checkpoints(self) -> int:
+        """Return how many runs have a checkpoint."""
+        return len(list(self.folder.glob("store-checkpoints/*/state-*")))
+
+    def wait_for_training(self, tasks: int = 1) -> None:
+        """Wait until so many tasks train."""
+        until(lambda: len(self.training()) >= tasks and self.checkpoints() > 0, "no task trains", PATIENCE)
+
+    def training(self) -> dict[str, int]:
+        """Return the process that trains on each node."""
+        found = {}
+        for node in self.slurm.nodes:
+            for process in self.slurm.processes_on(node):
+                words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+                if b"submitit.core._submit" in words and b"srun" not in words[0]:
+                    found[node] = process
+        return found
+
+    def jobs(self) -> list[str]:
+        """Return the ids of the jobs that were submitted."""
+        return re.findall(r"submitted to Slurm as job (\d+)", self.output())
+
+    def check(self, local: dict[str, Any]) -> None:
+        """Check that each cell has one run, that it has the local records, and that no run is open."""
+        statuses = Counter(run.info.status for run in opened(self.folder).search("tags.kind = 'run'"))
+        assert statuses == {"FINISHED": len(local)}
+        assert_same(local, content(self.folder))
+        assert len(opened(self.folder).search("tags.kind = 'sweep'")) == 1
+        assert not list(self.folder.glob("store-checkpoints/*")), "checkpoints of finished runs are left"
+
+
+def test_sweep_on_slurm_equals_the_local_sweep_and_is_skipped_afterwards(
+    slurm: Slurm, four: dict[str, Any], tmp_path: Path
+) -> None:
+    driver = Driver(slurm, tmp_path, FOUR)
+    driver.start("executor.account=lab", "executor.partition=main", "executor.time=00:30:00", "executor.mem=500M")
+    assert "4 runs: 4 trained" in driver.finish()
+    driver.check(four)
+    (job,) = driver.jobs()
+    assert "lab|00:30:00" in slurm.run("sacct", "-n", "-P", "-X", "-j", job, "-o", "Account,Timelimit")
+    run = opened(tmp_path).search("tags.kind = 'run'")[0]
+    log = Path(run.data.tags["slurm.log"])
+    assert run.data.tags["slurm.job"] in log.name
+    assert "60 steps" in log.read_text()
+    driver.start()
+    assert "4 runs: 4 skipped, finished before" in driver.finish()
+    assert driver.jobs() == [job], "a finished sweep was submitted again"
+
+
+def test_sixty_cells_survive_a_killed_task_node_controller_and_driver(
+    slurm: Slurm, sixty: dict[str, Any], tmp_path: Path
+) -> None:
+    driver = Driver(slurm, tmp_path, SIXTY, pause=0.15)
+    driver.start()
+    driver.wait_for_training(tasks=3)
+    os.kill(driver.training()["node1"], signal.SIGKILL)
+    slurm.kill_controller()
+    slurm.kill_node("node2")
+    driver.signal(signal.SIGKILL)
+    slurm.start_controller()
+    driver.start()
+    output = driver.finish()
+    slurm.start_node("node2")
+    assert "of an earlier command found in Slurm's queue" in output
+    driver.check(sixty)
+    attempts = Counter(
+        run.data.tags.get("mlflow.attempts", "0") for run in opened(tmp_path).search("tags.kind = 'run'")
+    )
+    assert set(attempts) <= {"0", "1"}, "a cell was charged more than one attempt"
