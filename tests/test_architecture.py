@@ -176,7 +176,9 @@ def test_no_module_imports_a_private_part_of_a_library() -> None:
 
 def test_every_imported_package_is_declared() -> None:
     described = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = {re.split(r"[\[<>=~ ]", text)[0].lower() for text in described["project"]["dependencies"]}
+    project = described["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["slurm"]]
+    declared = {re.split(r"[\[<>=~ ]", text)[0].lower() for text in needed}
     distributions = {"sklearn": "scikit-learn", "yaml": "pyyaml", "hydra": "hydra-core"}
     own = {"engine", "pipeline", "experiments"}
     for module, path in MODULES.items():

@@ -103,11 +103,14 @@ class Driver:
         self._process.send_signal(number)
         return self._process.wait(timeout=PATIENCE)
 
+    def wait(self) -> int:
+        """Wait until the driver ends and return its exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout=PATIENCE)
+
     def finish(self) -> str:
         """Wait until the driver succeeds; return all that it printed."""
-        assert self._process is not None
-        code = self._process.wait(timeout=PATIENCE)
-        assert code == 0, self.output()
+        assert self.wait() == 0, self.output()
         return self.output()
 
     def output(self) -> str:
@@ -183,3 +186,69 @@ def test_sixty_cells_survive_a_killed_task_node_controller_and_driver(
         run.data.tags.get("mlflow.attempts", "0") for run in opened(tmp_path).search("tags.kind = 'run'")
     )
     assert set(attempts) <= {"0", "1"}, "a cell was charged more than one attempt"
+
+
+def test_task_at_its_time_limit_saves_and_returns_to_the_queue(
+    slurm: Slurm, four: dict[str, Any], tmp_path: Path
+) -> None:
+    """Slurm's notice 50 s before the limit of a minute comes within the first seconds; the pause needs more."""
+    driver = Driver(slurm, tmp_path, FOUR, pause=0.5)
+    driver.start("executor.time=1", "executor.signal_delay_s=50", "checkpoints.seconds=3600", "executor.requeues=9")
+    output = driver.finish()
+    driver.check(four)
+    assert len(driver.jobs()) == 1, "the driver submitted a task again"
+    assert "ended without results" not in output
+    logs = [path.read_text() for path in tmp_path.glob("store-artifacts/*/*/artifacts/run.1.log")]
+    steps = [int(step) for log in logs for step in re.findall(r"resumed from step (\d+)", log)]
+    assert any(step > 0 for step in steps), "no task left a checkpoint at its time limit"
+
+
+def test_node_that_is_given_up_but_lives_does_not_write_to_the_runs_of_the_next_attempt(
+    slurm: Slurm, four: dict[str, Any], tmp_path: Path
+) -> None:
+    """The node's daemons die, its tasks train on, and the locks are lost as on a node without network."""
+    driver = Driver(slurm, tmp_path, FOUR, pause=0.5)
+    driver.start()
+    driver.wait_for_training()
+    node, task = next(iter(driver.training().items()))
+    slurm.lose_node(node)
+    for lock in tmp_path.glob("store-locks/*.lock"):
+        lock.unlink()
+    driver.finish()
+    until(lambda: not Path(f"/proc/{task}").exists(), "the task that was given up", PATIENCE)
+    slurm.start_node(node)
+    driver.check(four)
+
+
+@pytest.mark.parametrize("choice", ["--detach", "--cancel"])
+def test_interrupted_driver_leaves_or_cancels_its_tasks(
+    slurm: Slurm, four: dict[str, Any], tmp_path: Path, choice: str
+) -> None:
+    driver = Driver(slurm, tmp_path, FOUR, pause=0.2)
+    driver.start(choice)
+    driver.wait_for_training()
+    assert driver.signal(signal.SIGINT) == 130
+    statuses = {run.info.status for run in opened(tmp_path).search("tags.kind = 'run'")}
+    if choice == "--cancel":
+        assert slurm.run("squeue", "-h", "--states=RUNNING,PENDING") == ""
+        assert "RUNNING" not in statuses
+    else:
+        assert "RUNNING" in statuses
+        assert "go on" in driver.output()
+    driver.start()
+    driver.finish()
+    driver.check(four)
+    assert len(driver.jobs()) == (2 if choice == "--cancel" else 1)
+
+
+def test_failed_cell_is_skipped_and_retried_on_request(slurm: Slurm, tmp_path: Path) -> None:
+    driver = Driver(slurm, tmp_path, FOUR)
+    driver.start("--time-limit", "0.000001")
+    assert driver.wait() == 1
+    assert {run.info.status for run in opened(tmp_path).search("tags.kind = 'run'")} == {"FAILED"}
+    driver.start()
+    assert driver.wait() == 1
+    assert "skipped, failed before" in driver.output()
+    driver.start("--retry")
+    assert "4 runs: 4 retried" in driver.finish()
+    assert len(driver.jobs()) == 2

@@ -198,20 +198,32 @@ class Slurm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
+    def lose_node(self, name: str) -> None:
+        """Kill a node's daemons, but not the tasks that run on it: as if it had lost the network."""
+        self._kill(name)
+        for process in self._step_daemons(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def _step_daemons(self, name: str) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (folder / "cmdline").read_bytes().startswith(b"slurmstepd") and self._node_of(
+                    int(folder.name)
+                ) == name:
+                    found.append(int(folder.name))
+        return found
+
     def processes_on(self, name: str) -> list[int]:
         """Return the processes of the jobs on a node: the steps' daemons first, then their tasks."""
-        daemons, tasks = [], []
+        tasks = []
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            with contextlib.suppress(OSError):
                 variables = (folder / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if f"SLURMD_NODENAME={name}".encode() in variables and self._is_own(variables):
-                tasks.append(int(folder.name))
-            elif words.startswith("slurmstepd") and self._node_of(int(folder.name)) == name:
-                daemons.append(int(folder.name))
-        return [*daemons, *tasks]
+                if f"SLURMD_NODENAME={name}".encode() in variables and self._is_own(variables):
+                    tasks.append(int(folder.name))
+        return [*self._step_daemons(name), *tasks]
 
     def _is_own(self, variables: Sequence[bytes]) -> bool:
         return f"SLURM_CONF={self.folder / 'slurm.conf'}".encode() in variables

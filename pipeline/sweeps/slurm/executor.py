@@ -270,15 +270,15 @@ class _Work:
             close_stale_runs(self._store)
         retried: list[CellJob] = []
         for job in stack:
-            self._deaths[job.cell_id] += 1
+            deaths = self._deaths[job.cell_id] = self._deaths[job.cell_id] + 1
             state = self._look(job)
             if isinstance(state, CellResult):
                 yield job, replace(state, action="new") if state.action == "skipped" else state
             elif not state:
                 self._later.append(job)
-            elif len(stack) > 1 or self._deaths[job.cell_id] < ATTEMPTS:
+            elif len(stack) > 1 or deaths < ATTEMPTS:
                 retried.append(job)
-            elif (result := fail_cell(self._store, job, f"its task ended {ATTEMPTS} times: {reason}")) is not None:
+            elif (result := fail_cell(self._store, job, f"its task ended {deaths} times: {reason}")) is not None:
                 yield job, result
             else:
                 self._later.append(job)

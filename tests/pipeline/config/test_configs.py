@@ -211,7 +211,7 @@ def test_all_probes_and_activations_match_their_signatures_and_run_together() ->
 
 def test_main_config_has_the_keys_of_a_run() -> None:
     raw_config = compose_run([])
-    assert set(OUTER_KEYS) <= {*raw_config, "chain", "search"}  # a search is chosen, or none
+    assert set(OUTER_KEYS) <= {*raw_config, "chain", "search", "executor"}  # the last two are chosen, or none
     optional = {"early_stopping"}  # a group of which none is chosen
     assert set(raw_config) - set(OUTER_KEYS) == {f.name for f in dataclasses.fields(Config)} - optional
     assert set(raw_config["checkpoints"]) == {f.name for f in dataclasses.fields(CheckpointConfig)}
