@@ -61,7 +61,7 @@ def train(stack: Stack, folder: Path, task: str, shown: Any = None) -> list[str 
     """Train a stack as a task and return the action of each cell."""
     with bars(1, quiet=True) as hidden:
         done = list(run_stack(stack, opened(folder), options(task), shown or hidden))
-    return [result and result.action for _, result in done]
+    return [None if result is None else result.action for _, result in done]
 
 
 def check(folder: Path, alone: Path) -> None:
