@@ -210,3 +210,12 @@ def test_cell_fails_alone_when_its_tasks_are_lost_again_and_again(tmp_path: Path
     queue, ends = run_jobs(tmp_path, jobs, dies=[True, True, True])
     assert [len(stack) for stack in queue.submitted] == [2, 2, 1, 1]
     assert ends == [("new", "FAILED", "its task ended 3 times: OUT_OF_MEMORY"), ("new", "FINISHED", None)]
+
+
+def test_only_ctrl_c_asks_what_becomes_of_the_tasks() -> None:
+    asking = Leaving(ask=lambda: True)
+    assert asking.cancels(KeyboardInterrupt())
+    assert not asking.cancels(SystemExit(143))
+    assert not Leaving().cancels(KeyboardInterrupt())
+    assert not Leaving(cancel=False, ask=lambda: True).cancels(KeyboardInterrupt())
+    assert Leaving(cancel=True).cancels(SystemExit(143))
