@@ -5,6 +5,7 @@ The cells are small, and train for some seconds as a stack. A task needs most of
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -130,9 +131,10 @@ class Driver:
         found = {}
         for node in self.slurm.nodes:
             for process in self.slurm.processes_on(node):
-                words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-                if b"submitit.core._submit" in words and b"srun" not in words[0]:
-                    found[node] = process
+                with contextlib.suppress(OSError):  # it has just ended
+                    words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+                    if b"submitit.core._submit" in words and b"srun" not in words[0]:
+                        found[node] = process
         return found
 
     def jobs(self) -> list[str]:
@@ -247,9 +249,10 @@ def test_interrupted_driver_leaves_or_cancels_its_tasks(
 
 
 def test_failed_cell_is_skipped_and_retried_on_request(slurm: Slurm, tmp_path: Path) -> None:
-    driver = Driver(slurm, tmp_path, FOUR)
-    driver.start("--time-limit", "0.000001")
+    driver = Driver(slurm, tmp_path, FOUR, pause=0.1)
+    driver.start("--time-limit", "1")
     assert driver.wait() == 1
+    driver.pause = 0.0
     assert {run.info.status for run in opened(tmp_path).search("tags.kind = 'run'")} == {"FAILED"}
     driver.start()
     assert driver.wait() == 1
