@@ -20,6 +20,7 @@ from pipeline.config.instantiate import import_target
 from pipeline.paths import CONF, PROJECT
 from pipeline.reproducibility.exchange.manifest import TABLE_FILE
 from pipeline.reproducibility.hash_chain import CHAIN_FILE, HEAD_TAG, NORMS_TAG
+from pipeline.sweeps.slurm.task import JOB_TAG, LOG_TAG
 from pipeline.tracking import tags
 from pipeline.tracking.metric_names import SERIES, WORST
 from pipeline.training.parameter_file import PARAMETERS_FILE
@@ -67,6 +68,8 @@ TAGS = {  # of runs and summaries, as far as MLflow's pages show them
     "sweep_summary": "the id of the sweep that a summary is about",
     "prescribed_for": "the run whose remedies a summary is about",
     "claim.KEY": "whether a claim of a published result is within its tolerance",
+    JOB_TAG: "the task of Slurm that trained the run, for `sacct -j`",
+    LOG_TAG: "the file with the output of that task",
 }
 SWEEP_ARTIFACTS = {
     "sweep.png": "scores and decades of all cells",

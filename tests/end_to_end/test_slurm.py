@@ -195,7 +195,7 @@ def test_task_at_its_time_limit_saves_and_returns_to_the_queue(
 ) -> None:
     """Slurm's notice 50 s before the limit of a minute comes within the first seconds; the pause needs more."""
     driver = Driver(slurm, tmp_path, FOUR, pause=0.5)
-    driver.start("executor.time=1", "executor.signal_delay_s=50", "checkpoints.seconds=3600", "executor.requeues=9")
+    driver.start("executor.time=1", "+executor.options.signal=USR2@50", "checkpoints.seconds=3600")
     output = driver.finish()
     driver.check(four)
     assert len(driver.jobs()) == 1, "the driver submitted a task again"

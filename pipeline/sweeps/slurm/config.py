@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from pipeline.config.schema import OWN_PACKAGES
 from pipeline.errors import ConfigError
 
 KEY = "executor"
+NOTICE = signal.SIGUSR2  # Slurm sends it to a task before its time limit
+NOTICE_SECONDS = 90
 TIME = re.compile(r"\d+(:[0-5]?\d){0,2}|\d+-\d+(:[0-5]?\d){0,2}")
 MEMORY = re.compile(r"\d+[KMGT]?")
 
@@ -23,31 +26,25 @@ class SlurmConfig:
     Args:
         partition: The partition; several are separated by commas.
         account: The account that is charged.
-        qos: The quality of service.
         time: Time limit of a task: minutes, or a text such as "04:00:00" or "2-12".
         mem: Memory of a task: MiB, or with a unit, such as "4G".
         cpus_per_task: Cores of a task. One stack trains on one core.
         array_parallelism: The most tasks that run at the same time.
-        signal_delay_s: Seconds before the time limit at which a task writes a checkpoint and returns to the queue.
-        requeues: How many times a task returns to the queue, at its time limit or because its node failed.
-        options: Other options of ``sbatch`` by name, such as ``{constraint: zen3, reservation: course}``.
+        options: Other options of ``sbatch`` by name, such as ``{qos: high, constraint: zen3}``.
     """
 
     partition: str | None
     account: str | None
-    qos: str | None
     time: int | str
     mem: int | str | None
     cpus_per_task: int
     array_parallelism: int
-    signal_delay_s: int
-    requeues: int
     options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for name, lowest in (("cpus_per_task", 1), ("array_parallelism", 1), ("signal_delay_s", 1), ("requeues", 0)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name}={getattr(self, name)}: must be >= {lowest}")
+        for name in ("cpus_per_task", "array_parallelism"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be >= 1")
         if not TIME.fullmatch(str(self.time)) or self.time == 0:
             raise ValueError(f'time={self.time}: must be minutes, or a text such as "04:00:00" or "2-12"')
         if self.mem is not None and not MEMORY.fullmatch(str(self.mem)):
@@ -58,10 +55,14 @@ class SlurmConfig:
 
     def sbatch_options(self) -> dict[str, Any]:
         """Return the options as submitit takes them."""
-        named = {name: getattr(self, name) for name in ("partition", "account", "qos", "mem", "cpus_per_task")}
+        named = {name: getattr(self, name) for name in ("partition", "account", "mem", "cpus_per_task")}
         chosen = {name: value for name, value in named.items() if value is not None}
-        chosen |= {"time": self.time, "signal_delay_s": self.signal_delay_s}
-        return {**chosen, "additional_parameters": {"requeue": True, **self.options}}
+        notice = f"{NOTICE.name.removeprefix('SIG')}@{NOTICE_SECONDS}"
+        return {
+            **chosen,
+            "time": self.time,
+            "additional_parameters": {"requeue": True, "signal": notice, **self.options},
+        }
 
 
 def slurm_of(raw_config: Mapping[str, Any]) -> SlurmConfig | None:

@@ -208,8 +208,7 @@ class _Work:
             return
         config, now = self._queue.config, self._unsubmitted[:room]
         tasks = [
-            StackTask(self._run, stack, self._executor.tracking, self._options, self._environment, config.requeues)
-            for stack in now
+            StackTask(self._run, stack, self._executor.tracking, self._options, self._environment) for stack in now
         ]
         at_a_time = max(1, config.array_parallelism - len(self.tasks))
         with PROFILE.activity("start processes"):

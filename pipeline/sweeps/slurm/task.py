@@ -19,12 +19,13 @@ from pipeline.reproducibility.environment import Provenance
 from pipeline.runs.cell import CellResult
 from pipeline.runs.job import RunOptions, Stack
 from pipeline.sweeps.executor import RunStack
+from pipeline.sweeps.slurm.config import NOTICE
 from pipeline.sweeps.slurm.environment import difference, own_environment, with_code_of
 from pipeline.tracking.store import Store, TrackingConfig
 
 JOB_TAG, LOG_TAG = "slurm.job", "slurm.log"
-NOTICE = signal.SIGUSR2  # Slurm sends it before the time limit; submitit asks for it
-REQUEUE_SECONDS = 60.0
+REQUEUES = 20  # how many times a task returns to the queue, at its time limit or because its node failed
+REQUEUE_SECONDS = 60.0  # for Slurm to answer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,6 @@ class StackTask:
         tracking: The store, with an absolute address.
         options: What the user chose.
         driver: The environment of the command that submits the task.
-        requeues: How many times the task may return to the queue.
     """
 
     run: RunStack
@@ -45,7 +45,6 @@ class StackTask:
     tracking: TrackingConfig
     options: RunOptions
     driver: Provenance
-    requeues: int
 
     def __call__(self) -> list[CellResult | None]:
         """Train the cells. At the time limit write checkpoints, close the runs and return to the queue.
@@ -88,8 +87,8 @@ class StackTask:
         Raises:
             ConfigError: It has been there too often.
         """
-        if restarts(os.environ) >= self.requeues:
-            raise ConfigError(f"executor.requeues={self.requeues}: the task has reached its time limit as often")
+        if restarts(os.environ) >= REQUEUES:
+            raise ConfigError(f"the task has returned to the queue {REQUEUES} times; it needs a longer executor.time")
         subprocess.run(["scontrol", "requeue", job_id], timeout=REQUEUE_SECONDS, check=True)
 
 

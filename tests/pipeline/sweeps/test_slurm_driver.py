@@ -46,7 +46,7 @@ def test_config_has_the_options_of_sbatch() -> None:
     config = chosen("executor.partition=cpu", "executor.time=2-12", "executor.mem=4G", "+executor.options.nice=100")
     options = config.sbatch_options()
     assert {"partition": "cpu", "time": "2-12", "mem": "4G", "cpus_per_task": 1}.items() <= options.items()
-    assert options["additional_parameters"] == {"requeue": True, "nice": 100}
+    assert options["additional_parameters"] == {"requeue": True, "signal": "USR2@90", "nice": 100}
     assert "account" not in options
 
 
@@ -57,7 +57,6 @@ def test_config_has_the_options_of_sbatch() -> None:
         ("executor.time=0", "executor.time=0: must be minutes"),
         ("executor.mem=much", "executor.mem=much: must be MiB"),
         ("executor.array_parallelism=0", "executor.array_parallelism=0: must be >= 1"),
-        ("executor.requeues=-1", "executor.requeues=-1: must be >= 0"),
         ("+executor.options={A B: 1}", "executor.options.A B=1: must be an option of sbatch"),
     ],
 )
