@@ -47,6 +47,8 @@ class SlurmConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be >= 1")
         if not TIME.fullmatch(str(self.time)) or self.time == 0:
             raise ValueError(f'time={self.time}: must be minutes, or a text such as "04:00:00" or "2-12"')
+        if self.time == 1 and "signal" not in self.options:
+            raise ValueError(f"time=1: must be >= 2, since a task saves its state {NOTICE_SECONDS} s before the limit")
         if self.mem is not None and not MEMORY.fullmatch(str(self.mem)):
             raise ValueError(f"mem={self.mem}: must be MiB, or have a unit, such as 4G")
         for name, value in self.options.items():

@@ -55,6 +55,7 @@ def test_config_has_the_options_of_sbatch() -> None:
     [
         ("executor.time=soon", "executor.time=soon: must be minutes"),
         ("executor.time=0", "executor.time=0: must be minutes"),
+        ("executor.time=1", "executor.time=1: must be >= 2"),
         ("executor.mem=much", "executor.mem=much: must be MiB"),
         ("executor.array_parallelism=0", "executor.array_parallelism=0: must be >= 1"),
         ("+executor.options={A B: 1}", "executor.options.A B=1: must be an option of sbatch"),
