@@ -230,7 +230,7 @@ class _Work:
         for job, result in zip(self.tasks.pop(task_id), outcome, strict=True):
             if result is None:
                 self._later.append(job)
-            elif result.action == "skipped" and self._deaths[job.cell_id]:  # it finished before its task ended
+            elif result.action == "skipped":  # an earlier attempt of the task finished it
                 yield job, CellResult(result.result, "new")
             else:
                 yield job, result

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.reproducibility.environment import Provenance
 from pipeline.reproducibility.fingerprint import SourceFiles
 from pipeline.runs.cell import CellResult
-from pipeline.sweeps.slurm.config import SlurmConfig
+from pipeline.sweeps.slurm.config import NOTICE, SlurmConfig
 from pipeline.sweeps.slurm.environment import check_environment, own_environment, task_variables
 from pipeline.sweeps.slurm.task import StackTask
 from pipeline.tracking.file_systems import check_shareable
@@ -26,6 +27,10 @@ from pipeline.tracking.store import Store, TrackingConfig
 COMMAND_SECONDS = 60.0  # for a command of Slurm to answer
 MOST_TASKS = 1000  # of an array, where Slurm does not say
 PENDING = "PENDING"
+IGNORING = (
+    f'trap "" {NOTICE.name.removeprefix("SIG")}; exec "$0" "$@"'  # until the task handles it: it would end Python
+)
+PYTHON = f"sh -c {shlex.quote(IGNORING)} {shlex.quote(sys.executable)}"
 
 
 def check_cluster(tracking: TrackingConfig) -> None:
@@ -91,7 +96,7 @@ class Queue:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        executor = submitit.SlurmExecutor(self.folder)
+        executor = submitit.SlurmExecutor(self.folder, python=PYTHON)
         executor.update_parameters(
             **self.config.sbatch_options(),
             job_name=self.name,
