@@ -48,11 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if module := module_with_shared_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(module))
     for tier, variables in TIERS.items():
         if any(os.environ.get(v) for v in variables):
             continue
@@ -60,13 +56,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if tier in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def module_with_shared_fixture(item: pytest.Item) -> str | None:
-    """Return the name of the module if a test uses a module fixture, so that one process runs all its tests."""
-    fixtures = getattr(item, "_fixtureinfo", None)
-    definitions = fixtures.name2fixturedefs.values() if fixtures is not None else ()
-    return item.path.stem if any(many[-1].scope == "module" for many in definitions) else None
 
 
 @pytest.fixture(autouse=True)

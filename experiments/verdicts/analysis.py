@@ -235,7 +235,7 @@ def markdown(results: Results, command: str, date: str) -> str:
                     for t in failed
                     for line in _item(
                         t.planted,
-                        f"`{t.remedy}` changes the {t.measure} by [{t.low:.3g}, {t.high:.3g}] more than chance",
+                        f"`{t.remedy}` gains [{t.low:.3g}, {t.high:.3g}] over chance, in {t.measure}",
                     )
                 ),
                 "",

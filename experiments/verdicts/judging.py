@@ -19,7 +19,7 @@ from pipeline.analysis.remedies import remedies
 from pipeline.config.compose import compose_run
 from pipeline.training.records import tidy
 
-SEED = 2  # of the report; seeds 0 and 1 served to develop the rules
+SEED = 3  # of the report; seeds 0 to 2 served to develop the rules and the planted conditions
 
 
 @dataclass(frozen=True)

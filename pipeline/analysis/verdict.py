@@ -149,7 +149,7 @@ def judge(
         faults += _rate_classes(summary, numbers, is_healthy, passes=not blocked and not dead)
     starts_finite = bool(np.isfinite(records[0].values).all())
     no_error = without_error(records[0], hidden)
-    by_width = is_by_width(expectation, float(estimates[0].mean), hidden)
+    by_width = states[0] == VANISHING and is_by_width(expectation, float(estimates[0].mean), hidden)
     return Verdict(
         tuple(faults or [flow]),
         states[0],

@@ -120,7 +120,7 @@ class Stored:
             ConfigError: It was trained elsewhere.
         """
         if not self._logged.files.has(CONFIG_FILE):
-            raise ConfigError(f"RUN={self._logged.run_id}: {ELSEWHERE}")
+            raise ConfigError(f"run {self._logged.run_id}: {ELSEWHERE}")
         return self._logged.raw_config()
 
     @property
@@ -157,7 +157,7 @@ class Stored:
     def _sizes(self) -> list[int]:
         text = self._logged.params.get("layer_sizes", "")
         if not all(size.isdecimal() and int(size) for size in text.split("-")):
-            raise ConfigError(f"RUN={self._logged.run_id}: has no parameter layer_sizes, such as 64-30-10")
+            raise ConfigError(f"run {self._logged.run_id}: has no parameter layer_sizes, such as 64-30-10")
         return [int(size) for size in text.split("-")]
 
     def prepare(self) -> PreparedRun:
@@ -170,5 +170,5 @@ class Stored:
         with self._logged.file_contents_hidden(self.config):
             run = prepare_run(build(self.config, self._trusted))
         if run.facts.digest != self._logged.provenance.get("data.sha256"):
-            raise ConfigError(f"RUN={run_id}: its data have changed since it was trained")
+            raise ConfigError(f"run {run_id}: its data have changed since it was trained")
         return run

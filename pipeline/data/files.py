@@ -71,7 +71,7 @@ class _File(Source):
     def load(self, rng: np.random.Generator) -> Table:
         path = Path(self.path).expanduser()
         if not path.is_file():
-            raise TableError(f"path={self.path}: no such file")
+            raise TableError(f"path={self.path}: {'is a folder; must be a file' if path.is_dir() else 'no such file'}")
         try:
             raw = self._read(path)
         except TableError:

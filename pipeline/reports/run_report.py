@@ -91,7 +91,7 @@ def report_run(store: Store, run_id: str) -> str:
     run = store.find(run_id)
     if run.data.tags.get("kind") == "sweep":
         its_report = option("sweep", str(run.data.tags.get("sweep_summary")))
-        raise ConfigError(f"RUN={run_id}: is a sweep's summary; {its_report} is its report")
+        raise ConfigError(f"run {run_id}: is a sweep's summary; {its_report} is its report")
     return page_of(LoggedRun.from_store(store, run).require(RECORDS_FILE))
 
 

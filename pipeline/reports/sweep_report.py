@@ -46,19 +46,25 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept:
         sweep_id: Id of the sweep.
         title: Title of the page.
         logged: The runs.
-        swept: Values of the swept keys, one row for each run.
+        swept: Values of the swept keys, one row for each run, in the order of the page.
     """
+    by_id = {run.run_id: run for run in logged}
+    logged = [by_id[run_id] for run_id in swept.index]
     summaries = [run.summary() for run in logged]
     cells = cell_table(logged, summaries, swept)
     keys = [str(key) for key in swept.columns]
     figures = swept_figures(cells, keys)
     overlay = overlay_figure(_profiles(logged, summaries, swept))
     failed = sum(run.status == "FAILED" for run in logged)
-    first = logged[0]
     return html.render(
         title=title,
         kind="sweep",
-        facts=[sweep_id, counted(len(logged), "run"), *([f"{failed} failed"] if failed else []), first.start_time],
+        facts=[
+            sweep_id,
+            counted(len(logged), "run"),
+            *([f"{failed} failed"] if failed else []),
+            min(run.start_time for run in logged),
+        ],
         verdict="",
         paragraph=_sweep_paragraph(cells, keys),
         tiles=[],
@@ -69,7 +75,7 @@ def page_of_sweep(sweep_id: str, title: str, logged: Sequence[LoggedRun], swept:
         pictures=html.template_figures([*figures, *([overlay] if overlay else [])]),
         command=command("reproduce", run="<run id>"),
         origin=html.origin(_common([run.provenance for run in logged])),
-        config=html.config_text(first.config),
+        config=html.config_text(logged[0].config),
     )
 
 
@@ -87,7 +93,7 @@ def find_sweep(store: Store, sweep_id: str) -> tuple[Any, list[Any]]:
             return (own[0] if own else None), list(runs)
     summaries = store.client.search_runs(everywhere, "tags.kind = 'sweep'", order_by=newest, max_results=10)
     existing = [s.data.tags.get("sweep_summary", "") for s in summaries]
-    raise ConfigError(f"SWEEP={sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, existing)}")
+    raise ConfigError(f"sweep {sweep_id}: no such sweep in {store.uri}{did_you_mean(sweep_id, existing)}")
 
 
 def swept_values(store: Store, summary: Any, logged: Sequence[LoggedRun]) -> pd.DataFrame:
@@ -108,7 +114,7 @@ def swept_values(store: Store, summary: Any, logged: Sequence[LoggedRun]) -> pd.
 
 
 def swept_table(named: str | None, csv: str, logged: Sequence[LoggedRun]) -> pd.DataFrame:
-    """Return the values of the swept keys as text, one row for each run.
+    """Return the values of the swept keys as text, one row for each run, in the order of the sweep's own table.
 
     Args:
         named: The summary's parameter ``swept``; None without a summary.
@@ -119,18 +125,23 @@ def swept_table(named: str | None, csv: str, logged: Sequence[LoggedRun]) -> pd.
     varying = [k for k in dict.fromkeys(k for run in logged for k in run.params) if k != "layer_sizes"]
     varying = [k for k in varying if len({run.params.get(k) for run in logged}) > 1]
     keys = keys or ([] if named is not None else varying)
-    given = _given(csv, keys)
+    given, order = _given(csv, keys)
+    logged = sorted(logged, key=lambda run: order.get(run.run_id, len(order)))
     rows = [{key: given.get((run.run_id, key)) or _parameter(run, key, varying) for key in keys} for run in logged]
     return pd.DataFrame(rows, index=[run.run_id for run in logged], columns=keys)
 
 
-def _given(csv: str, keys: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Map (run id, swept key) to the value in the sweep's table; empty if the table is not readable."""
+def _given(csv: str, keys: Sequence[str]) -> tuple[dict[tuple[str, str], str], dict[str, int]]:
+    """Map (run id, swept key) to the value in the sweep's table, and run ids to their places in it.
+
+    Both are empty if the table is not readable.
+    """
     try:
         table = pd.read_csv(io.StringIO(csv), dtype=str, keep_default_na=False).set_index("run_id")
     except (ValueError, KeyError):
-        return {}
-    return {(str(i), key): str(v) for key in keys if key in table for i, v in table[key].items()}
+        return {}, {}
+    values = {(str(i), key): str(v) for key in keys if key in table for i, v in table[key].items()}
+    return values, {str(run_id): place for place, run_id in enumerate(table.index)}
 
 
 def _parameter(run: LoggedRun, key: str, varying: Sequence[str]) -> str:

@@ -231,9 +231,9 @@ def _circumstances(
 def _seeds(run: ReplayRun, raw_config: Mapping[str, Any]) -> range:
     seed, replicates = raw_config.get("seed"), raw_config.get("replicates")
     if not (isinstance(seed, int) and isinstance(replicates, int) and seed >= 0 and replicates >= 1):
-        raise ConfigError(f"RUN={run.run_id}: its config has no valid seed and replicates")
+        raise ConfigError(f"run {run.run_id}: its config has no valid seed and replicates")
     if run.chain is not None and run.chain.replicates != replicates:
-        raise ConfigError(f"RUN={run.run_id}: its chain has {run.chain.replicates} replicates, its config {replicates}")
+        raise ConfigError(f"run {run.run_id}: its chain has {run.chain.replicates} replicates, its config {replicates}")
     return range(seed, seed + replicates)
 
 

@@ -167,7 +167,7 @@ def recorded_patch(run_id: str, tracking: TrackingConfig) -> str:
     """
     patch = find(run_id, tracking).patch
     if not patch:
-        raise ConfigError(f"RUN={run_id}: was recorded without a patch")
+        raise ConfigError(f"run {run_id}: was recorded without a patch")
     return patch
 
 

@@ -84,5 +84,5 @@ def _exported(folder: Path) -> ReplayRun:
     path = folder / RUN_FILE
     if not path.is_file():
         runs = "; a sweep's runs are in its folder runs" if (folder / "runs").is_dir() else ""
-        raise ConfigError(f"RUN={folder}: has no readable {RUN_FILE}, as a run has that export wrote{runs}")
+        raise ConfigError(f"run {folder}: has no readable {RUN_FILE}, as a run has that export wrote{runs}")
     return ReplayRun(**vars(read_run(folder, RunFacts.read(path))))

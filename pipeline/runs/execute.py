@@ -132,14 +132,21 @@ class Execution:
             )
             self._load_checkpoint(is_resumed)
 
-    def _check_owner(self) -> None:
-        """Check that no later attempt has resumed the run.
+    def _check_owner(self, waits: bool) -> None:
+        """Check that no later attempt has resumed the run. That a run was deleted is found by the write itself.
+
+        Args:
+            waits: Whether to retry if the store does not answer.
 
         Raises:
-            SupersededError: One has: it is the run's only writer.
+            StoreAwayError: The store does not answer at present; only without ``waits``.
+            SupersededError: A later attempt has resumed the run: it is the run's only writer.
         """
-        run_id, own = self.run_logger.run_id, self.attempt.number
-        latest = attempts_of(self.store.client.get_run(run_id).data.tags)
+        run_id, own, client = self.run_logger.run_id, self.attempt.number, self.store.client
+        try:
+            latest = attempts_of(client.retry.call(lambda: client.bare.get_run(run_id), waits=waits).data.tags)
+        except DeletedError:
+            return
         if latest > own:
             raise SupersededError(f"run {run_id} was resumed by attempt {latest}; this one, {own}, leaves it alone")
 
@@ -167,7 +174,7 @@ class Execution:
             saving,
             time.monotonic,
             is_urgent=signals.is_leaving,
-            check_owner=self.run_logger.check_owner,
+            check_owner=partial(self.run_logger.check_owner, False),
         )
         checkpoint = self.checkpoints.load() if is_resumed else None
         self.chain = _hash_chain(self.job, checkpoint)

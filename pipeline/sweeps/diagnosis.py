@@ -76,10 +76,11 @@ def read_table(path: Path) -> pd.DataFrame:
     """Return the table in a parquet file, or in a CSV file whose name ends in ``.csv``.
 
     Raises:
-        ConfigError: There is no such file, or it is not readable.
+        ConfigError: There is no such file, it is a folder, or it is not readable.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; must be a parquet or .csv file")
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise ConfigError(f"{path}: {problem}; must be a parquet or .csv file")
     try:
         if path.suffix.lower() == ".csv":
             return pd.read_csv(path, index_col=False)

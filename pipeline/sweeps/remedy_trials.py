@@ -165,7 +165,7 @@ def prescribe(run_id: str, tracking: TrackingConfig, allowed: Collection[str], q
         baseline = done.result
         if baseline.verdict is None and baseline.error is None:
             raise ConfigError(
-                f"RUN={run_id}: has no verdict to act on; it needs delta_rms and two hidden layers or more"
+                f"run {run_id}: has no verdict to act on; it needs delta_rms and two hidden layers or more"
             )
         proposed = []
         if baseline.verdict is not None:

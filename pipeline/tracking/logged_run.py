@@ -158,7 +158,7 @@ class LoggedRun:
         """
         for name in names:
             if not self.files.has(name):
-                raise ConfigError(f"RUN={self.run_id}: has no artifact {name} (is it a finished gradvitals run?)")
+                raise ConfigError(f"run {self.run_id}: has no artifact {name} (is it a finished gradvitals run?)")
         return self
 
     @cached_property
@@ -229,7 +229,7 @@ class LoggedRun:
             if not files:
                 raise
             raise ConfigError(
-                f"RUN={self.run_id}: its data cannot be read from {printable(files[0])}, which its config names; the "
+                f"run {self.run_id}: its data cannot be read from {printable(files[0])}, which its config names; the "
                 "reason may quote that file and is not shown; the same data.source keys show it with "
                 f"`{command('data')}`"
             ) from refusal

@@ -103,7 +103,7 @@ def check_address(host: str, port: int) -> None:
         ConfigError: The port is out of range or used by another program, or the host is no address of this machine.
     """
     if not 1 <= port <= 65535:
-        raise ConfigError(f"PORT={port}: must be in 1 ... 65535")
+        raise ConfigError(f"port {port}: must be in 1 ... 65535")
     address = host_address(host)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
@@ -111,7 +111,7 @@ def check_address(host: str, port: int) -> None:
             probe.bind((address, port))
         except OSError as refused:
             if host == LOOPBACK:
-                problem = f"PORT={port}: cannot be used ({refused.strerror}); give another: PORT=..."
+                problem = f"port {port}: cannot be used ({refused.strerror}); give another"
             else:
                 problem = f"--host={host} --port={port}: cannot be used ({refused.strerror})"
             raise ConfigError(problem) from refused

@@ -90,7 +90,8 @@ class RunLogger:
         stored_steps: Of a resumed run, the highest step that the store has of each metric.
         stored_params: Of a resumed run, the parameters that the store has.
         clock: The timestamps of the run.
-        check_owner: Called before each write. It raises SupersededError if another process has taken the run over.
+        check_owner: Called before each write, with ``waits`` of :meth:`flush`. It raises SupersededError if another
+            process has taken the run over.
 
     Attributes:
         is_closed: Whether the store has the run's final status.
@@ -102,7 +103,7 @@ class RunLogger:
     stored_steps: Mapping[str, int] = field(default_factory=dict, repr=False)
     stored_params: Mapping[str, str] = field(default_factory=dict, repr=False)
     clock: MonotonicTimestamps = field(default_factory=MonotonicTimestamps, repr=False)
-    check_owner: Callable[[], None] = field(default=lambda: None, repr=False)
+    check_owner: Callable[[bool], None] = field(default=lambda waits: None, repr=False)
     _buffer: list[Point] = field(default_factory=list, repr=False)
     _params: dict[str, str] = field(default_factory=dict, repr=False)
     _tags: dict[str, str] = field(default_factory=dict, repr=False)
@@ -172,7 +173,7 @@ class RunLogger:
             StoreError: The store refuses, or does not answer.
             SupersededError: Another process has resumed the run.
         """
-        self.check_owner()
+        self.check_owner(waits)
         while self._buffer or self._params or self._tags:
             points, params, tags = self._buffer[:QUEUE], dict(self._params), dict(self._tags)
             self.client.log(self.run_id, points, params, tags, waits)
@@ -249,7 +250,7 @@ class RunLogger:
         """
         if hurry:
             self.client.retry.set_deadline(LEAVING)
-        self.check_owner()
+        self.check_owner(True)
         complete = True
         try:
             if self.client.retry.is_past_deadline:

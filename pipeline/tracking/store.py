@@ -277,7 +277,7 @@ class Store:
         if len(runs) != 1:
             problem = "several runs begin so" if runs else "no such run"
             raise ConfigError(
-                f"RUN={run_id}: {problem} in {self.uri}; allowed: a run id or its first 8 or more characters"
+                f"run {run_id}: {problem} in {self.uri}; allowed: a run id or its first 8 or more characters"
             )
         return runs[0]
 
@@ -373,4 +373,4 @@ def download(store: Store, run_id: str, name: str, to: Path) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to)) from failure
         if sizes and sizes[0] is not None:  # it is there, but the store does not give it
             raise StoreError(f"{store.uri}: {name} of run {run_id}: {StoreFailure(failure).reason}") from failure
-        raise ConfigError(f"RUN={run_id}: has no artifact {name} (is it a finished gradvitals run?)") from failure
+        raise ConfigError(f"run {run_id}: has no artifact {name} (is it a finished gradvitals run?)") from failure

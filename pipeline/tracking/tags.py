@@ -62,7 +62,7 @@ def in_sweep(sweep_id: str) -> str:
         ConfigError: The text cannot be a sweep's id.
     """
     if not re.fullmatch(r"[^'\"`\\%\s]+", sweep_id):
-        raise ConfigError(f"SWEEP={sweep_id}: must be a sweep's id, as `{command('sweep')}` printed it")
+        raise ConfigError(f"sweep {sweep_id}: must be a sweep's id, as `{command('sweep')}` printed it")
     return f"tags.{SWEEP_TAG} LIKE '%{sweep_id}%'"
 
 

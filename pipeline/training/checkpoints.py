@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.arrays import Array
 from pipeline.config.schema import CheckpointConfig
+from pipeline.errors import StoreAwayError
 from pipeline.training import array_files
 from pipeline.training.array_files import CorruptFileError
 from pipeline.training.divergence import Divergence, FirstNonFinite
@@ -85,7 +86,8 @@ class Checkpoints:
         extra: Returns other data to save with each checkpoint, JSON.
         cells: Number of cells whose states are saved together.
         is_urgent: Returns whether the training is about to be interrupted, so that a state is due at once.
-        check_owner: Called before files are written. It raises if another process has taken the run over.
+        check_owner: Called before files are written. It raises SupersededError if another process has taken the run
+            over, and StoreAwayError if that cannot be known at present: the files are written later.
     """
 
     folder: Path
@@ -125,6 +127,8 @@ class Checkpoints:
         if self._new_values >= SEGMENT_VALUES or len(self._new_records) >= SEGMENT_RECORDS:
             try:
                 self._write_segment()
+            except StoreAwayError:
+                pass
             except OSError as failure:
                 log.warning("no checkpoints from step %d on: %s", record.step, failure)
                 self._is_off = True
@@ -159,13 +163,13 @@ class Checkpoints:
         return self._is_off or step in (0, self._saved_step)
 
     def save(self, state: TrainingState) -> None:
-        """Write the new records, then the state. If the disk fails, the run continues without this checkpoint."""
+        """Write the new records, then the state. If the disk or the store fails, training continues without it."""
         if self._is_off:  # in a stack, the checkpoint of another cell may be due
             return
         start_time = self.clock()
-        self.check_owner()
-        self._saved_step = state.now.step
         try:
+            self.check_owner()
+            self._saved_step = state.now.step
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._new_records:
                 self._write_segment()
@@ -173,7 +177,7 @@ class Checkpoints:
                 array_files.sync(self.folder / name)
             self._unsynced = []
             self._write_state(state)
-        except OSError as failure:
+        except (OSError, StoreAwayError) as failure:
             if not self._has_warned:
                 log.warning("no checkpoint at step %d: %s", state.now.step, failure)
             self._has_warned = True

@@ -40,6 +40,8 @@ from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training import array_files
 from pipeline.training.prepare import prepare_run
 
+pytestmark = pytest.mark.xdist_group("hostile")
+
 SEED = int(os.environ.get("GRADVITALS_FUZZ", "0"))
 TIMES = 4 if os.environ.get("GRADVITALS_REQUIRE_ALL") else 1
 CASES = {"configs": 140, "texts": 40, "overrides": 20, "folders": 75, "tables": 25, "artifacts": 3}

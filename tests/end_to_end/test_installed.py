@@ -21,7 +21,7 @@ from pipeline.paths import PROJECT
 SOURCES = ("engine", "pipeline", "experiments", "conf", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 TINY = ("experiment=smoke", "activation=relu", "tracking.figures=false")
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("installed")]
 
 
 @pytest.fixture(scope="module")

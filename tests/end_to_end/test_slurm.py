@@ -28,7 +28,7 @@ from support.stores import assert_same, content, empty, opened, uri
 
 from pipeline.paths import PROJECT
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("slurm")]
 PROBE = "+probes.pause={_target_: support.pause.pause, _partial_: true}"
 CELLS = (
     "experiment=smoke", "activation=relu,tanh", "epochs=null", "steps=60", "replicates=1", "probes=none", PROBE,
@@ -224,8 +224,8 @@ def test_node_that_is_given_up_but_lives_does_not_write_to_the_runs_of_the_next_
     driver.start()
     driver.wait_for_training()
     node, task = next(iter(driver.training().items()))
-    os.kill(task, signal.SIGSTOP)
     slurm.lose_node(node)
+    os.kill(task, signal.SIGSTOP)  # after it: Linux sends SIGHUP to stopped processes when their parent dies
     for lock in tmp_path.glob("store-locks/*.lock"):
         lock.unlink()
     driver.finish()

@@ -20,7 +20,7 @@ from support.stores import assert_same, content, opened, uri
 from pipeline.paths import PROJECT
 from pipeline.tracking.store import Store, TrackingConfig, download
 
-pytestmark = pytest.mark.thorough
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("tracking_server")]
 SWEEP = (
     "experiment=depth", "data=iris", "epochs=40", "architecture.depth=2", "activation=relu,tanh",
     "optimizer.learning_rate=0.01,0.03", "replicates=2", "schedule=every", "schedule.n=10", NO_FIGURES,

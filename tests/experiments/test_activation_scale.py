@@ -18,6 +18,8 @@ from experiments.runner import Result
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
+pytestmark = pytest.mark.xdist_group("activation_scale")
+
 analysis = SimpleNamespace(**load("activation_scale").measured.__globals__)
 
 

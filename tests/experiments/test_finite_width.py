@@ -14,6 +14,8 @@ from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
+pytestmark = pytest.mark.xdist_group("finite_width")
+
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:

@@ -15,6 +15,8 @@ from experiments.runner import Result
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
+pytestmark = pytest.mark.xdist_group("glorot_2010")
+
 analysis = SimpleNamespace(**load("glorot_2010").measured.__globals__)
 
 

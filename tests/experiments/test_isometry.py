@@ -17,6 +17,8 @@ from pipeline.analysis.summary import Summary
 from pipeline.config.compose import compose_run
 from pipeline.training.records import Record
 
+pytestmark = pytest.mark.xdist_group("isometry")
+
 KINDS = ("relu_gaussian", "relu_orthogonal", "tanh_orthogonal", "linear_orthogonal")
 
 

@@ -12,6 +12,8 @@ from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
+pytestmark = pytest.mark.xdist_group("mean_field_claims")
+
 CHI = {"1.0": 0.6, "1.5": 0.9, "1.76": 0.95, "2.5": 1.1, "4.0": 1.3}
 
 

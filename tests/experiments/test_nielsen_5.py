@@ -19,6 +19,8 @@ from experiments.runner import Result, run_experiment
 from pipeline.analysis.summary import Summary
 from pipeline.training.records import Record
 
+pytestmark = pytest.mark.xdist_group("nielsen_5")
+
 analysis = SimpleNamespace(**load("nielsen_5").measured.__globals__)
 
 

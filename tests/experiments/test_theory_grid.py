@@ -9,6 +9,8 @@ from experiments.experiment import load
 from experiments.theory_grid.analysis import figure, markdown, measured, pages
 from experiments.theory_grid.grid import CELLS, Cell, Deviation, Row, chunks, jackknife, measure_grid
 
+pytestmark = pytest.mark.xdist_group("theory_grid")
+
 TANH, RELU = Cell("tanh", 1.5, 6), Cell("relu", 2.0, 12)
 
 

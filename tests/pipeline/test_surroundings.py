@@ -182,7 +182,7 @@ def test_port_in_use_is_refused_before_a_link_is_printed(tmp_path: Path) -> None
         done = invoke("ui", "--port", str(port), "--uri", empty(uri(tmp_path)))
     assert done.code == 2
     assert done.out == ""
-    assert done.err == f"error: PORT={port}: cannot be used (Address already in use); give another: PORT=...\n"
+    assert done.err == f"error: port {port}: cannot be used (Address already in use); give another\n"
 
 
 ESCAPES = "\x1b[2J\x07\x9b31m\u202e\u2028\udcff"

@@ -204,6 +204,7 @@ class Slurm:
         for process in self._step_daemons(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        until(lambda: not self._step_daemons(name), "the step daemons die", START)
 
     def _step_daemons(self, name: str) -> list[int]:
         found = []

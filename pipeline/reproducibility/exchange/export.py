@@ -92,7 +92,7 @@ def export(run: str | None, sweep: str | None, to: str, tracking: TrackingConfig
         try:
             verify(folder)
         except ConfigError as refusal:
-            name = f"SWEEP={sweep}" if run is None else f"RUN={run}"
+            name = f"sweep {sweep}" if run is None else f"run {run}"
             raise ConfigError(f"{name}: cannot be exported: {refusal}") from refusal
     return ExportResult(target, manifest)
 
@@ -101,14 +101,14 @@ def _find_run(store: Store, run_id: str) -> Any:
     run = store.find(run_id)
     if run.data.tags.get("kind") == "sweep":
         its_export = option("sweep", str(run.data.tags.get("sweep_summary")))
-        raise ConfigError(f"RUN={run_id}: is the summary of a sweep; export the sweep with {its_export}")
+        raise ConfigError(f"run {run_id}: is the summary of a sweep; export the sweep with {its_export}")
     return run
 
 
 def _write_run(store: Store, run: Any, folder: Path) -> Manifest:
     run_id = str(run.info.run_id)
     if run.info.status not in ENDED:
-        raise ConfigError(f"RUN={run_id}: is {run.info.status}; allowed: {', '.join(ENDED)}")
+        raise ConfigError(f"run {run_id}: is {run.info.status}; allowed: {', '.join(ENDED)}")
     facts = facts_of(run)
     (folder / RUN_FILE).write_bytes(facts.text())
     names = {a.path for a in store.client.list_artifacts(run_id)}
@@ -140,7 +140,7 @@ def _download_artifact(store: Store, run_id: str, name: str, folder: Path) -> No
     """Download an artifact unchanged; a .png file that is not a PNG is left out."""
     path = download(store, run_id, name, folder)
     if path.parent != folder or path.is_symlink() or not path.is_file():
-        raise ConfigError(f"RUN={run_id}: its artifact {name} is not a plain file")
+        raise ConfigError(f"run {run_id}: its artifact {name} is not a plain file")
     if name.endswith(".png") and not is_png(path):
         path.unlink()
 

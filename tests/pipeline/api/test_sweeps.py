@@ -16,6 +16,8 @@ from support.stores import empty, uri
 from pipeline import ConfigError, load, prescribe, run, runs, sweep
 from pipeline.paths import PROJECT
 
+pytestmark = pytest.mark.xdist_group("sweeps")
+
 SMOKE = ("experiment=smoke", NO_FIGURES)
 
 

@@ -28,6 +28,8 @@ from pipeline.sweeps.plan import tracking_of
 from pipeline.tracking.uri import TrackingConfig
 from pipeline.training.loop import run
 
+pytestmark = pytest.mark.xdist_group("configs")
+
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 OPTIONS = [(path.parent.as_posix(), path.stem) for path in FILES if path.parent != Path()]

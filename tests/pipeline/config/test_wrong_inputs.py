@@ -18,6 +18,8 @@ from support.idx_files import write_idx
 
 from pipeline.cli import main
 
+pytestmark = pytest.mark.xdist_group("wrong_inputs")
+
 PROJECT = Path(__file__).resolve().parents[3]
 
 
@@ -316,7 +318,7 @@ COMMANDS = [
     Wrong(("reproduce", "abc", "--uri", "foo"), ("tracking.uri=foo: ", "sqlite:///FILE")),
     Wrong(("reproduce", "abc", "--uri", "sqlite:///{store}/x.db"), ("x.db: no store there yet",)),
     Wrong(("ui", "--uri", "sqlite:///{store}/x.db"), ("x.db: no store there yet", "gradvitals sweep")),
-    Wrong(("ui", "--port", "99999"), ("PORT=99999: must be in 1 ... 65535",)),
+    Wrong(("ui", "--port", "99999"), ("port 99999: must be in 1 ... 65535",)),
     Wrong(("ui", "--port", "abc"), ("--port", "abc")),
 ]
 WRONG = [*UNKNOWN, *GONE, *TYPES, *RANGES, *CONTRADICTIONS, *FILES, *TRACKING, *TARGETS, *GRAMMAR, *SWEEPS, *COMMANDS]

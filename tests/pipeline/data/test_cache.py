@@ -118,6 +118,9 @@ def test_changed_file_is_read_again(tmp_path: Path, change: str) -> None:
     path.unlink()
     with pytest.raises(ConfigError, match="no such file"):
         load_facts(source, 0, 1, "float64")
+    path.mkdir()
+    with pytest.raises(ConfigError, match="is a folder; must be a file"):
+        load_facts(source, 0, 1, "float64")
 
 
 def test_positive_and_negative_zero_are_different_data() -> None:

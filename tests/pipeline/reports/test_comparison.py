@@ -35,6 +35,8 @@ from pipeline.reports.comparison import (
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.training.records import Record, tidy
 
+pytestmark = pytest.mark.xdist_group("comparison")
+
 START, END = DECADES.values()
 ACCURACY, R2, COST = FINAL.values()
 

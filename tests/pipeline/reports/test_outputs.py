@@ -17,6 +17,8 @@ from pipeline.errors import ConfigError
 from pipeline.paths import PROJECT
 from pipeline.reports.outputs import check_output, parse_output, png, write_output
 
+pytestmark = pytest.mark.xdist_group("outputs")
+
 SMALL = ("experiment=smoke", "epochs=1", "data.subset=50", "architecture.depth=2", "tracking.figures=false")
 PAGES = (
     "docs/theory.md",

@@ -34,6 +34,8 @@ from pipeline.tracking.store import RunLogger, Store, TrackingConfig
 from pipeline.training.loop import run as train
 from pipeline.training.records import Record, tidy
 
+pytestmark = pytest.mark.xdist_group("run_report")
+
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>$\\frac{1}{$ & \"'"
 MEGABYTE = 1_000_000
 

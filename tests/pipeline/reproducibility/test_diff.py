@@ -17,6 +17,8 @@ from pipeline.reproducibility.difference_growth import SATURATED, DifferenceSeri
 from pipeline.reproducibility.record_diff import common_records, first_record_difference
 from pipeline.training.records import Record, tidy
 
+pytestmark = pytest.mark.xdist_group("diff")
+
 BASE = (
     "experiment=smoke", "activation=tanh", "schedule=every", "schedule@chain.schedule=every",
     "optimizer.learning_rate=0.1", "checkpoints.seconds=null",

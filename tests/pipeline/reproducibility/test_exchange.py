@@ -25,6 +25,8 @@ from pipeline.reproducibility.exchange.stage import locked
 from pipeline.runs.cell import runs_of_cell
 from pipeline.tracking.store import Store, TrackingConfig
 
+pytestmark = pytest.mark.xdist_group("exchange")
+
 PROJECT = Path(__file__).resolve().parents[3]
 
 

@@ -17,6 +17,8 @@ from pipeline.reproducibility.exchange.facts import is_key
 from pipeline.tracking.run_logger import Point
 from pipeline.tracking.store import Store
 
+pytestmark = pytest.mark.xdist_group("exchange_keys")
+
 SMALL = ("experiment=smoke", "epochs=1", "data.subset=50", "architecture.depth=2", "tracking.figures=false")
 BAD = ["a[0]", "a\nb", "", "/etc/passwd", "../up", "a//b", "a/", "a/./b", "a/../b", ".", "..", "a,b", "x" * 251, "a%b"]
 GOOD = ["a", ".hidden", "a.b/c-d_e", "a b:c", "é/ß", "x" * 250, "a/..b"]

@@ -10,6 +10,8 @@ from support.commands import invoke
 from support.exported import copied, with_new_manifest
 from support.stores import opened, uri
 
+pytestmark = pytest.mark.xdist_group("foreign_files")
+
 SMALL = ("experiment=smoke", "epochs=1", "data.subset=50", "architecture.depth=2", "tracking.figures=false")
 SECRETS = {
     "passwd": "root:x:0:0:secret:/root:/bin/sh\ndaemon:x:1:1:secret:/:/bin/sh\n",

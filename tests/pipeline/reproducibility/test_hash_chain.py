@@ -35,6 +35,8 @@ from pipeline.training.loop import Callbacks, TrajectoryObserver, train
 from pipeline.training.prepare import PreparedRun, prepare_run
 from pipeline.training.trainer import TrainingState
 
+pytestmark = pytest.mark.xdist_group("hash_chain")
+
 SMALL = ("architecture.hidden=[4,3]", "data=iris", "epochs=1", "batching.size=20", "probes=none")
 KINDS = {
     "rows shared": SMALL,

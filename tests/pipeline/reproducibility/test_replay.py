@@ -37,6 +37,8 @@ from pipeline.tracking.artifact_parsers import parse_config
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.training.records import Record, tidy
 
+pytestmark = pytest.mark.xdist_group("replay")
+
 PROJECT = Path(__file__).resolve().parents[3]
 
 

@@ -13,6 +13,8 @@ from support.stores import empty, opened, uri
 from pipeline import ConfigError, diagnose, load, run, runs
 from pipeline.reports.run_report import report_run
 
+pytestmark = pytest.mark.xdist_group("diagnosis")
+
 SMALL = ("data=iris", "epochs=2", "architecture.depth=6", "architecture.width=8", NO_FIGURES)
 SICK = {
     "vanishing": ("activation=sigmoid", "init=glorot_normal"),
@@ -110,6 +112,11 @@ def test_network_that_diverged_is_logged_as_one_trained_here(tmp_path: Path) -> 
     assert found.data.metrics["diverged_at_step"] == 10
     assert found.data.metrics["diverged_fraction"] == pytest.approx(1 / 3)
     assert "Where it diverged" in report_run(opened(tmp_path), str(logged.run_id))
+
+
+def test_folder_is_no_table(tmp_path: Path) -> None:
+    done = invoke("diagnose", str(tmp_path))
+    assert (done.code, done.err) == (2, f"error: {tmp_path}: is a folder; must be a parquet or .csv file\n")
 
 
 @pytest.mark.parametrize(

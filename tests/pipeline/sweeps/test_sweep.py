@@ -40,6 +40,8 @@ PARTS = """
 import os, signal, time
 import numpy as np
 
+pytestmark = pytest.mark.xdist_group("sweep")
+
 def one(layer):
     return np.ones(layer.W.shape[:-2])
 

@@ -16,6 +16,8 @@ from support.stores import opened, uri
 from pipeline.tracking.store import Store, TrackingConfig, download
 from pipeline.tracking.uri import engine_uri
 
+pytestmark = pytest.mark.xdist_group("relocation")
+
 SMALL = ("experiment=smoke", "epochs=1", "data.subset=50", "architecture.depth=2", "tracking.figures=false")
 
 
@@ -157,7 +159,7 @@ def test_export_refuses_what_verify_would_refuse(store: Path, tmp_path: Path) ->
     chain.unlink()
     shown = invoke("export", "--run", run_id, "--to", str(tmp_path / "out"), "--uri", uri(store))
     assert shown.code == 2
-    assert f"RUN={run_id}: cannot be exported: chain.parquet: is missing" in shown.err
+    assert f"run {run_id}: cannot be exported: chain.parquet: is missing" in shown.err
     assert len(shown.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

@@ -29,6 +29,8 @@ from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.store_failure import StoreFailure
 from pipeline.tracking.uri import redact, redacted_config, sidecar_dir, without_user
 
+pytestmark = pytest.mark.xdist_group("retry")
+
 
 def database_error(text: str) -> OperationalError:
     """Return an error whose text also holds the statement and its values, which may be any text."""

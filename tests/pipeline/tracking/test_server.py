@@ -23,6 +23,8 @@ from pipeline.errors import ConfigError
 from pipeline.tracking.mlflow_server import ServerProcess
 from pipeline.tracking.server import TrackingServer, prepare_tracking_server
 
+pytestmark = pytest.mark.xdist_group("server")
+
 TINY = ("run", "epochs=0", "data.subset=50", "probes=none")
 HAS_AUTH = importlib.util.find_spec("flask_wtf") is not None
 PASSWORD = "a password of tests"
@@ -31,8 +33,8 @@ PASSWORD = "a password of tests"
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (("--port", "0"), "PORT=0: must be in 1 ... 65535"),
-        (("--port", "65536"), "PORT=65536: must be in 1 ... 65535"),
+        (("--port", "0"), "port 0: must be in 1 ... 65535"),
+        (("--port", "65536"), "port 65536: must be in 1 ... 65535"),
         (("--port", "http"), "--port"),
         (("--host", "nowhere.invalid"), "--host=nowhere.invalid: must be an IPv4 address or a name of this machine"),
         (("--host", "::1"), "--host=::1: must be an IPv4 address"),
@@ -74,7 +76,7 @@ def test_port_of_another_program_is_refused(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         done = invoke("server", "--port", str(port), "--uri", f"sqlite:///{tmp_path}/new.db")
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"error: PORT={port}: cannot be used (Address already in use); give another: PORT=...\n"
+    assert done.err == f"error: port {port}: cannot be used (Address already in use); give another\n"
     assert not list(tmp_path.iterdir())
 
 

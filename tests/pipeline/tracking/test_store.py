@@ -29,6 +29,8 @@ from pipeline.tracking.run_names import run_name
 from pipeline.tracking.store import TrackingConfig, download
 from pipeline.tracking.store_failure import StoreFailure
 
+pytestmark = pytest.mark.xdist_group("store")
+
 SMALL = ["experiment=smoke", "architecture.depth=4", "schedule=every", "schedule.n=3"]
 PROJECT = Path(__file__).resolve().parents[3]
 

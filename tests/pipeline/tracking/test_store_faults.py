@@ -31,6 +31,8 @@ from pipeline.tracking.run_logger import Point, RunLogger
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.uri import engine_uri
 
+pytestmark = pytest.mark.xdist_group("store_faults")
+
 PROJECT = Path(__file__).resolve().parents[3]
 KEYS = ("a", "b/c")
 SMALL = ["epochs=1", "data.subset=100", "probes=none"]

@@ -22,6 +22,8 @@ from pipeline.tracking.metric_names import metric_names
 from pipeline.tracking.ui import prepare_server
 from pipeline.training.prepare import prepare_run
 
+pytestmark = pytest.mark.xdist_group("ui")
+
 PROJECT = Path(__file__).resolve().parents[3]
 SECTIONS = ["log₁₀ norm, x: layer", "Learning, x: step"]
 

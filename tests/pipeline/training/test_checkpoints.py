@@ -25,6 +25,7 @@ from engine.residual import Residual
 from pipeline.config.architecture import Deep
 from pipeline.config.schedules import At
 from pipeline.config.schema import CheckpointConfig
+from pipeline.errors import StoreAwayError
 from pipeline.paths import PROJECT
 from pipeline.reproducibility.hash_chain import HashChain
 from pipeline.training import array_files
@@ -247,6 +248,28 @@ def test_records_between_checkpoints_are_written_in_segments(run: PreparedRun, t
     again = checkpoints(tmp_path).load()
     assert again is not None
     assert same(list(again.records()), whole)
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_files_wait_until_the_store_can_say_who_owns_the_run(run: PreparedRun, tmp_path: Path) -> None:
+    is_away = True
+
+    def check_owner() -> None:
+        if is_away:
+            raise StoreAwayError("the store does not answer")
+
+    checkpointer, whole = checkpoints(tmp_path), list(train(run))
+    checkpointer.check_owner = check_owner
+    for record in whole[:-1]:
+        checkpointer.record(record)
+    checkpointer.save(initial_state(run))
+    assert not list(tmp_path.iterdir())
+    is_away = False
+    checkpointer.record(whole[-1])
+    checkpointer.save(initial_state(run))
+    saved = checkpoints(tmp_path).load()
+    assert saved is not None
+    assert same(list(saved.records()), whole)
 
 
 @pytest.mark.usefixtures("small_segments")

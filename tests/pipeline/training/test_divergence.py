@@ -30,6 +30,8 @@ from pipeline.training.prepare import build_network, prepare_run
 from pipeline.training.records import Record, tidy
 from pipeline.training.streams import RandomStreams
 
+pytestmark = pytest.mark.xdist_group("divergence")
+
 DIABETES = (*REGRESSION, "data=diabetes", "activation=identity", "architecture.hidden=[4,4]", "epochs=100")
 RELU = ("data=iris", "activation=relu", "architecture.hidden=[6,6]", "epochs=50")
 NEURON = (*REGRESSION, "data=point", "activation=identity", "batching=full_batch", "epochs=3", "init=given")
