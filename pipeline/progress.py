@@ -1,9 +1,11 @@
-"""The console, and progress bars on a terminal; no bars elsewhere. Bars are written to stderr."""
+"""The console, and progress on stderr: bars on a terminal, a line now and then elsewhere, such as in a file."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -15,6 +17,7 @@ from pipeline.streams import printable
 OnStep = Callable[[int], None]
 Item = TypeVar("Item")
 FEW = 50  # items that are checked faster than a bar can be read
+PAUSE = 15.0  # seconds between two lines
 
 
 def plain_console(**options: Any) -> Console:
@@ -34,16 +37,36 @@ class _PrintableConsole(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
+class _Lines:
+    """Lines of progress. The first comes after ``PAUSE``, so that short commands print none.
+
+    Args:
+        is_shown: Whether to print them.
+    """
+
+    def __init__(self, is_shown: bool) -> None:
+        self._is_shown, self._next = is_shown, time.monotonic() + PAUSE
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Print a line if the last one is old enough."""
+        if self._is_shown and (now := time.monotonic()) >= self._next:
+            self._next = now + PAUSE
+            with suppress(OSError):  # the stream may be full, or have no reader
+                print(f"{printable(name)}: {done} of {total}", file=sys.stderr, flush=True)
+
+
 class Bars:
     """One bar for the sweep, if it has several runs, and one for each run in progress.
 
     Args:
         progress: The display.
         runs: Number of runs.
+        lines: The display where there is no terminal: of the sweep, or of the steps of a single run.
     """
 
-    def __init__(self, progress: Progress, runs: int) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, runs: int, lines: _Lines) -> None:
+        self._progress, self._lines = progress, lines
+        self._runs, self._done = runs, 0
         self._sweep = progress.add_task("sweep", total=runs) if runs > 1 else None
 
     @contextmanager
@@ -60,6 +83,8 @@ class Bars:
         def on_step(step: int) -> None:
             if step % stride == 0:
                 self._progress.update(task, completed=step)
+                if self._sweep is None:
+                    self._lines.show(f"{name}, steps", step, steps)
 
         try:
             yield on_step
@@ -68,20 +93,22 @@ class Bars:
 
     def advance(self) -> None:
         """Count one run of the sweep as done."""
+        self._done += 1
         if self._sweep is not None:
             self._progress.advance(self._sweep)
+            self._lines.show("runs", self._done, self._runs)
 
 
 @contextmanager
 def bars(runs: int, quiet: bool) -> Iterator[Bars]:
-    """Show progress bars.
+    """Show progress.
 
     Args:
         runs: Number of runs.
-        quiet: Whether to hide the bars. They are also hidden when stderr is not a terminal.
+        quiet: Whether to show nothing.
     """
     with _display(quiet) as progress:
-        yield Bars(progress, runs)
+        yield Bars(progress, runs, _lines(progress, quiet))
 
 
 @contextmanager
@@ -91,17 +118,23 @@ def track(items: Sequence[Item], name: str, quiet: bool) -> Iterator[Iterable[It
     Args:
         items: The items.
         name: The text next to the bar.
-        quiet: Whether to hide the bar. It is also hidden when stderr is not a terminal.
+        quiet: Whether to show nothing.
     """
-    with _display(quiet or len(items) <= FEW) as progress:
-        task = progress.add_task(name, total=len(items))
+    quiet = quiet or len(items) <= FEW
+    with _display(quiet) as progress:
+        task, lines = progress.add_task(name, total=len(items)), _lines(progress, quiet)
 
         def advancing() -> Iterator[Item]:
-            for item in items:
+            for done, item in enumerate(items):
+                lines.show(name, done, len(items))
                 yield item
                 progress.advance(task)
 
         yield advancing()
+
+
+def _lines(progress: Progress, quiet: bool) -> _Lines:
+    return _Lines(not quiet and not progress.console.is_terminal)
 
 
 def _display(quiet: bool) -> Progress:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 
+DECADES_LOST = (  # in lines
+    "log10 of δ in the last hidden layer over δ in the first,",
+    "before training; positive: δ shrinks towards the input; 1 decade is tenfold",
+)
 STARTED_BY = "GRADVITALS_STARTED_BY"  # the Makefile sets it to "make"
 
 
@@ -29,6 +33,11 @@ def command(words: str, run: str = "", options: str = "") -> str:
     else:
         parts = ["gradvitals", words, run, options]
     return " ".join(part for part in parts if part)
+
+
+def comparison(a: str, b: str) -> str:
+    """Return the command that compares two runs."""
+    return f"make compare A={a} B={b}" if _is_made() else f"gradvitals compare {a} {b}"
 
 
 def option(name: str, value: str = "") -> str:

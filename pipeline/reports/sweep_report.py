@@ -22,7 +22,7 @@ from pipeline.tracking.logged_run import HEADLINE_PROBES, LoggedRun
 from pipeline.tracking.run_names import run_name, short_key
 from pipeline.tracking.store import Store, download
 from pipeline.tracking.tags import in_sweep, sweeps_of
-from pipeline.wording import command, counted
+from pipeline.wording import DECADES_LOST, command, counted
 
 MOST_ROWS = 2000
 
@@ -185,15 +185,11 @@ def _flat(column: str, e: Estimate | None) -> dict[str, float]:
     return {f"{column}{part}": value for part, value in zip(PARTS, values, strict=True)}
 
 
-COLUMNS = (
-    ("decades", "decades of δ lost, start"),
-    ("accuracy", "test accuracy"),
-    ("r2", "test R²"),
-)
+COLUMNS = {"decades": "decades of δ lost, start", "accuracy": "test accuracy", "r2": "test R²"}
 
 
 def _measured(cells: pd.DataFrame) -> list[tuple[str, str]]:
-    return [(column, title) for column, title in COLUMNS if cells[f"{column}_lost"].notna().any()]
+    return [(column, title) for column, title in COLUMNS.items() if cells[f"{column}_lost"].notna().any()]
 
 
 def _heads(cells: pd.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -222,7 +218,10 @@ def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
     diverged = int((cells["diverged"] > 0).sum())
     runs = counted(len(cells), "run")
     ended = f"In {diverged} of {runs} replicates diverged." if diverged else "No replicate diverged."
-    return " ".join([over, *([f"Verdicts: {verdicts}."] if verdicts else []), ended])
+    sentences = [over, *([f"Verdicts: {verdicts}."] if verdicts else []), ended]
+    if ("decades", COLUMNS["decades"]) in _measured(cells):
+        sentences.append(f"Decades of δ lost: {' '.join(DECADES_LOST)}.")
+    return " ".join(sentences)
 
 
 def _profiles(logged: Sequence[LoggedRun], summaries: Sequence[Summary], swept: pd.DataFrame) -> list[RunProfile]:

@@ -32,6 +32,7 @@ from pipeline.sweeps.summary import Extras, log_summary, summary_links, verdict_
 from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import CONFIG_FILE, SWEEP_TAG
+from pipeline.wording import comparison
 
 LEAST_REPLICATES = 5  # fewer make no useful interval
 BASELINE = "baseline"
@@ -39,6 +40,11 @@ DECADES = "decades_lost_per_layer_delta_rms_start"
 SCORES = ("final_accuracy_test", "final_r2_test")
 OTHER_SEEDS = 100_000  # more than a run has replicates
 PAGE = "prescription.md"
+MEANING = (
+    "Differences are to the baseline, over the same seeds, with 95% t intervals. Decades per layer: log10 of δ in the "
+    "last hidden layer over the first one, for each layer between. Their size should be near 0, so a negative "
+    "difference of size is better."
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,10 @@ class Prescription:
             return [f"failed: {self.baseline.name} (run {self.baseline.run_id}): {self.baseline.error}"]
         if not self.trials:
             return [f"nothing to prescribe: {verdict_of(self.baseline)}. {self.baseline.explanation}"]
-        return [self.baseline.explanation, *self.links]
+        first = self.trials[0]
+        compared = comparison(self.baseline.run_id[:8], first.result.run_id[:8])
+        more = f"all differences of the baseline and '{first.remedy.name}': {compared}"
+        return [self.baseline.explanation, MEANING, more, *self.links]
 
 
 def _choices(overrides: Sequence[str]) -> dict[str, str]:
@@ -288,11 +297,5 @@ def markdown(baseline: RunResult, trials: Sequence[RemedyTrial]) -> str:
     lines = ["# Prescription", "", baseline.explanation, ""]
     lines += ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _rows(baseline, trials)]
-    lines += [
-        "",
-        "Differences are to the baseline, over the same seeds, with 95% t intervals; that of decades is of",
-    ]
-    lines += [
-        "their size, so negative is better. In the config: " + "; ".join(f"`{t.remedy.overrides}`" for t in trials)
-    ]
+    lines += ["", MEANING, "", "In the config: " + "; ".join(f"`{t.remedy.overrides}`" for t in trials)]
     return "\n".join(lines) + "\n"

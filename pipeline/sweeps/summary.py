@@ -25,7 +25,7 @@ from pipeline.tracking.run_names import short_key
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import ATTEMPTS_TAG, attempts_of, in_sweep
 from pipeline.tracking.uri import redact, without_user
-from pipeline.wording import command, counted
+from pipeline.wording import DECADES_LOST, command, counted
 
 # Headline metric, column title. A skipped cell shows it if HEADLINE_PROBES (pipeline/tracking/logged_run.py) has its
 # probe; the table of the HTML page has its own columns (pipeline/reports/sweep_report.py).
@@ -226,10 +226,8 @@ def legend_lines(results: Sequence[RunResult]) -> list[str]:
     replicates = max((len(values) for r in results for values in r.values.values()), default=0)
     lines = []
     if any("decades_lost_delta_rms_start" in r.headline for r in results):
-        lines += [
-            "decades lost: log10 of δ in the last hidden layer over δ in the first,",
-            "  before training; positive: δ shrinks towards the input; 1 decade is tenfold",
-        ]
+        first, second = DECADES_LOST
+        lines += [f"decades lost: {first}", f"  {second}"]
     if any(r.diverged_replicates for r in results):
         lines.append("diverged: networks with a number that is not finite, and the first such step")
     if any(r.stopped_at is not None for r in results):

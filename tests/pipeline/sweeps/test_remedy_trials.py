@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from functools import partial
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def test_vanishing_run_is_cured_with_an_interval_that_excludes_zero(tmp_path: Pa
     result = shown(lambda: prescribe(logged.info.run_id[:10], tracking, (), quiet=True))
     assert result.code == 0
     assert "flow better" in result.text
+    assert "Decades per layer: log10 of δ" in result.text
+    assert re.search(r"gradvitals compare [0-9a-f]{8} [0-9a-f]{8}$", result.text, re.MULTILINE)
     tried = store.client.search_runs([store.experiment_id], f"tags.prescribed_for = '{logged.info.run_id}'")
     names = {r.info.run_name for r in tried}
     assert {"baseline", "ReLU, He", "tanh, critical"} == names - {
