@@ -1,6 +1,7 @@
 """Sweeps on a private Slurm: tasks, nodes, the controller and the driver are killed, and every cell is run once.
 
-The cells are small, and train for some seconds as a stack. A task needs most of its time to import MLflow.
+The cells are small, and train for some seconds as a stack. A task needs most of its time to import MLflow. Each test
+prints the figures of docs/cluster.md: ``pytest -rP tests/end_to_end/test_slurm.py --slow`` shows them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pytest
 from support.commands import NO_FIGURES, sweep_command
 from support.configs import require
 from support.pause import PAUSE
-from support.servers import until
+from support.servers import CuttingProxy, Postgres, Server, postgres_binaries, until
 from support.slurm import PACKAGES, Slurm, missing_programs
 from support.stores import assert_same, content, empty, opened, uri
 
@@ -78,13 +79,15 @@ class Driver:
     folder: Path
     overrides: tuple[str, ...]
     pause: float = 0.0  # seconds at each step
+    address: str = ""  # of the store; a file in the folder by default
+    _begin: float = field(default_factory=time.monotonic, repr=False)
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def start(self, *options: str) -> None:
         """Start the driver, with options of the command and overrides."""
-        empty(uri(self.folder))
+        address = self.address or empty(uri(self.folder))
         command = [sys.executable, "-m", "pipeline", "sweep", "executor=slurm", *self.overrides, *options]
-        command += ["executor.array_parallelism=3", f"tracking.uri={uri(self.folder)}"]
+        command += ["executor.array_parallelism=3", f"tracking.uri={address}"]
         folders = [str(PROJECT), str(PROJECT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {**self.slurm.environment, "PYTHONPATH": os.pathsep.join(folders), "CI": "1"}
         variables[PAUSE] = str(self.pause)
@@ -146,13 +149,23 @@ class Driver:
         """Return the ids of the jobs that were submitted."""
         return re.findall(r"submitted to Slurm as job (\d+)", self.output())
 
-    def check(self, local: dict[str, Any]) -> None:
-        """Check that each cell has one run, that it has the local records, and that no run is open."""
-        statuses = Counter(run.info.status for run in opened(self.folder).search("tags.kind = 'run'"))
-        assert statuses == {"FINISHED": len(local)}
-        assert_same(local, content(self.folder))
-        assert len(opened(self.folder).search("tags.kind = 'sweep'")) == 1
+    def check(self, local: dict[str, Any], what: str, address: str | None = None) -> None:
+        """Check that each cell has one run, that it has the local records, and that no run is open.
+
+        Args:
+            local: The content of the store of the local sweep.
+            what: What happened, for the figures that are printed.
+            address: The address of the store; the file in the folder by default.
+        """
+        seconds, store = time.monotonic() - self._begin, opened(self.folder, address)
+        logged = store.search("tags.kind = 'run'")
+        assert Counter(run.info.status for run in logged) == {"FINISHED": len(local)}
+        assert_same(local, content(self.folder, address))
+        assert len(store.search("tags.kind = 'sweep'")) == 1
         assert not list(self.folder.glob("store-checkpoints/*")), "checkpoints of finished runs are left"
+        more = Counter(int(run.data.tags.get("mlflow.attempts", 0)) for run in logged)
+        attempts = ", ".join(f"{count} in attempt {number + 1}" for number, count in sorted(more.items()))
+        print(f"{what}: {len(local)} cells once ({attempts}), {seconds:.0f} s, {len(self.jobs())} jobs, equal")
 
 
 def test_sweep_on_slurm_equals_the_local_sweep_and_is_skipped_afterwards(
@@ -161,7 +174,7 @@ def test_sweep_on_slurm_equals_the_local_sweep_and_is_skipped_afterwards(
     driver = Driver(slurm, tmp_path, FOUR)
     driver.start("executor.account=lab", "executor.partition=main", "executor.time=00:30:00", "executor.mem=500M")
     assert "4 runs: 4 trained" in driver.finish()
-    driver.check(four)
+    driver.check(four, "undisturbed")
     (job,) = driver.jobs()
     assert "lab|00:30:00" in slurm.run("sacct", "-n", "-P", "-X", "-j", job, "-o", "Account,Timelimit")
     run = opened(tmp_path).search("tags.kind = 'run'")[0]
@@ -188,11 +201,38 @@ def test_sixty_cells_survive_a_killed_task_node_controller_and_driver(
     output = driver.finish()
     slurm.start_node("node2")
     assert "of an earlier command found in Slurm's queue" in output
-    driver.check(sixty)
+    driver.check(sixty, "a task, a node, the controller and the driver killed")
     attempts = Counter(
         run.data.tags.get("mlflow.attempts", "0") for run in opened(tmp_path).search("tags.kind = 'run'")
     )
     assert set(attempts) <= {"0", "1"}, "a cell was charged more than one attempt"
+
+
+def test_sixty_cells_reach_a_server_that_is_killed_for_20_seconds_and_whose_replies_are_cut(
+    slurm: Slurm, sixty: dict[str, Any], tmp_path: Path
+) -> None:
+    require(postgres_binaries() is not None, "PostgreSQL is not installed")
+    postgres, cuts = Postgres(), {"runs/create": 3, "runs/log-batch": 3, "runs/update": 3, "artifacts/artifacts": 3}
+    server = Server(postgres.uri, tmp_path)
+    try:
+        postgres.create()
+        postgres.start()
+        server.start()
+        proxy = CuttingProxy(server.port)
+        proxy.cuts = cuts
+        driver = Driver(slurm, tmp_path, SIXTY, pause=0.3, address=proxy.uri)
+        store = opened(tmp_path, server.uri)
+        driver.start()
+        until(lambda: bool(store.search("attributes.status = 'RUNNING'")), "no run", PATIENCE)
+        server.kill()
+        time.sleep(20)
+        server.start()
+        driver.finish()
+        assert set(cuts.values()) == {0}, cuts
+        driver.check(sixty, "replies cut, server killed for 20 s", server.uri)
+    finally:
+        server.kill()
+        postgres.remove()
 
 
 def test_task_before_its_time_limit_saves_and_returns_to_the_queue(
@@ -205,7 +245,7 @@ def test_task_before_its_time_limit_saves_and_returns_to_the_queue(
     time.sleep(3)  # for some steps
     slurm.run("scancel", "--signal=USR2", *driver.jobs())
     output = driver.finish()
-    driver.check(four)
+    driver.check(four, "time limit")
     assert len(driver.jobs()) == 1, "the driver submitted a task again"
     assert "ended without results" not in output
     logs = [path.read_text() for path in tmp_path.glob("store-artifacts/*/*/artifacts/run.1.log")]
@@ -232,7 +272,7 @@ def test_node_that_is_given_up_but_lives_does_not_write_to_the_runs_of_the_next_
     os.kill(task, signal.SIGCONT)
     until(lambda: not Path(f"/proc/{task}").exists(), "the task that was given up", PATIENCE)
     slurm.start_node(node)
-    driver.check(content(alone))
+    driver.check(content(alone), "a lost node that lives")
     attempts = {run.data.tags.get("mlflow.attempts", "0") for run in opened(tmp_path).search("tags.kind = 'run'")}
     assert "1" in attempts, "the next attempt did not resume the run"
 
@@ -254,7 +294,7 @@ def test_interrupted_driver_leaves_or_cancels_its_tasks(
         assert "go on" in driver.output()
     driver.start()
     driver.finish()
-    driver.check(four)
+    driver.check(four, f"driver interrupted, {choice}")
     assert len(driver.jobs()) == (2 if choice == "--cancel" else 1)
 
 
