@@ -15,7 +15,7 @@ import os  # noqa: E402
 import shlex  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -82,8 +82,11 @@ class Measured:
     figure: Figure | None
 
 
-def measure(rows: Mapping[str, Sequence[Part]], quick: bool, log: Callable[[str], None]) -> Measured:
+def measure(rows: Mapping[str, Sequence[Part]], quick: bool, log: Callable[[str], None]) -> Iterator[Measured]:
     """Measure rows one after the other. A part that cannot run is reported, and the next one runs.
+
+    Yields:
+        What was measured so far, after each row.
 
     Args:
         rows: The parts of each row, by name.
@@ -107,7 +110,7 @@ def measure(rows: Mapping[str, Sequence[Part]], quick: bool, log: Callable[[str]
             for line in lines:
                 log(" | ".join(line.cells()))
             log(f"{name}: {time.perf_counter() - start:.0f} s")
-    return result
+        yield result
 
 
 def machine() -> list[str]:
@@ -143,17 +146,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure the rows, print the page. Return 1 if a goal is not met."""
     given = sys.argv[1:] if argv is None else list(argv)
     options = _parser().parse_args(given)
-    measured = measure(options.rows, options.quick, lambda text: print(text, file=sys.stderr, flush=True))
-    image = options.write.with_name(f"{options.write.stem}_growth.png") if options.write and measured.figure else None
-    command = shlex.join(["python", "-m", "benchmarks.sweep", *given])
-    text = page(measured.lines, measured.sections, command, machine(), image.name if image else "")
+    command, facts = shlex.join(["python", "-m", "benchmarks.sweep", *given]), machine()
+    text, is_missed = "", False
+    for measured in measure(options.rows, options.quick, lambda line: print(line, file=sys.stderr, flush=True)):
+        image = options.write and options.write.with_name(f"{options.write.stem}_growth.png")
+        name = image.name if image and measured.figure else ""
+        text = page(measured.lines, measured.sections, command, facts, name)
+        is_missed = any(line.is_missed for line in measured.lines)
+        if options.write:  # after each row: an interrupted measurement keeps what it has
+            options.write.parent.mkdir(parents=True, exist_ok=True)
+            options.write.write_text(text, encoding="utf-8")
+            if name and measured.figure:
+                measured.figure.savefig(image, dpi=120)
     Console(width=140).print(Markdown(text))
-    if options.write:
-        options.write.parent.mkdir(parents=True, exist_ok=True)
-        options.write.write_text(text, encoding="utf-8")
-        if image and measured.figure:
-            measured.figure.savefig(image, dpi=120)
-    return int(any(line.is_missed for line in measured.lines) and not options.no_check)
+    return int(is_missed and not options.no_check)
 
 
 if __name__ == "__main__":

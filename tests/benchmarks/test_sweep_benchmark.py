@@ -32,7 +32,8 @@ SPEED, COST = Goal("speed", least=2.0), Goal("cost", most=60.0, unit="ms")
 
 
 def measured(*parts: Part) -> Measured:
-    return measure({"row": parts}, quick=True, log=lambda line: None)
+    (measured,) = measure({"row": parts}, quick=True, log=lambda line: None)
+    return measured
 
 
 def unavailable(quick: bool) -> Outcome:
@@ -130,7 +131,8 @@ def test_rows_report_what_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_jax, "version", lambda: None)
     monkeypatch.setattr(sweep_commands, "FASHION", ["data=fashion_mnist", "data.source.folder=/nowhere"])
     rows = {name: ROWS[name] for name in ("customary", "jax")} | {"stacks": ROWS["stacks"][:1]}
-    lines = measure(rows, quick=True, log=lambda line: None).lines
+    *_, measured = measure(rows, quick=True, log=lambda line: None)
+    lines = measured.lines
     assert {(line.row, line.result.partition(" (")[0]) for line in lines} == {
         ("customary", "not measured: the files of Fashion-MNIST are absent"),
         ("stacks", "not measured: the files of Fashion-MNIST are absent"),
