@@ -33,14 +33,13 @@ from pipeline.tracking.logged_run import LoggedRun
 from pipeline.tracking.store import Store, TrackingConfig
 from pipeline.tracking.tags import in_sweep
 
+pytestmark = pytest.mark.xdist_group("sweep")
 SMALL = ["data=iris", "epochs=1", "architecture=deep", "architecture.width=5", "replicates=2", "name=small"]
 TWO = "architecture.depth=2,3"
 
 PARTS = """
 import os, signal, time
 import numpy as np
-
-pytestmark = pytest.mark.xdist_group("sweep")
 
 def one(layer):
     return np.ones(layer.W.shape[:-2])
