@@ -12,6 +12,8 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -25,6 +27,7 @@ _is_leaving = threading.Event()
 _last_raised = -AGAIN  # seconds, of the monotonic clock
 _acknowledged_at = 0.0
 _replaced: dict[int, Any] = {}  # handlers by signal number
+_delayed: list[int] | None = None  # signals that arrived in a block of delayed()
 
 
 def leave_at_once() -> None:
@@ -58,6 +61,19 @@ def install(*numbers: signal.Signals) -> None:
     for number in numbers:
         if signal.getsignal(number) not in (signal.SIG_IGN, _raise):
             _replaced[number] = signal.signal(number, _raise)
+
+
+@contextmanager
+def delayed() -> Iterator[None]:
+    """Raise the exception of a signal that arrives in the block after it."""
+    global _delayed
+    _delayed = []
+    try:
+        yield
+    finally:
+        numbers, _delayed = _delayed, None
+        for number in numbers[:1]:
+            signal.raise_signal(number)
 
 
 def leave_after_checkpoint(number: signal.Signals) -> None:
@@ -96,6 +112,9 @@ def _raise(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and now - _acknowledged_at > DUPLICATE:
             os.write(2, SHOW_CURSOR if os.isatty(2) else b"")
             os._exit(128 + number)
+        return
+    if _delayed is not None:
+        _delayed.append(number)
         return
     if now - _last_raised < 0.9 * AGAIN:
         return

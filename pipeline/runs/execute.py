@@ -286,6 +286,7 @@ class Execution:
         except Exception:
             log.exception("run %s does not have all of its files", result.run_id)
             with contextlib.suppress(Exception):
+                self.run_logger.check_owner(True)
                 self.store.end(result.run_id, "FAILED", {ERROR_TAG: error[:4000]})
             if isinstance(failure, DeletedError):
                 artifacts.remove_checkpoints(self.store, result.run_id)

@@ -188,6 +188,8 @@ def run_sweep(overrides: Sequence[str], options: SweepOptions, config_dir: str |
     slurm = slurm_of(cells[0].config)
     if slurm is not None:
         check_cluster(plan.tracking)
+    elif options.leaving.cancel is not None:
+        raise ConfigError("--detach, --cancel: need executor=slurm")
     at_a_time = options.jobs if slurm is None else slurm.array_parallelism
     stacks = plan_stacks(plan.jobs, at_a_time) if options.is_stacked else [[job] for job in plan.jobs]
     processes = min(options.jobs, len(stacks)) if slurm is None else 1
@@ -318,8 +320,10 @@ def report_interruption(count: Callable[[], int], total: int, noun: str) -> Iter
     """
     try:
         yield
-    except BaseException:
+    except BaseException as interruption:
         signals.acknowledge()
+        if isinstance(interruption, ConfigError):
+            raise
         try:
             messages.info("interrupted: %d of %s done; the same command resumes", count(), counted(total, noun))
         except StoreError as refused:

@@ -108,7 +108,8 @@ class RunLocks:
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)  # while the lock is held: a waiting process notices and makes a new file
+            if not self._is_shared:  # a lock of this process that expired may be another machine's by now
+                path.unlink(missing_ok=True)  # while the lock is held: a waiting process notices and makes a new file
             lock.release()
 
     def is_held(self, name: str) -> bool:

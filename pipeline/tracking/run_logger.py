@@ -173,8 +173,8 @@ class RunLogger:
             StoreError: The store refuses, or does not answer.
             SupersededError: Another process has resumed the run.
         """
-        self.check_owner(waits)
         while self._buffer or self._params or self._tags:
+            self.check_owner(waits)
             points, params, tags = self._buffer[:QUEUE], dict(self._params), dict(self._tags)
             self.client.log(self.run_id, points, params, tags, waits)
             del self._buffer[: len(points)]
@@ -196,6 +196,7 @@ class RunLogger:
         """
         self.flush()
         if any(self.folder.iterdir()):
+            self.check_owner(True)
             self.client.log_files(self.artifact_uri, self.folder)
 
     def params(self, params: Mapping[str, Any]) -> None:
@@ -250,7 +251,6 @@ class RunLogger:
         """
         if hurry:
             self.client.retry.set_deadline(LEAVING)
-        self.check_owner(True)
         complete = True
         try:
             if self.client.retry.is_past_deadline:
@@ -264,6 +264,7 @@ class RunLogger:
             complete = False
             status = "FAILED" if status == "FINISHED" else status
         try:
+            self.check_owner(True)
             self.client.set_terminated(self.run_id, status, end_time=self.clock.now())
             self.is_closed = True
         except DeletedError:

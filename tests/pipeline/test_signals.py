@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.configs import require
 
+from pipeline import signals
 from pipeline.paths import PROJECT
 
 SWALLOWED = """
@@ -94,6 +95,26 @@ def test_signal_is_raised_again_if_swallowed_and_does_not_disturb_closing(
     assert out == "closed\n"
     assert "ignored" not in err
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: -signal.SIGINT}[number]
+
+
+def test_signal_in_a_delayed_block_is_raised_after_it() -> None:
+    done = []
+
+    def block() -> None:
+        with signals.delayed():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("the block")
+        done.append("after it")
+
+    signals.install(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            block()
+        signals.acknowledge()
+    finally:
+        signals.install()
+        signals.restore()
+    assert (ended.value.code, done) == (128 + signal.SIGTERM, ["the block"])
 
 
 def test_second_ctrl_c_leaves_at_once() -> None:

@@ -15,7 +15,12 @@ from pipeline.errors import ConfigError
 KEY = "executor"
 NOTICE = signal.SIGUSR2  # Slurm sends it to a task before its time limit
 NOTICE_SECONDS = 90
+LEAST_SECONDS = 180  # of a time limit: Slurm may send the notice a minute early
 TIME = re.compile(r"\d+(:[0-5]?\d){0,2}|\d+-\d+(:[0-5]?\d){0,2}")
+RESERVED = {  # options that the driver needs as they are
+    *("array", "clusters", "error", "job-name", "nodes", "ntasks", "open-mode", "output", "parsable", "requeue"),
+    *("test-only", "time", "wait", "wrap"),
+}
 MEMORY = re.compile(r"\d+[KMGT]?")
 
 
@@ -45,14 +50,17 @@ class SlurmConfig:
         for name in ("cpus_per_task", "array_parallelism"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be >= 1")
-        if not TIME.fullmatch(str(self.time)) or self.time == 0:
+        if not TIME.fullmatch(str(self.time)):
             raise ValueError(f'time={self.time}: must be minutes, or a text such as "04:00:00" or "2-12"')
-        if self.time == 1 and "signal" not in self.options:
-            raise ValueError(f"time=1: must be >= 2, since a task saves its state {NOTICE_SECONDS} s before the limit")
+        if seconds_of(str(self.time)) < LEAST_SECONDS and "signal" not in self.options:
+            least = f"{LEAST_SECONDS // 60} minutes"
+            raise ValueError(f"time={self.time}: must be at least {least}, since a task saves its state before the end")
         if self.mem is not None and not MEMORY.fullmatch(str(self.mem)):
             raise ValueError(f"mem={self.mem}: must be MiB, or have a unit, such as 4G")
         for name, value in self.options.items():
-            if not re.fullmatch(r"[a-z][a-z-]+", name) or not isinstance(value, str | int):
+            if name in RESERVED:
+                raise ValueError(f"options.{name}={value}: is set by the driver; allowed: other options of sbatch")
+            if not re.fullmatch(r"[a-z][a-z-]+", name) or value is False or not isinstance(value, str | int):
                 raise ValueError(f"options.{name}={value}: must be an option of sbatch, such as constraint: zen3")
 
     def sbatch_options(self) -> dict[str, Any]:
@@ -65,6 +73,14 @@ class SlurmConfig:
             "time": self.time,
             "additional_parameters": {"requeue": True, "signal": notice, **self.options},
         }
+
+
+def seconds_of(time: str) -> int:
+    """Return the seconds of a time limit: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
 
 
 def slurm_of(raw_config: Mapping[str, Any]) -> SlurmConfig | None:

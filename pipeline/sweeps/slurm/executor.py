@@ -22,19 +22,21 @@ from pipeline.errors import StoreError
 from pipeline.profiling import PROFILE, WAITING
 from pipeline.progress import Bars
 from pipeline.reproducibility.environment import Provenance
+from pipeline.reproducibility.fingerprint import SourceFiles
 from pipeline.runs.cell import CellResult, choose_action, close_stale_runs, decide, is_busy, runs_of_cell
 from pipeline.runs.job import CellJob, RunOptions, Stack
 from pipeline.sweeps.executor import ATTEMPTS, Results, RunStack, fail_cell
-from pipeline.sweeps.slurm.queue import PENDING, Queue
+from pipeline.sweeps.slurm.queue import PENDING, Queue, RefusedError
 from pipeline.sweeps.slurm.task import StackTask
 from pipeline.tracking.locks import RunLocks
 from pipeline.tracking.retry import ignore_store_errors
 from pipeline.tracking.store import Store, TrackingConfig
-from pipeline.wording import counted
+from pipeline.wording import counted, option
 
 POLL = 1.0  # seconds between two looks for results
 SHORTEST, LONGEST = 2.0, 60.0  # seconds between two questions to Slurm: more for more tasks
 TASKS_PER_SECOND = 50.0
+USUAL = {"", "None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime"}  # reasons to wait
 LATE = 2.0  # seconds after which the result of a task that has ended is visible here
 CANCELLING = 60.0  # seconds for cancelled tasks to close their runs
 messages = logging.getLogger("gradvitals.user")
@@ -66,6 +68,9 @@ class SlurmExecutor:
     Args:
         queue: The tasks of the sweep.
         tracking: The store, with an absolute address; each task opens it.
+        store: The same store, as this process uses it.
+        options: What the user chose.
+        bars: The display of progress.
         ends_early: Whether the sweep stops at the first failure, which cancels the other tasks.
         leaving: What becomes of the tasks when the driver is interrupted.
     """
@@ -100,7 +105,7 @@ class SlurmExecutor:
 
     def _cancel(self, tasks: Iterable[str]) -> None:
         """Cancel tasks, wait until they have closed their runs, and close those of tasks that did not."""
-        remaining = set(tasks)
+        remaining = {*tasks, *(self.queue.living() or {})}
         self.queue.cancel(remaining)
         deadline = time.monotonic() + CANCELLING
         while remaining and time.monotonic() < deadline:
@@ -127,13 +132,16 @@ class _Work:
         self._deaths: Counter[str] = Counter()
         self._ended: dict[str, float] = {}  # when a task without a result was missed first, by the monotonic clock
         self._started: set[str] = set()
-        self._held: set[str] = set()
-        self._next_question = 0.0
+        self._reported: set[str] = set()  # what the user has read
+        self._next_question = self._next_submission = 0.0
         self._most_tasks = 0
+        self._has_submitted = False
         self._environment: Provenance | None = None
+        self._files: SourceFiles = ()
 
     def results(self, stacks: Sequence[Stack]) -> Iterator[tuple[CellJob, CellResult]]:
         """Yield each cell with its result."""
+        self._files = tuple(dict.fromkeys(file for stack in stacks for job in stack for file in job.code_files))
         yield from self._begin(stacks)
         while self.tasks or self._unsubmitted or self._later:
             self._submit()
@@ -144,6 +152,8 @@ class _Work:
             for task_id in self._without_result():
                 yield from self._replace(task_id, self._queue.ending(task_id))
             yield from self._look_again()
+        with ignore_store_errors("runs of tasks that gave up on the store are closed by the next command"):
+            close_stale_runs(self._store)
 
     def _begin(self, stacks: Sequence[Stack]) -> Iterator[tuple[CellJob, CellResult]]:
         """Yield the cells that have a result; find the tasks of an earlier command; the others are to be submitted."""
@@ -162,8 +172,10 @@ class _Work:
                 state = self._look(job)
                 if isinstance(state, CellResult):
                     yield job, state
+                elif state:
+                    fresh.append(job)
                 else:
-                    (fresh if state else self._later).append(job)
+                    self._defer(job)
             if fresh:
                 self._unsubmitted.append(fresh)
 
@@ -171,7 +183,9 @@ class _Work:
         """Find the tasks of an earlier command that wait or run."""
         if not (submitted := self._queue.cells()):
             return
-        living = self._queue.living() or {}
+        while (living := self._queue.living()) is None:
+            self._report("squeue", "Slurm does not answer; waiting, since tasks of an earlier command may live")
+            time.sleep(SHORTEST)
         with_result = self._queue.with_result()
         by_id = {job.cell_id: job for job in reversed(jobs)}
         for task_id, cells in submitted.items():
@@ -196,24 +210,31 @@ class _Work:
             return True  # its task reports it
 
     def _submit(self) -> None:
-        """Submit what waits as one array, unless Slurm has no room for so many tasks yet."""
-        if not self._unsubmitted:
+        """Submit what waits as one array. While other tasks live, it waits until all can run at the same time."""
+        if not self._unsubmitted or time.monotonic() < self._next_submission:
             return
-        if self._environment is None:
-            with PROFILE.activity("check"):
-                self._environment = self._queue.check_environment(self._unsubmitted[0][0].code_files)
-            self._most_tasks = self._queue.most_tasks()
-        room = self._most_tasks - len(self.tasks)
-        if self.tasks and len(self._unsubmitted) > room:
+        at_a_time = self._queue.config.array_parallelism
+        if self.tasks and len(self._unsubmitted) > at_a_time - len(self.tasks):
             return
-        config, now = self._queue.config, self._unsubmitted[:room]
+        with PROFILE.activity("check"):
+            self._environment = self._queue.check_environment(self._files, self._environment)
+            room = self._most_tasks = self._most_tasks or self._queue.most_tasks()
+        now = self._unsubmitted[:room]
         tasks = [
-            StackTask(self._run, stack, self._executor.tracking, self._options, self._environment) for stack in now
+            StackTask(self._run, stack, self._executor.tracking, self._options, self._environment, self._files)
+            for stack in now
         ]
-        at_a_time = max(1, config.array_parallelism - len(self.tasks))
-        with PROFILE.activity("start processes"):
-            ids = self._queue.submit(tasks, at_a_time)
-        self.tasks |= dict(zip(ids, now, strict=True))
+        try:
+            with PROFILE.activity("start processes"), signals.delayed():
+                ids = self._queue.submit(tasks, at_a_time)
+                self.tasks |= dict(zip(ids, now, strict=True))
+        except RefusedError as refused:
+            if not self._has_submitted and not self.tasks:
+                raise
+            self._report(str(refused), f"{refused}; trying again each {LONGEST:.0f} s")
+            self._next_submission = time.monotonic() + LONGEST
+            return
+        self._has_submitted = True
         self._unsubmitted = self._unsubmitted[room:]
         self._next_question = time.monotonic() + SHORTEST
         messages.info("%s submitted to Slurm as job %s", counted(len(ids), "task"), ids[0].partition("_")[0])
@@ -241,25 +262,41 @@ class _Work:
         if now >= self._next_question:
             self._next_question = now + min(LONGEST, max(SHORTEST, len(self.tasks) / TASKS_PER_SECOND))
             living = self._queue.living()
-            if living is not None:
+            if living is None:
+                self._report("squeue", "Slurm does not answer; waiting")
+            else:
                 self._note_states(living)
                 missing = self.tasks.keys() - living.keys()
                 self._ended = {task_id: self._ended.get(task_id, now) for task_id in missing}
         late = [task_id for task_id, since in self._ended.items() if task_id in self.tasks and now - since >= LATE]
         return sorted(set(late) - self._queue.with_result()) if late else []
 
+    def _report(self, subject: str, text: str) -> None:
+        """Report something once."""
+        if subject not in self._reported:
+            self._reported.add(subject)
+            messages.info("%s", text)
+
+    def _defer(self, job: CellJob) -> None:
+        """Keep a cell that another process works on for later."""
+        self._report(
+            job.cell_id,
+            f"{job.name}: another process works on it; waiting (if its machine is gone: {option('force')})",
+        )
+        self._later.append(job)
+
     def _note_states(self, living: dict[str, str]) -> None:
-        """Close the runs of tasks that wait again because their node failed; report tasks that Slurm holds."""
+        """Close the runs of tasks that wait again because their node failed; report unusual reasons to wait."""
         waiting = {task_id for task_id in self.tasks.keys() & living.keys() if living[task_id].startswith(PENDING)}
         if waiting & self._started:
             with ignore_store_errors("runs of tasks whose node failed are closed by the next command"):
                 close_stale_runs(self._store)
         self._started = (self.tasks.keys() & living.keys()) - waiting
-        for task_id in sorted(waiting - self._held):
+        for task_id in sorted(waiting):
             reason = living[task_id].removeprefix(PENDING).strip()
-            if "held" in reason.lower():
-                self._held.add(task_id)
-                messages.info("task %s waits: %s (scontrol release %s)", task_id, reason, task_id)
+            if reason not in USUAL:
+                release = f" (scontrol release {task_id})" if "held" in reason.lower() else ""
+                self._report(reason, f"task {task_id} waits: {reason}{release}")
 
     def _replace(self, task_id: str, reason: str) -> Iterator[tuple[CellJob, CellResult]]:
         """Take the cells of a task that failed or was killed from the store, or submit each alone, or give it up."""
@@ -274,7 +311,7 @@ class _Work:
             if isinstance(state, CellResult):
                 yield job, replace(state, action="new") if state.action == "skipped" else state
             elif not state:
-                self._later.append(job)
+                self._defer(job)
             elif len(stack) > 1 or deaths < ATTEMPTS:
                 retried.append(job)
             elif (result := fail_cell(self._store, job, f"its task ended {deaths} times: {reason}")) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -31,6 +33,10 @@ IGNORING = (
     f'trap "" {NOTICE.name.removeprefix("SIG")}; exec "$0" "$@"'  # until the task handles it: it would end Python
 )
 PYTHON = f"sh -c {shlex.quote(IGNORING)} {shlex.quote(sys.executable)}"
+
+
+class RefusedError(ConfigError):
+    """Slurm refuses a submission, or does not answer."""
 
 
 def check_cluster(tracking: TrackingConfig) -> None:
@@ -69,17 +75,19 @@ class Queue:
         folder.mkdir(mode=0o700, exist_ok=True)  # a task's file holds the store's address, with its password
         return cls(folder, f"gradvitals-{sweep_id}", config)
 
-    def check_environment(self, files: SourceFiles) -> Provenance:
+    def check_environment(self, files: SourceFiles, here: Provenance | None) -> Provenance:
         """Check that the tasks will have the code and the packages of this process, and return its environment.
 
         Args:
             files: The files of the code.
+            here: The environment that an earlier call returned.
 
         Raises:
             ConfigError: They differ, or a task's Python does not start.
         """
-        with threadpool_limits(1):
-            here = own_environment(files)
+        if here is None:
+            with threadpool_limits(1):
+                here = own_environment(files)
         check_environment(here, files, task_variables())
         return here
 
@@ -91,7 +99,7 @@ class Queue:
             at_a_time: The most tasks of the array that run at the same time.
 
         Raises:
-            ConfigError: Slurm refuses.
+            RefusedError: Slurm refuses.
         """
         import submitit
         from submitit.core.utils import FailedJobError
@@ -101,13 +109,18 @@ class Queue:
             **self.config.sbatch_options(),
             job_name=self.name,
             array_parallelism=at_a_time,
+            stderr_to_stdout=True,
             setup=[f"export {name}={shlex.quote(value)}" for name, value in task_variables().items()],
         )
+        before = set(self.folder.iterdir())
         try:
-            jobs = executor.submit_array(tasks)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says
+                jobs = executor.submit_array(tasks)
         except FailedJobError as refused:
+            for path in set(self.folder.iterdir()) - before:  # they hold the store's address
+                path.unlink(missing_ok=True)
             lines = [line for line in str(refused).splitlines() if "sbatch:" in line] or [str(refused)]
-            raise ConfigError(f"executor=slurm: {' '.join(lines)}") from None
+            raise RefusedError(f"executor=slurm: {' '.join(lines)}") from None
         ids = [str(job.job_id) for job in jobs]
         cells = {task_id: [job.cell_id for job in task.stack] for task_id, task in zip(ids, tasks, strict=True)}
         path = self.folder / f"cells-{ids[0].partition('_')[0]}.json"

@@ -16,6 +16,7 @@ from pipeline import signals
 from pipeline.errors import ConfigError
 from pipeline.progress import bars
 from pipeline.reproducibility.environment import Provenance
+from pipeline.reproducibility.fingerprint import SourceFiles
 from pipeline.runs.cell import CellResult
 from pipeline.runs.job import RunOptions, Stack
 from pipeline.sweeps.executor import RunStack
@@ -38,6 +39,7 @@ class StackTask:
         tracking: The store, with an absolute address.
         options: What the user chose.
         driver: The environment of the command that submits the task.
+        files: The files of the code that the two compare.
     """
 
     run: RunStack
@@ -45,6 +47,7 @@ class StackTask:
     tracking: TrackingConfig
     options: RunOptions
     driver: Provenance
+    files: SourceFiles
 
     def __call__(self) -> list[CellResult | None]:
         """Train the cells. At the time limit write checkpoints, close the runs and return to the queue.
@@ -62,7 +65,7 @@ class StackTask:
         signals.leave_after_checkpoint(NOTICE)
         place = JobEnvironment()
         with threadpool_limits(1):
-            node = own_environment(self.stack[0].code_files)
+            node = own_environment(self.files)
         if text := difference(self.driver, node):
             raise ConfigError(f"node {place.hostname}: {text}")
         self.tracking.existing_uri()
@@ -89,7 +92,7 @@ class StackTask:
         """
         if restarts(os.environ) >= REQUEUES:
             raise ConfigError(f"the task has returned to the queue {REQUEUES} times; it needs a longer executor.time")
-        subprocess.run(["scontrol", "requeue", job_id], timeout=REQUEUE_SECONDS, check=True)
+        subprocess.run(["scontrol", "requeue", "Incomplete", job_id], timeout=REQUEUE_SECONDS, check=True)
 
 
 def restarts(variables: Mapping[str, str]) -> int:

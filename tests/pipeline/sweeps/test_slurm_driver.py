@@ -24,7 +24,7 @@ from pipeline.sweeps.slurm import executor as slurm_executor
 from pipeline.sweeps.slurm.config import SlurmConfig, slurm_of
 from pipeline.sweeps.slurm.environment import check_environment, difference, own_environment, task_variables
 from pipeline.sweeps.slurm.executor import Leaving, SlurmExecutor
-from pipeline.sweeps.slurm.queue import Queue
+from pipeline.sweeps.slurm.queue import Queue, RefusedError
 from pipeline.sweeps.slurm.task import StackTask
 from pipeline.tracking.file_systems import check_shareable
 from pipeline.tracking.locks import RunLocks
@@ -54,8 +54,11 @@ def test_config_has_the_options_of_sbatch() -> None:
     ("override", "says"),
     [
         ("executor.time=soon", "executor.time=soon: must be minutes"),
-        ("executor.time=0", "executor.time=0: must be minutes"),
-        ("executor.time=1", "executor.time=1: must be >= 2"),
+        ("executor.time=0", "executor.time=0: must be at least 3 minutes"),
+        ("executor.time=2", "executor.time=2: must be at least 3 minutes"),
+        ('executor.time="00:01:00"', "executor.time=00:01:00: must be at least 3 minutes"),
+        ("+executor.options.array=0-3", "executor.options.array=0-3: is set by the driver"),
+        ("+executor.options.exclusive=false", "executor.options.exclusive=False: must be an option of sbatch"),
         ("executor.mem=much", "executor.mem=much: must be MiB"),
         ("executor.array_parallelism=0", "executor.array_parallelism=0: must be >= 1"),
         ("+executor.options={A B: 1}", "executor.options.A B=1: must be an option of sbatch"),
@@ -73,6 +76,7 @@ def test_wrong_options_are_refused(override: str, says: str) -> None:
         (("search", "executor=slurm"), "executor=slurm: runs sweeps only"),
         (("sweep", "executor=slurm", "executor.time=1,2"), "executor: must be the same in every cell"),
         (("sweep", "--detach", "--cancel"), "--detach --cancel: give one of them"),
+        (("sweep", "--detach", "data=iris", "seed=0,1"), "--detach, --cancel: need executor=slurm"),
     ],
 )
 def test_commands_refuse_what_they_cannot_do(argv: tuple[str, ...], says: str, tmp_path: Path) -> None:
@@ -136,14 +140,17 @@ class FakeQueue(Queue):
         store: The store.
         dies: For each task in the order of submission, whether it dies before it starts.
         submitted: The stacks that were submitted.
+        refuses: For each submission, whether Slurm refuses it.
     """
 
     store: Store | None = None
     dies: Sequence[bool] = ()
     submitted: list[Stack] = field(default_factory=list)
     outcomes: dict[str, Any] = field(default_factory=dict)
+    refuses: list[bool] = field(default_factory=list)
 
-    def check_environment(self, files: SourceFiles) -> Provenance:
+    def check_environment(self, files: SourceFiles, here: Provenance | None) -> Provenance:
+        assert here in (None, HERE)
         return HERE
 
     def most_tasks(self) -> int:
@@ -151,6 +158,8 @@ class FakeQueue(Queue):
 
     def submit(self, tasks: Sequence[StackTask], at_a_time: int) -> list[str]:
         assert self.store is not None
+        if self.refuses and self.refuses.pop(0):
+            raise RefusedError("executor=slurm: sbatch: error: Socket timed out")
         ids = []
         for task in tasks:
             number = len(self.submitted)
@@ -180,14 +189,16 @@ class FakeQueue(Queue):
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("POLL", "SHORTEST", "LATE"):
+    for name in ("POLL", "SHORTEST", "LONGEST", "LATE"):
         monkeypatch.setattr(slurm_executor, name, 0.01)
 
 
-def run_jobs(folder: Path, jobs: Sequence[CellJob], dies: Sequence[bool] = ()) -> tuple[FakeQueue, list[Any]]:
+def run_jobs(
+    folder: Path, jobs: Sequence[CellJob], dies: Sequence[bool] = (), refuses: Sequence[bool] = ()
+) -> tuple[FakeQueue, list[Any]]:
     """Run cells as one stack on a fake queue; return it and (action, status, error) of each cell."""
     store = opened(folder)
-    queue = FakeQueue(folder, "small", chosen(), store=store, dies=dies)
+    queue = FakeQueue(folder, "small", chosen(), store=store, dies=dies, refuses=list(refuses))
     with bars(1, quiet=True) as hidden:
         tracking, options = TrackingConfig(uri(folder), "gradvitals"), RunOptions(command="sweep", figures=False)
         executor = SlurmExecutor(queue, tracking, store, options, hidden, False, Leaving())
@@ -210,6 +221,18 @@ def test_cell_fails_alone_when_its_tasks_are_lost_again_and_again(tmp_path: Path
     queue, ends = run_jobs(tmp_path, jobs, dies=[True, True, True])
     assert [len(stack) for stack in queue.submitted] == [2, 2, 1, 1]
     assert ends == [("new", "FAILED", "its task ended 3 times: OUT_OF_MEMORY"), ("new", "FINISHED", None)]
+
+
+def test_refused_submission_ends_a_command_that_has_no_tasks_and_is_repeated_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = jobs_of(tmp_path)
+    with pytest.raises(RefusedError, match="Socket timed out"):
+        run_jobs(tmp_path, jobs, refuses=[True])
+    queue, ends = run_jobs(tmp_path, jobs, dies=[True], refuses=[False, True, True])
+    assert [len(stack) for stack in queue.submitted] == [2, 2]
+    assert ends == [("new", "FINISHED", None)] * 2
+    assert caplog.text.count("Socket timed out; trying again") == 1
 
 
 def test_only_ctrl_c_asks_what_becomes_of_the_tasks() -> None:
