@@ -189,7 +189,7 @@ def test_sweep_on_slurm_equals_the_local_sweep_and_is_skipped_afterwards(
 def test_sixty_cells_survive_a_killed_task_node_controller_and_driver(
     slurm: Slurm, sixty: dict[str, Any], tmp_path: Path
 ) -> None:
-    driver = Driver(slurm, tmp_path, SIXTY, pause=0.15)
+    driver = Driver(slurm, tmp_path, SIXTY, pause=0.4)
     driver.start()
     driver.wait_for_training(tasks=3)
     os.kill(driver.training()["node1"], signal.SIGKILL)
