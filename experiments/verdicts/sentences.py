@@ -169,8 +169,11 @@ def interval(values: Array) -> tuple[float, float, float]:
     finite = values[np.isfinite(values)]
     if len(finite) < 2:
         return float(finite.mean()) if len(finite) else math.nan, math.nan, math.nan
-    low, high = stats.t.interval(0.95, len(finite) - 1, finite.mean(), stats.sem(finite))
-    return float(finite.mean()), float(low), float(high)
+    mean, error = float(finite.mean()), float(stats.sem(finite))
+    if error == 0:  # SciPy's interval is then NaN
+        return mean, mean, mean
+    low, high = stats.t.interval(0.95, len(finite) - 1, mean, error)
+    return mean, float(low), float(high)
 
 
 def _flow(match: re.Match[str], evidence: Evidence) -> Pairs:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from experiments.experiment import load
 from experiments.verdicts.analysis import Results, figure, markdown, measured, named, pages
-from experiments.verdicts.judging import Judged, judge_planted
+from experiments.verdicts.judging import Judged, judge_number, judge_planted
 from experiments.verdicts.kinds import CYCLE, KINDS, Kind
 from experiments.verdicts.planted import Planted, generate, plant
 from experiments.verdicts.sentences import Evidence, agrees, errors, split
@@ -132,6 +132,14 @@ def test_first_remedy_of_a_rate_that_is_too_low_works() -> None:
     assert trial is not None
     assert trial.remedy == "optimizer.clipping=null"
     assert trial.works
+
+
+@pytest.mark.parametrize("number", [206, 1286])
+def test_sentences_about_identical_replicates_are_true(number: int) -> None:
+    """Zero inputs and orthogonal weights: δ of all replicates has the same decades, so their interval has no width."""
+    found = judge_number(number, seed=3)
+    assert "During training: " in found.text
+    assert found.errors == ()
 
 
 def test_no_remedy_is_tried_for_a_healthy_network() -> None:
