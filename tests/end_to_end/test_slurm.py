@@ -260,9 +260,9 @@ def test_node_that_is_given_up_but_lives_does_not_write_to_the_runs_of_the_next_
     alone = tmp_path / "alone"
     alone.mkdir()
     assert sweep_command(*TWO, f"tracking.uri={empty(uri(alone))}").code == 0
-    driver = Driver(slurm, tmp_path, TWO, pause=0.3)
-    driver.start()
-    driver.wait_for_training()
+    driver = Driver(slurm, tmp_path, TWO, pause=0.5)
+    driver.start("checkpoints.seconds=5")  # seldom, for a task that stands still in a transaction locks SQLite for all
+    until(lambda: sum("60 steps" in log.read_text() for log in driver.logs()) == 2, "both tasks train", PATIENCE)
     node, task = next(iter(driver.training().items()))
     slurm.lose_node(node)
     os.kill(task, signal.SIGSTOP)  # after it: Linux sends SIGHUP to stopped processes when their parent dies
