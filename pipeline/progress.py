@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,18 +40,18 @@ class _Lines:
     """Lines of progress. The first comes after ``PAUSE``, so that short commands print none.
 
     Args:
-        is_shown: Whether to print them.
+        console: Where they are printed; None prints none.
     """
 
-    def __init__(self, is_shown: bool) -> None:
-        self._is_shown, self._next = is_shown, time.monotonic() + PAUSE
+    def __init__(self, console: Console | None) -> None:
+        self._console, self._next = console, time.monotonic() + PAUSE
 
     def show(self, name: str, done: int, total: int) -> None:
         """Print a line if the last one is old enough."""
-        if self._is_shown and (now := time.monotonic()) >= self._next:
+        if self._console is not None and (now := time.monotonic()) >= self._next:
             self._next = now + PAUSE
             with suppress(OSError):  # the stream may be full, or have no reader
-                print(f"{printable(name)}: {done} of {total}", file=sys.stderr, flush=True)
+                self._console.print(f"{name}: {done} of {total}", soft_wrap=True, highlight=False)
 
 
 class Bars:
@@ -134,7 +133,7 @@ def track(items: Sequence[Item], name: str, quiet: bool) -> Iterator[Iterable[It
 
 
 def _lines(progress: Progress, quiet: bool) -> _Lines:
-    return _Lines(not quiet and not progress.console.is_terminal)
+    return _Lines(None if quiet or progress.console.is_terminal else progress.console)
 
 
 def _display(quiet: bool) -> Progress:
