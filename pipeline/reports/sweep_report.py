@@ -219,7 +219,7 @@ def _sweep_paragraph(cells: pd.DataFrame, keys: Sequence[str]) -> str:
     runs = counted(len(cells), "run")
     ended = f"In {diverged} of {runs} replicates diverged." if diverged else "No replicate diverged."
     sentences = [over, *([f"Verdicts: {verdicts}."] if verdicts else []), ended]
-    if ("decades", COLUMNS["decades"]) in _measured(cells):
+    if cells["decades_lost"].notna().any():
         sentences.append(f"Decades of δ lost: {' '.join(DECADES_LOST)}.")
     return " ".join(sentences)
 
